@@ -1,0 +1,82 @@
+"""The ``.lunar`` accessor on xarray objects.
+
+It holds no logic. Each verb binds the public function of a room and shows that function's signature and docstring; the room is
+imported when the verb is first touched.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import xarray as xr
+
+
+class _Verb:
+    """A public function ``module:name`` bound, when looked up, to the xarray object as its first argument."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        module, name = self.target.split(":")
+        return getattr(importlib.import_module(module), name)
+
+    def __get__(self, accessor: Any, owner: type | None = None) -> Callable[..., Any]:
+        function = self.function
+        if accessor is None:
+            return function
+        obj = accessor._obj
+
+        @functools.wraps(function)
+        def bound(*args: Any, **kwargs: Any) -> Any:
+            return function(obj, *args, **kwargs)
+
+        signature = inspect.signature(function)
+        first, *others = signature.parameters.values()
+        bound.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
+        return bound
+
+
+class _Accessor:
+    """Verbs that Datasets and DataArrays share."""
+
+    def __init__(self, obj: Any) -> None:
+        self._obj = obj
+
+    # sp: conditioning and gridding of spectra
+    mask_quality = _Verb("lunarray.sp:mask_quality")
+    join_detectors = _Verb("lunarray.sp:join_detectors")
+    despike = _Verb("lunarray.sp:despike")
+    smooth = _Verb("lunarray.sp:smooth")
+    resample = _Verb("lunarray.sp:resample")
+    normalize_photometry = _Verb("lunarray.sp:normalize_photometry")
+    condition = _Verb("lunarray.sp:condition")
+    grid = _Verb("lunarray.sp:grid")
+
+    # oxides
+    invert_oxides = _Verb("lunarray.oxides:invert_oxides")
+    feo_lucey2000 = _Verb("lunarray.oxides:feo_lucey2000")
+
+    # store
+    to_zarr = _Verb("lunarray.store:to_zarr")
+    to_cog = _Verb("lunarray.store:to_cog")
+
+    # plot
+    plot_spectra = _Verb("lunarray.plot:spectra")
+    plot_maps = _Verb("lunarray.plot:maps")
+    plot_polar = _Verb("lunarray.plot:polar_map")
+
+
+@xr.register_dataset_accessor("lunar")
+class LunarDatasetAccessor(_Accessor):
+    """Verbs of lunar science on a Dataset, as ``ds.lunar.<verb>(...)``."""
+
+
+@xr.register_dataarray_accessor("lunar")
+class LunarDataArrayAccessor(_Accessor):
+    """Verbs of lunar science on a DataArray, as ``da.lunar.<verb>(...)``."""

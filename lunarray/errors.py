@@ -1,0 +1,99 @@
+"""Every error lunarray raises on bad input, in one tree.
+
+A message says what is wrong, where (file, variable, coordinate) and what would be right, so that it can be acted on without a
+traceback. Each class also derives from the built-in that Python programmers would catch for the same fault.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class LunarrayError(Exception):
+    """Base of all errors raised by lunarray.
+
+    Parameters
+    ----------
+    problem : str
+        What is wrong.
+    where : str or path, optional
+        The file, store, variable or coordinate at fault.
+    remedy : str, optional
+        What would be right, or what to do about it.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        where: str | os.PathLike[str] | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.where = None if where is None else os.fspath(where)
+        self.remedy = remedy
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        parts = [self.problem if self.where is None else f"{self.where}: {self.problem}"]
+        if self.remedy:
+            parts.append(self.remedy)
+        return ". ".join(part.rstrip(".") for part in parts) + "."
+
+    def __reduce__(self):
+        # Keyword-only arguments are lost by Exception's default pickling, and errors do cross process borders.
+        return _rebuild, (type(self), self.problem, self.where, self.remedy)
+
+
+def _rebuild(
+    cls: type[LunarrayError], problem: str, where: str | None, remedy: str | None
+) -> LunarrayError:
+    return cls(problem, where=where, remedy=remedy)
+
+
+class InputError(LunarrayError, ValueError):
+    """An argument or a dataset that the called function cannot work on."""
+
+
+class ProductFormatError(InputError):
+    """A file that is not the instrument product that it should be: truncated, mislabelled, another level."""
+
+
+class BandMismatchError(InputError):
+    """The wavelengths of the data are not those that the model or method needs."""
+
+
+class GridError(InputError):
+    """A grid, transform or extent that does not describe the data."""
+
+
+class BodyMismatchError(InputError):
+    """A coordinate reference system of a body other than the Moon."""
+
+
+class StoreError(LunarrayError, OSError):
+    """A store that cannot be read or written."""
+
+
+class StoreFormatError(StoreError):
+    """A store that lunarray did not write, or wrote in a version that this one does not read."""
+
+
+class StoreConflictError(StoreError):
+    """A store that exists already and holds, or was begun with, something else."""
+
+
+class StoreIncompleteError(StoreError):
+    """A store whose writing was interrupted; it can be resumed but not read as if it were whole."""
+
+
+class ModelError(LunarrayError, ValueError):
+    """Model weights that are missing, altered, or made for another architecture."""
+
+
+class MissingDependencyError(LunarrayError, ImportError):
+    """An optional dependency that is needed now and is not installed."""
+
+
+class LunarrayWarning(UserWarning):
+    """Something that lunarray did or found that the caller should know: a file skipped, a reference system assumed."""
