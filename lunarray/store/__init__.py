@@ -1,0 +1,10 @@
+"""The Zarr convention: write, resume, open, describe; and export to GeoTIFF."""
+
+from __future__ import annotations
+
+from lunarray.store.api import StoreInfo, describe, open_zarr, to_zarr
+from lunarray.store.geotiff import to_cog
+from lunarray.store.provenance import stamp
+from lunarray.store.regions import execute
+
+__all__ = ["StoreInfo", "describe", "execute", "open_zarr", "stamp", "to_cog", "to_zarr"]

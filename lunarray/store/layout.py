@@ -1,0 +1,90 @@
+"""How arrays are cut up on disk: chunks, shards, and the regions that are written at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+#: Axes that are read whole, wherever a pixel is read: they are never split.
+WHOLE_AXES = frozenset({"wavelength", "channel", "energy", "element", "oxide", "corner", "feature"})
+
+CHUNK_BYTES = 16 * 2**20
+MAX_CHUNK_BYTES = 64 * 2**20
+MAX_OBJECTS = 10_000
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Cut of one array.
+
+    Parameters
+    ----------
+    chunks : tuple of int
+        Shape of a chunk, the unit of compression and reading.
+    shards : tuple of int or None
+        Shape of a shard, the unit of storage; None where each chunk is an object of its own.
+    """
+
+    chunks: tuple[int, ...]
+    shards: tuple[int, ...] | None
+
+    @property
+    def region(self) -> tuple[int, ...]:
+        """Shape of the unit of writing: one object of the store."""
+        return self.shards or self.chunks
+
+
+def choose_layout(
+    dims: tuple[str, ...],
+    shape: tuple[int, ...],
+    itemsize: int,
+    blocks: tuple[int, ...],
+    *,
+    chunk_bytes: int = CHUNK_BYTES,
+    max_objects: int = MAX_OBJECTS,
+) -> Layout:
+    """Choose chunks and shards for an array.
+
+    Parameters
+    ----------
+    dims, shape, itemsize
+        Of the array.
+    blocks : tuple of int
+        Shape of the array's Dask blocks. Chunks are whole multiples or whole parts of it, so that writing rearranges
+        as little as possible.
+    chunk_bytes : int
+        The least size of a chunk, where the array is as large; at most four times that.
+    max_objects : int
+        More chunks than this are gathered into shards.
+
+    Returns
+    -------
+    Layout
+    """
+    shape = tuple(max(size, 1) for size in shape)
+    fixed = tuple(dim in WHOLE_AXES for dim in dims)
+    chunk = [
+        size if whole else min(block, size)
+        for size, block, whole in zip(shape, blocks, fixed, strict=True)
+    ]
+    free = [axis for axis in range(len(dims)) if not fixed[axis]]
+
+    def nbytes() -> int:
+        return math.prod(chunk) * itemsize
+
+    while nbytes() < chunk_bytes and any(chunk[axis] < shape[axis] for axis in free):
+        # Grow the axis that is cut into most pieces: chunks stay as square as the blocks allow.
+        axis = max(free, key=lambda axis: (math.ceil(shape[axis] / chunk[axis]), -axis))
+        chunk[axis] = min(2 * chunk[axis], shape[axis])
+    while nbytes() > 4 * chunk_bytes and any(chunk[axis] > 1 for axis in free):
+        axis = max(free, key=lambda axis: (chunk[axis], -axis))
+        chunk[axis] = math.ceil(chunk[axis] / 2)
+
+    counts = [math.ceil(size / part) for size, part in zip(shape, chunk, strict=True)]
+    if math.prod(counts) <= max_objects:
+        return Layout(tuple(chunk), None)
+    factor = [1] * len(dims)
+    while math.prod(math.ceil(n / k) for n, k in zip(counts, factor, strict=True)) > max_objects:
+        axis = max(free, key=lambda axis: (math.ceil(counts[axis] / factor[axis]), -axis))
+        factor[axis] *= 2
+    return Layout(tuple(chunk), tuple(c * k for c, k in zip(chunk, factor, strict=True)))

@@ -1,0 +1,45 @@
+"""Where data came from: `source`, `history` and `lunarray_version` attributes (CF 1.11, section 2.6.2)."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import xarray as xr
+
+T = TypeVar("T", xr.Dataset, xr.DataArray)
+
+
+def stamp(obj: T, event: str, **attrs: Any) -> T:
+    """Record what was done to an object.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+        Left unchanged.
+    event : str
+        What was done, as one line; it is appended to `history` with the time in UTC. SOURCE_DATE_EPOCH sets that
+        time where it is given, so that a run can be repeated to the byte.
+    **attrs
+        Further attributes, such as ``source`` or ``model_sha256``; None is left out.
+
+    Returns
+    -------
+    Dataset or DataArray
+        A shallow copy with the attributes; of a Dataset, the spatial or spectral variables carry them too.
+    """
+    from lunarray import __version__
+
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    now = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)
+    line = f"{now:%Y-%m-%dT%H:%M:%SZ} lunarray {__version__}: {event}"
+    past = obj.attrs.get("history")
+    new = {key: value for key, value in attrs.items() if value is not None}
+    new["lunarray_version"] = __version__
+    result = obj.copy(deep=False)
+    result.attrs = {**obj.attrs, **new, "history": f"{past}\n{line}" if past else line}
+    if isinstance(result, xr.Dataset):
+        for variable in result.data_vars.values():
+            variable.attrs = {**variable.attrs, **new}
+    return result

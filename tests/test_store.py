@@ -1,0 +1,291 @@
+"""The store: layout, writing, resuming, opening, refusing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lunarray
+from lunarray import errors
+from lunarray.store import describe, to_zarr
+from lunarray.store.layout import CHUNK_BYTES, MAX_CHUNK_BYTES, choose_layout
+
+
+def cube(shape=(150, 70, 90), chunks=(-1, 32, 32), seed=0) -> xr.Dataset:
+    values = np.random.default_rng(seed).random(shape, dtype=np.float32)
+    values[:, 3, 4] = np.nan
+    y, x = np.arange(shape[1]) * -500.0, np.arange(shape[2]) * 500.0
+    return xr.Dataset(
+        {
+            "reflectance": (("wavelength", "y", "x"), da.from_array(values, chunks=chunks)),
+            "count": (
+                ("y", "x"),
+                da.from_array(np.nan_to_num(values[0] * 9).astype(np.int32), chunks=chunks[1:]),
+            ),
+            "filled": (("y", "x"), values[1] > 0.5),
+        },
+        coords={"wavelength": np.arange(shape[0]) + 500.0, "y": y, "x": x},
+    )
+
+
+@given(
+    shape=st.tuples(st.integers(1, 300), st.integers(0, 200_000), st.integers(1, 200_000)),
+    block=st.integers(1, 5000),
+    itemsize=st.sampled_from([1, 2, 4, 8]),
+)
+def test_layout_keeps_spectra_whole_and_objects_few(shape, block, itemsize):
+    layout = choose_layout(("wavelength", "y", "x"), shape, itemsize, (shape[0], block, block))
+    assert layout.chunks[0] == shape[0]
+    nbytes = np.prod(layout.chunks, dtype=float) * itemsize
+    assert nbytes <= MAX_CHUNK_BYTES
+    covers = all(c >= s for c, s in zip(layout.chunks[1:], shape[1:], strict=True))
+    assert nbytes >= CHUNK_BYTES / 4 or covers
+    objects = np.prod([-(-max(s, 1) // r) for s, r in zip(shape, layout.region, strict=True)])
+    assert objects <= 10_000
+    assert all(r % c == 0 for r, c in zip(layout.region, layout.chunks, strict=True))
+
+
+def test_round_trip_keeps_values_names_and_attributes(tmp_path):
+    ds = cube()
+    ds.reflectance.attrs = {"units": "1", "long_name": "reflectance"}
+    ds = ds.assign_coords(file=("x", np.array([f"f{i}" for i in range(90)], dtype=object)))
+    ds = ds.assign_coords(
+        time=("x", np.datetime64("2008-04-19T09:39:37.436807", "ns") + np.arange(90))
+    )
+    opened = to_zarr(ds, tmp_path / "a.zarr")
+    xr.testing.assert_equal(opened, ds)
+    assert opened.reflectance.chunks is not None
+    assert opened.filled.dtype == bool
+    assert opened["count"].dtype == np.int32
+    assert opened.time.dtype == ds.time.dtype
+    assert opened.reflectance.attrs.items() >= ds.reflectance.attrs.items()
+    assert opened.attrs["lunarray_version"] == lunarray.__version__
+    assert "to_zarr" in opened.attrs["history"]
+
+
+def test_missing_floats_are_nan_on_disk(tmp_path):
+    to_zarr(cube(), tmp_path / "a.zarr")
+    metadata = json.loads((tmp_path / "a.zarr/reflectance/zarr.json").read_text())
+    assert metadata["zarr_format"] == 3
+    assert metadata["fill_value"] == "NaN"
+    assert np.isnan(
+        xr.open_zarr(tmp_path / "a.zarr", consolidated=False).reflectance[:, 3, 4]
+    ).all()
+
+
+def test_stored_again_after_slice_and_rechunk(tmp_path):
+    # Stale encodings make xarray refuse or, with safe_chunks=False, lose data (zarr-python#3514).
+    first = to_zarr(cube(), tmp_path / "a.zarr")
+    part = first.isel(y=slice(5, 61), x=slice(1, None)).chunk(y=13, x=50)
+    second = to_zarr(part, tmp_path / "b.zarr")
+    xr.testing.assert_equal(second, part)
+
+
+def test_shards_open_as_blocks(tmp_path, monkeypatch):
+    from lunarray.store import regions
+
+    def many_small(dims, shape, itemsize, blocks):
+        return choose_layout(
+            dims, shape, itemsize, blocks, chunk_bytes=150 * 16 * 16 * 4, max_objects=9
+        )
+
+    monkeypatch.setattr(regions, "choose_layout", many_small)
+    ds = cube(chunks=(-1, 16, 16))
+    opened = to_zarr(ds, tmp_path / "a.zarr")
+    metadata = json.loads((tmp_path / "a.zarr/reflectance/zarr.json").read_text())
+    assert metadata["codecs"][0]["name"] == "sharding_indexed"
+    shard = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    assert opened.reflectance.data.chunksize == tuple(np.minimum(shard, ds.reflectance.shape))
+    xr.testing.assert_equal(opened, ds)
+    xr.testing.assert_equal(to_zarr(opened, tmp_path / "b.zarr"), ds)
+
+
+def test_nothing_is_computed_before_it_is_written(tmp_path, no_compute):
+    with pytest.raises(AssertionError, match="computed"):
+        to_zarr(cube(), tmp_path / "a.zarr")
+    assert not describe(tmp_path / "a.zarr").complete
+
+
+def test_complete_store_is_left_alone_and_other_data_are_refused(tmp_path):
+    path = tmp_path / "a.zarr"
+    to_zarr(cube(), path)
+    before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+    to_zarr(cube(), path)
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
+    with pytest.raises(errors.StoreConflictError, match=r"a\.zarr.*overwrite=True"):
+        to_zarr(cube(seed=1), path)
+    xr.testing.assert_equal(to_zarr(cube(seed=1), path, overwrite=True), cube(seed=1))
+
+
+def fail_after(n: int):
+    """A function that passes blocks on and fails from the n-th on."""
+    calls = iter(range(10**6))
+
+    def kernel(block):
+        if next(calls) >= n:
+            raise RuntimeError("cosmic ray")
+        return block
+
+    return kernel
+
+
+def large() -> xr.Dataset:
+    """Sixteen regions of 16 MB at the least."""
+    values = da.random.default_rng(5).random(
+        (150, 720, 720), chunks=(-1, 180, 180), dtype=np.float32
+    )
+    mask = (values[0] > 0.5).astype(np.uint8)
+    return xr.Dataset(
+        {"reflectance": (("wavelength", "y", "x"), values), "mask": (("y", "x"), mask)}
+    )
+
+
+def digests(path: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if f.is_file()}
+
+
+def test_failure_leaves_a_resumable_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1750000000")
+    ds = large()
+    broken = ds.copy()
+    broken["reflectance"] = ds.reflectance.copy(
+        data=ds.reflectance.data.map_blocks(fail_after(5), dtype="f4")
+    )
+    path = tmp_path / "a.zarr"
+    with pytest.raises(RuntimeError, match="cosmic ray"):
+        to_zarr(broken, path, token="same")
+    info = describe(path)
+    assert not info.complete
+    assert 0 < info.regions_done < info.regions
+    with pytest.raises(errors.StoreIncompleteError, match="interrupted"):
+        lunarray.open_zarr(path)
+    with pytest.raises(errors.StoreConflictError, match="begun with other"):
+        to_zarr(ds, path, token="another")
+
+    written = {f: f.stat().st_mtime_ns for f in path.rglob("*") if f.is_file() and f.name.isdigit()}
+    to_zarr(ds, path, token="same")
+    kept = sum(f.stat().st_mtime_ns == t for f, t in written.items())
+    assert kept >= 2 * info.regions_done  # what was done was not done again
+    to_zarr(ds, tmp_path / "b.zarr", token="same")
+    assert digests(path) == digests(tmp_path / "b.zarr")
+
+
+KILLED = """
+    import sys, time
+    sys.path.insert(0, {tests!r})
+    from test_store import large
+    from lunarray.store import to_zarr
+    ds = large()
+    slow = ds.reflectance.data.map_blocks(lambda b: (time.sleep({pause}), b)[1], dtype="f4", name="slow-reflectance")
+    ds["reflectance"] = ds.reflectance.copy(data=slow)
+    to_zarr(ds, sys.argv[1])
+"""
+
+
+def test_killed_again_and_again_and_resumed_is_bit_equal(tmp_path):
+    env = {**os.environ, "SOURCE_DATE_EPOCH": "1750000000"}
+
+    def run(path: Path, pause: float) -> subprocess.Popen:
+        code = textwrap.dedent(KILLED.format(tests=str(Path(__file__).parent), pause=pause))
+        return subprocess.Popen([sys.executable, "-c", code, str(path)], env=env)
+
+    killed = tmp_path / "killed.zarr"
+    done = [0]
+    for moment in (0.6, 0.3):
+        process = run(killed, 0.3)
+        while not killed.exists() or describe(killed).regions_done <= done[-1]:
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(moment)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        done.append(describe(killed).regions_done)
+    assert not describe(killed).complete
+    assert 0 < done[1] < done[2] < describe(killed).regions
+    assert run(killed, 0).wait() == 0
+    whole = to_zarr(large(), tmp_path / "whole.zarr", token="whole")
+    xr.testing.assert_equal(lunarray.open_zarr(killed), whole)
+    chunks = {name: data for name, data in digests(killed).items() if Path(name).name.isdigit()}
+    expected = digests(tmp_path / "whole.zarr")
+    assert chunks == {name: data for name, data in expected.items() if Path(name).name.isdigit()}
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_distributed_equals_local(tmp_path, client, processes):
+    local = to_zarr(cube(), tmp_path / "local.zarr")
+    with client(processes=processes):
+        remote = to_zarr(cube(), tmp_path / "remote.zarr", progress=True)
+        xr.testing.assert_identical(remote.compute(), local.compute().assign_attrs(remote.attrs))
+
+
+def test_empty_and_scalar_variables(tmp_path):
+    ds = xr.Dataset(
+        {
+            "none": (
+                ("observation", "wavelength"),
+                da.zeros((0, 150), chunks=(10, -1), dtype="f4"),
+            ),
+            "one": ((), da.asarray(np.float32(3))),
+        }
+    )
+    opened = to_zarr(ds, tmp_path / "a.zarr")
+    xr.testing.assert_equal(opened, ds)
+    info = describe(tmp_path / "a.zarr")
+    assert info.complete
+    assert info.regions == info.regions_done == 1
+
+
+def test_what_is_no_store_is_refused(tmp_path):
+    with pytest.raises(errors.StoreError, match="no such store"):
+        lunarray.open_zarr(tmp_path / "absent.zarr")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "precious.txt").write_text("mine")
+    with pytest.raises(errors.StoreFormatError, match=r"xarray\.open_zarr"):
+        lunarray.open_zarr(folder)
+    for overwrite in (False, True):
+        with pytest.raises(errors.StoreError):
+            to_zarr(cube(), folder, overwrite=overwrite)
+    assert (folder / "precious.txt").read_text() == "mine"
+    with pytest.raises(errors.InputError, match="ndarray"):
+        to_zarr(np.zeros(3), tmp_path / "b.zarr")
+
+
+def test_store_of_another_version_is_refused(tmp_path):
+    path = tmp_path / "a.zarr"
+    to_zarr(cube(), path)
+    file = path / "zarr.json"
+    file.write_text(file.read_text().replace('"version": 1', '"version": 99'))
+    with pytest.raises(errors.StoreFormatError, match=r"version 99.*lunarray_version"):
+        lunarray.open_zarr(path)
+    with pytest.raises(errors.StoreFormatError, match="version 99"):
+        to_zarr(cube(), path)
+    to_zarr(cube(), path, overwrite=True)
+
+
+def test_unwritable_place_is_a_store_error(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(errors.StoreError, match="cannot be written"):
+        to_zarr(cube(), file / "a.zarr")
+    assert file.read_text() == ""
+
+
+def test_same_calls_have_the_same_identity(tmp_path):
+    from lunarray.store.api import _identity
+
+    assert _identity(cube()) == _identity(cube())
+    assert _identity(cube()) != _identity(cube(seed=1))
