@@ -1,0 +1,181 @@
+"""Models as values: what a task carries to a worker, and the cache that loads it there once."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from lunarray.errors import InputError, MissingDependencyError, ModelError
+
+#: What a loaded model is: pixels in, outputs out; (pixel, band) float32 to (pixel, output) float32.
+Predictor = Callable[[np.ndarray], np.ndarray]
+
+Device = Literal["auto", "cpu", "cuda"]
+
+_loaded: dict[tuple[str, str, str], Predictor] = {}
+_loading = threading.Lock()
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model by name: how to build it, where its weights are, and the digest that they must have.
+
+    It is what a Dask graph carries. The weights themselves stay in their file and are loaded once by each process, so graphs
+    stay small, tokens equal for equal weights wherever these lie, and nothing that lives on a GPU is ever pickled.
+
+    Parameters
+    ----------
+    loader : str
+        ``"module:function"``; the function takes the path of the weights and ``"cpu"`` or ``"cuda"``, and returns a
+        :data:`Predictor`.
+    weights : str
+        Path of the weights, the same on every worker.
+    sha256 : str
+        Digest of that file, in hexadecimal.
+    outputs : int
+        Values that the predictor gives for a pixel.
+    device : {"auto", "cpu", "cuda"}
+        Where to run; "auto" takes a GPU in each process that sees one.
+    """
+
+    loader: str
+    weights: str
+    sha256: str
+    outputs: int
+    device: Device = "auto"
+
+    @classmethod
+    def from_file(
+        cls, loader: str, weights: str | os.PathLike[str], *, outputs: int, device: Device = "auto"
+    ) -> ModelSpec:
+        """Make the spec of a weights file.
+
+        Parameters
+        ----------
+        loader, outputs, device
+            As in the class.
+        weights : path
+            The file; its digest is computed.
+
+        Returns
+        -------
+        ModelSpec
+
+        Raises
+        ------
+        ModelError
+            If the file cannot be read.
+        InputError
+            If `device` is none of those known.
+        """
+        if device not in get_args(Device):
+            raise InputError(
+                f"unknown device {device!r}",
+                where="device",
+                remedy=f"Choose from {', '.join(get_args(Device))}",
+            )
+        path = Path(weights).resolve()
+        return cls(loader, os.fspath(path), _sha256(path), outputs, device)
+
+    def on(self, device: Device) -> ModelSpec:
+        """Give the same model on another device."""
+        return replace(self, device=device)
+
+    def load(self) -> Predictor:
+        """Load the model, or give the one that this process has loaded.
+
+        Returns
+        -------
+        Predictor
+
+        Raises
+        ------
+        ModelError
+            If the weights cannot be read or are not those that the spec was made of.
+        """
+        device = resolve_device(self.device)
+        key = (self.loader, self.sha256, device)
+        predictor = _loaded.get(key)
+        if predictor is None:
+            with _loading:
+                predictor = _loaded.get(key)
+                if predictor is None:
+                    predictor = _loaded[key] = self._load(device)
+        return predictor
+
+    def _load(self, device: str) -> Predictor:
+        path = Path(self.weights)
+        if _sha256(path) != self.sha256:
+            raise ModelError(
+                "the weights have changed since the model was chosen",
+                where=path,
+                remedy="Make the model anew from this file, or put the former file back",
+            )
+        module, function = self.loader.split(":")
+        return getattr(importlib.import_module(module), function)(path, device)
+
+    def __dask_tokenize__(self) -> tuple[str, ...]:
+        # Not the path: the same weights elsewhere are the same model.
+        return (type(self).__qualname__, self.loader, self.sha256, str(self.outputs), self.device)
+
+
+def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
+    """Decide where this process runs a model.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda"}
+        "auto" takes the GPU where this process sees one.
+
+    Returns
+    -------
+    {"cpu", "cuda"}
+
+    Raises
+    ------
+    MissingDependencyError
+        If a GPU is demanded and torch finds none.
+    """
+    if device == "cpu" or (device == "auto" and not _gpu_driver()):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise MissingDependencyError(
+            "no CUDA device is usable by torch here",
+            where="device='cuda'",
+            remedy="Install a CUDA build of torch and the NVIDIA driver, or pass device='auto' or 'cpu'",
+        )
+    return "cpu"
+
+
+def _gpu_driver() -> bool:
+    """Tell, without importing torch (seconds), that there cannot be a GPU."""
+    return (
+        "torch" in sys.modules
+        or not sys.platform.startswith("linux")
+        or Path("/dev/nvidiactl").exists()
+    )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(
+            f"the weights cannot be read ({error.strerror})",
+            where=path,
+            remedy="Check the path; a cluster needs it on every worker",
+        ) from error
