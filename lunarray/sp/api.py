@@ -1,0 +1,613 @@
+"""Spectral conditioning of tracks and cubes: separate steps that compose, and the default composition.
+
+Every step takes a Dataset (and works on its ``reflectance``) or a DataArray of spectra, with a ``wavelength``
+dimension anywhere among its dimensions, returns a new object of the same kind, and is lazy on Dask input. Each
+pixel is treated by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+
+from lunarray.errors import BandMismatchError, InputError
+from lunarray.sp.bands import WAVELENGTHS_150, WAVELENGTHS_160
+from lunarray.sp.io import QA_FLAGS
+from lunarray.store.provenance import stamp
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "SPIKE_CHANNELS",
+    "condition",
+    "despike",
+    "is_native",
+    "join_detectors",
+    "mask_quality",
+    "resample",
+    "smooth",
+]
+
+T = TypeVar("T", "xr.Dataset", "xr.DataArray")
+
+#: Channels (nm) of the joined spectrum that stand off their neighbours alike in every spectrum of both real
+#: products (orbits 2358 and 4184): 512.6 (-17 %, the end of the VIS detector), and by 1.5-4 % channels at strong
+#: lines of the solar spectrum, which the division by a solar spectrum of another resolution leaves behind (Na D
+#: 589, H-alpha 656, Ca II 850, 854 and 866 nm with the channel between) and five others. Listed, so that they are
+#: removed from all spectra and not from those alone where noise lifts them over a threshold.
+SPIKE_CHANNELS = (
+    *(512.6, 590.6, 614.6, 656.6, 848.8, 854.6, 860.7, 866.7),
+    *(1284.2, 1475.8, 1587.7, 1628.1),
+)
+
+_SAME_CHANNEL = 0.05  # nm; SP states wavelengths to 0.1 nm
+_VIS_LAST, _NIR1_FIRST, _NIR1_LAST, _NIR2_FIRST = 944.6, 955.4, 1644.2, 1717.6
+_DEFAULT_FLAGS = ("no_value", "bad_channel", "detector_end")
+
+
+# ---- the machinery ----
+def spectra_of(obj: Any, step: str) -> xr.DataArray:
+    """The reflectance to work on."""
+    import xarray as xr
+
+    if isinstance(obj, xr.Dataset):
+        if "reflectance" not in obj.data_vars:
+            raise InputError(
+                f"the dataset has no variable 'reflectance' (it has {', '.join(map(str, obj.data_vars)) or 'none'})",
+                where=step,
+                remedy="Rename the spectra to 'reflectance' or pass the DataArray itself",
+            )
+        obj = obj["reflectance"]
+    elif not isinstance(obj, xr.DataArray):
+        raise InputError(
+            f"a {type(obj).__name__} is neither a Dataset nor a DataArray",
+            where=step,
+            remedy="Open the data with open_sp or open_cube",
+        )
+    if "wavelength" not in obj.dims or "wavelength" not in obj.coords:
+        raise InputError(
+            f"no dimension with coordinate 'wavelength' (dimensions: {', '.join(map(str, obj.dims))})",
+            where=step,
+            remedy="Give spectra with their wavelengths in nm",
+        )
+    return obj
+
+
+def _rising(spectra: xr.DataArray, step: str) -> np.ndarray:
+    wavelength = np.asarray(spectra["wavelength"].values, np.float64)
+    if not np.all(np.diff(wavelength) > 0):
+        raise BandMismatchError(
+            "the wavelengths do not rise from channel to channel",
+            where=step,
+            remedy="Join the detectors first (lunarray.sp.join_detectors) or sort by wavelength",
+        )
+    return wavelength
+
+
+def _run_kernel(
+    block: np.ndarray, *, kernel: str, axis: int, static: tuple[Any, ...], part: int
+) -> np.ndarray:
+    """One block through one kernel: wavelength last and flat for it, and back where it was."""
+    from lunarray.sp import kernels
+
+    moved = np.moveaxis(block, axis, -1)
+    shape = moved.shape[:-1]
+    flat = np.ascontiguousarray(moved, np.float32).reshape(-1, moved.shape[-1])
+    result = getattr(kernels, kernel)(flat, *static)
+    if part == 1:
+        return result[1].reshape(shape)
+    result = result[0] if part == 0 else result
+    result = result.reshape(*shape, result.shape[-1])
+    return np.ascontiguousarray(np.moveaxis(result, -1, axis))
+
+
+def _map_spectra(
+    spectra: xr.DataArray, kernel: str, static: tuple[Any, ...], n_out: int, part: int = -1
+) -> Any:
+    """Data of `spectra` through `kernel`; `part` picks one of several results (1: one without wavelength)."""
+    axis = spectra.get_axis_num("wavelength")
+    data = spectra.data
+    options: dict[str, Any] = {"kernel": kernel, "axis": axis, "static": static, "part": part}
+    if not hasattr(data, "dask"):
+        return _run_kernel(np.asarray(data), **options)
+    import dask.array as da
+
+    if data.numblocks[axis] > 1:
+        data = data.rechunk({axis: -1})
+    if part == 1:
+        return da.map_blocks(
+            _run_kernel,
+            data,
+            **options,
+            dtype=np.float32,
+            drop_axis=axis,
+            meta=np.empty((0,) * (data.ndim - 1), np.float32),
+        )
+    chunks = (*data.chunks[:axis], (n_out,), *data.chunks[axis + 1 :])
+    return da.map_blocks(
+        _run_kernel,
+        data,
+        **options,
+        dtype=np.float32,
+        chunks=chunks,
+        meta=np.empty((0,) * data.ndim, np.float32),
+    )
+
+
+def _rebuild(obj: T, spectra: xr.DataArray, data: Any, channels: Any, note: str) -> T:
+    """`obj` with new spectra. `channels`: None if they are the same, indices of those left, or new wavelengths
+    (float)."""
+    import xarray as xr
+
+    attrs = {**spectra.attrs, "units": spectra.attrs.get("units", "1")}
+    attrs["conditioning"] = "; ".join(filter(None, [attrs.get("conditioning"), note]))
+    if channels is None:
+        new = spectra.copy(data=data)
+    elif np.asarray(channels).dtype.kind == "i":
+        new = spectra.isel(wavelength=channels).copy(data=data)
+    else:
+        coords = {k: v for k, v in spectra.coords.items() if "wavelength" not in v.dims}
+        coords["wavelength"] = xr.Variable("wavelength", channels, spectra["wavelength"].attrs)
+        new = xr.DataArray(data, coords, spectra.dims, spectra.name)
+    new.attrs = attrs
+    new.encoding = {}
+    if isinstance(obj, xr.DataArray):
+        return new
+    if channels is None:
+        rest = obj
+    elif np.asarray(channels).dtype.kind == "i":
+        rest = obj.isel(wavelength=channels)
+    else:
+        rest = obj.drop_dims("wavelength")
+    result: Any = rest.assign(reflectance=new)
+    result = result[["reflectance", *(n for n in result.data_vars if n != "reflectance")]]
+    result.attrs = dict(obj.attrs)
+    return stamp(result, note, variables=["reflectance"])
+
+
+def _positive(value: float, name: str, step: str) -> float:
+    if not (np.isfinite(value) and value > 0):
+        raise InputError(f"{name}={value!r}", where=step, remedy="Give a positive number")
+    return float(value)
+
+
+# ---- the steps ----
+def is_native(obj: xr.Dataset | xr.DataArray) -> bool:
+    """Whether these are SP spectra as the product has them: VIS, NIR1 and NIR2 one after the other, not joined.
+
+    Parameters
+    ----------
+    obj : xarray.Dataset or xarray.DataArray
+
+    Returns
+    -------
+    bool
+        True if there is a coordinate ``detector`` along ``wavelength`` with both VIS and NIR1 in it, and
+        wavelengths go back where NIR1 begins.
+    """
+    if "detector" not in obj.coords or "wavelength" not in obj.dims:
+        return False
+    if obj["detector"].dims != ("wavelength",) or not {"VIS", "NIR1"} <= set(_detectors(obj)):
+        return False
+    return bool(np.any(np.diff(obj["wavelength"].values) <= 0))
+
+
+def _detectors(obj: Any) -> list[str]:
+    """Names of the channels' detectors; a list of labels that `Dataset.chunk` may have turned into a Dask array is
+    looked at here and now."""
+    data = obj["detector"].data
+    return list(data.compute(scheduler="synchronous") if hasattr(data, "dask") else data)
+
+
+def mask_quality(
+    ds: T,
+    flags: Iterable[str] | int = _DEFAULT_FLAGS,
+    *,
+    valid_range: tuple[float, float] = (0.0, 1.0),
+    max_incidence: float | None = None,
+    max_emission: float | None = None,
+) -> T:
+    """Set to NaN what quality words, value range or geometry reject.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset or xarray.DataArray
+        Spectra; the quality words are the variable ``qa`` of a Dataset (without it only the other criteria count).
+    flags : iterable of str, or int
+        Names from `lunarray.sp.QA_FLAGS`, or a mask of bits, that reject a value. The flag ``overlap`` is not among
+        the defaults: it marks sound channels that the joined spectrum leaves out, and `join_detectors` compares the
+        detectors on them.
+    valid_range : (float, float)
+        Values are kept in (low, high].
+    max_incidence, max_emission : float, optional
+        Largest angles (degrees) of the coordinates ``incidence`` and ``emission``; whole spectra are masked beyond.
+
+    Returns
+    -------
+    same as `ds`
+
+    Raises
+    ------
+    InputError
+        If a flag is unknown, or an angle is asked for that is not there.
+    """
+    step = "mask_quality"
+    spectra = spectra_of(ds, step)
+    if isinstance(flags, int | np.integer):
+        bits = int(flags)
+    else:
+        flags = (flags,) if isinstance(flags, str) else tuple(flags)
+        unknown = [f for f in flags if f not in QA_FLAGS]
+        if unknown:
+            raise InputError(
+                f"unknown quality flags {unknown}",
+                where=step,
+                remedy=f"Flags are {', '.join(QA_FLAGS)}",
+            )
+        bits = sum(QA_FLAGS[f] for f in set(flags))
+    low, high = map(float, valid_range)
+    has_qa = not hasattr(ds, "to_dataset") and "qa" in ds.data_vars
+    qa = ds["qa"].transpose(*spectra.dims).data if has_qa else None
+    data = spectra.data
+    options: dict[str, Any] = {"flags": bits, "low": low, "high": high}
+    if hasattr(data, "dask"):
+        import dask.array as da
+
+        if qa is not None:
+            qa = da.asarray(qa).rechunk(data.chunks)
+        masked = da.map_blocks(
+            _mask_block,
+            data,
+            *(() if qa is None else (qa,)),
+            **options,
+            dtype=np.float32,
+            meta=np.empty((0,) * data.ndim, np.float32),
+        )
+    else:
+        qa = None if qa is None else np.asarray(qa)
+        masked = _mask_block(np.asarray(data), *(() if qa is None else (qa,)), **options)
+    names = flags if isinstance(flags, tuple) else (hex(bits),)
+    note = f"mask_quality(flags={'+'.join(names)}, valid_range=({low:g}, {high:g}]"
+    result = spectra.copy(data=masked)
+    for name, limit in (("incidence", max_incidence), ("emission", max_emission)):
+        if limit is None:
+            continue
+        if name not in spectra.coords:
+            raise InputError(
+                f"max_{name} is given but there is no coordinate '{name}'",
+                where=step,
+                remedy=f"Leave max_{name} out",
+            )
+        result = result.where(spectra[name] <= limit).transpose(*spectra.dims)
+        note += f", max_{name}={limit:g}"
+    return _rebuild(ds, spectra, result.data, None, note + ")")
+
+
+def _mask_block(block: np.ndarray, qa: np.ndarray | None = None, **options: Any) -> np.ndarray:
+    from lunarray.sp.kernels import mask_kernel
+
+    return mask_kernel(np.asarray(block, np.float32), qa, **options)
+
+
+def join_detectors(
+    ds: T,
+    *,
+    method: Literal["ratio", "difference"] | None = "ratio",
+    anchor: Literal["VIS", "NIR1"] = "VIS",
+    window: tuple[float, float] = (930.0, 965.0),
+    nir2: bool = False,
+    keep_step: bool = False,
+) -> T:
+    """Put VIS and NIR1 on one rising axis, with the step between them removed.
+
+    The result has the 160 channels on which the SP photometric parameters are published: VIS up to 944.6 nm, NIR1
+    from 955.4 to 1644.2 nm. The step is the median, over the NIR1 channels in `window`, of the ratio (or
+    difference) of NIR1 to VIS interpolated there. In both real products that ratio is 1.004 whereas the difference
+    follows the albedo, hence the ratio by default; outside the window the comparison says nothing, because VIS
+    rises spuriously beyond 970 nm and NIR1 falls short below 910 nm.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset or xarray.DataArray
+        Native SP spectra (`is_native`).
+    method : {"ratio", "difference"} or None
+        How the step is removed; None only puts the channels together.
+    anchor : {"VIS", "NIR1"}
+        The detector that stays as it is.
+    window : (float, float)
+        Wavelengths (nm) of the comparison.
+    nir2 : bool
+        Append NIR2 from 1717.6 nm, with the gain of NIR1.
+    keep_step : bool
+        Add the step that was found as variable ``join_step`` (of a Dataset). It is NaN, and the spectrum is left
+        unscaled, where fewer than two comparisons are possible.
+
+    Returns
+    -------
+    same as `ds`
+        Other spectral variables are reduced to the same channels but not scaled.
+
+    Raises
+    ------
+    BandMismatchError
+        If these are not native SP spectra.
+    """
+    step = "join_detectors"
+    spectra = spectra_of(ds, step)
+    if not is_native(spectra):
+        raise BandMismatchError(
+            "not native SP spectra: no coordinate 'detector' with VIS and NIR1, or already joined",
+            where=step,
+            remedy="Give a dataset as open_sp returns it",
+        )
+    if method not in ("ratio", "difference", None) or anchor not in ("VIS", "NIR1"):
+        raise InputError(
+            f"method={method!r}, anchor={anchor!r}",
+            where=step,
+            remedy="method is 'ratio', 'difference' or None, anchor 'VIS' or 'NIR1'",
+        )
+    wavelength = spectra["wavelength"].values.astype(np.float64)
+    detector = np.array(_detectors(spectra))
+    index = {d: np.flatnonzero(detector == d) for d in ("VIS", "NIR1", "NIR2")}
+    w = {d: wavelength[i] for d, i in index.items()}
+    eps = _SAME_CHANNEL
+    vis = index["VIS"][w["VIS"] <= _VIS_LAST + eps]
+    nir1 = index["NIR1"][(w["NIR1"] >= _NIR1_FIRST - eps) & (w["NIR1"] <= _NIR1_LAST + eps)]
+    rest = index["NIR2"][w["NIR2"] >= _NIR2_FIRST - eps] if nir2 else np.empty(0, np.int64)
+    inside = (w["NIR1"] >= window[0]) & (w["NIR1"] <= window[1])
+    inside &= (w["NIR1"] >= w["VIS"][0]) & (w["NIR1"] <= w["VIS"][-1])
+    compared = index["NIR1"][inside]
+    if method is not None and compared.size < 2:
+        raise InputError(
+            f"window={window} holds {compared.size} channels that VIS and NIR1 share",
+            where=step,
+            remedy="Give a window inside 884-1010 nm with two channels at least",
+        )
+    if method is None:
+        compared = np.empty(0, np.int64)
+    from lunarray.sp import kernels
+
+    left, weight = kernels.resampling_weights(w["VIS"], wavelength[compared], 0.0)
+    right = np.minimum(left + 1, w["VIS"].size - 1)
+    static = (
+        vis,
+        nir1,
+        rest,
+        compared,
+        index["VIS"][left],
+        index["VIS"][right],
+        weight,
+        method == "difference",
+        anchor == "NIR1",
+        2,
+    )
+    channels = np.concatenate([vis, nir1, rest])
+    data = _map_spectra(spectra, "join_kernel", static, channels.size, part=0)
+    note = (
+        f"join_detectors(method={method}, anchor={anchor}, window={window[0]:g}-{window[1]:g} nm)"
+    )
+    result = _rebuild(ds, spectra, data, channels, note)
+    if keep_step and not hasattr(ds, "to_dataset"):
+        found = _map_spectra(spectra, "join_kernel", static, channels.size, part=1)
+        dims = [d for d in spectra.dims if d != "wavelength"]
+        attrs = {"units": "1", "long_name": f"{method} NIR1 to VIS in their overlap"}
+        result = result.assign(join_step=(dims, found, attrs))
+    return result
+
+
+def despike(
+    ds: T,
+    *,
+    window: int = 7,
+    threshold: float = 4.0,
+    channels: Sequence[float] | Literal["auto"] | None = "auto",
+    fill: bool = True,
+    max_gap: float = 40.0,
+    floor: float = 0.002,
+) -> T:
+    """Remove channels that stand out of their spectrum, one by one and by list.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset or xarray.DataArray
+        Spectra on a rising axis.
+    window : int
+        Channels of the running median (odd), which is then smoothed linearly over the same width to make the
+        baseline. The outermost channels of a spectrum are not tested.
+    threshold : float
+        A spike is farther from the baseline than `threshold` robust standard deviations (1.4826 MAD of that
+        spectrum's residuals).
+    channels : sequence of float, "auto" or None
+        Wavelengths (nm) taken out of every spectrum. "auto": `SPIKE_CHANNELS` if this is SP's joined axis, else none.
+    fill : bool
+        Put a linear interpolation where something was removed (not where a value was missing before); otherwise NaN.
+    max_gap : float
+        The two channels of an interpolation are at most this far apart (nm).
+    floor : float
+        The standard deviation is taken as at least this fraction of the spectrum's median.
+
+    Returns
+    -------
+    same as `ds`
+    """
+    step = "despike"
+    spectra = spectra_of(ds, step)
+    wavelength = _rising(spectra, step)
+    if window < 3 or window % 2 == 0:
+        raise InputError(f"window={window}", where=step, remedy="Give an odd number of at least 3")
+    _positive(threshold, "threshold", step)
+    _positive(max_gap, "max_gap", step)
+    auto = isinstance(channels, str)
+    wanted = np.asarray(SPIKE_CHANNELS if auto else channels if channels is not None else (), float)
+    distance = np.abs(wavelength[None, :] - wanted[:, None])
+    hit = distance <= _SAME_CHANNEL
+    if auto and not _is_joined_sp(wavelength):
+        hit[:] = False
+    elif not auto and not hit.any(axis=1).all():
+        missing = wanted[~hit.any(axis=1)]
+        raise BandMismatchError(
+            f"no channels at {missing.tolist()} nm",
+            where=step,
+            remedy="Give wavelengths of channels, to 0.05 nm",
+        )
+    listed = hit.any(axis=0)
+    from lunarray.sp.kernels import smoothing_weights
+
+    # Linear, over as much as the running median covers: what is left of a spike after the median is spread out.
+    width = (window - 1) * float(np.median(np.diff(wavelength))) if wavelength.size > 1 else 1.0
+    baseline: Any = smoothing_weights(wavelength, width, 1)
+    limits: Any = (float(threshold), float(floor), bool(fill), float(max_gap))
+    static: tuple[Any, ...] = (wavelength, listed, window // 2, *baseline, *limits)
+    data = _map_spectra(spectra, "despike_kernel", static, wavelength.size)
+    note = f"despike(window={window}, threshold={threshold:g}, listed={int(listed.sum())}, fill={fill})"
+    return _rebuild(ds, spectra, data, None, note)
+
+
+def _is_joined_sp(wavelength: np.ndarray) -> bool:
+    """Whether the axis begins like SP's joined one: its channels, all of them up to NIR2."""
+    n = WAVELENGTHS_160.size
+    return wavelength.size >= n and bool(
+        np.all(np.abs(wavelength[:n] - WAVELENGTHS_160) <= _SAME_CHANNEL)
+    )
+
+
+def smooth(ds: T, window: float = 50.0, order: int = 2) -> T:
+    """Smooth spectra by local least-squares polynomials (Savitzky and Golay 1964) in a window of fixed width in nm.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset or xarray.DataArray
+        Spectra on a rising axis, which need not be even.
+    window : float
+        Full width (nm). Near the ends the window keeps its width and stays inside the axis.
+    order : int
+        Degree of the polynomial, 0 to 5; lowered where a window holds too few channels.
+
+    Returns
+    -------
+    same as `ds`
+        Missing channels stay missing and do not spoil their neighbours.
+
+    References
+    ----------
+    Savitzky, A., Golay, M. J. E., 1964. Smoothing and differentiation of data by simplified least squares
+    procedures. Analytical Chemistry 36, 1627-1639.
+    """
+    step = "smooth"
+    spectra = spectra_of(ds, step)
+    wavelength = _rising(spectra, step)
+    window = _positive(window, "window", step)
+    if order not in range(6):
+        raise InputError(f"order={order!r}", where=step, remedy="Give 0 to 5")
+    from lunarray.sp.kernels import smoothing_weights
+
+    weights: Any = smoothing_weights(wavelength, window, order)
+    static: tuple[Any, ...] = (wavelength, *weights, window, int(order))
+    data = _map_spectra(spectra, "smooth_kernel", static, wavelength.size)
+    return _rebuild(ds, spectra, data, None, f"smooth(window={window:g} nm, order={order})")
+
+
+def resample(
+    ds: T, wavelengths: Sequence[float] | np.ndarray = WAVELENGTHS_150, *, max_gap: float = 50.0
+) -> T:
+    """Bring spectra to given wavelengths by linear interpolation.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset or xarray.DataArray
+        Spectra on a rising axis.
+    wavelengths : sequence of float
+        Rising wavelengths (nm) within those of `ds`. A wavelength that is a channel of `ds` (to 0.05 nm) takes its
+        value.
+    max_gap : float
+        Missing channels are interpolated over if their neighbours are at most this far apart (nm); NaN otherwise.
+
+    Returns
+    -------
+    same as `ds`
+        Other spectral variables are dropped.
+
+    Raises
+    ------
+    BandMismatchError
+        If `wavelengths` go beyond those of `ds`.
+    """
+    step = "resample"
+    spectra = spectra_of(ds, step)
+    source = _rising(spectra, step)
+    _positive(max_gap, "max_gap", step)
+    target = np.asarray(wavelengths, np.float32)
+    wide = target.astype(np.float64)
+    if (
+        wide.ndim != 1
+        or not wide.size
+        or not np.all(np.isfinite(wide))
+        or np.any(np.diff(wide) <= 0)
+    ):
+        raise InputError(
+            "wavelengths are not a rising sequence of numbers",
+            where=step,
+            remedy="Give wavelengths in nm from short to long",
+        )
+    if (
+        not source.size
+        or wide[0] < source[0] - _SAME_CHANNEL
+        or wide[-1] > source[-1] + _SAME_CHANNEL
+    ):
+        has = f"{source[0]:.1f}-{source[-1]:.1f} nm" if source.size else "none"
+        raise BandMismatchError(
+            f"wavelengths {wide[0]:.1f}-{wide[-1]:.1f} nm are asked for, the spectra have {has}",
+            where=step,
+            remedy="Give wavelengths inside that range; nothing is extrapolated",
+        )
+    from lunarray.sp.kernels import resampling_weights
+
+    left, position = resampling_weights(source, wide, _SAME_CHANNEL)
+    static = (source, wide, left, position, float(max_gap))
+    data = _map_spectra(spectra, "resample_kernel", static, target.size)
+    note = f"resample({target.size} wavelengths, {wide[0]:.1f}-{wide[-1]:.1f} nm)"
+    return _rebuild(ds, spectra, data, target, note)
+
+
+def condition(ds: T, wavelengths: Sequence[float] | np.ndarray = WAVELENGTHS_150) -> T:
+    """The default conditioning: `mask_quality`, `join_detectors`, `despike`, `smooth`, `resample`, each with its
+    defaults.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset or xarray.DataArray
+        Native SP spectra, or spectra on a rising axis (a cube, say), for which joining is left out.
+    wavelengths : sequence of float
+        Wavelengths (nm) of the result.
+
+    Returns
+    -------
+    same as `ds`
+        ``attrs["conditioned"]`` says what was done.
+
+    Raises
+    ------
+    InputError
+        If `ds` has been through here already: smoothing twice is not smoothing once.
+    """
+    spectra = spectra_of(ds, "condition")
+    if "conditioned" in ds.attrs or "conditioned" in spectra.attrs:
+        raise InputError(
+            "these spectra are conditioned already",
+            where="condition",
+            remedy="Use lunarray.sp.resample to change their wavelengths",
+        )
+    native = is_native(spectra)
+    result = mask_quality(ds)
+    if native:
+        result = join_detectors(result)
+    result = resample(smooth(despike(result)), wavelengths)
+    done = spectra_of(result, "condition")
+    chain = done.attrs["conditioning"]
+    result = result.assign_attrs(conditioned=chain)
+    if not hasattr(result, "to_dataset"):
+        result["reflectance"].attrs["conditioned"] = chain
+    return result

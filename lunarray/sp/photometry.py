@@ -1,0 +1,278 @@
+"""Photometric normalisation with the SP model of lunar reflectance."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from lunarray.errors import BandMismatchError, InputError, ProductFormatError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["normalize_photometry", "read_photometric_parameters"]
+
+T = TypeVar("T", "xr.Dataset", "xr.DataArray")
+
+_COLUMNS = ("b0", "b0_std", "h", "h_std", "c", "c_std", "g", "g_std", "mean")
+_LONG_NAMES = {
+    "b0": "amplitude of the opposition effect",
+    "h": "width of the opposition effect",
+    "c": "share of forward and backward lobe",
+    "g": "asymmetry of the lobes",
+    "mean": "mean reflectance of the albedo group at 30/0/30 degrees",
+}
+#: Lunar-Lambert mixing as a polynomial of the phase angle in degrees (McEwen 1996).
+_LIMB = (1.0, -0.019, 0.242e-3, -1.46e-6)
+
+
+def read_photometric_parameters(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read a table of SP photometric parameters (``High_albedo_sel.txt``, ``Mid_...``, ``Low_...`` of Kouyama et
+    al. 2016).
+
+    Parameters
+    ----------
+    path : path
+        Text with one comment line and eleven columns: channel, wavelength (nm), b0, its uncertainty, h, its
+        uncertainty, c, its uncertainty, g, its uncertainty, mean reflectance.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``b0, h, c, g``, their ``*_std``, and ``mean`` over ``wavelength`` (nm), float64. Zero uncertainties and
+        means, which the table has at an interpolated channel, are NaN.
+
+    Raises
+    ------
+    InputError
+        If there is no such file.
+    ProductFormatError
+        If it is not such a table.
+
+    References
+    ----------
+    Kouyama, T., et al., 2016. Development of an application scheme for the SELENE/SP lunar reflectance model for
+    radiometric calibration of hyperspectral and multispectral sensors. Planetary and Space Science 124, 76-83.
+    """
+    import xarray as xr
+
+    path = os.path.expanduser(os.fspath(path))
+    try:
+        table = np.loadtxt(path, comments="#", ndmin=2)
+    except OSError as error:
+        raise InputError(
+            f"cannot be read ({error.strerror or error})", where=path, remedy="Check the path"
+        ) from error
+    except ValueError as error:
+        raise ProductFormatError(
+            f"not a table of numbers ({error})",
+            where=path,
+            remedy="Give one of the *_albedo_sel.txt of Kouyama et al. (2016)",
+        ) from error
+    if table.shape[1] != 11 or table.shape[0] < 2 or np.any(np.diff(table[:, 1]) <= 0):
+        raise ProductFormatError(
+            f"not eleven columns with rising wavelengths in the second ({table.shape[1]} columns)",
+            where=path,
+            remedy="Give one of the *_albedo_sel.txt of Kouyama et al. (2016)",
+        )
+    variables: dict[str, Any] = {}
+    for i, name in enumerate(_COLUMNS):
+        values = table[:, 2 + i].copy()
+        if name.endswith("_std") or name == "mean":
+            values[values == 0] = np.nan
+        long_name = _LONG_NAMES.get(name, f"uncertainty of {name.removesuffix('_std')}")
+        variables[name] = ("wavelength", values, {"units": "1", "long_name": long_name})
+    coords = {"wavelength": ("wavelength", table[:, 1], {"units": "nm", "long_name": "wavelength"})}
+    return xr.Dataset(variables, coords, {"source": os.path.basename(path)})
+
+
+def lunar_lambert(incidence: Any, emission: Any, phase: Any) -> Any:
+    """Lunar-Lambert disk function of McEwen (1996) with the mixing used by Yokota et al. (2011); angles in degrees."""
+    mu0 = np.cos(np.deg2rad(incidence))
+    mu = np.cos(np.deg2rad(emission))
+    c0, c1, c2, c3 = _LIMB
+    limb = np.maximum(c0 + phase * (c1 + phase * (c2 + phase * c3)), 0.0)
+    return 2.0 * limb * mu0 / (mu0 + mu) + (1.0 - limb) * mu0
+
+
+def phase_function(phase: Any, b0: Any, h: Any, c: Any, g: Any) -> Any:
+    """Phase function (1 + B) P of the SP model: opposition effect and two Henyey-Greenstein lobes; phase in degrees."""
+    alpha = np.deg2rad(phase)
+    cosine = np.cos(alpha)
+    opposition = b0 / (1.0 + np.tan(alpha / 2.0) / h)
+    back = (1.0 - g**2) / (1.0 + g**2 - 2.0 * g * cosine) ** 1.5
+    forward = (1.0 - g**2) / (1.0 + g**2 + 2.0 * g * cosine) ** 1.5
+    return (1.0 + opposition) * (0.5 * (1.0 - c) * back + 0.5 * (1.0 + c) * forward)
+
+
+def normalize_photometry(
+    ds: T,
+    parameters: xr.Dataset,
+    geometry: tuple[float, float, float] = (30.0, 0.0, 30.0),
+    *,
+    observed: tuple[float, float, float] | None = None,
+) -> T:
+    """Bring reflectance from the geometry of observation to a standard one with the SP model.
+
+    The spectra are multiplied by X(geometry) f(geometry) / (X(observed) f(observed)), with the disk function X of
+    McEwen (1996), 2 L(a) cos i / (cos i + cos e) + (1 - L(a)) cos i, and the phase function f = (1 + b0 / (1 +
+    tan(a/2) / h)) P(a; c, g).
+
+    Parameters
+    ----------
+    ds : xarray.Dataset or xarray.DataArray
+        Reflectance with ``wavelength``, and ``incidence``, ``emission``, ``phase`` (degrees) as coordinates (or
+        variables), unless `observed` is given.
+    parameters : xarray.Dataset
+        ``b0, h, c, g`` over ``wavelength``, as by `read_photometric_parameters`; interpolated to the spectra's
+        channels.
+    geometry : (float, float, float)
+        Incidence, emission and phase angle (degrees) of the result.
+    observed : (float, float, float), optional
+        Geometry that the reflectance has now. By default that which its attribute ``photometric_geometry`` names
+        (Level 2C reflectance REF1 and REF2 is normalised to 30/0/30 already), and without the attribute the angles
+        of each footprint.
+
+    Returns
+    -------
+    same as `ds`
+        ``attrs["photometric_geometry"]`` says what it refers to. NaN where an angle is missing or the Sun or the
+        spacecraft below the horizon.
+
+    Raises
+    ------
+    InputError
+        If the angles are missing, or the reflectance has the geometry asked for already.
+    BandMismatchError
+        If the parameters do not cover the spectra's wavelengths.
+
+    References
+    ----------
+    Yokota, Y., et al., 2011. Lunar photometric properties at wavelengths 0.5-1.6 um acquired by SELENE Spectral
+    Profiler and their dependency on local albedo and latitudinal zones. Icarus 215, 639-660. Kouyama, T., et al.,
+    2016. Planetary and Space Science 124, 76-83 (and the authors' program lunar_map_plot.pro). McEwen, A. S., 1996.
+    A precise lunar photometric function. Lunar and Planetary Science 27, 841.
+    """
+    from lunarray.sp.api import _rebuild, spectra_of
+
+    step = "normalize_photometry"
+    spectra = spectra_of(ds, step)
+    incidence, emission, phase = _check_angles(geometry, "geometry")
+    missing = [n for n in ("b0", "h", "c", "g") if n not in parameters]
+    if missing:
+        raise InputError(
+            f"the parameters have no {', '.join(missing)}",
+            where=step,
+            remedy="Give what lunarray.sp.read_photometric_parameters returns",
+        )
+    source = parameters["wavelength"].values.astype(np.float64)
+    target = spectra["wavelength"].values.astype(np.float64)
+    if target.size and (target.min() < source[0] - 0.05 or target.max() > source[-1] + 0.05):
+        raise BandMismatchError(
+            f"the spectra have wavelengths {target.min():.1f}-{target.max():.1f} nm, "
+            f"the parameters {source[0]:.1f}-{source[-1]:.1f} nm",
+            where=step,
+            remedy="Join the detectors or resample the spectra to that range first",
+        )
+    model = {n: np.interp(target, source, parameters[n].values) for n in ("b0", "h", "c", "g")}
+    stated = spectra.attrs.get("photometric_geometry")
+    now = " ".join(f"{v:g}" for v in (incidence, emission, phase))
+    if observed is None and stated == now:
+        raise InputError(
+            f"the reflectance is normalised to {now} degrees already",
+            where=step,
+            remedy="Ask for another geometry, or give the present one as observed=(i, e, phase)",
+        )
+    if observed is None and stated is not None:
+        i, e, a = (float(v) for v in stated.split())
+        observed = (i, e, a)
+
+    axis = spectra.get_axis_num("wavelength")
+    along = [1] * spectra.ndim
+    along[axis] = -1
+    standard = lunar_lambert(incidence, emission, phase) * phase_function(phase, **model)
+    if observed is not None:
+        i, e, a = _check_angles(observed, "observed")
+        factor = standard / (lunar_lambert(i, e, a) * phase_function(a, **model))
+        data = spectra.data * factor.reshape(along).astype(np.float32)
+    else:
+        absent = [n for n in ("incidence", "emission", "phase") if n not in spectra.coords]
+        if absent:
+            raise InputError(
+                f"no coordinates {', '.join(absent)}",
+                where=step,
+                remedy="Give observed=(incidence, emission, phase), or the angles as coordinates",
+            )
+        # Angles without the wavelength, on the other dimensions of the spectra.
+        angles = [
+            spectra[n].broadcast_like(spectra.isel(wavelength=0, drop=True))
+            for n in ("incidence", "emission", "phase")
+        ]
+        others = [d for d in spectra.dims if d != "wavelength"]
+        angles = [a.transpose(*others).data for a in angles]
+        model = {n: v.astype(np.float64) for n, v in model.items()}
+        options = {"axis": axis, "standard": standard, "model": model}
+        data = spectra.data
+        if hasattr(data, "dask"):
+            import dask.array as da
+
+            chunks = tuple(c for k, c in enumerate(data.chunks) if k != axis)
+            if data.numblocks[axis] > 1:
+                data = data.rechunk({axis: -1})
+            angles = [da.asarray(a).rechunk(chunks) for a in angles]
+            index = tuple(range(spectra.ndim))
+            rest = tuple(k for k in index if k != axis)
+            data = da.blockwise(
+                _normalize_block,
+                index,
+                data,
+                index,
+                *(x for a in angles for x in (a, rest)),
+                **options,
+                dtype=np.float32,
+                meta=np.empty((0,) * spectra.ndim, np.float32),
+            )
+        else:
+            data = _normalize_block(data, *(np.asarray(a) for a in angles), **options)
+    result = _rebuild(ds, spectra, data, None, f"normalize_photometry({now} degrees)")
+    array = result["reflectance"] if hasattr(result, "data_vars") else result
+    array.attrs["photometric_geometry"] = now
+    array.attrs["comment"] = "incidence, emission, phase (degrees) that the reflectance refers to"
+    return result
+
+
+def _normalize_block(
+    block: np.ndarray,
+    incidence: np.ndarray,
+    emission: np.ndarray,
+    phase: np.ndarray,
+    *,
+    axis: int,
+    standard: np.ndarray,
+    model: dict[str, np.ndarray],
+) -> np.ndarray:
+    lit = (incidence < 90.0) & (emission < 90.0)
+    i, e, a = (np.where(lit, x, np.nan).astype(np.float64) for x in (incidence, emission, phase))
+    disk = np.expand_dims(lunar_lambert(i, e, a), axis)
+    shape = [1] * block.ndim
+    shape[axis] = -1
+    model = {n: v.reshape(shape) for n, v in model.items()}
+    observed = disk * phase_function(np.expand_dims(a, axis), **model)
+    return (block * (standard.reshape(shape) / observed)).astype(np.float32)
+
+
+def _check_angles(angles: tuple[float, float, float], name: str) -> tuple[float, float, float]:
+    try:
+        i, e, a = (float(v) for v in angles)
+    except (TypeError, ValueError):
+        i = e = a = np.nan
+    possible = 0 <= i < 90 and 0 <= e < 90 and abs(i - e) - 1e-6 <= a <= i + e + 1e-6
+    if not possible:
+        raise InputError(
+            f"{name}={angles!r} is no geometry of a lit and visible surface",
+            where="normalize_photometry",
+            remedy="Give (incidence, emission, phase) in degrees, phase between |i - e| and i + e",
+        )
+    return i, e, a
