@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 import time
+from pathlib import Path
 
 import dask
 import dask.array as da
@@ -39,8 +40,7 @@ def spec(tmp_path):
 
 
 def gain_of(spec: engine.ModelSpec) -> np.float32:
-    with open(spec.weights) as file:
-        return np.float32(file.read())
+    return np.float32(Path(spec.weights).read_text())
 
 
 def sums(pixels):
@@ -54,7 +54,7 @@ def test_spec_travels_small_and_tokenises_by_weights(spec, tmp_path):
     assert pickle.loads(pickle.dumps(spec)) == spec
     assert len(pickle.dumps(spec)) < 1000
     elsewhere = tmp_path / "copy.txt"
-    elsewhere.write_text(open(spec.weights).read())
+    elsewhere.write_text(Path(spec.weights).read_text())
     copy = engine.ModelSpec.from_file(spec.loader, elsewhere, outputs=2, device="cpu")
     assert tokenize(copy) == tokenize(spec)
     assert tokenize(spec.on("auto")) != tokenize(spec)
@@ -74,8 +74,7 @@ def test_model_is_loaded_once_by_a_process(spec):
 
 
 def test_changed_and_missing_weights_are_refused(spec, tmp_path):
-    with open(spec.weights, "w") as file:
-        file.write("9.0")
+    Path(spec.weights).write_text("9.0")
     with pytest.raises(ModelError, match=r"gain\.txt.*changed"):
         spec.load()
     with pytest.raises(ModelError, match=r"absent\.txt.*cannot be read"):

@@ -29,8 +29,9 @@ _loading = threading.Lock()
 class ModelSpec:
     """A model by name: how to build it, where its weights are, and the digest that they must have.
 
-    It is what a Dask graph carries. The weights themselves stay in their file and are loaded once by each process, so graphs
-    stay small, tokens equal for equal weights wherever these lie, and nothing that lives on a GPU is ever pickled.
+    It is what a Dask graph carries. The weights themselves stay in their file and are loaded once by each process, so
+    graphs stay small, tokens equal for equal weights wherever these lie, and nothing that lives on a GPU is ever
+    pickled.
 
     Parameters
     ----------

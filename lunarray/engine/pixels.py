@@ -55,7 +55,7 @@ def map_pixels(
         return _map_block(np.asarray(data), kernel, axis, outputs, batch_size)
     if data.numblocks[axis] > 1:
         data = data.rechunk({axis: -1})
-    chunks = data.chunks[:axis] + ((outputs,),) + data.chunks[axis + 1 :]
+    chunks = (*data.chunks[:axis], (outputs,), *data.chunks[axis + 1 :])
     return da.map_blocks(
         _map_block,
         data,

@@ -170,6 +170,7 @@ def open_zarr(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.D
     for variable in ds.variables.values():
         for key in ("chunks", "preferred_chunks", "shards", "compressors", "filters", "serializer"):
             variable.encoding.pop(key, None)
+    ds = ds[state.get("variables", list(ds.data_vars))]  # a folder has no order
     ds.attrs.pop(KEY, None)
     ds.encoding = {"source": os.fspath(path)}
     return ds
@@ -273,7 +274,7 @@ def _storable(ds: xr.Dataset) -> xr.Dataset:
                 dask.array.from_array(variable.data, name=False),
                 variable.attrs,
             )
-    return stamp(ds, "to_zarr")
+    return stamp(ds, "to_zarr", variables=[])
 
 
 def _create(ds: xr.Dataset, groups: list[regions.Group], path: Path, identity: str) -> None:
@@ -321,6 +322,7 @@ def _create(ds: xr.Dataset, groups: list[regions.Group], path: Path, identity: s
                 )
                 for group in groups
             ),
+            variables=[str(name) for name in ds.data_vars],
             groups=[
                 {"axes": group.axes, "sizes": group.sizes, "dims": dict(group.dims)}
                 for group in groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ import xarray as xr
 T = TypeVar("T", xr.Dataset, xr.DataArray)
 
 
-def stamp(obj: T, event: str, **attrs: Any) -> T:
+def stamp(obj: T, event: str, *, variables: Iterable[str] | None = None, **attrs: Any) -> T:
     """Record what was done to an object.
 
     Parameters
@@ -21,13 +22,15 @@ def stamp(obj: T, event: str, **attrs: Any) -> T:
     event : str
         What was done, as one line; it is appended to `history` with the time in UTC. SOURCE_DATE_EPOCH sets that
         time where it is given, so that a run can be repeated to the byte.
+    variables : iterable of str, optional
+        The variables of a Dataset that were made by it; by default all.
     **attrs
         Further attributes, such as ``source`` or ``model_sha256``; None is left out.
 
     Returns
     -------
     Dataset or DataArray
-        A shallow copy with the attributes; of a Dataset, the spatial or spectral variables carry them too.
+        A shallow copy with the attributes; of a Dataset, the variables that were made carry them too.
     """
     from lunarray import __version__
 
@@ -40,6 +43,6 @@ def stamp(obj: T, event: str, **attrs: Any) -> T:
     result = obj.copy(deep=False)
     result.attrs = {**obj.attrs, **new, "history": f"{past}\n{line}" if past else line}
     if isinstance(result, xr.Dataset):
-        for variable in result.data_vars.values():
-            variable.attrs = {**variable.attrs, **new}
+        for name in result.data_vars if variables is None else variables:
+            result[name].attrs = {**obj[name].attrs, **new}
     return result
