@@ -1,0 +1,48 @@
+"""Lunar coordinate systems, longitudes, and grids."""
+
+from __future__ import annotations
+
+from lunarray.geo.crs import (
+    NAMED_CRS,
+    assign_crs,
+    crs_code,
+    crs_of,
+    is_moon,
+    moon_crs,
+    require_moon,
+    spatial_dims,
+)
+from lunarray.geo.grid import (
+    geobox_of,
+    grid_coords,
+    grid_dims,
+    lonlat,
+    lunar_grid,
+    pixel_of,
+    polar_grid,
+    project,
+)
+from lunarray.geo.lon import wrap_longitude
+from lunarray.geo.sphere import RADIUS, great_circle_distance
+
+__all__ = [
+    "NAMED_CRS",
+    "RADIUS",
+    "assign_crs",
+    "crs_code",
+    "crs_of",
+    "geobox_of",
+    "great_circle_distance",
+    "grid_coords",
+    "grid_dims",
+    "is_moon",
+    "lonlat",
+    "lunar_grid",
+    "moon_crs",
+    "pixel_of",
+    "polar_grid",
+    "project",
+    "require_moon",
+    "spatial_dims",
+    "wrap_longitude",
+]
