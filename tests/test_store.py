@@ -14,6 +14,7 @@ from pathlib import Path
 import dask.array as da
 import numpy as np
 import pytest
+import rasterio
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
@@ -289,3 +290,36 @@ def test_same_calls_have_the_same_identity(tmp_path):
 
     assert _identity(cube()) == _identity(cube())
     assert _identity(cube()) != _identity(cube(seed=1))
+
+
+@pytest.fixture
+def polar_maps():
+    ds = cube(shape=(3, 70, 90)).isel(wavelength=0)
+    return lunarray.geo.assign_crs(ds.drop_vars("wavelength"), "north")
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_geotiff_reads_back_the_same(tmp_path, polar_maps, stored):
+    import rioxarray
+
+    maps = to_zarr(polar_maps, tmp_path / "a.zarr") if stored else polar_maps
+    files = maps.lunar.to_cog(tmp_path / "tif")
+    assert {file.stem for file in files} == set(polar_maps.data_vars)
+    for file in files:
+        back = rioxarray.open_rasterio(file).squeeze("band")
+        np.testing.assert_array_equal(back.values, polar_maps[file.stem].values)
+        np.testing.assert_allclose(back.x, polar_maps.x)
+        np.testing.assert_allclose(back.y, polar_maps.y)
+        assert lunarray.geo.crs_code(back.rio.crs) == "IAU_2015:30130"
+        with rasterio.open(file) as raster:
+            assert raster.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+    assert sorted(p.name for p in (tmp_path / "tif").iterdir()) == sorted(f.name for f in files)
+
+
+def test_geotiff_of_what_is_no_map_is_refused(tmp_path, polar_maps):
+    with pytest.raises(errors.InputError, match="grid"):
+        xr.Dataset({"FeO": ("observation", np.zeros(3))}).lunar.to_cog(tmp_path / "a")
+    with pytest.raises(errors.GridError, match="assign_crs"):
+        cube().filled.lunar.to_cog(tmp_path / "a.tif")
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "a.tif").exists()

@@ -69,7 +69,7 @@ def _write(da: xr.DataArray, path: Path, compress: str) -> Path:
             f"dims {da.dims} are no map", where=str(da.name), remedy="Pass dims (y, x)"
         )
     y, x = da.dims[-2:]
-    da = da.rio.set_spatial_dims(x_dim=x, y_dim=y)
+    da = da.drop_encoding().rio.set_spatial_dims(x_dim=x, y_dim=y)
     if da.rio.crs is None:
         raise GridError(
             "the map has no coordinate reference system",
