@@ -22,6 +22,7 @@ _PUBLIC = {
     "SPIKE_CHANNELS": "api",
     "normalize_photometry": "photometry",
     "read_photometric_parameters": "photometry",
+    "sp_scale": "scale",
     "grid": "gridding",
 }
 __all__ = sorted(_PUBLIC)

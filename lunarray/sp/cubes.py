@@ -441,7 +441,11 @@ def open_sp_cube(
         {"reflectance": (("wavelength", "lat", "lon"), data, attrs)},
         coords,
     )
-    cube = stamp(cube, "open_sp_cube", source=f"SELENE SP global cube, {os.path.basename(path)}")
+    cube = stamp(
+        cube,
+        "open_sp_cube",
+        source=f"SELENE Spectral Profiler global cube, {os.path.basename(path)}",
+    )
     return assign_crs(cube, "geographic")
 
 
