@@ -19,7 +19,8 @@ from lunarray import accessor as _accessor  # registers `.lunar`; removing this 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lunarray.sp.api import open_cube, open_sp, open_sp_cube
+    from lunarray.sp.cubes import open_cube, open_sp_cube
+    from lunarray.sp.io import open_sp
     from lunarray.store.api import open_zarr
     from lunarray.versions import show_versions
 

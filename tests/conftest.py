@@ -47,7 +47,12 @@ def client():
         # A given host: otherwise distributed asks the network for this machine's address.
         with (
             distributed.LocalCluster(
-                workers, protocol="tcp://", processes=processes, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+                workers,
+                protocol="tcp://",
+                processes=processes,
+                threads_per_worker=1,
+                dashboard_address=None,
+                host="127.0.0.1",
             ) as cluster,
             distributed.Client(cluster) as client,
         ):

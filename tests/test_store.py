@@ -70,6 +70,7 @@ def test_round_trip_keeps_values_names_and_attributes(tmp_path):
     xr.testing.assert_equal(opened, ds)
     assert opened.reflectance.chunks is not None
     assert opened.filled.dtype == bool
+    assert opened.time.chunks is None
     assert opened["count"].dtype == np.int32
     assert opened.time.dtype == ds.time.dtype
     assert opened.reflectance.attrs.items() >= ds.reflectance.attrs.items()

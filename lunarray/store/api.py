@@ -134,7 +134,8 @@ def open_zarr(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.D
     -------
     Dataset
         Dask blocks are the store's objects (shards where there are shards), so that it can be processed and saved again
-        without rearranging; encodings left from the store are cleared for the same reason.
+        without rearranging; encodings left from the store are cleared for the same reason. Coordinates that were in
+        memory when they were written are so again.
 
     Raises
     ------
@@ -167,6 +168,8 @@ def open_zarr(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.D
         decode_coords="all",
         decode_timedelta=False,
     )
+    lazy = {name for group in state["groups"] for name in group["dims"]}
+    ds = ds.assign_coords({name: ds[name].load() for name in ds.coords if name not in lazy})
     for variable in ds.variables.values():
         for key in ("chunks", "preferred_chunks", "shards", "compressors", "filters", "serializer"):
             variable.encoding.pop(key, None)

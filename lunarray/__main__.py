@@ -1,0 +1,5 @@
+"""``python -m lunarray`` is the ``lunarray`` command."""
+
+from lunarray.cli import app
+
+app()

@@ -1,0 +1,353 @@
+"""The ``lunarray`` command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+#: Orbits that a summary shows apart.
+MAX_COLUMNS = 6
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+    help="Array-native tools for lunar science data.\n\nStart with **lunarray demo**.",
+)
+
+
+class Grid(StrEnum):
+    """Grids by name."""
+
+    north = "north"
+    south = "south"
+    equirectangular = "equirectangular"
+    geographic = "geographic"
+
+
+class Device(StrEnum):
+    """Where a model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Zarr store to write. An interrupted one is completed.",
+        show_default=False,
+    ),
+]
+Quicklook = Annotated[
+    Path | None, typer.Option(help="Picture of the result to write (.png, .pdf, .svg).")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Write a store anew that holds something else.")
+]
+
+
+def _version(show: bool) -> None:
+    if show:
+        from lunarray import show_versions
+
+        show_versions()
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show versions of everything."
+        ),
+    ] = False,
+) -> None:
+    """Array-native tools for lunar science data.
+
+    Start with **lunarray demo**: it simulates a polar scene, inverts it and shows how well that went. Then bring your
+    own spectra: **lunarray invert-oxides SP_2C_*.spc -o oxides.zarr --quicklook oxides.png**.
+    """
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for what the demo writes.")
+    ] = Path("lunarray-demo"),
+    pole: Annotated[Grid, typer.Option(help="Which pole: north or south.")] = Grid.north,
+    resolution: Annotated[float, typer.Option(min=100, help="Pixel of the scene in m.")] = 2000.0,
+    latitude: Annotated[
+        float,
+        typer.Option(min=60, max=89, help="The scene reaches down to this latitude (degrees)."),
+    ] = 80.0,
+    seed: Annotated[int, typer.Option(help="Another number, another Moon.")] = 0,
+) -> None:
+    """Simulate a polar scene with known oxides, invert it, and show truth, result and error.
+
+    Writes the simulated spectra and the inverted maps as Zarr, the maps as GeoTIFF for QGIS, and a picture.
+    """
+    import lunarray as la
+
+    with _friendly():
+        scene = la.simulate.polar_scene(
+            pole.value, resolution=resolution, latitude=latitude, seed=seed
+        )
+        shape = " × ".join(str(scene.sizes[dim]) for dim in ("y", "x"))
+        _say(f"Simulating {shape} Spectral Profiler pixels around the {pole.value} pole")
+        stored = scene.lunar.to_zarr(
+            output / "scene.zarr", overwrite=True, description="Simulating the scene"
+        )
+        maps = stored.lunar.invert_oxides().lunar.to_zarr(
+            output / "oxides.zarr", overwrite=True, description="Inverting the oxides"
+        )
+        files = maps.lunar.to_cog(output / "geotiff")
+        truth = stored[[f"{oxide}_true" for oxide in la.oxides.OXIDES]]
+        truth = truth.rename({f"{oxide}_true": oxide for oxide in la.oxides.OXIDES})
+        la.plot.comparison(
+            truth, maps, path=output / "quicklook.png", title="Oxides of a simulated polar scene"
+        )
+        _table_of_errors(truth, maps)
+        _say(f"Spectra    {output / 'scene.zarr'}")
+        _say(
+            f"Maps       {output / 'oxides.zarr'}, and {len(files)} GeoTIFFs in {output / 'geotiff'}"
+        )
+        _say(f"Picture    {output / 'quicklook.png'}")
+
+
+@app.command()
+def invert_oxides(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="KAGUYA SP L2C files (.spc, .lbl; quoted patterns too), one Zarr store, or one reflectance mosaic "
+            "(GeoTIFF, ISIS cube, ENVI).",
+            show_default=False,
+        ),
+    ],
+    output: Output,
+    grid: Annotated[
+        Grid | None,
+        typer.Option(help="Grid the tracks to a map first; otherwise footprint by footprint."),
+    ] = None,
+    resolution: Annotated[
+        float | None,
+        typer.Option(help="Pixel of that map: m (default 500), or degrees if geographic (0.5)."),
+    ] = None,
+    latitude: Annotated[
+        float, typer.Option(help="A polar map reaches down to this latitude (degrees).")
+    ] = 65.0,
+    fill_radius: Annotated[
+        float | None, typer.Option(help="Fill gaps of the map from cells within (m).")
+    ] = None,
+    reflectance: Annotated[
+        str, typer.Option(help="SP reflectance: REF1 (photometry of highlands) or REF2 (of maria).")
+    ] = "REF1",
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Your own weights (.safetensors) in place of the embedded model."),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to run the model.")] = Device.auto,
+    skip_bad_files: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad-files", help="Go on without files that cannot be read, and record them."
+        ),
+    ] = False,
+    quicklook: Quicklook = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Invert reflectance spectra to FeO, TiO2, Al2O3, CaO, MgO, SiO2 and Mg#.
+
+    The embedded model was trained on simulated soils only. Read its card before you believe a map:
+    `python -c "import lunarray.oxides as o; print(o.DEFAULT_WEIGHTS.with_suffix('.md'))"`
+    """
+    with _friendly():
+        spectra = _open(inputs, reflectance, skip_bad_files)
+        if grid is not None:
+            options: dict[str, Any] = {"fill_radius": fill_radius, "latitude": latitude}
+            if resolution is not None:
+                options["resolution"] = resolution
+            spectra = spectra.lunar.grid(grid.value, **options)
+        result = spectra.lunar.invert_oxides(model=model, device=device.value)
+        result = result.lunar.to_zarr(output, overwrite=overwrite, description="Inverting oxides")
+        _summary(result)
+        if quicklook is not None:
+            result.lunar.plot_maps(path=quicklook)
+            _say(f"Picture    {quicklook}")
+        _say(f"Store      {output}")
+
+
+@app.command()
+def info(
+    store: Annotated[Path, typer.Argument(help="A store that lunarray wrote.", show_default=False)],
+) -> None:
+    """Show what a store holds, where it came from, and whether its writing came to the end."""
+    from rich.table import Table
+
+    from lunarray.store import describe
+
+    with _friendly():
+        found = describe(store)
+        ds = found.dataset
+        state = (
+            "complete"
+            if found.complete
+            else "[bold red]interrupted: run what wrote it again to complete it[/]"
+        )
+        _say(f"[bold]{store}[/]  {state}, {found.regions_done} of {found.regions} regions")
+        _say(f"{found.nbytes_stored / 1e6:,.1f} MB stored, {ds.nbytes / 1e6:,.1f} MB in memory")
+        _say("Axes       " + ", ".join(f"{dim} {size}" for dim, size in ds.sizes.items()))
+        crs = ds.coords["spatial_ref"].attrs.get("crs_code") if "spatial_ref" in ds.coords else None
+        if crs:
+            _say(f"CRS        {crs}")
+        table = Table("variable", "axes", "type", "unit", "chunks", "what")
+        for name, variable in ds.data_vars.items():
+            chunks = "×".join(str(max(sizes)) for sizes in variable.chunks or ())
+            axes, unit = " ".join(map(str, variable.dims)), variable.attrs.get("units", "")
+            table.add_row(
+                str(name),
+                axes,
+                str(variable.dtype),
+                unit,
+                chunks,
+                variable.attrs.get("long_name", ""),
+            )
+        _console().print(table)
+        for key in (
+            "title",
+            "source",
+            "model",
+            "model_sha256",
+            "lunarray_version",
+            "skipped_files",
+        ):
+            if key in ds.attrs:
+                _say(f"{key:<17}{ds.attrs[key]}")
+        for line in str(ds.attrs.get("history", "")).splitlines():
+            _say(f"{'history':<17}{line}")
+
+
+def _open(inputs: list[str], reflectance: str, skip_bad_files: bool) -> xr.Dataset:
+    """Open what the endings of the inputs say they are."""
+    import lunarray as la
+    from lunarray.errors import InputError
+
+    endings = {Path(name).suffix.lower() for name in inputs}
+    if endings <= {".spc", ".lbl"}:
+        return la.open_sp(
+            inputs, reflectance=reflectance, errors="skip" if skip_bad_files else "raise"
+        )
+    if len(inputs) > 1:
+        raise InputError(
+            f"{len(inputs)} inputs with the endings {', '.join(sorted(endings))}",
+            where="INPUT",
+            remedy="Give any number of SP files (.spc), or one Zarr store, or one mosaic",
+        )
+    if endings == {".zarr"}:
+        return la.open_zarr(inputs[0])
+    cube = la.open_cube(inputs[0])
+    return cube.lunar.resample(la.sp.WAVELENGTHS_150)
+
+
+def _summary(ds: xr.Dataset) -> None:
+    """Print mean and spread of every oxide, for each orbit where there are a few."""
+    import numpy as np
+    from rich.table import Table
+
+    from lunarray.oxides import OXIDES
+    from lunarray.oxides.api import QUALITY_FLAGS
+
+    names = [*OXIDES, "Mg_number"]
+    loaded = ds[[*names, "quality"]].load()
+    parts = {"all": loaded}
+    if "orbit" in loaded.coords and 1 < np.unique(loaded["orbit"]).size <= MAX_COLUMNS:
+        parts = {f"orbit {orbit}": part for orbit, part in loaded.groupby("orbit")}
+    table = Table("mean ± spread", *parts)
+    for name in names:
+        label = "Mg#, %" if name == "Mg_number" else f"{name}, wt%"
+        cells = [
+            f"{float(p[name].mean()):.1f} ± {float(p[name].std()):.1f}" for p in parts.values()
+        ]
+        table.add_row(label, *cells)
+    totals = [
+        float(part[list(OXIDES)].to_dataarray("oxide").sum("oxide", skipna=False).mean())
+        for part in parts.values()
+    ]
+    table.add_row("sum of the six, wt%", *[f"{total:.1f}" for total in totals])
+    counts = [(int(np.isfinite(part["FeO"]).sum()), part["FeO"].size) for part in parts.values()]
+    table.add_row("spectra inverted", *[f"{valid:,} of {size:,}" for valid, size in counts])
+    for flag, bit in QUALITY_FLAGS.items():
+        raised = [int(((part["quality"] & np.uint8(bit)) > 0).sum()) for part in parts.values()]
+        table.add_row(f"flagged {flag}", *[f"{count:,}" for count in raised])
+    _console().print(table)
+
+
+def _table_of_errors(truth: xr.Dataset, maps: xr.Dataset) -> None:
+    import numpy as np
+    from rich.table import Table
+
+    table = Table(
+        "oxide", "truth, wt%", "RMSE, wt%", "bias, wt%", "R", title="Result against truth"
+    )
+    for oxide in truth.data_vars:
+        expected, found = (np.asarray(ds[oxide], np.float64).ravel() for ds in (truth, maps))
+        both = np.isfinite(expected) & np.isfinite(found)
+        expected, found = expected[both], found[both]
+        error = found - expected
+        table.add_row(
+            str(oxide),
+            f"{expected.min():.1f}–{expected.max():.1f}",
+            f"{np.sqrt(np.mean(error**2)):.2f}",
+            f"{error.mean():+.2f}",
+            f"{np.corrcoef(expected, found)[0, 1]:.3f}",
+        )
+    _console().print(table)
+
+
+@contextmanager
+def _friendly() -> Iterator[None]:
+    """Turn the errors that a user can mend into one line and exit code 1."""
+    from lunarray.errors import LunarrayError
+
+    try:
+        yield
+    except LunarrayError as error:
+        from rich.console import Console
+        from rich.markup import escape
+
+        Console(stderr=True).print(
+            f"[bold red]Error[/] {escape(str(error))}", soft_wrap=True, highlight=False
+        )
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        print("\nInterrupted. The store can be completed by the same command.", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _say(text: str) -> None:
+    _console().print(text, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,143 @@
+"""The lunarray command."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+from typer.testing import CliRunner
+
+import lunarray as la
+from lunarray.cli import app
+
+
+@pytest.fixture
+def run(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def call(*arguments, code=0):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def cube():
+    return la.simulate.polar_scene("south", resolution=12000, latitude=85, seed=3)
+
+
+def test_help_names_every_command_and_option(run):
+    text = run("--help")
+    assert {"demo", "invert-oxides", "info"} <= set(re.findall(r"[a-z-]+", text))
+    for command in ("demo", "invert-oxides", "info"):
+        assert len(run(command, "--help")) > 200
+    assert run("--version").startswith("lunarray: ")
+
+
+def test_demo(run, tmp_path):
+    text = run("demo", "-o", tmp_path / "demo", "--resolution", 12000, "--latitude", 85)
+    errors = dict(re.findall(r"│ (\w+)\s+│ [\d.–]+ +│ ([\d.]+)", text))
+    assert set(errors) == set(la.oxides.OXIDES)
+    maps = la.open_zarr(tmp_path / "demo/oxides.zarr")
+    scene = la.open_zarr(tmp_path / "demo/scene.zarr")
+    error = (maps.FeO - scene.FeO_true).values
+    assert float(errors["FeO"]) == pytest.approx(np.sqrt(np.nanmean(error**2)), abs=0.006)
+    assert float(errors["FeO"]) < 1
+    with rasterio.open(tmp_path / "demo/geotiff/FeO.tif") as raster:
+        np.testing.assert_array_equal(raster.read(1), maps.FeO.values)
+    assert (tmp_path / "demo/quicklook.png").stat().st_size > 50_000
+    assert run("demo", "-o", tmp_path / "demo", "--resolution", 12000, "--latitude", 85)  # again
+
+
+def test_store_in_store_out(run, tmp_path, cube):
+    cube[["reflectance"]].lunar.to_zarr(tmp_path / "in.zarr")
+    picture = tmp_path / "q.png"
+    text = run(
+        "invert-oxides", tmp_path / "in.zarr", "-o", tmp_path / "out.zarr", "--quicklook", picture
+    )
+    assert "FeO, wt%" in text
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    expected = cube.lunar.invert_oxides().compute()
+    xr.testing.assert_equal(la.open_zarr(tmp_path / "out.zarr"), expected)
+    before = (tmp_path / "out.zarr/FeO/zarr.json").stat().st_mtime_ns
+    run("invert-oxides", tmp_path / "in.zarr", "-o", tmp_path / "out.zarr")  # nothing left to do
+    assert (tmp_path / "out.zarr/FeO/zarr.json").stat().st_mtime_ns == before
+    shown = run("info", tmp_path / "out.zarr")
+    for word in (
+        "complete",
+        "IAU_2015:30135",
+        "silicon dioxide",
+        "invert_oxides",
+        "default.safetensors",
+    ):
+        assert word in shown
+
+
+def test_mosaic_on_other_wavelengths(run, tmp_path, cube):
+    other = np.linspace(515, 1580, 180)
+    fine = la.simulate.polar_scene(
+        "south", resolution=12000, latitude=85, seed=3, wavelengths=other
+    )
+    file = tmp_path / "mosaic.tif"
+    data = fine.reflectance.compute()
+    data.rio.to_raster(file)
+    with rasterio.open(file, "r+") as raster:
+        for band, wavelength in enumerate(other, start=1):
+            raster.set_band_description(band, f"{wavelength:.3f} nm")
+    run("invert-oxides", file, "-o", tmp_path / "out.zarr")
+    found, expected = la.open_zarr(tmp_path / "out.zarr"), cube.lunar.invert_oxides().compute()
+    np.testing.assert_allclose(found.FeO, expected.FeO, atol=1.5)
+
+
+def test_faults_are_one_line_and_exit_code_1(run, tmp_path):
+    for arguments, words in {
+        ("invert-oxides", tmp_path / "absent.spc", "-o", tmp_path / "o.zarr"): "absent.spc",
+        (
+            "invert-oxides",
+            tmp_path / "a.tif",
+            tmp_path / "b.tif",
+            "-o",
+            tmp_path / "o.zarr",
+        ): "2 inputs",
+        ("info", tmp_path / "absent.zarr"): "no such store",
+    }.items():
+        text = run(*arguments, code=1)
+        assert words in text
+        assert "Traceback" not in text
+    assert not (tmp_path / "o.zarr").exists()
+
+
+@pytest.mark.realdata
+def test_real_orbits_with_picture_and_map(run, tmp_path, real_data):
+    files = sorted((real_data / "sp").glob("*.spc"))
+    text = run(
+        "invert-oxides", *files, "-o", tmp_path / "t.zarr", "--quicklook", tmp_path / "q.png"
+    )
+    assert text.count("38 of 38") == 2
+    result = la.open_zarr(tmp_path / "t.zarr")
+    assert result.sizes["observation"] == 76
+    assert set(result.orbit.values) == {2358, 4184}
+    assert (tmp_path / "q.png").stat().st_size > 50_000
+    run(
+        "invert-oxides",
+        real_data / "sp/*.spc",
+        "-o",
+        tmp_path / "m.zarr",
+        "--grid",
+        "geographic",
+        "--resolution",
+        2,
+    )
+    maps = la.open_zarr(tmp_path / "m.zarr")
+    assert maps.FeO.dims == ("lat", "lon")
+    seen = maps.FeO.load().where(maps.FeO.notnull(), drop=True)
+    assert set(seen.lat.values) <= {-15.0, -13.0, 17.0, 19.0}
+    assert "falls on the grid" in run(
+        "invert-oxides", *files, "-o", tmp_path / "n.zarr", "--grid", "north", code=1
+    )
+    assert not (tmp_path / "n.zarr").exists()

@@ -1,0 +1,80 @@
+"""The package as a whole: what importing it costs, what the accessor shows, how errors read."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import lunarray
+from lunarray import errors
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_import_loads_nothing_heavy():
+    code = "import sys, lunarray; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = set(run(code).split())
+    assert loaded.isdisjoint(
+        {"torch", "numba", "geopandas", "matplotlib", "rasterio", "scipy", "typer", "rich"}
+    )
+
+
+def test_command_help_loads_nothing_heavy():
+    code = (
+        "import sys; from typer.testing import CliRunner; from lunarray.cli import app;"
+        "assert CliRunner().invoke(app, ['invert-oxides', '--help']).exit_code == 0;"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    assert set(run(code).split()).isdisjoint({"torch", "numba", "matplotlib", "rasterio"})
+
+
+@pytest.mark.parametrize("obj", [xr.Dataset(), xr.DataArray(0)])
+def test_accessor_binds_public_functions_with_their_documentation(obj):
+    verbs = [name for name in dir(obj.lunar) if not name.startswith("_")]
+    assert {"grid", "invert_oxides", "to_zarr", "condition"} <= set(verbs)
+    for name in verbs:
+        verb = getattr(obj.lunar, name)
+        function = inspect.unwrap(verb)
+        assert verb.__doc__ == function.__doc__
+        assert "Parameters" in verb.__doc__
+        bound, unbound = inspect.signature(verb), inspect.signature(function)
+        assert list(bound.parameters) == list(unbound.parameters)[1:]
+
+
+def test_show_versions_names_the_dependencies():
+    out = io.StringIO()
+    lunarray.show_versions(out)
+    text = out.getvalue()
+    assert f"lunarray: {lunarray.__version__}" in text
+    assert f"numpy: {np.__version__}" in text
+    assert f"xarray: {xr.__version__}" in text
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="no_such"):
+        _ = lunarray.no_such
+    assert set(lunarray.__all__) <= set(dir(lunarray))
+    for name in lunarray.__all__:
+        assert getattr(lunarray, name) is not None
+
+
+def test_errors_say_where_and_what_to_do_and_cross_processes():
+    error = errors.ProductFormatError("truncated", where="a.spc", remedy="Fetch it again")
+    assert str(error) == "a.spc: truncated. Fetch it again."
+    assert isinstance(error, ValueError)
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert copy.remedy == "Fetch it again"
+    classes = [c for c in vars(errors).values() if inspect.isclass(c) and issubclass(c, Exception)]
+    assert all(issubclass(c, (errors.LunarrayError, Warning)) for c in classes)
