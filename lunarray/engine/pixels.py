@@ -53,20 +53,18 @@ def map_pixels(
     axis %= data.ndim
     if not isinstance(data, da.Array):
         return _map_block(np.asarray(data), kernel, axis, outputs, batch_size)
-    if data.numblocks[axis] > 1:
-        data = data.rechunk({axis: -1})
-    chunks = (*data.chunks[:axis], (outputs,), *data.chunks[axis + 1 :])
+    whole: da.Array = data.rechunk({axis: -1})
+    chunks = (*whole.chunks[:axis], (outputs,), *whole.chunks[axis + 1 :])
     return da.map_blocks(
         _map_block,
-        data,
+        whole,
         kernel,
         axis,
         outputs,
         batch_size,
         chunks=chunks,
         dtype=np.float32,
-        meta=np.empty((0,) * data.ndim, np.float32),
-        name=None,
+        meta=np.empty((0,) * whole.ndim, np.float32),
     )
 
 
