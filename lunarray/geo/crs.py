@@ -333,7 +333,18 @@ def assign_crs(obj: T, crs: Any) -> T:
 
 
 def spatial_dims(obj: xr.Dataset | xr.DataArray) -> tuple[str, str] | None:
-    """Names of the two spatial dimensions, (y, x) or (lat, lon), or None."""
+    """Find the two spatial dimensions.
+
+    Parameters
+    ----------
+    obj : xarray.Dataset or xarray.DataArray
+        A map, or anything else.
+
+    Returns
+    -------
+    tuple of str or None
+        ("y", "x") or ("lat", "lon"), or None where there are none.
+    """
     for dims in _SPATIAL_DIMS:
         if set(dims) <= set(obj.dims):
             return dims

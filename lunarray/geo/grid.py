@@ -178,7 +178,18 @@ def grid_coords(geobox: GeoBox) -> dict[str, xr.Variable]:
 
 
 def grid_dims(geobox: GeoBox) -> tuple[str, str]:
-    """Names of the dimensions of arrays on a grid: ("y", "x") or ("lat", "lon")."""
+    """Name the dimensions of arrays on a grid.
+
+    Parameters
+    ----------
+    geobox : GeoBox
+        The grid.
+
+    Returns
+    -------
+    tuple of str
+        ("y", "x"), or ("lat", "lon") of a geographic grid.
+    """
     return ("lat", "lon") if moon_crs(geobox.crs).is_geographic else ("y", "x")
 
 

@@ -223,6 +223,9 @@ def feo_lucey2000(
     obj : Dataset or DataArray
         Reflectance at 30°/0°/30° with a dimension `wavelength` (nm) that spans 750 and 950 nm; of a Dataset, the
         variable ``reflectance``. SP spectra on the detectors' own channels are conditioned first.
+    scale : {"auto", "sp", "laboratory"}
+        The radiometric scale of the reflectance. SP's is brought to the laboratory's first
+        (:func:`lunarray.sp.sp_scale`); "auto" takes for SP's what says so in its attributes `instrument` or `source`.
 
     Returns
     -------
