@@ -19,7 +19,6 @@ from lunarray.oxides.kernels import (
     TILE,
     ConvBlock,
     FusedCNN,
-    FusedNovelty,
 )
 
 #: wt%: what a result may differ from PyTorch's eager fp32.
@@ -271,78 +270,6 @@ def test_wrong_parameters():
         FusedCNN.from_state({})
     with pytest.raises(ModelError, match="without convolution blocks"):
         FusedCNN([], *[np.ones(1)] * 6)
-
-
-@pytest.fixture(scope="module")
-def statistics():
-    from lunarray.oxides.novelty import fit_novelty
-
-    return fit_novelty(reflectances(3000, seed=20), components=5)
-
-
-def reflectances(count: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    axis = np.linspace(-1, 1, 150)
-    shapes = 1 + rng.normal(0, [0.3, 0.05, 0.02], (count, 3)) @ np.stack(
-        [axis, axis**2, np.sin(9 * axis)]
-    )
-    brightness = np.exp(rng.normal(-1.8, 0.3, (count, 1)))
-    return (brightness * shapes + rng.normal(0, 0.001, (count, 150))).astype(np.float32)
-
-
-def test_novelty_equals_its_numpy_form(statistics):
-    from lunarray.oxides.novelty import novelty
-
-    # Usual ones, unusual ones by brightness, by shape and by noise, and some without any light.
-    x = reflectances(400, seed=21)
-    x[50:100] *= 10
-    x[100:150, 70:80] *= 0.7
-    x[150:200] += np.random.default_rng(22).normal(0, 0.02, (50, 150))
-    x[200:210] *= -1
-    x[210:215] = 0
-    x[215:220, 3] = np.nan
-    x[220:225, 140] = 1e9
-    expected = novelty(x, statistics)
-    assert np.isnan(expected[215:220]).all()
-    assert (expected[200:215] == 1000).all()
-    assert 0.9 > np.median(expected[:50]) > 0.1
-    assert (expected[50:100] > 1).all()
-    assert ((expected > 1) & (expected < 1000)).sum() > 60
-    for kernel in (FusedNovelty(**statistics.tensors()), _python_novelty(statistics)):
-        np.testing.assert_allclose(kernel(x), expected, rtol=2e-5, atol=1e-6)
-
-
-def _python_novelty(statistics):
-    from lunarray.oxides.kernels import _novelty
-
-    fused = FusedNovelty(**statistics.tensors())
-
-    def run(x):
-        out = np.empty(len(x), np.float32)
-        with np.errstate(invalid="ignore"):
-            _novelty.py_func(x, out, *fused._arrays)
-        return out
-
-    return run
-
-
-def test_novelty_does_not_depend_on_the_batch(statistics):
-    kernel = FusedNovelty(**statistics.tensors())
-    x = reflectances(201, seed=23)
-    whole = kernel(x)
-    for size in (1, 7, 64):
-        parts = [kernel(x[i : i + size]) for i in range(0, len(x), size)]
-        np.testing.assert_array_equal(np.concatenate(parts), whole)
-    np.testing.assert_array_equal(kernel(np.asfortranarray(x)), whole)
-    assert kernel(x[:0]).shape == (0,)
-
-
-def test_novelty_refuses_what_does_not_fit(statistics):
-    kernel = FusedNovelty(**statistics.tensors())
-    with pytest.raises(BandMismatchError, match="needs 150"):
-        kernel(np.zeros((1, 9), np.float32))
-    with pytest.raises(ModelError, match="thresholds"):
-        FusedNovelty(**statistics.tensors() | {"thresholds": np.ones(2)})
 
 
 _OTHER_PROCESSOR = """

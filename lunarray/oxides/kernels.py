@@ -41,9 +41,8 @@ from numba.extending import intrinsic as _numba_intrinsic
 from numpy.typing import ArrayLike, NDArray
 
 from lunarray.errors import BandMismatchError, InputError, ModelError
-from lunarray.oxides.novelty import MAX_NOVELTY as _MAX_NOVELTY
 
-__all__ = ["ConvBlock", "FusedCNN", "FusedNovelty"]
+__all__ = ["ConvBlock", "FusedCNN"]
 
 
 # Numba's stubs give an intrinsic the arguments of its typing function, one more than its calls have.
@@ -75,8 +74,6 @@ LANES, HEIGHTS = _register_shape()
 WIDTH = 2 * LANES
 #: Pixels that go through the network together: the last layer's weights are read once for all of them.
 GROUP = 4
-#: Largest novelty, as Numba is to see it.
-MAX_NOVELTY = np.float32(_MAX_NOVELTY)
 #: Pixels that are converted at a time where the input is not C-contiguous float32.
 BLOCK = 1024
 #: Outputs of the fully connected layer that are summed at a time.
@@ -799,137 +796,3 @@ class FusedCNN:
                 self._choice,
             )
         return out
-
-
-class FusedNovelty:
-    """`lunarray.oxides.novelty.novelty` in one pass over each spectrum, for use beside `FusedCNN`.
-
-    The NumPy form makes a dozen passes over the batch and would cost a third of the network's time; its matrix products
-    also round differently for different batch sizes. Here, as in `FusedCNN`, a pixel's result does not depend on its
-    batch.
-
-    Parameters
-    ----------
-    mean : array of shape (bands,)
-        Mean shape, as all that follows an attribute of `NoveltyModel`.
-    components : array of shape (component, bands)
-    variance : array of shape (component,)
-    residual_scale : array of shape (bands,)
-    log_brightness : array of shape (2,)
-    thresholds : array of shape (3,)
-
-    Raises
-    ------
-    ModelError
-        When the arrays do not fit together.
-    """
-
-    def __init__(
-        self,
-        mean: ArrayLike,
-        components: ArrayLike,
-        variance: ArrayLike,
-        residual_scale: ArrayLike,
-        log_brightness: ArrayLike,
-        thresholds: ArrayLike,
-    ) -> None:
-        mean, components, variance, residual_scale, log_brightness, thresholds = (
-            np.array(a, np.float32, order="C")
-            for a in (mean, components, variance, residual_scale, log_brightness, thresholds)
-        )
-        self.bands = mean.size
-        wanted = {
-            "components": (components, (variance.size, self.bands)),
-            "residual_scale": (residual_scale, (self.bands,)),
-            "log_brightness": (log_brightness, (2,)),
-            "thresholds": (thresholds, (3,)),
-        }
-        for name, (array, shape) in wanted.items():
-            if array.shape != shape:
-                raise ModelError(f"shape {array.shape}", where=name, remedy=f"expected {shape}")
-        self._arrays = (
-            mean,
-            components,
-            1 / variance,
-            1 / residual_scale,
-            log_brightness,
-            thresholds,
-        )
-
-    def __call__(self, x: ArrayLike) -> NDArray[np.float32]:
-        """Novelty of spectra.
-
-        Parameters
-        ----------
-        x : array of shape (pixel, bands)
-            Reflectance; computed in float32.
-
-        Returns
-        -------
-        ndarray of float32, shape (pixel,)
-            As `lunarray.oxides.novelty.novelty`.
-
-        Raises
-        ------
-        InputError
-            When `x` is not two-dimensional.
-        BandMismatchError
-            When `x` has another number of bands than the statistics.
-        """
-        x = _spectra(x, self.bands)
-        out = np.empty(x.shape[0], np.float32)
-        for start, part in _blocks(x):
-            _novelty(part, out[start : start + len(part)], *self._arrays)
-        return out
-
-
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def _novelty(
-    x: NDArray,
-    out: NDArray,
-    mean: NDArray,
-    components: NDArray,
-    inverse_variance: NDArray,
-    inverse_scale: NDArray,
-    log_brightness: NDArray,
-    thresholds: NDArray,
-) -> None:
-    # Reassociation lets sums be vectorised; NaN and infinity keep their meaning.
-    bands = x.shape[1]
-    shape = np.empty(bands, np.float32)
-    rest = np.empty(bands, np.float32)
-    for pixel in range(x.shape[0]):
-        total = np.float32(0)
-        for band in range(bands):
-            total += x[pixel, band]
-        brightness = total / np.float32(bands)
-        if brightness <= 0:
-            out[pixel] = MAX_NOVELTY
-            continue
-        inverse = np.float32(1) / brightness
-        for band in range(bands):
-            value = x[pixel, band] * inverse - mean[band]
-            shape[band] = value
-            rest[band] = value
-        inside = np.float32(0)
-        for component in range(components.shape[0]):
-            score = np.float32(0)
-            for band in range(bands):
-                score += shape[band] * components[component, band]
-            for band in range(bands):
-                rest[band] -= score * components[component, band]
-            inside += score * score * inverse_variance[component]
-        outside = np.float32(0)
-        for band in range(bands):
-            value = rest[band] * inverse_scale[band]
-            outside += value * value
-        away = abs(np.log(brightness) - log_brightness[0]) / log_brightness[1]
-        worst = np.sqrt(inside) / thresholds[0]
-        for distance in (
-            np.sqrt(outside / np.float32(bands)) / thresholds[1],
-            away / thresholds[2],
-        ):
-            # A NaN anywhere is a NaN in the end.
-            if distance > worst or np.isnan(distance):
-                worst = distance
-        out[pixel] = MAX_NOVELTY if worst > MAX_NOVELTY else worst

@@ -1,0 +1,171 @@
+"""The harness of the peer comparisons: what it reports follows from what it measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    pytest.importorskip("rich")
+    monkeypatch.syspath_prepend(str(ROOT))
+    import benchmarks.peers._harness as harness
+
+    monkeypatch.setattr(harness, "PATIENCE", 0.0)  # whatever else this machine does now
+    return harness
+
+
+def sleeper(seconds: float, output: float = 1.0):
+    def run() -> float:
+        time.sleep(seconds)
+        return output
+
+    return run
+
+
+def comparison(harness, **changes):
+    def check(output):
+        assert output == pytest.approx(1), "wrong"
+        return abs(output - 1)
+
+    values = {
+        "unit": "things/s",
+        "ours": harness.Contender(10, {"only": sleeper(0.02)}),
+        "peers": {
+            "slower": harness.Contender(10, {"worst": sleeper(0.16), "best": sleeper(0.08)}),
+            "wrong": harness.Contender(10, {"only": sleeper(0.001, 2.0)}),
+            "broken": harness.Contender(10, {"only": lambda: 1 / 0}),
+            "absent": harness.Absent("not installed"),
+        },
+        "limit": ("nap", harness.Contender(10, {"only": sleeper(0.01)}, check=False)),
+        "check": check,
+    }
+    return harness.Comparison(**(values | changes))
+
+
+def test_ratios_and_absent_peers(peers, capsys):
+    options = peers.Options(rounds=3, seconds=0.01)
+    report = peers.measure("naps", comparison(peers), options)
+    assert list(report)[:5] == ["topic", "machine", "ours", "peers", "limit"]
+    assert report["cores_of_others"] >= 0
+    assert report["ours"]["unit"] == "things/s"
+    # Sleeping takes at least as long as was asked for, on a busy machine longer.
+    assert 0 < report["ours"]["value"] <= 500
+    slower = report["peers"]["slower"]
+    assert slower["ratio"] == pytest.approx(report["ours"]["value"] / slower["value"], rel=2e-3)
+    assert slower["ratio"] > 1.5
+    assert report["limit"]["fraction"] < 1
+    assert (
+        report["peers"]["wrong"] is report["peers"]["broken"] is report["peers"]["absent"] is None
+    )
+    notes = capsys.readouterr()
+    assert "wrong [only]: AssertionError" in notes.err
+    assert "ZeroDivisionError" in notes.err
+    assert "absent: not installed" in notes.err
+    assert "best" in notes.out
+    assert "worst" not in notes.out
+
+
+def test_units_of_time_turn_the_ratio_round(peers):
+    one = {
+        name: peers.Contender(1, {"only": sleeper(s)})
+        for name, s in (("ours", 0.02), ("other", 0.08))
+    }
+    report = peers.measure(
+        "naps",
+        comparison(
+            peers,
+            ours=one["ours"],
+            peers={"other": one["other"]},
+            unit="ms",
+            better="lower",
+            scale=1e3,
+        ),
+        peers.Options(rounds=2, seconds=0.01),
+    )
+    assert report["ours"]["value"] >= 20
+    assert report["peers"]["other"]["ratio"] > 1.5
+    assert report["peers"]["other"]["ratio"] == pytest.approx(
+        report["peers"]["other"]["value"] / report["ours"]["value"], rel=2e-3
+    )
+
+
+def test_disturbed_measurements_are_repeated(peers, monkeypatch):
+    busy = iter(
+        [0.0, 5.0, 5.0, 6.0, 6.0, 6.0]
+    )  # before and after three measurements: 5, 1 and no core seconds of others
+    monkeypatch.setattr(peers, "_busy_seconds", lambda: next(busy))
+    monkeypatch.setattr(peers, "PATIENCE", 30.0)
+    assert peers._measure_quietly(sleeper(0.01), 0.01).others == 0
+    assert next(busy, None) is None
+
+
+def test_our_own_failure_is_an_error(peers):
+    bad = comparison(peers, ours=peers.Contender(1, {"only": sleeper(0.001, 3.0)}))
+    with pytest.raises(RuntimeError, match="ours did not run"):
+        peers.measure("naps", bad, peers.Options(rounds=1, seconds=0.01))
+
+
+def test_extras_and_finish(peers, capsys):
+    extra = peers.Contender(10, {"only": sleeper(0.04)})
+    report = peers.measure(
+        "naps",
+        comparison(
+            peers, extras={"pipeline": extra}, finish=lambda r: {"twice": 2 * r["ours"]["value"]}
+        ),
+        peers.Options(rounds=1, seconds=0.01),
+    )
+    assert report["pipeline"]["share_of_ours"] < 0.9
+    assert report["twice"] == 2 * report["ours"]["value"]
+    capsys.readouterr()
+    peers.emit(report)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == report
+
+
+def test_command_lists_topics_and_refuses_unknown_ones():
+    command = [sys.executable, "-m", "benchmarks.peers"]
+    listed = subprocess.run(
+        [*command, "--list"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert [line.split()[0] for line in listed.stdout.splitlines()].count("oxides") == 1
+    refused = subprocess.run(
+        [*command, "cheese"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert refused.returncode != 0
+    assert "there are: " in refused.stderr
+
+
+def test_operations_of_the_papers_network(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.peers.oxides import network_operations
+
+    assert network_operations(32, 150) == 14_083_200
+
+
+def test_asv_finds_its_suites():
+    text = "\n".join(
+        line
+        for line in (ROOT / "asv.conf.json").read_text().splitlines()
+        if not line.strip().startswith("//")
+    )
+    configuration = json.loads(text)
+    assert configuration["project"] == "lunarray"
+    assert configuration["branches"] == ["main"]
+    suites = sorted((ROOT / configuration["benchmark_dir"]).glob("bench_*.py"))
+    assert {path.stem for path in suites} >= {
+        "bench_import",
+        "bench_oxides",
+        "bench_sp",
+        "bench_store",
+    }
+    for path in suites:
+        compile(path.read_text(), str(path), "exec")
