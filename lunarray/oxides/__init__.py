@@ -18,15 +18,6 @@ _HOMES = {
     "oxide_model": "api",
     "read_header": "weights",
     "save_oxide_cnn": "weights",
-    "OxideFit": "learning",
-    "band_correlation": "samples",
-    "build_samples": "samples",
-    "metrics": "accuracy",
-    "search": "learning",
-    "select_samples": "samples",
-    "train": "learning",
-    "train_kfold": "learning",
-    "train_loocv": "learning",
 }
 
 __all__ = ["MOLAR_MASS", "OXIDES", *_HOMES]

@@ -10,7 +10,6 @@ _PUBLIC = {
     "TERRAINS": "priors",
     "add_sp_errors": "spectra",
     "mix_reflectance": "kernels",
-    "moon": "globe",
     "oxide_abundances": "kernels",
     "polar_scene": "scene",
     "soils": "spectra",
