@@ -1,7 +1,7 @@
 """lunarray: array-native tools for lunar science data.
 
-Importing the package registers the ``.lunar`` accessor on :class:`xarray.Dataset` and :class:`xarray.DataArray`. Readers and
-rooms load when they are first used, so the import costs little more than that of xarray itself.
+Importing the package registers the ``.lunar`` accessor on :class:`xarray.Dataset` and :class:`xarray.DataArray`.
+Readers and rooms load when they are first used, so the import costs little more than that of xarray itself.
 
 >>> import lunarray as la
 >>> sp = la.open_sp("SP_2C_*.spc")
@@ -14,7 +14,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from lunarray import accessor as _accessor  # registers `.lunar`; removing this import removes it
+from lunarray import (
+    accessor as accessor,
+)  # registers `.lunar`: a test sees to it that this import stays
 
 __version__ = "0.1.0"
 

@@ -1,7 +1,7 @@
 """The ``.lunar`` accessor on xarray objects.
 
-It holds no logic. Each verb binds the public function of a room and shows that function's signature and docstring; the room is
-imported when the verb is first touched.
+It holds no logic. Each verb binds the public function of a room and shows that function's signature and docstring; the
+room is imported when the verb is first touched.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Verb:
             return function(obj, *args, **kwargs)
 
         signature = inspect.signature(function)
-        first, *others = signature.parameters.values()
+        _, *others = signature.parameters.values()
         bound.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
         return bound
 

@@ -42,6 +42,13 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class Reflectance(StrEnum):
+    """The two reflectances of an SP product."""
+
+    REF1 = "REF1"
+    REF2 = "REF2"
+
+
 Output = Annotated[
     Path,
     typer.Option(
@@ -155,8 +162,9 @@ def invert_oxides(
         float | None, typer.Option(help="Fill gaps of the map from cells within (m).")
     ] = None,
     reflectance: Annotated[
-        str, typer.Option(help="SP reflectance: REF1 (photometry of highlands) or REF2 (of maria).")
-    ] = "REF1",
+        Reflectance,
+        typer.Option(help="SP reflectance: REF1 (photometry of highlands) or REF2 (of maria)."),
+    ] = Reflectance.REF1,
     model: Annotated[
         Path | None,
         typer.Option(help="Your own weights (.safetensors) in place of the embedded model."),
@@ -242,7 +250,7 @@ def info(
             _say(f"{'history':<17}{line}")
 
 
-def _open(inputs: list[str], reflectance: str, skip_bad_files: bool) -> xr.Dataset:
+def _open(inputs: list[str], reflectance: Reflectance, skip_bad_files: bool) -> xr.Dataset:
     """Open what the endings of the inputs say they are."""
     import lunarray as la
     from lunarray.errors import InputError
@@ -250,7 +258,7 @@ def _open(inputs: list[str], reflectance: str, skip_bad_files: bool) -> xr.Datas
     endings = {Path(name).suffix.lower() for name in inputs}
     if endings <= {".spc", ".lbl"}:
         return la.open_sp(
-            inputs, reflectance=reflectance, errors="skip" if skip_bad_files else "raise"
+            inputs, reflectance=reflectance.value, errors="skip" if skip_bad_files else "raise"
         )
     if len(inputs) > 1:
         raise InputError(

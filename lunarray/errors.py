@@ -1,7 +1,7 @@
 """Every error lunarray raises on bad input, in one tree.
 
-A message says what is wrong, where (file, variable, coordinate) and what would be right, so that it can be acted on without a
-traceback. Each class also derives from the built-in that Python programmers would catch for the same fault.
+A message says what is wrong, where (file, variable, coordinate) and what would be right, so that it can be acted on
+without a traceback. Each class also derives from the built-in that Python programmers would catch for the same fault.
 """
 
 from __future__ import annotations
