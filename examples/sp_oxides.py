@@ -23,9 +23,7 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("sp-oxides"), help="folder for the results"
     )
-    parser.add_argument(
-        "--resolution", type=float, default=0.5, help="pixel of the map in degrees"
-    )
+    parser.add_argument("--resolution", type=float, default=0.5, help="pixel of the map in degrees")
     arguments = parser.parse_args()
 
     # Lazy: labels are read here, spectra when they are needed. A file that cannot be read is recorded and left out.
