@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lunarray
@@ -76,6 +76,42 @@ def test_round_trip_keeps_values_names_and_attributes(tmp_path):
     assert opened.reflectance.attrs.items() >= ds.reflectance.attrs.items()
     assert opened.attrs["lunarray_version"] == lunarray.__version__
     assert "to_zarr" in opened.attrs["history"]
+
+
+@st.composite
+def datasets(draw):
+    """Datasets with every mixture of lazy and loaded variables and coordinates, on shared and on own axes."""
+    sizes = {dim: draw(st.integers(1, 5)) for dim in ("time", "channel", "corner", "y")}
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    variables = {}
+    for index in range(draw(st.integers(1, 6))):
+        dims = draw(st.lists(st.sampled_from(sorted(sizes)), unique=True, max_size=3))
+        kind = draw(st.sampled_from(["f4", "f8", "i4", "u1", "bool", "M8[ns]", "O"]))
+        values = rng.integers(0, 2 if kind == "bool" else 100, [sizes[dim] for dim in dims])
+        values = values.astype(str).astype(object) if kind == "O" else values.astype(kind)
+        variable = xr.Variable(dims, values, {"units": "1"} if kind[0] in "fiu" else {})
+        if draw(st.booleans()) and kind != "O":
+            variable = variable.chunk(dict.fromkeys(dims, draw(st.integers(1, 3))))
+        variables[f"v{index}"] = variable
+    ds = xr.Dataset(variables)
+    coords = draw(st.lists(st.sampled_from(sorted(variables)), unique=True))
+    ds = ds.set_coords(coords)
+    if draw(st.booleans()):
+        ds = ds.assign_coords(time=("time", np.arange(sizes["time"]) * 8.0))
+    return ds
+
+
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(ds=datasets())
+def test_nothing_is_lost_or_changed_whatever_is_lazy(tmp_path_factory, ds):
+    path = tmp_path_factory.mktemp("any") / "a.zarr"
+    opened = to_zarr(ds, path)
+    xr.testing.assert_identical(opened.compute().drop_attrs(deep=False), ds.compute())
+    assert list(opened.data_vars) == list(ds.data_vars)
+    again = to_zarr(opened, path.with_name("b.zarr"))
+    xr.testing.assert_identical(again.compute().drop_attrs(deep=False), ds.compute())
 
 
 def test_missing_floats_are_nan_on_disk(tmp_path):

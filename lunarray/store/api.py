@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,20 +161,28 @@ def open_zarr(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.D
     for group in state["groups"]:
         for axis, size in zip(group["axes"], group["sizes"], strict=True):
             blocks[axis] = max(size, blocks.get(axis, 0))
-    ds = xr.open_dataset(
-        path,
-        engine="zarr",
-        chunks=blocks,
-        consolidated=False,
-        decode_coords="all",
-        decode_timedelta=False,
-    )
     lazy = {name for group in state["groups"] for name in group["dims"]}
-    ds = ds.assign_coords({name: ds[name].load() for name in ds.coords if name not in lazy})
+    with warnings.catch_warnings():
+        # Coordinates to be loaded lie in other chunks than the data; that is of no matter to them.
+        warnings.filterwarnings("ignore", "The specified chunks separate", UserWarning)
+        stored = xr.open_dataset(
+            path,
+            engine="zarr",
+            chunks=blocks,
+            consolidated=False,
+            decode_coords="all",
+            decode_timedelta=False,
+        )
+    # A folder has no order, and selecting variables leaves out the coordinates of none of them.
+    ds = stored[state.get("variables", list(stored.data_vars))].assign_coords(
+        {
+            name: c.variable if name in lazy else c.variable.compute()
+            for name, c in stored.coords.items()
+        }
+    )
     for variable in ds.variables.values():
         for key in ("chunks", "preferred_chunks", "shards", "compressors", "filters", "serializer"):
             variable.encoding.pop(key, None)
-    ds = ds[state.get("variables", list(ds.data_vars))]  # a folder has no order
     ds.attrs.pop(KEY, None)
     ds.encoding = {"source": os.fspath(path)}
     return ds
@@ -264,20 +273,24 @@ def _identity(ds: xr.Dataset) -> str:
 def _storable(ds: xr.Dataset) -> xr.Dataset:
     """Drop the encodings of other stores, load what cannot be written by region, and put large arrays in blocks."""
     ds = ds.drop_encoding()
-    for name in list(ds.variables):
-        variable = ds[name].variable
-        lazy = dask.is_dask_collection(variable.data)
-        plain = variable.dtype.kind in "fiub"
+    changed = {}
+    for name, variable in ds.variables.items():
+        lazy, plain = dask.is_dask_collection(variable.data), variable.dtype.kind in "fiub"
         if lazy and not plain:
-            ds[name] = ds[name].load()
+            changed[name] = variable.compute()
         elif not lazy and plain and name not in ds.coords and variable.ndim:
             # Blocks make data in memory resumable and parallel too; its identity is already taken from the values.
-            ds[name] = (
-                variable.dims,
-                dask.array.from_array(variable.data, name=False),
-                variable.attrs,
-            )
+            data = dask.array.from_array(variable.data, name=False)
+            changed[name] = xr.Variable(variable.dims, data, variable.attrs)
+    ds = _with_variables(ds, changed)
     return stamp(ds, "to_zarr", variables=[])
+
+
+def _with_variables(ds: xr.Dataset, variables: dict[Any, xr.Variable]) -> xr.Dataset:
+    """Exchange variables, each for itself: DataArrays would bring their coordinates along."""
+    coords = {name: variable for name, variable in variables.items() if name in ds.coords}
+    data = {name: variable for name, variable in variables.items() if name not in ds.coords}
+    return ds.assign(data).assign_coords(coords)
 
 
 def _create(ds: xr.Dataset, groups: list[regions.Group], path: Path, identity: str) -> None:
@@ -291,26 +304,25 @@ def _create(ds: xr.Dataset, groups: list[regions.Group], path: Path, identity: s
             remedy="Choose another path",
         )
     encoding: dict[Any, dict[str, Any]] = {}
-    chunked = ds
+    chunked = {}
     for group in groups:
         for name, layout in group.layouts.items():
-            kind = ds[name].dtype
+            variable = ds.variables[name]
             encoding[name] = {
                 "chunks": layout.chunks,
                 "compressors": BloscCodec(cname="zstd", clevel=3),
             }
             if layout.shards:
                 encoding[name]["shards"] = layout.shards
-            if kind.kind == "f":
-                encoding[name]["_FillValue"] = kind.type(np.nan)
-            chunked = chunked.assign(
-                {name: ds[name].chunk(dict(zip(ds[name].dims, layout.region, strict=True)))}
-            )
+            if variable.dtype.kind == "f":
+                encoding[name]["_FillValue"] = variable.dtype.type(np.nan)
+            chunked[name] = variable.chunk(dict(zip(variable.dims, layout.region, strict=True)))
+    template = _with_variables(ds, chunked)
     begun = path.with_name(f".{path.name}.{os.getpid()}.begun")
     shutil.rmtree(begun, ignore_errors=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        chunked.to_zarr(
+        template.to_zarr(
             begun, mode="w-", compute=False, zarr_format=3, consolidated=False, encoding=encoding
         )
         _set_state(
