@@ -25,18 +25,21 @@ if TYPE_CHECKING:
     from lunarray.sp.io import open_sp
     from lunarray.store.api import open_zarr
     from lunarray.versions import show_versions
+    from lunarray.xrf.io import open_class
 
 _VERBS = {
     "open_sp": "lunarray.sp",
     "open_sp_cube": "lunarray.sp",
+    "open_class": "lunarray.xrf",
     "open_cube": "lunarray.sp",
     "open_zarr": "lunarray.store",
     "show_versions": "lunarray.versions",
 }
-_ROOMS = ("engine", "errors", "geo", "oxides", "plot", "simulate", "sp", "store")
+_ROOMS = ("engine", "errors", "geo", "oxides", "plot", "simulate", "sp", "store", "xrf")
 
 __all__ = [
     "__version__",
+    "open_class",
     "open_cube",
     "open_sp",
     "open_sp_cube",

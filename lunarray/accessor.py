@@ -62,6 +62,16 @@ class _Accessor:
     invert_oxides = _Verb("lunarray.oxides:invert_oxides")
     feo_lucey2000 = _Verb("lunarray.oxides:feo_lucey2000")
 
+    # xrf
+    flag_frames = _Verb("lunarray.xrf:flag_frames")
+    night_background = _Verb("lunarray.xrf:night_background")
+    coadd = _Verb("lunarray.xrf:coadd")
+    fit_elements = _Verb("lunarray.xrf:fit_elements")
+    grid_footprints = _Verb("lunarray.xrf:grid_footprints")
+    write_footprints = _Verb("lunarray.xrf:write_footprints")
+    oxides_to_elements = _Verb("lunarray.xrf:oxides_to_elements")
+    elements_to_oxides = _Verb("lunarray.xrf:elements_to_oxides")
+
     # store
     to_zarr = _Verb("lunarray.store:to_zarr")
     to_cog = _Verb("lunarray.store:to_cog")

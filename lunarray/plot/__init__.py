@@ -9,5 +9,14 @@ from __future__ import annotations
 from lunarray.plot.panels import comparison, maps
 from lunarray.plot.polar import polar_map
 from lunarray.plot.spectra import spectra
+from lunarray.plot.xrf import footprints, light_curve, xrf_spectrum
 
-__all__ = ["comparison", "maps", "polar_map", "spectra"]
+__all__ = [
+    "comparison",
+    "footprints",
+    "light_curve",
+    "maps",
+    "polar_map",
+    "spectra",
+    "xrf_spectrum",
+]

@@ -9,10 +9,15 @@ _PUBLIC = {
     "MINERALS": "minerals",
     "TERRAINS": "priors",
     "add_sp_errors": "spectra",
+    "class_counts": "xrf",
+    "class_orbit": "xrf",
+    "class_response": "xrf",
+    "flare_profile": "xrf",
     "mix_reflectance": "kernels",
     "oxide_abundances": "kernels",
     "polar_scene": "scene",
     "soils": "spectra",
+    "thermal_spectrum": "xrf",
 }
 __all__ = sorted(_PUBLIC)
 

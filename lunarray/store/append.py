@@ -1,0 +1,246 @@
+"""Growing a store along one axis, batch by batch, so that an interruption loses one batch at most."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import xarray as xr
+
+from lunarray.errors import InputError, StoreConflictError, StoreError
+from lunarray.store import regions
+from lunarray.store.api import FORMAT_VERSION, KEY, _set_state, _state, open_zarr
+from lunarray.store.layout import CHUNK_BYTES
+from lunarray.store.provenance import stamp
+
+#: Chunks of the small arrays (coordinates) are this many times as long as those of the data.
+_SMALL_CHUNKS = 8
+
+#: Chunks of the data in one batch: what is held in memory, and what an interruption can lose.
+_BATCH_CHUNKS = 4
+
+#: Times are whole nanoseconds from here, so that rows appended later are encoded alike and lose nothing.
+_EPOCH = "nanoseconds since 2000-01-01"
+
+
+def append_zarr(
+    ds: xr.Dataset,
+    path: str | os.PathLike[str],
+    *,
+    dim: str,
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Write a Dataset to a new store, or behind the rows that a store holds.
+
+    Rows are committed in batches of 64 MB. The store counts as incomplete meanwhile; if writing is interrupted, what
+    was committed stays, and the next call drops the rest before it goes on. Which rows are there already is the
+    caller's to know (:func:`held`).
+
+    Parameters
+    ----------
+    ds : Dataset
+        Rows to be written. All of its variables must be in the store, and the other way round.
+    path : path
+        The store: new, or written by this function.
+    dim : str
+        Axis to grow.
+    progress : bool, optional
+        Show a progress bar; by default where standard error is a terminal.
+
+    Returns
+    -------
+    Dataset
+        The store, opened by :func:`lunarray.store.open_zarr`.
+
+    Raises
+    ------
+    InputError
+        If `ds` has no rows along `dim`.
+    StoreConflictError
+        If the store is not one to append to, or its variables or other axes are not those of `ds`.
+    StoreError
+        If it cannot be written.
+    """
+    path = Path(path)
+    if not ds.sizes.get(dim):
+        raise InputError(f"no rows along {dim!r} to append", where=path, remedy="Pass some rows")
+    ds = ds.drop_encoding()
+    length = max(1, CHUNK_BYTES // max(_row_bytes(ds, dim), 1))
+    batch = _BATCH_CHUNKS * length
+    begins = list(range(0, ds.sizes[dim], batch))
+    try:
+        state = _state(path)
+        if state is None:
+            _begin(ds.isel({dim: slice(0, batch)}), path, dim, length)
+            begins = begins[1:]
+        else:
+            _require_appendable(path, state, dim)
+            _roll_back(path, state, dim)
+            _check_same(ds, path, dim)
+        with regions.progress_bar(f"Appending to {path.name}", len(begins), show=progress) as step:
+            for begin in begins:
+                _append(ds.isel({dim: slice(begin, begin + batch)}), path, dim)
+                step()
+        _set_state(path, complete=True)
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(
+            f"writing stopped ({error.strerror or error})",
+            where=path,
+            remedy="Mend the cause and do the same again: it goes on behind what was committed",
+        ) from error
+    return open_zarr(path)
+
+
+def held(path: str | os.PathLike[str], name: str) -> set[str]:
+    """Values of a text variable in the committed rows of a store.
+
+    Parameters
+    ----------
+    path : path
+        A store that :func:`append_zarr` wrote, complete or not.
+    name : str
+        Of the variable, along the axis that grows.
+
+    Returns
+    -------
+    set of str
+        Empty where there is no store.
+    """
+    state = _state(Path(path))
+    if state is None:
+        return set()
+    if "committed" not in state:
+        _require_appendable(Path(path), state, None)
+    values = open_zarr(path, incomplete=True)[name].values[: state["committed"]]
+    return {str(value) for value in values}
+
+
+def _row_bytes(ds: xr.Dataset, dim: str) -> int:
+    rows = ds.sizes[dim]
+    return max(v.nbytes // rows for v in ds.variables.values() if dim in v.dims)
+
+
+def _require_appendable(path: Path, state: dict[str, Any], dim: str | None) -> None:
+    if state.get("append_dim") != dim or dim is None:
+        raise StoreConflictError(
+            "this store was not laid out to be appended to"
+            + ("" if dim is None else f" along {dim!r}"),
+            where=path,
+            remedy="Choose another path",
+        )
+
+
+def _begin(first: xr.Dataset, path: Path, dim: str, length: int) -> None:
+    """Write the first batch, such that the store appears all at once."""
+    from zarr.codecs import BloscCodec
+
+    if path.exists():
+        raise StoreConflictError(
+            "something else than a lunarray store is there",
+            where=path,
+            remedy="Choose another path",
+        )
+    row_bytes = _row_bytes(first, dim)
+    encoding: dict[Any, dict[str, Any]] = {}
+    data: dict[str, list[str]] = {}
+    for name, variable in first.variables.items():
+        kind = variable.dtype.kind
+        if kind == "M":
+            encoding[name] = {"units": _EPOCH, "dtype": "int64", "calendar": "proleptic_gregorian"}
+        elif kind == "f":
+            encoding[name] = {"_FillValue": variable.dtype.type(np.nan)}
+        if dim in variable.dims:
+            heavy = variable.nbytes // first.sizes[dim] * 4 >= row_bytes
+            rows = length if heavy else _SMALL_CHUNKS * length
+            chunks = [rows if d == dim else size for d, size in variable.sizes.items()]
+            encoding.setdefault(name, {})["chunks"] = tuple(chunks)
+            encoding[name]["compressors"] = BloscCodec(cname="zstd", clevel=3)
+            if name not in first.coords and heavy:
+                data[str(name)] = [str(d) for d in variable.dims]
+    begun = path.with_name(f".{path.name}.{os.getpid()}.begun")
+    shutil.rmtree(begun, ignore_errors=True)
+    rows = first.sizes[dim]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (loaded,) = dask.compute(first)
+        stamped = stamp(loaded, f"append_zarr, {rows} rows")
+        stamped.to_zarr(begun, mode="w-", zarr_format=3, consolidated=False, encoding=encoding)
+        _set_state(
+            begun,
+            version=FORMAT_VERSION,
+            token="appended",
+            complete=False,
+            regions=math.ceil(rows / length),
+            groups=[{"axes": [dim], "sizes": [length], "dims": data}],
+            append_dim=dim,
+            committed=rows,
+        )
+        os.rename(begun, path)
+    finally:
+        shutil.rmtree(begun, ignore_errors=True)
+
+
+def _roll_back(path: Path, state: dict[str, Any], dim: str) -> None:
+    """Drop rows that an interrupted call wrote but did not commit."""
+    import zarr
+
+    root = zarr.open_group(os.fspath(path), mode="r+", use_consolidated=False)
+    for _, array in root.arrays():
+        names = getattr(array.metadata, "dimension_names", None) or ()
+        if dim in names:
+            shape = tuple(
+                state["committed"] if name == dim else size
+                for name, size in zip(names, array.shape, strict=True)
+            )
+            if shape != array.shape:
+                array.resize(shape)
+
+
+def _check_same(ds: xr.Dataset, path: Path, dim: str) -> None:
+    there = open_zarr(path, incomplete=True)
+    problem = None
+    if set(map(str, ds.variables)) != set(map(str, there.variables)):
+        odd = sorted(set(map(str, ds.variables)) ^ set(map(str, there.variables)))
+        problem = f"variables differ: {', '.join(odd)}"
+    for name, variable in ds.variables.items():
+        if problem:
+            break
+        other = there[name].variable
+        sizes = {d: n for d, n in variable.sizes.items() if d != dim}
+        if variable.dims != other.dims or sizes != {d: other.sizes[d] for d in sizes}:
+            problem = f"{name} is {dict(other.sizes)} in the store and {dict(variable.sizes)} here"
+        elif dim not in variable.dims and not variable.equals(other.load()):
+            problem = f"{name} has other values in the store"
+    if problem:
+        raise StoreConflictError(
+            f"the rows do not fit to those of the store: {problem}",
+            where=path,
+            remedy="Write them to a store of their own",
+        )
+
+
+def _append(rows: xr.Dataset, path: Path, dim: str) -> None:
+    _set_state(path, complete=False)
+    state = _state(path) or {}
+    (loaded,) = dask.compute(rows)
+    there = open_zarr(path, incomplete=True)
+    count = rows.sizes[dim]
+    stamped = stamp(loaded.assign_attrs(there.attrs), f"append_zarr, {count} rows")
+    # xarray replaces the attributes of the group: the state goes along, as it is.
+    stamped.attrs[KEY] = state
+    for variable in stamped.variables.values():
+        variable.encoding.clear()
+    stamped = stamped.drop_vars(
+        [name for name, v in stamped.variables.items() if dim not in v.dims]
+    )
+    stamped.to_zarr(path, mode="a", append_dim=dim, zarr_format=3, consolidated=False)
+    committed = state["committed"] + count
+    length = state["groups"][0]["sizes"][0]
+    _set_state(path, committed=committed, regions=math.ceil(committed / length))

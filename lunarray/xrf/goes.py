@@ -1,0 +1,185 @@
+"""GOES flare lists and X-ray fluxes, by which frames are chosen."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from lunarray.errors import InputError, MissingDependencyError, ProductFormatError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+__all__ = ["FLARE_CLASSES", "flare_flux", "open_goes_xrs", "read_goes_flares"]
+
+#: Flux (W/m², 1-8 Å) at which each class of flares begins.
+FLARE_CLASSES = {"A": 1e-8, "B": 1e-7, "C": 1e-6, "M": 1e-5, "X": 1e-4}
+
+_COLUMNS = ("date", "start_time", "max_time", "end_time", "goes_class")
+
+
+def flare_flux(name: str) -> float:
+    """Peak flux of a flare class such as ``C2.6`` (W/m²); NaN where there is no such class.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    float
+    """
+    match = re.fullmatch(r"\s*([ABCMX])\s*(\d+\.?\d*)?\s*", str(name))
+    if match is None:
+        return float("nan")
+    return FLARE_CLASSES[match.group(1)] * float(match.group(2) or 1.0)
+
+
+def read_goes_flares(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a flare list of the Space Weather Prediction Center.
+
+    Parameters
+    ----------
+    path : path
+        CSV with the columns ``date`` (YYYYMMDD), ``start_time``, ``max_time``, ``end_time`` (HHMM) and ``goes_class``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``start``, ``peak``, ``end`` (UTC), ``goes_class`` (text such as C2.6), ``flare_class`` (its letter),
+        ``peak_flux`` (W/m²), in order of start; flares that pass midnight end on the next day. Rows without times or
+        class are left out; how many is in ``attrs["rows_left_out"]``.
+
+    Raises
+    ------
+    InputError
+        If the file is missing.
+    ProductFormatError
+        If it is no such list, or no row of it is whole.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, dtype=str, skipinitialspace=True)
+    except FileNotFoundError as error:
+        raise InputError("no such file", where=path, remedy="Check the path") from error
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        raise ProductFormatError(
+            f"not a CSV file ({error})", where=path, remedy="Fetch it again"
+        ) from error
+    missing = [name for name in _COLUMNS if name not in table.columns]
+    if missing:
+        raise ProductFormatError(
+            f"no column {', '.join(missing)}",
+            where=path,
+            remedy=f"A flare list has {', '.join(_COLUMNS)}",
+        )
+    day = pd.to_datetime(table["date"].str.strip(), format="%Y%m%d", errors="coerce")
+    moments = []
+    for column in ("start_time", "max_time", "end_time"):
+        digits = pd.to_numeric(table[column].str.extract(r"(\d{3,4})")[0], errors="coerce")
+        hours, minutes = digits // 100, digits % 100
+        inside = (hours <= 24) & (minutes < 60)
+        moments.append((day + pd.to_timedelta(hours * 60 + minutes, unit="min")).where(inside))
+    start, peak, end = moments
+    letter = table["goes_class"].str.strip().str.upper()
+    flux = letter.map(flare_flux, na_action="ignore").astype("f8")
+    midnight = pd.Timedelta(days=1)
+    peak = peak.where(~(peak < start), peak + midnight)
+    end = end.where(~(end < start), end + midnight)
+    flares = pd.DataFrame(
+        {
+            "start": start,
+            "peak": peak,
+            "end": end,
+            "goes_class": letter,
+            "flare_class": letter.str[:1],
+            "peak_flux": flux,
+        }
+    )
+    whole = flares[["start", "end", "peak_flux"]].notna().all(axis=1)
+    if not whole.any():
+        raise ProductFormatError("no row is whole", where=path, remedy="Fetch it again")
+    flares = flares[whole].sort_values("start", kind="stable").reset_index(drop=True)
+    for column in ("start", "peak", "end"):
+        flares[column] = flares[column].astype("datetime64[ns]")
+    flares.attrs["rows_left_out"] = int((~whole).sum())
+    return flares
+
+
+def open_goes_xrs(path: str | os.PathLike[str], *, chunks: Any = "auto") -> xr.Dataset:
+    """Open a GOES-R XRS Level 2 netCDF file: 1 s fluxes or 1 min averages.
+
+    Parameters
+    ----------
+    path : path
+        ``sci_xrsf-l2-flx1s_*`` or ``sci_xrsf-l2-avg1m_*``.
+    chunks : int, mapping, "auto" or None
+        Dask chunks, as in :func:`xarray.open_dataset`.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``xrsa_flux`` (0.5-4 Å) and ``xrsb_flux`` (1-8 Å), (time,), W/m², with the flags that the file has. Fluxes
+        that it marks as bad, or that are not positive, are NaN.
+
+    Raises
+    ------
+    InputError
+        If the file is missing.
+    ProductFormatError
+        If it is no XRS file.
+    MissingDependencyError
+        If h5netcdf is not installed.
+    """
+    import importlib.util
+
+    import xarray as xr
+
+    from lunarray.store.provenance import stamp
+
+    if importlib.util.find_spec("h5netcdf") is None:
+        raise MissingDependencyError(
+            "h5netcdf is not installed", where=path, remedy="pip install h5netcdf"
+        )
+    if not os.path.exists(path):
+        raise InputError("no such file", where=path, remedy="Check the path")
+    try:
+        ds = xr.open_dataset(path, engine="h5netcdf", chunks=chunks)
+    except (OSError, ValueError, KeyError) as error:
+        raise ProductFormatError(
+            f"not a netCDF-4 file, or a damaged one ({error})", where=path, remedy="Fetch it again"
+        ) from error
+    names: dict[str, str] = {}
+    for band in ("a", "b"):
+        for candidate in (f"xrs{band}_flux", f"{band}_flux"):
+            if candidate in ds:
+                names[candidate] = f"xrs{band}_flux"
+                break
+    if len(names) != 2 or "time" not in ds.coords:
+        ds.close()
+        raise ProductFormatError(
+            "no fluxes of the two XRS bands in time",
+            where=path,
+            remedy="Give XRS Level 2 files (sci_xrsf-l2-flx1s or -avg1m)",
+        )
+    ds = ds.rename({old: new for old, new in names.items() if old != new})
+    for band, angstrom in (("a", "0.5-4"), ("b", "1-8")):
+        name = f"xrs{band}_flux"
+        flux = ds[name]
+        good = flux > 0
+        # 1 s fluxes: any bit is a fault. Averages: eclipse and bad data are the two lowest bits, the others tell of
+        # corrections.
+        if f"xrs{band}_flags" in ds:
+            good = good & (ds[f"xrs{band}_flags"] == 0)
+        elif f"xrs{band}_flag" in ds:
+            good = good & (ds[f"xrs{band}_flag"] % 4 == 0)
+        attrs = {
+            **flux.attrs,
+            "units": "W m-2",
+            "long_name": f"solar X-ray flux, {angstrom} Angstrom",
+        }
+        ds[name] = flux.where(good).assign_attrs(attrs)
+    return stamp(ds, "open_goes_xrs", source=os.path.basename(os.fspath(path)))
