@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -172,6 +173,10 @@ def invert_oxides(
         Reflectance,
         typer.Option(help="SP reflectance: REF1 (photometry of highlands) or REF2 (of maria)."),
     ] = Reflectance.REF1,
+    wavelengths: Annotated[
+        Path | None,
+        typer.Option(help="Text file with a mosaic's wavelengths (nm), if it does not say them."),
+    ] = None,
     model: Annotated[
         Path | None,
         typer.Option(help="Your own weights (.safetensors) in place of the embedded model."),
@@ -192,7 +197,7 @@ def invert_oxides(
     `python -c "import lunarray.oxides as o; print(o.DEFAULT_WEIGHTS.with_suffix('.md'))"`
     """
     with _friendly():
-        spectra = _open(inputs, reflectance, skip_bad_files)
+        spectra = _open(inputs, reflectance, skip_bad_files, wavelengths)
         if grid is not None:
             options: dict[str, Any] = {"fill_radius": fill_radius, "latitude": latitude}
             if resolution is not None:
@@ -349,7 +354,9 @@ def info(
             _say(f"{'history':<17}{line}")
 
 
-def _open(inputs: list[str], reflectance: Reflectance, skip_bad_files: bool) -> xr.Dataset:
+def _open(
+    inputs: list[str], reflectance: Reflectance, skip_bad_files: bool, wavelengths: Path | None
+) -> xr.Dataset:
     """Open what the endings of the inputs say they are."""
     import lunarray as la
     from lunarray.errors import InputError
@@ -367,8 +374,22 @@ def _open(inputs: list[str], reflectance: Reflectance, skip_bad_files: bool) -> 
         )
     if endings == {".zarr"}:
         return la.open_zarr(inputs[0])
-    cube = la.open_cube(inputs[0])
+    cube = la.open_cube(
+        inputs[0], wavelengths=None if wavelengths is None else _numbers(wavelengths)
+    )
     return cube.lunar.resample(la.sp.WAVELENGTHS_150)
+
+
+def _numbers(path: Path) -> list[float]:
+    """Read a text file of numbers."""
+    from lunarray.errors import InputError
+
+    try:
+        return [float(word) for word in path.read_text().replace(",", " ").split()]
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no list of numbers ({error})", where=path, remedy="Give one wavelength in nm a line"
+        ) from error
 
 
 def _summary(ds: xr.Dataset) -> None:
@@ -406,7 +427,6 @@ def _summary(ds: xr.Dataset) -> None:
 
 def _elements_summary(frames: int, ds: xr.Dataset) -> None:
     """Print mean and spread of the elements, and why windows could not be fitted."""
-    import numpy as np
     from rich.table import Table
 
     from lunarray.xrf.api import FIT_FLAGS
@@ -457,21 +477,31 @@ def _table_of_errors(truth: xr.Dataset, maps: xr.Dataset) -> None:
 @contextmanager
 def _friendly() -> Iterator[None]:
     """Turn the errors that a user can mend into one line and exit code 1."""
-    from lunarray.errors import LunarrayError
+    from rich.markup import escape
+
+    from lunarray.errors import LunarrayError, LunarrayWarning
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if issubclass(category, LunarrayWarning):
+            _complain(f"[bold yellow]Note[/] {escape(str(message))}")
 
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", LunarrayWarning)
+            warnings.showwarning = show  # what other libraries warn of concerns programmers
+            yield
     except LunarrayError as error:
-        from rich.console import Console
-        from rich.markup import escape
-
-        Console(stderr=True).print(
-            f"[bold red]Error[/] {escape(str(error))}", soft_wrap=True, highlight=False
-        )
+        _complain(f"[bold red]Error[/] {escape(str(error))}")
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
         print("\nInterrupted. The store can be completed by the same command.", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+def _complain(text: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
 
 
 def _console() -> Any:

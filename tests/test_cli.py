@@ -94,6 +94,33 @@ def test_mosaic_on_other_wavelengths(run, tmp_path, cube):
     np.testing.assert_allclose(found.FeO, expected.FeO, atol=1.5)
 
 
+def test_mosaic_that_does_not_say_its_wavelengths(run, tmp_path, cube):
+    cube.reflectance.compute().rio.to_raster(tmp_path / "mosaic.tif")
+    arguments = ("invert-oxides", tmp_path / "mosaic.tif", "-o", tmp_path / "out.zarr")
+    assert "no wavelengths" in run(*arguments, code=1)
+    listed = tmp_path / "nm.txt"
+    listed.write_text("\n".join(f"{nm:.2f}" for nm in la.sp.WAVELENGTHS_150))
+    run(*arguments, "--wavelengths", listed)
+    expected = cube.lunar.invert_oxides().compute()
+    np.testing.assert_allclose(la.open_zarr(tmp_path / "out.zarr").FeO, expected.FeO, atol=1e-3)
+    listed.write_text("visible, infrared")
+    assert "no list of numbers" in run(*arguments, "--wavelengths", listed, "--overwrite", code=1)
+
+
+def test_notes_are_one_line(run, tmp_path, cube):
+    bare = cube.reflectance.compute().drop_vars("spatial_ref")
+    bare.attrs = {}
+    bare.rio.to_raster(tmp_path / "mosaic.tif")
+    listed = tmp_path / "nm.txt"
+    listed.write_text(" ".join(map(str, la.sp.WAVELENGTHS_150)))
+    text = run(
+        "invert-oxides", tmp_path / "mosaic.tif", "-o", tmp_path / "o.zarr", "--wavelengths", listed
+    )
+    assert "Note" in text
+    assert "no coordinate reference system" in text
+    assert "LunarrayWarning" not in text
+
+
 def test_faults_are_one_line_and_exit_code_1(run, tmp_path):
     for arguments, words in {
         ("invert-oxides", tmp_path / "absent.spc", "-o", tmp_path / "o.zarr"): "absent.spc",
