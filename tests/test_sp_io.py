@@ -341,7 +341,7 @@ def test_skip_keeps_a_record(tmp_path):
     assert [Path(s["file"]).name for s in skipped] == ["P1.spc", "P5.spc", "P6.spc"]
     assert "L2B1" in skipped[1]["reason"]
     np.testing.assert_array_equal(ds.qa[5:10], stored(tmp_path, 2)["QA"])
-    with pytest.raises(ProductFormatError, match="none of the 1 products"):
+    with pytest.raises(ProductFormatError, match="none of the 1 files"):
         open_sp(tmp_path / "P6.spc", errors="skip")
 
 

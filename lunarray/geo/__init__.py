@@ -23,11 +23,27 @@ from lunarray.geo.grid import (
     project,
 )
 from lunarray.geo.lon import wrap_longitude
+from lunarray.geo.regions import (
+    Box,
+    Circle,
+    Polygon,
+    as_regions,
+    pixel_area,
+    region_grid,
+    region_mask,
+    region_shape,
+)
+from lunarray.geo.resample import reproject
 from lunarray.geo.sphere import RADIUS, great_circle_distance
+from lunarray.geo.zonal import region_statistics
 
 __all__ = [
     "NAMED_CRS",
     "RADIUS",
+    "Box",
+    "Circle",
+    "Polygon",
+    "as_regions",
     "assign_crs",
     "crs_code",
     "crs_of",
@@ -39,9 +55,15 @@ __all__ = [
     "lonlat",
     "lunar_grid",
     "moon_crs",
+    "pixel_area",
     "pixel_of",
     "polar_grid",
     "project",
+    "region_grid",
+    "region_mask",
+    "region_shape",
+    "region_statistics",
+    "reproject",
     "require_moon",
     "spatial_dims",
     "wrap_longitude",

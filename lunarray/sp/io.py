@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-import glob
 import os
-import warnings
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lunarray.errors import InputError, LunarrayError, LunarrayWarning, ProductFormatError
+from lunarray.errors import InputError, ProductFormatError
 from lunarray.geo.lon import wrap_longitude
 from lunarray.sp.labels import (
     MAX_LABEL_BYTES,
@@ -26,6 +23,7 @@ from lunarray.sp.labels import (
     pointer_value,
     text_value,
 )
+from lunarray.store.products import find_files, lazy_array, read_all, warn_skipped
 from lunarray.store.provenance import stamp
 
 if TYPE_CHECKING:
@@ -94,6 +92,8 @@ _ATTRS: dict[str, dict[str, Any]] = {
     },
     "raw": {"units": "1", "long_name": "raw digital number"},
 }
+#: What messages call these files.
+_PRODUCT = "SP products"
 _TARGET_CHUNK_BYTES = 16 * 2**20
 _CHUNK_BYTES_PER_VALUE = 4
 
@@ -203,40 +203,16 @@ def find_products(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str
     folder sorted by name.
 
     A pattern or folder contributes its ``.spc`` files, and those ``.lbl`` whose ``.spc`` is not there (to be
-    reported, not passed over). ``~`` is expanded. The ``.lbl`` and ``.spc`` of one product count once.
+    reported, not passed over). The ``.lbl`` and ``.spc`` of one product count once.
     """
-    items = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    files = find_files(paths, (".spc", ".lbl"), _PRODUCT)
+    stems = [os.path.abspath(path.with_suffix("")) for path in files]
+    data = {stem for path, stem in zip(files, stems, strict=True) if path.suffix.lower() == ".spc"}
     found: dict[str, Path] = {}
-    for item in items:
-        text = os.path.expanduser(os.fspath(item))
-        if os.path.isdir(text):
-            matches = _products_only(os.path.join(text, name) for name in os.listdir(text))
-        elif os.path.exists(text):
-            matches = [text]
-        elif glob.has_magic(text):
-            matches = _products_only(glob.glob(text, recursive=True))
-        else:
-            raise InputError(
-                "no such file, folder or pattern",
-                where=text,
-                remedy="Give SP Level 2C .spc files, their .lbl, a folder, or a pattern such as 'SP_2C_*.spc'",
-            )
-        for match in matches:
-            path = Path(match)
-            found.setdefault(str(path.with_suffix("").absolute()), path)
-    if not found:
-        raise InputError(
-            "no SP products found",
-            where=", ".join(os.fspath(i) for i in items[:3]) or "paths",
-            remedy="Give SP Level 2C .spc files, their .lbl, a folder, or a pattern such as 'SP_2C_*.spc'",
-        )
+    for path, stem in zip(files, stems, strict=True):
+        if path.suffix.lower() != ".lbl" or stem not in data:
+            found.setdefault(stem, path)
     return list(found.values())
-
-
-def _products_only(names: Iterable[str]) -> list[str]:
-    names = sorted(n for n in names if n.lower().endswith((".spc", ".lbl")))
-    data = {os.path.splitext(n)[0] for n in names if n.lower().endswith(".spc")}
-    return [n for n in names if n.lower().endswith(".spc") or os.path.splitext(n)[0] not in data]
 
 
 def _beside(path: Path, name: str) -> Path | None:
@@ -483,49 +459,9 @@ def _read_product(path: Path, fields: dict[str, str]) -> _Product:
     )
 
 
-def _read_all(
-    paths: list[Path], fields: dict[str, str], errors: str, workers: int | None
-) -> tuple[list[_Product], list[dict[str, str]]]:
-    def read(path: Path) -> _Product | LunarrayError:
-        try:
-            return _read_product(path, fields)
-        except LunarrayError as error:
-            return error
-        except OSError as error:
-            return ProductFormatError(
-                f"cannot be read ({error.strerror or error})", where=path, remedy="Check the path"
-            )
-
-    workers = workers or min(8, (os.cpu_count() or 1) + 4)
-    if len(paths) < 4:
-        results = [read(p) for p in paths]
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            results = list(pool.map(read, paths, chunksize=16))
-    products: list[_Product] = []
-    skipped: list[dict[str, str]] = []
-    for path, result in zip(paths, results, strict=True):
-        if isinstance(result, LunarrayError):
-            error: LunarrayError = result
-        elif not products or np.array_equal(result.wavelength, products[0].wavelength):
-            products.append(result)
-            continue
-        else:
-            error = ProductFormatError(
-                f"its wavelengths are not those of {products[0].path}",
-                where=path,
-                remedy="Open products with different wavelengths apart",
-            )
-        if errors == "raise":
-            raise error
-        skipped.append({"file": str(path), "reason": str(error)})
-    if not products:
-        raise ProductFormatError(
-            f"none of the {len(paths)} products can be read; the first: {skipped[0]['reason']}",
-            where=str(paths[0]),
-            remedy="Give KAGUYA SP Level 2C products",
-        )
-    return products, skipped
+def _same_wavelengths(first: _Product, other: _Product) -> str | None:
+    same = np.array_equal(first.wavelength, other.wavelength)
+    return None if same else f"its wavelengths are not those of {first.path}"
 
 
 # ---- opening ----
@@ -618,20 +554,19 @@ def open_sp(
         raise InputError(
             f"reflectance={reflectance!r}", where="open_sp", remedy="Give 'REF1' or 'REF2'"
         )
-    if errors not in ("raise", "skip"):
-        raise InputError(f"errors={errors!r}", where="open_sp", remedy="Give 'raise' or 'skip'")
     fields = {"reflectance": reflectance, **_VARIABLES}
     if not raw:
         del fields["raw"]
-    products, skipped = _read_all(find_products(paths), fields, errors, max_workers)
-    if skipped:
-        names = ", ".join(os.path.basename(s["file"]) for s in skipped[:5])
-        warnings.warn(
-            f"{len(skipped)} of {len(skipped) + len(products)} SP products skipped: {names}"
-            f"{' ...' if len(skipped) > 5 else ''}; reasons are in attrs['skipped_files']",
-            LunarrayWarning,
-            stacklevel=2,
-        )
+    files = find_products(paths)
+    products, skipped = read_all(
+        files,
+        lambda path: _read_product(path, fields),
+        _PRODUCT,
+        errors=errors,
+        check=_same_wavelengths,
+        workers=max_workers,
+    )
+    warn_skipped(skipped, len(files), _PRODUCT)
 
     first = products[0]
     rows = [p.rows for p in products]
@@ -640,7 +575,7 @@ def open_sp(
     variables = {}
     for name in fields:
         dtype = "f4" if name in ("reflectance", "radiance") else "u2"
-        data = _lazy(_Reader(products, name, dtype, token), sizes, f"sp-{name}-{token}")
+        data = lazy_array(_Reader(products, name, dtype, token), sizes, f"sp-{name}-{token}")
         variables[name] = (("observation", "wavelength"), data, dict(_ATTRS[name]))
     variables["reflectance"][2].update(
         sp_reflectance=reflectance,
@@ -696,23 +631,6 @@ def open_sp(
         xr.Dataset(variables, coords, attrs),
         f"open_sp, {len(products)} products, {reflectance}",
         source=_source(products),
-    )
-
-
-def _lazy(reader: _Reader, sizes: tuple[int, ...] | None, name: str) -> Any:
-    if sizes is None:
-        return reader[:, :]
-    import dask.array as da
-
-    # inline_array=False: the table of files is in the graph once, not in each task.
-    return da.from_array(
-        reader,
-        chunks=(sizes, (reader.shape[1],)),
-        name=name,
-        lock=False,
-        asarray=False,
-        inline_array=False,
-        meta=np.empty((0, 0), reader.dtype),
     )
 
 

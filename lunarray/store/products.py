@@ -30,7 +30,7 @@ def find_files(paths: Paths, suffixes: tuple[str, ...], product: str) -> list[Pa
     suffixes : tuple of str
         In lower case, with the dot.
     product : str
-        What they should be, for messages.
+        What they should be, in the plural, for messages ("CLASS files").
 
     Returns
     -------
@@ -56,7 +56,7 @@ def find_files(paths: Paths, suffixes: tuple[str, ...], product: str) -> list[Pa
             raise InputError(
                 "no such file, folder or pattern",
                 where=text,
-                remedy=f"Give {product} files, a folder, or a pattern such as '*{suffixes[0]}'",
+                remedy=f"Give {product}, a folder of them, or a pattern such as '*{suffixes[0]}'",
             )
         if names != [text]:
             names = sorted(name for name in names if name.lower().endswith(suffixes))
@@ -64,9 +64,9 @@ def find_files(paths: Paths, suffixes: tuple[str, ...], product: str) -> list[Pa
             found.setdefault(os.path.abspath(name), Path(name))
     if not found:
         raise InputError(
-            f"no {product} files found",
+            f"no {product} found",
             where=", ".join(os.fspath(item) for item in items[:3]) or "paths",
-            remedy=f"Give {product} files, a folder, or a pattern such as '*{suffixes[0]}'",
+            remedy=f"Give {product}, a folder of them, or a pattern such as '*{suffixes[0]}'",
         )
     return list(found.values())
 
@@ -88,7 +88,7 @@ def read_all(
     read : callable
         Reads one; raises a LunarrayError, or an OSError, where it cannot.
     product : str
-        What they should be, for messages.
+        What they should be, in the plural, for messages ("CLASS files").
     errors : {"raise", "skip"}
     check : callable, optional
         Given the first one and another, says what makes them incompatible, or None.
@@ -145,7 +145,7 @@ def read_all(
         raise ProductFormatError(
             f"none of the {len(paths)} files can be read; the first: {skipped[0]['reason']}",
             where=str(paths[0]),
-            remedy=f"Give {product} files",
+            remedy=f"Give {product}",
         )
     return results, skipped
 
@@ -162,14 +162,14 @@ def warn_skipped(
     total : int
         Number of files that there were.
     product : str
-        What they should be.
+        What they should be, in the plural.
     stacklevel : int
         As in :func:`warnings.warn`.
     """
     if skipped:
         names = ", ".join(os.path.basename(entry["file"]) for entry in skipped[:5])
         warnings.warn(
-            f"{len(skipped)} of {total} {product} files skipped: {names}"
+            f"{len(skipped)} of {total} {product} skipped: {names}"
             f"{' ...' if len(skipped) > 5 else ''}; reasons are in attrs['skipped_files']",
             LunarrayWarning,
             stacklevel=stacklevel,

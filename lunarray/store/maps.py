@@ -1,0 +1,107 @@
+"""Maps of others: Zarr stores, GeoTIFFs, and folders of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from lunarray.errors import GridError, InputError, ProductFormatError
+from lunarray.geo import assign_crs, moon_crs, require_moon
+from lunarray.store.api import open_zarr
+
+#: Side of the chunks of a raster.
+CHUNK = 1024
+
+
+def open_maps(path: str | os.PathLike[str], *, chunks: int = CHUNK) -> xr.Dataset:
+    """Open maps by name, lazily.
+
+    Parameters
+    ----------
+    path : path
+        A Zarr store; a GeoTIFF of one band, whose name is that of its variable; or a folder of such (``FeO.tif``,
+        ``TiO2.tif``, …), as :func:`lunarray.store.to_cog` writes it.
+    chunks : int
+        Side of the chunks of rasters.
+
+    Returns
+    -------
+    Dataset
+        On (y, x) or (lat, lon) with a lunar CRS; floats with NaN where missing.
+
+    Raises
+    ------
+    InputError
+        If there is nothing, or rasters of a folder lie on different grids.
+    ProductFormatError
+        If a raster cannot be read, or has several bands.
+    BodyMismatchError, GridError
+        If a raster is of another body, or has no CRS.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".zarr" or (path / "zarr.json").exists():
+        return open_zarr(path)
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.suffix.lower() in (".tif", ".tiff"))
+        remedy = "give a Zarr store, or a folder of GeoTIFFs such as FeO.tif"
+    else:
+        files = [path] if path.exists() else []
+        remedy = "give a Zarr store, a GeoTIFF, or a folder of GeoTIFFs"
+    if not files:
+        raise InputError("there are no maps", where=path, remedy=remedy)
+    maps = {file.stem: _open(file, chunks) for file in files}
+    first = next(iter(maps.values()))
+    for name, array in maps.items():
+        if array.dims != first.dims or any(
+            array.sizes[d] != first.sizes[d] or not np.allclose(array[d], first[d])
+            for d in first.dims
+        ):
+            raise InputError(
+                f"{name} and {first.name} lie on different grids",
+                where=path,
+                remedy="open them one by one",
+            )
+    crs = moon_crs(first.attrs.pop("crs"))
+    same = {d: first[d] for d in first.dims}
+    for array in maps.values():
+        array.attrs.pop("crs", None)
+    ds = xr.Dataset({name: array.assign_coords(same) for name, array in maps.items()})
+    ds.attrs["source"] = str(path)
+    return assign_crs(ds, crs)
+
+
+def _open(file: Path, chunks: int) -> xr.DataArray:
+    import rioxarray
+    from rasterio.errors import RasterioError
+
+    try:
+        opened = rioxarray.open_rasterio(file, chunks={"x": chunks, "y": chunks}, masked=True)
+    except (RasterioError, OSError, ValueError) as error:
+        raise ProductFormatError(
+            f"no raster that can be read ({error})", where=file, remedy="give a GeoTIFF"
+        ) from error
+    if not isinstance(opened, xr.DataArray) or opened.sizes.get("band", 0) != 1:
+        raise ProductFormatError(
+            "not a raster of one band", where=file, remedy="give one file for each map"
+        )
+    if opened.rio.crs is None:
+        raise GridError(
+            "the raster has no coordinate reference system",
+            where=file,
+            remedy="give it one, for instance with gdal_edit.py -a_srs IAU_2015:30130",
+        )
+    crs = require_moon(opened.rio.crs, where=str(file))
+    array = opened.squeeze("band", drop=True).drop_vars("spatial_ref")
+    if crs.is_geographic:
+        array = array.rename(y="lat", x="lon")
+    keep = {k: v for k, v in array.attrs.items() if k in ("long_name", "units")}
+    array = array.rename(file.stem)
+    array.attrs = {"units": "wt%" if file.stem in _OXIDES else "1", **keep, "crs": crs.to_wkt()}
+    array.encoding = {}
+    return array
+
+
+_OXIDES = ("FeO", "TiO2", "Al2O3", "CaO", "MgO", "SiO2")

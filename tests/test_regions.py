@@ -1,0 +1,377 @@
+"""Regions, what share of pixels they cover, statistics in them, and vectors of them."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import xml.etree.ElementTree as ElementTree
+
+import dask
+import geopandas
+import numpy as np
+import pyogrio
+import pytest
+import shapely
+import xarray as xr
+
+import lunarray as la
+from lunarray import geo
+from lunarray.errors import BodyMismatchError, InputError
+from lunarray.geo import Box, Circle, Polygon
+from lunarray.geo.regions import coverage, region_window
+
+R = geo.RADIUS
+GRIDS = {
+    "geographic": geo.lunar_grid("geographic", 1.0),
+    "north": geo.polar_grid("north", 20_000, 50),
+    "south": geo.polar_grid("south", 20_000, 50),
+    "equirectangular": geo.lunar_grid("equirectangular", 30_000.0),
+}
+REGIONS = {
+    "circle": Circle(-65.0, -88.2, 120e3, "circle"),
+    "seam": Box(170.0, -80.0, -170.0, -60.0, "seam"),
+    "cap": Box(-180.0, -90.0, 180.0, -65.0, "cap"),
+    "around": Polygon.from_points([(lon, -80.0) for lon in range(-180, 180, 10)], name="around"),
+    "polar": Polygon.from_points([(-2e5, -2e5), (3e5, -1e5), (0, 4e5)], "south", "polar"),
+    "across": Polygon.from_points([(165, -60), (-165, -60), (-165, -70), (165, -70)], name="across"),
+}  # fmt: skip
+
+
+def true_area(name):
+    """Areas on the sphere by closed formulas, m²."""
+
+    def cap(colatitude):
+        return 2 * np.pi * R**2 * (1 - np.cos(np.deg2rad(colatitude)))
+
+    def zone(width, low, high):
+        return R**2 * np.deg2rad(width) * np.diff(np.sin(np.deg2rad([low, high])))[0]
+
+    return {
+        "circle": 2 * np.pi * R**2 * (1 - np.cos(120e3 / R)),
+        "seam": zone(20, -80, -60),
+        "cap": cap(25),
+        "around": cap(10),
+        "across": zone(30, -70, -60),
+    }[name]
+
+
+def maps(grid="south", seed=1):
+    box = GRIDS[grid]
+    rng = np.random.default_rng(seed)
+    data = rng.normal(10, 2, tuple(box.shape)).astype(np.float32)
+    data[rng.random(data.shape) < 0.1] = np.nan
+    ds = xr.Dataset(
+        {
+            "FeO": (geo.grid_dims(box), data, {"units": "wt%"}),
+            "MgO": (geo.grid_dims(box), data * 2, {"units": "wt%"}),
+            "flag": (geo.grid_dims(box), np.zeros(data.shape, np.uint8)),
+        },
+        coords=geo.grid_coords(box),
+    )
+    return geo.assign_crs(ds, box)
+
+
+# ------------------------------------------------------------------------------------------- coverage
+@pytest.mark.parametrize("grid", ["geographic", "south"])
+@pytest.mark.parametrize("name", ["circle", "seam", "cap", "around", "across"])
+def test_area_of_the_mask_is_that_of_the_region(grid, name):
+    box = GRIDS[grid]
+    mask = geo.region_mask(box, REGIONS[name])
+    area = geo.pixel_area(box, (0, box.shape[0]), (0, box.shape[1]))
+    assert float((mask.values * area).sum()) == pytest.approx(true_area(name), rel=4e-3)
+
+
+def test_pixels_of_the_whole_moon_have_its_area():
+    box = GRIDS["geographic"]
+    area = geo.pixel_area(box, (0, box.shape[0]), (0, box.shape[1]))
+    assert area.sum() == pytest.approx(4 * np.pi * R**2, rel=1e-9)
+    # Polar stereographic, by hand: a pixel at the pole is true, at 60° it shows 1/k² of its size.
+    south = GRIDS["south"]
+    flat = geo.pixel_area(south, (0, south.shape[0]), (0, south.shape[1]))
+    lat = geo.lonlat(south)[1]
+    k = 2 / (1 + np.sin(np.deg2rad(np.abs(lat))))
+    np.testing.assert_allclose(flat, 20_000.0**2 / k**2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("name", REGIONS)
+def test_window_leaves_nothing_out_and_parts_fit_together(grid, name):
+    box, region = GRIDS[grid], REGIONS[name]
+    rows, columns = region_window(region, box)
+    everything = coverage(region, box, (0, box.shape[0]), (0, box.shape[1]))
+    outside = everything.copy()
+    outside[rows, columns] = 0
+    assert not outside.any()
+    half = box.shape[0] // 2 + 3
+    parts = [coverage(region, box, r, (0, box.shape[1])) for r in ((0, half), (half, box.shape[0]))]
+    np.testing.assert_array_equal(np.concatenate(parts), everything)
+
+
+def test_polygon_in_two_systems_covers_the_same():
+    """A circle's outline as a polygon of the polar map holds what the circle holds."""
+    circle = Circle(30.0, -84.0, 150e3)
+    polygon = Polygon(geo.region_shape(circle, "south"), "south")
+    box = geo.polar_grid("south", 5000, 75)
+    a, b = (geo.region_mask(box, r).values for r in (circle, polygon))
+    assert np.abs(a - b).max() < 0.3
+    assert np.abs(a - b).mean() < 1e-3
+
+
+def test_holes_and_several_parts():
+    donut = shapely.Point(0, 0).buffer(3e5).difference(shapely.Point(0, 0).buffer(1e5))
+    far = shapely.box(6e5, 6e5, 7e5, 7e5)
+    region = Polygon(shapely.MultiPolygon([donut, far]), "south")
+    mask = geo.region_mask(GRIDS["south"], region)
+    assert float(mask.sel(x=0, y=0, method="nearest")) == 0
+    assert float(mask.sel(x=2e5, y=0, method="nearest")) == 1
+    assert float(mask.sel(x=6.5e5, y=6.5e5, method="nearest")) == 1
+    assert float(mask.sel(x=4.5e5, y=4.5e5, method="nearest")) == 0
+
+
+def test_region_smaller_than_a_pixel_has_its_pixel():
+    tiny = Circle(10.0, -70.0, 500.0)
+    mask = geo.region_mask(GRIDS["south"], tiny).values
+    row, column = geo.pixel_of(GRIDS["south"], 10.0, -70.0)
+    assert mask[row[0], column[0]] > 0
+    assert (mask > 0).sum() == 1
+
+
+def test_region_errors():
+    with pytest.raises(InputError, match="radius"):
+        Circle(0.0, 0.0, -1.0)
+    with pytest.raises(InputError, match="south below north"):
+        Box(0, 10, 20, 5)
+    with pytest.raises(InputError, match="latitude 91"):
+        Circle(0.0, 91.0, 10.0)
+    with pytest.raises(InputError, match="3 or more"):
+        Polygon.from_points([(0, 0), (1, 1)])
+    with pytest.raises(InputError, match="crosses itself"):
+        Polygon.from_points([(0, 0), (10, 10), (10, 0), (0, 10)])
+    with pytest.raises(InputError, match="no region"):
+        geo.as_regions([])
+    with pytest.raises(InputError, match="int is no region"):
+        geo.as_regions([3])
+    earth = geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)], crs="EPSG:4326")
+    with pytest.raises(BodyMismatchError):
+        geo.as_regions(earth)
+
+
+# ----------------------------------------------------------------------------------------- statistics
+def test_statistics_against_a_slow_reference():
+    ds = maps()
+    regions = list(REGIONS.values())
+    stats = geo.region_statistics(ds, regions)
+    area = geo.pixel_area(GRIDS["south"], (0, ds.sizes["y"]), (0, ds.sizes["x"]))
+    for index, region in enumerate(regions):
+        share = geo.region_mask(ds, region).values.astype(np.float64)
+        value = ds.FeO.values.astype(np.float64)
+        good = np.isfinite(value) & (share > 0)
+        w, v = (share * area)[good], value[good]
+        got = stats.FeO.isel(region=index)
+        mean = np.average(v, weights=w)
+        assert float(got.sel(statistic="count")) == pytest.approx(share[good].sum())
+        assert float(got.sel(statistic="mean")) == pytest.approx(mean)
+        assert float(got.sel(statistic="std")) == pytest.approx(
+            np.sqrt(np.average((v - mean) ** 2, weights=w))
+        )
+        assert float(got.sel(statistic="min")) == v.min()
+        assert float(got.sel(statistic="max")) == v.max()
+        # Half of the weight lies below the median.
+        median = float(got.sel(statistic="p50"))
+        assert w[v < median].sum() / w.sum() == pytest.approx(0.5, abs=0.02)
+    np.testing.assert_allclose(stats.MgO.sel(statistic="mean"), 2 * stats.FeO.sel(statistic="mean"))
+    assert set(stats.data_vars) == {"FeO", "MgO"}  # flags have no mean
+
+
+def test_statistics_are_lazy_and_equal_for_any_chunks(no_compute):
+    ds, regions = maps(), list(REGIONS.values())
+    lazy = geo.region_statistics(ds.chunk(y=57, x=93), regions)
+    assert lazy.FeO.chunks is not None
+    again = geo.region_statistics(ds.chunk(y=57, x=93), regions)
+    assert lazy.FeO.data.name == again.FeO.data.name
+    with dask.config.set(scheduler="sync"):
+        xr.testing.assert_allclose(lazy.compute(), geo.region_statistics(ds, regions), rtol=1e-12)
+
+
+def test_statistics_need_only_the_blocks_around():
+    calls = []
+
+    def see(block):
+        if block.size:
+            calls.append(1)
+        return block
+
+    ds = maps().chunk(y=20, x=20)
+    ds["FeO"] = ds.FeO.copy(
+        data=ds.FeO.data.map_blocks(see, dtype=np.float32, meta=np.empty((0, 0), np.float32))
+    )
+    with dask.config.set(scheduler="sync"):
+        geo.region_statistics(ds[["FeO"]], Circle(30.0, -70.0, 50e3)).compute()
+    assert 0 < len(calls) < 0.2 * ds.FeO.data.npartitions
+
+
+def test_region_without_values():
+    stats = geo.region_statistics(maps("north"), [REGIONS["circle"], Circle(0, 80, 1e5)])
+    assert float(stats.FeO.isel(region=0).sel(statistic="count")) == 0
+    assert np.isnan(stats.FeO.isel(region=0).sel(statistic=["mean", "std", "p50"])).all()
+    assert np.isfinite(stats.FeO.isel(region=1)).all()
+
+
+def test_statistics_errors():
+    with pytest.raises(InputError, match="percentiles"):
+        geo.region_statistics(maps(), REGIONS["cap"], percentiles=[120])
+    with pytest.raises(InputError, match="no map"):
+        geo.region_statistics(maps(), REGIONS["cap"], variables=["TiO2"])
+    with pytest.raises(InputError, match="no map"):
+        geo.region_statistics(xr.Dataset({"a": ("t", [1.0])}), REGIONS["cap"])
+
+
+# -------------------------------------------------------------------------------------- the paper's
+def test_artemis_regions_are_those_of_table_4():
+    regions = la.oxides.artemis3_regions(20e3)
+    assert [r.abbreviation for r in regions] == [
+        "PNCB",
+        "Haworth",
+        "Malapert",
+        "MMP",
+        "MM",
+        "NR1",
+        "NR2",
+        "DGR2",
+        "SP",
+    ]
+    assert {r.radius for r in regions} == {20e3}
+    slater = regions[-1]
+    assert (slater.name, slater.lon, slater.lat) == ("Slater Plain", 126.134, -87.149)
+    assert all(-90 < r.lat < -83 for r in regions)
+
+
+def test_table_5():
+    stats = geo.region_statistics(maps(), la.oxides.artemis3_regions(30e3))
+    table = la.oxides.region_table(stats)
+    assert list(table.index)[:2] == ["PNCB", "Haworth"]
+    assert list(table.columns) == [("FeO", "mean"), ("FeO", "std"), ("MgO", "mean"), ("MgO", "std")]
+    assert table.loc["SP", ("FeO", "std")] == float(stats.FeO.sel(statistic="std").isel(region=8))
+    with pytest.raises(InputError, match="median"):
+        la.oxides.region_table(stats, columns=["median"])
+    with pytest.raises(InputError, match="no statistics"):
+        la.oxides.region_table(maps())
+
+
+def test_regions_a_and_b():
+    assert la.oxides.REGION_A.contains(0.0, 57.5)
+    assert not la.oxides.REGION_A.contains(0.0, -57.5)
+    assert la.oxides.REGION_B.contains(-114.3, -55.5)
+
+
+# -------------------------------------------------------------------------------------------- vectors
+def test_statistics_to_geopackage_and_back(tmp_path):
+    regions = la.oxides.artemis3_regions(30e3)
+    stats = geo.region_statistics(maps(), regions)
+    files = la.store.to_vector(stats, tmp_path / "a.gpkg", regions=regions)
+    assert [f.name for f in files] == ["a.gpkg", "a.qml"]
+    frame = geopandas.read_file(tmp_path / "a.gpkg", layer="a")
+    assert geo.crs_code(frame.crs) == "IAU_2015:30135"
+    np.testing.assert_allclose(frame["FeO_mean"], stats.FeO.sel(statistic="mean"))
+    assert list(frame["name"]) == [r.name for r in regions]
+    # The vectors read back are regions with the same statistics but for the corners of their outlines.
+    back = geo.region_statistics(maps(), tmp_path / "a.gpkg")
+    np.testing.assert_allclose(
+        back.FeO.sel(statistic="mean"), stats.FeO.sel(statistic="mean"), atol=0.2
+    )
+    root = ElementTree.parse(tmp_path / "a.qml").getroot()
+    renderer = root.find("renderer-v2")
+    assert renderer.get("attr") == "FeO_mean"
+    ranges = [(float(r.get("lower")), float(r.get("upper"))) for r in renderer.iter("range")]
+    assert ranges[0][0] == pytest.approx(frame["FeO_mean"].min())
+    assert ranges[-1][1] == pytest.approx(frame["FeO_mean"].max())
+    assert {r.get("symbol") for r in renderer.iter("range")} == {
+        s.get("name") for s in renderer.iter("symbol")
+    }
+    base = sqlite3.connect(tmp_path / "a.gpkg")
+    assert base.execute("SELECT f_table_name, useAsDefault FROM layer_styles").fetchall() == [
+        ("a", 1)
+    ]
+    base.close()
+
+
+def test_shapefile_names_are_short_and_single(tmp_path):
+    ds = maps().assign(Mg_number=maps().FeO)
+    region = Circle(0.0, -80.0, 1e5, "here")
+    la.store.to_vector(
+        geo.region_statistics(ds, region),
+        tmp_path / "a.shp",
+        regions=region,
+        style="Mg_number_mean",
+    )
+    names = list(geopandas.read_file(tmp_path / "a.shp").columns)
+    assert "Mg_mean" in names
+    assert max(map(len, names)) <= 10
+    assert len(set(names)) == len(names)
+    assert 'attr="Mg_mean"' in (tmp_path / "a.qml").read_text()
+
+
+def test_points(tmp_path):
+    ds = xr.Dataset(
+        {"FeO": ("sample", [5.0, 7.0]), "reflectance": (("sample", "wavelength"), np.ones((2, 3)))},
+        coords={"lon": ("sample", [0.0, 90.0]), "lat": ("sample", [70.0, 80.0])},
+    )
+    la.store.to_vector(ds, tmp_path / "p.geojson", crs="geographic")
+    frame = geopandas.read_file(tmp_path / "p.geojson")
+    assert [(p.x, p.y) for p in frame.geometry] == [(0.0, 70.0), (90.0, 80.0)]
+    assert list(frame["FeO"]) == [5.0, 7.0]
+
+
+@pytest.mark.parametrize("chunks", [None, 31])
+def test_classes_have_the_area_of_their_pixels(tmp_path, chunks):
+    feo = maps().FeO if chunks is None else maps().FeO.chunk(y=chunks, x=chunks)
+    levels = [6.0, 9.0, 10.0, 14.0]
+    la.store.to_vector(feo, tmp_path / "c.gpkg", levels=levels)
+    frame = geopandas.read_file(tmp_path / "c.gpkg", layer="c")
+    for (low, high), area, shape in zip(
+        itertools.pairwise(levels), frame.area, frame.geometry, strict=True
+    ):
+        inside = int(((feo >= low) & (feo < high)).sum())
+        assert area == pytest.approx(inside * 20_000.0**2)
+        assert shape.is_valid
+
+
+def test_geopackage_keeps_other_layers(tmp_path):
+    la.store.to_vector(maps().FeO, tmp_path / "c.gpkg", levels=[0, 10, 20], layer="FeO")
+    la.store.to_vector(maps().MgO, tmp_path / "c.gpkg", levels=[0, 20, 40], layer="MgO")
+    la.store.to_vector(maps().FeO, tmp_path / "c.gpkg", levels=[0, 5, 20], layer="FeO")  # anew
+    assert {"FeO", "MgO"} <= set(pyogrio.list_layers(tmp_path / "c.gpkg")[:, 0])
+    assert list(geopandas.read_file(tmp_path / "c.gpkg", layer="FeO")["upper"]) == [5, 20]
+    base = sqlite3.connect(tmp_path / "c.gpkg")
+    assert base.execute("SELECT COUNT(*) FROM layer_styles").fetchone() == (2,)
+    base.close()
+
+
+def test_vector_errors(tmp_path):
+    stats = geo.region_statistics(maps(), REGIONS["cap"])
+    with pytest.raises(InputError, match="outlines"):
+        la.store.to_vector(stats, tmp_path / "a.gpkg")
+    with pytest.raises(InputError, match="same order"):
+        la.store.to_vector(stats, tmp_path / "a.gpkg", regions=REGIONS["seam"])
+    with pytest.raises(InputError, match=r"\.xyz"):
+        la.store.to_vector(stats, tmp_path / "a.xyz", regions=REGIONS["cap"])
+    with pytest.raises(InputError, match="levels"):
+        la.store.to_vector(maps().FeO, tmp_path / "a.gpkg", levels=[3, 2])
+    with pytest.raises(InputError, match="no value"):
+        la.store.to_vector(maps().FeO, tmp_path / "a.gpkg", levels=[300, 400])
+    with pytest.raises(InputError, match="points"):
+        la.store.to_vector(maps(), tmp_path / "a.gpkg")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_raster_style(tmp_path):
+    path = la.store.raster_style(tmp_path / "FeO.tif", 4.0, 12.0, label="wt%", steps=5)
+    assert path.name == "FeO.qml"
+    items = list(ElementTree.parse(path).getroot().iter("item"))
+    assert [float(i.get("value")) for i in items] == [4, 6, 8, 10, 12]
+    assert items[0].get("color") == "#440154"  # viridis begins there
+    assert items[-1].get("label") == "12 wt%"
+    with pytest.raises(InputError, match="vmin"):
+        la.store.raster_style(tmp_path / "FeO.tif", 4.0, 4.0)
+    with pytest.raises(InputError, match="colormap"):
+        la.store.raster_style(tmp_path / "FeO.tif", 4.0, 5.0, cmap="rainbows")
