@@ -3,6 +3,7 @@
     python examples/train_default_oxides.py                        # weights and held-out errors
     python examples/train_default_oxides.py --real-data FOLDER     # the same, and what it says on real spectra
     python examples/train_default_oxides.py --no-train --real-data FOLDER    # for the weights that are there
+    python examples/train_default_oxides.py --no-train --calibrate           # the same weights, their errors taken anew
 
 Everything is simulated (`lunarray.simulate`), seeded, and takes about six minutes on one idle core. Weights of another
 processor differ from the shipped ones by what float arithmetic leaves, amplified by training. FOLDER holds `sp/*.spc`
@@ -23,7 +24,14 @@ import numpy as np
 from lunarray import simulate
 from lunarray.oxides.constants import OXIDES
 from lunarray.oxides.novelty import fit_novelty, novelty
-from lunarray.oxides.weights import DEFAULT_WEIGHTS, load_novelty, load_oxide_cnn, save_oxide_cnn
+from lunarray.oxides.uncertainty import Calibration, calibrate, coverage
+from lunarray.oxides.weights import (
+    DEFAULT_WEIGHTS,
+    load_novelty,
+    load_oxide_cnn,
+    read_header,
+    save_oxide_cnn,
+)
 from lunarray.simulate import instrument
 from lunarray.simulate.spectra import SP_ERRORS, smoothed
 from lunarray.sp.bands import WAVELENGTHS_150
@@ -33,6 +41,7 @@ SP_SHARE = 0.75
 HELD_OUT = 10_000
 #: Seeds apart from the training seed by this much: no held-out soil is a training soil.
 HELD_OUT_SEED = 1_000_003
+CALIBRATION_SEED = 2_000_003
 
 
 def draw_scale(samples: int, rng: np.random.Generator) -> np.ndarray:
@@ -62,6 +71,15 @@ def targets(soils) -> np.ndarray:
     return np.stack([soils[oxide].values for oxide in OXIDES], axis=1)
 
 
+def calibration_of(model, seed: int) -> Calibration:
+    """Errors on soils of their own, neither trained on nor reported on, seen as those of the training."""
+    from lunarray.oxides.training import predict
+
+    soils = simulate.soils(HELD_OUT, seed + CALIBRATION_SEED)
+    rng = np.random.default_rng(seed + CALIBRATION_SEED + 1)
+    return calibrate(predict(model, with_errors(soils.reflectance.values, rng)), targets(soils))
+
+
 def table(header: list[str], rows: list[list[object]]) -> str:
     """A Markdown table; floats with two decimals."""
 
@@ -72,8 +90,9 @@ def table(header: list[str], rows: list[list[object]]) -> str:
     return "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
 
 
-def held_out_report(model, statistics, seed: int) -> str:
+def held_out_report(model, statistics, seed: int, path: Path) -> str:
     """Errors on soils that the model has not seen."""
+    from lunarray.oxides import invert_oxides
     from lunarray.oxides.training import predict, scores
 
     soils = simulate.soils(HELD_OUT, seed + HELD_OUT_SEED)
@@ -91,9 +110,12 @@ def held_out_report(model, statistics, seed: int) -> str:
         result = scores(truth, predict(model, spectra))
         rows += [[name, measure, *result[measure]] for measure in ("RMSE", "MAE", "bias", "R2")]
         unusual.append(f"{name}: {100 * (novelty(spectra, statistics) > 1).mean():.2f} %")
+        maps = invert_oxides(soils.reflectance.copy(data=spectra), path, uncertainty=True)
+        held = [100 * coverage(maps[f"{o}_lower"], maps[f"{o}_upper"], soils[o]) for o in OXIDES]
+        rows.append([name, "in 90 % interval, %", *held])
     rows.append(["(spread of the truth)", "standard deviation", *truth.std(axis=0)])
     return (
-        f"{HELD_OUT} held-out soils, wt% (R2 without unit):\n\n"
+        f"{HELD_OUT} held-out soils, wt% (R2 without unit; shares in %):\n\n"
         + table(["spectra", "measure", *OXIDES], rows)
         + "\n\nHeld-out spectra with novelty above 1: "
         + "; ".join(unusual)
@@ -229,6 +251,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--no-train", action="store_true", help="report on the weights in --output as they are"
     )
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="with --no-train: take the errors behind the intervals anew",
+    )
     options = parser.parse_args(argv)
 
     import torch
@@ -264,6 +291,7 @@ def main(argv: list[str] | None = None) -> None:
             wavelengths=WAVELENGTHS_150,
             oxides=OXIDES,
             novelty=statistics,
+            calibration=calibration_of(model, options.seed),
             training={
                 "data": "lunarray.simulate.soils, simulations only",
                 "soils": options.soils,
@@ -278,9 +306,20 @@ def main(argv: list[str] | None = None) -> None:
                 "script": "examples/train_default_oxides.py",
             },
         )
+    elif options.calibrate:
+        model = load_oxide_cnn(options.output)
+        save_oxide_cnn(
+            options.output,
+            model,
+            wavelengths=read_header(options.output)["wavelengths"],
+            oxides=OXIDES,
+            novelty=load_novelty(options.output),
+            calibration=calibration_of(model, options.seed),
+            training=read_header(options.output)["training"],
+        )
     # What is reported is what the file holds.
     model, statistics = load_oxide_cnn(options.output), load_novelty(options.output)
-    report = held_out_report(model, statistics, options.seed)
+    report = held_out_report(model, statistics, options.seed, options.output)
     print(report)
     card = options.card
     if card is None and options.output == DEFAULT_WEIGHTS:

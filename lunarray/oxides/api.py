@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import dask.array as da
@@ -14,9 +15,10 @@ from lunarray.engine.models import Device
 from lunarray.engine.pixels import BATCH_SIZE
 from lunarray.errors import BandMismatchError, InputError, ModelError
 from lunarray.geo import assign_crs, crs_of
+from lunarray.oxides import uncertainty as intervals
 from lunarray.oxides.constants import MOLAR_MASS, OXIDES
-from lunarray.oxides.predictor import OUTPUTS
-from lunarray.oxides.weights import DEFAULT_WEIGHTS, read_header
+from lunarray.oxides.predictor import OUTPUTS, SPREAD
+from lunarray.oxides.weights import DEFAULT_WEIGHTS, load_calibration, read_header
 from lunarray.sp.api import condition, is_native, resample, spectra_of
 from lunarray.sp.scale import sp_scale
 from lunarray.store.provenance import stamp
@@ -99,6 +101,8 @@ def invert_oxides(
     *,
     device: Device = "auto",
     batch_size: int = BATCH_SIZE,
+    uncertainty: bool = False,
+    level: float = 0.9,
 ) -> xr.Dataset:
     """Invert reflectance spectra to the abundances of six oxides and Mg#.
 
@@ -115,6 +119,11 @@ def invert_oxides(
         Where to run the model; "auto" takes a GPU in each process that sees one.
     batch_size : int
         Spectra that the model gets at once. It bounds memory and changes no result.
+    uncertainty : bool
+        Say how far off each abundance may be, as far as the model's calibration goes. A model with an ensemble runs
+        all its members then.
+    level : float
+        Share of true values that the intervals are to hold.
 
     Returns
     -------
@@ -127,7 +136,9 @@ def invert_oxides(
         - ``novelty``: how unlike its training the model finds the spectrum; above 1 it is further out than all but a
           thousandth of that;
         - ``quality``: flags (uint8, CF flag_masks): not_inverted (NaN in a band), novel_spectrum (novelty above 1),
-          sum_out_of_range (oxides sum to less than 95 or more than 105 wt%), negative_abundance (below -0.5 wt%).
+          sum_out_of_range (oxides sum to less than 95 or more than 105 wt%), negative_abundance (below -0.5 wt%);
+        - with `uncertainty`, for each oxide ``FeO_std``, the standard deviation of its error, and ``FeO_lower`` and
+          ``FeO_upper``, a conformal interval, in wt%.
 
     Raises
     ------
@@ -136,14 +147,29 @@ def invert_oxides(
     BandMismatchError
         If the wavelengths are not those of the model.
     ModelError
-        If the model cannot be read.
+        If the model cannot be read, or has no calibration and `uncertainty` is asked for.
+
+    Notes
+    -----
+    The standard deviation is the root mean square error of left-out predictions of about that abundance, widened where
+    the ensemble of folds is at odds (:class:`lunarray.oxides.uncertainty.Calibration`). Its members are the networks of
+    some of the folds, evenly spaced, not all. Intervals are split conformal ones with that standard
+    deviation as the scale [2]_: over spectra like those of the calibration they hold the *reference's* abundance with
+    probability `level`, on average over spectra. They do not know how far the reference is from the Moon, nor do they
+    promise anything for spectra unlike the calibration's: look at `novelty`. For the default model the calibration is
+    of simulated soils.
 
     References
     ----------
     .. [1] Bian et al. (2025), Oxide abundance inversion in the lunar polar regions using a 1D-CNN algorithm,
        doi:10.20944/preprints202511.1488.v1: the network (section 2.4, figure 3) and Mg# (section 3.4).
+    .. [2] Lei et al. (2018), Distribution-free predictive inference for regression, JASA 113, 1094, section 5.2.
     """
     spec = oxide_model(model, device=device)
+    calibration = None
+    if uncertainty:
+        spec, calibration = _with_uncertainty(spec)
+        widths = intervals.quantile(calibration, level)
     reflectance = _conditioned(obj, "invert_oxides")
     _check_bands(reflectance, read_header(spec.weights)["wavelengths"], spec.weights)
 
@@ -159,7 +185,21 @@ def invert_oxides(
         coords=coords,
     )
     result["Mg_number"] = mg_number(result)
-    result["quality"] = (dims, _quality(data, axis), _QUALITY_ATTRS)
+    oxides_and_novelty = data[(slice(None),) * axis + (slice(len(OUTPUTS)),)]
+    result["quality"] = (dims, _quality(oxides_and_novelty, axis), _QUALITY_ATTRS)
+    if calibration is not None:
+        error = _scale(data, axis, calibration)
+        for index, oxide in enumerate(OXIDES):
+            sigma = error[(slice(None),) * axis + (index,)]
+            half = widths[index] * sigma
+            values = result[oxide].data
+            for name, array, text in (
+                ("std", sigma, "standard deviation of the error of {}"),
+                ("lower", values - half, f"lower end of the {100 * level:g} % interval of {{}}"),
+                ("upper", values + half, f"upper end of the {100 * level:g} % interval of {{}}"),
+            ):
+                attrs = {"long_name": text.format(oxide), "units": "wt%"}
+                result[f"{oxide}_{name}"] = (dims, array, attrs)
     for oxide in OXIDES:
         result[oxide].attrs = {"long_name": _LONG_NAMES[oxide], "units": "wt%"}
     result["novelty"].attrs = {
@@ -326,6 +366,48 @@ def _quality(outputs: Any, axis: int) -> Any:
         drop_axis=axis,
         dtype=np.uint8,
         meta=np.empty((0,) * (outputs.ndim - 1), np.uint8),
+    )
+
+
+def _with_uncertainty(spec: ModelSpec) -> tuple[ModelSpec, intervals.Calibration]:
+    """The spec that runs the ensemble too, if there is one, and the calibration."""
+    calibration = load_calibration(spec.weights)
+    if calibration is None:
+        raise ModelError(
+            "the model has no calibration of its errors",
+            where=spec.weights,
+            remedy="train with train_loocv or train_kfold, or leave uncertainty=False",
+        )
+    if read_header(spec.weights).get("members", 0) < 2:
+        return spec, calibration
+    loader = "lunarray.oxides.predictor:load_ensemble"
+    return replace(spec, loader=loader, outputs=len(OUTPUTS) + len(SPREAD)), calibration
+
+
+def _scale_block(outputs: np.ndarray, axis: int, **tensors: np.ndarray) -> np.ndarray:
+    values = np.moveaxis(outputs, axis, 0)
+    spread = values[len(OUTPUTS) :]
+    result = intervals.scale(
+        values[: len(OXIDES)], spread if len(spread) else None, intervals.from_tensors(tensors)
+    )
+    return np.moveaxis(result, 0, axis)
+
+
+def _scale(outputs: Any, axis: int, calibration: intervals.Calibration) -> Any:
+    """Standard deviation of each oxide's error, along `axis`."""
+    # The scores are not needed here, and would travel with every task.
+    tensors = {**calibration.tensors(), "scores": np.empty((0, 0), np.float32)}
+    if isinstance(outputs, np.ndarray):
+        return _scale_block(outputs, axis, **tensors)
+    chunks = (*outputs.chunks[:axis], (len(OXIDES),), *outputs.chunks[axis + 1 :])
+    return da.map_blocks(
+        _scale_block,
+        outputs,
+        axis,
+        **tensors,
+        chunks=chunks,
+        dtype=np.float32,
+        meta=np.empty((0,) * outputs.ndim, np.float32),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,17 @@ from lunarray.errors import ModelError
 if TYPE_CHECKING:
     from lunarray.oxides.model import OxideCNN
     from lunarray.oxides.novelty import NoveltyModel
+    from lunarray.oxides.uncertainty import Calibration
 
 #: Weights of the model that comes with lunarray.
 DEFAULT_WEIGHTS = Path(__file__).parent / "data" / "default.safetensors"
 ARCHITECTURE = "lunarray.oxides.OxideCNN"
-FORMAT_VERSION = 1
+#: 1 is one network, and novelty statistics; 2 may have several networks, an ensemble and a calibration.
+FORMAT_VERSIONS = (1, 2)
 _NOVELTY = "novelty."
+_CALIBRATION = "calibration."
+_NETWORK = "network."
+_MEMBER = "member."
 _METADATA_KEY = "lunarray"
 _REQUIRED = ("architecture", "format_version", "n", "bands", "wavelengths", "oxides", "digest")
 _REMEDY = (
@@ -43,12 +49,14 @@ def _digest(tensors: dict[str, np.ndarray]) -> str:
 
 def save_oxide_cnn(
     path: str | os.PathLike[str],
-    model: OxideCNN,
+    model: OxideCNN | Sequence[OxideCNN],
     *,
     wavelengths: np.ndarray,
     oxides: tuple[str, ...],
     novelty: NoveltyModel | None = None,
     training: dict[str, Any] | None = None,
+    members: Sequence[OxideCNN | Sequence[OxideCNN]] = (),
+    calibration: Calibration | None = None,
 ) -> None:
     """Write a model with all that is needed to use it.
 
@@ -56,8 +64,8 @@ def save_oxide_cnn(
     ----------
     path : path-like
         File to write, replaced only once the new one is complete.
-    model : OxideCNN
-        The trained model.
+    model : OxideCNN or sequence of OxideCNN
+        The trained model; of several networks, each gives the oxides that follow those of the one before.
     wavelengths : array-like, shape (bands,)
         Wavelengths in nm that the model expects.
     oxides : tuple of str
@@ -66,45 +74,82 @@ def save_oxide_cnn(
         Statistics of the training spectra. Without them spectra unlike the training set cannot be told.
     training : dict, optional
         What the model was trained on and how; JSON types only.
+    members : sequence of OxideCNN or of sequences of OxideCNN, optional
+        Ensemble whose spread tells how uncertain the model is; each of networks like `model`.
+    calibration : Calibration, optional
+        Errors on samples not seen in training (:func:`lunarray.oxides.uncertainty.calibrate`): what
+        ``invert_oxides(uncertainty=True)`` needs.
 
     Raises
     ------
     ModelError
-        Wavelengths or oxides do not fit the model.
+        Wavelengths or oxides do not fit the model, or members are unlike it.
     """
     from safetensors.numpy import save
 
     centres = [round(float(w), 4) for w in wavelengths]
-    if len(centres) != model.bands or len(oxides) != model.outputs:
+    networks = _sequence(model)
+    outputs = [network.outputs for network in networks]
+    bands = {network.bands for network in networks}
+    if not networks or bands != {len(centres)} or sum(outputs) != len(oxides):
         raise ModelError(
             f"{len(centres)} wavelengths and {len(oxides)} oxides "
-            f"for a model of {model.bands} bands and {model.outputs} outputs",
+            f"for a model of {'/'.join(map(str, sorted(bands)))} bands and {sum(outputs)} outputs",
             where=path,
             remedy="give one wavelength per band and one name per output",
         )
-    tensors = {
-        name: value.detach().cpu().contiguous().numpy()
-        for name, value in model.state_dict().items()
-    }
+    tensors = _tensors(networks)
+    for index, member in enumerate(members):
+        own = _sequence(member)
+        if [(m.bands, m.outputs) for m in own] != [(m.bands, m.outputs) for m in networks]:
+            raise ModelError(
+                f"member {index} has other bands or outputs than the model",
+                where=path,
+                remedy="give networks like the model's",
+            )
+        tensors |= {f"{_MEMBER}{index}.{name}": a for name, a in _tensors(own).items()}
     if novelty is not None:
         tensors |= {_NOVELTY + name: array for name, array in novelty.tensors().items()}
+    if calibration is not None:
+        tensors |= {_CALIBRATION + name: array for name, array in calibration.tensors().items()}
     header = {
         "architecture": ARCHITECTURE,
-        "format_version": FORMAT_VERSION,
-        "n": model.n,
-        "bands": model.bands,
+        "format_version": 1,
+        "n": networks[0].n,
+        "bands": len(centres),
         "wavelengths": centres,
         "oxides": list(oxides),
         "novelty": novelty is not None,
         "training": training or {},
         "digest": _digest(tensors),
     }
+    if len(networks) > 1 or members or calibration is not None:
+        header |= {
+            "format_version": 2,
+            "networks": outputs,
+            "members": len(members),
+            "calibration": calibration is not None,
+        }
     # One key: safetensors keeps metadata in a hash map, and several keys would come out in another order each time.
     content = save(tensors, {_METADATA_KEY: json.dumps(header, sort_keys=True)})
     target = Path(path)
     partial = target.with_name(target.name + ".partial")
     partial.write_bytes(content)
     partial.replace(target)
+
+
+def _sequence(model: OxideCNN | Sequence[OxideCNN]) -> list[OxideCNN]:
+    return list(model) if isinstance(model, Sequence) else [model]
+
+
+def _tensors(networks: Sequence[OxideCNN]) -> dict[str, np.ndarray]:
+    """Arrays of one network by their own names, of several by number as well."""
+    result = {}
+    for index, network in enumerate(networks):
+        prefix = f"{_NETWORK}{index}." if len(networks) > 1 else ""
+        for name, value in network.state_dict().items():
+            result[prefix + name] = value.detach().cpu().contiguous().numpy()
+    return result
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -120,7 +165,8 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     dict
         ``architecture``, ``format_version``, ``n`` (int), ``bands`` (int), ``wavelengths`` (list of float, nm),
         ``oxides`` (list of str), ``novelty`` (bool: statistics are there), ``training`` (dict) and ``digest``
-        (SHA-256 of the tensors).
+        (SHA-256 of the tensors). Version 2 also ``networks`` (list of int, outputs of each), ``members`` (int) and
+        ``calibration`` (bool).
 
     Raises
     ------
@@ -148,10 +194,10 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
     if missing:
         raise ModelError(f"header lacks {', '.join(missing)}", where=path, remedy=_REMEDY)
-    if header["architecture"] != ARCHITECTURE or header["format_version"] != FORMAT_VERSION:
+    if header["architecture"] != ARCHITECTURE or header["format_version"] not in FORMAT_VERSIONS:
         raise ModelError(
             f"weights of {header['architecture']} version {header['format_version']}, "
-            f"not of {ARCHITECTURE} version {FORMAT_VERSION}",
+            f"not of {ARCHITECTURE} version {' or '.join(map(str, FORMAT_VERSIONS))}",
             where=path,
             remedy=_REMEDY,
         )
@@ -201,21 +247,83 @@ def load_oxide_cnn(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> OxideCNN:
     Raises
     ------
     ModelError
+        The file is missing, altered, made for another architecture, or holds several networks.
+    """
+    header, tensors = read_weights(path)
+    networks = header.get("networks", [len(header["oxides"])])
+    if len(networks) > 1:
+        raise ModelError(
+            f"the file holds {len(networks)} networks",
+            where=path,
+            remedy="use it with invert_oxides(model=...), or read them all with lunarray.oxides.weights.load_networks",
+        )
+    return _network(header, states_of(header, tensors)[0], networks[0], path)
+
+
+def load_networks(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> list[OxideCNN]:
+    """Read all networks of a model, each of which gives the oxides that follow those of the one before.
+
+    Parameters
+    ----------
+    path : path-like
+        Weights file; the one that comes with lunarray by default.
+
+    Returns
+    -------
+    list of OxideCNN
+        On the CPU, in evaluation mode, without gradients.
+
+    Raises
+    ------
+    ModelError
         The file is missing, altered, or made for another architecture.
     """
+    header, tensors = read_weights(path)
+    return networks_of(header, tensors, path)
+
+
+def networks_of(
+    header: dict[str, Any],
+    tensors: dict[str, np.ndarray],
+    path: str | os.PathLike[str],
+    member: int | None = None,
+) -> list[OxideCNN]:
+    """Make the networks of a model, or of a member of its ensemble, of what :func:`read_weights` gave."""
+    outputs = header.get("networks", [len(header["oxides"])])
+    states = states_of(header, tensors, member)
+    return [_network(header, s, count, path) for s, count in zip(states, outputs, strict=True)]
+
+
+def states_of(
+    header: dict[str, Any], tensors: dict[str, np.ndarray], member: int | None = None
+) -> list[dict[str, np.ndarray]]:
+    """Arrays of each network of a model, or of a member of its ensemble, by their own names; needs no torch."""
+    others = (_NOVELTY, _CALIBRATION, _MEMBER)
+    if member is None:
+        own = {name: a for name, a in tensors.items() if not name.startswith(others)}
+    else:
+        prefix = f"{_MEMBER}{member}."
+        own = {n.removeprefix(prefix): a for n, a in tensors.items() if n.startswith(prefix)}
+    count = len(header.get("networks", [0]))
+    if count == 1:
+        return [own]
+    prefixes = [f"{_NETWORK}{i}." for i in range(count)]
+    return [{n.removeprefix(p): a for n, a in own.items() if n.startswith(p)} for p in prefixes]
+
+
+def _network(
+    header: dict[str, Any],
+    state: dict[str, np.ndarray],
+    outputs: int,
+    path: str | os.PathLike[str],
+) -> OxideCNN:
     import torch
 
     from lunarray.oxides.model import OxideCNN
 
-    header, tensors = read_weights(path)
-    model = OxideCNN(header["n"], header["bands"], len(header["oxides"]))
-    state = {
-        name: torch.from_numpy(array.copy())
-        for name, array in tensors.items()
-        if not name.startswith(_NOVELTY)
-    }
+    model = OxideCNN(header["n"], header["bands"], outputs)
     try:
-        model.load_state_dict(state)
+        model.load_state_dict({n: torch.from_numpy(a.copy()) for n, a in state.items()})
     except RuntimeError as error:
         raise ModelError(
             f"tensors do not fit {ARCHITECTURE} with n = {header['n']} and {header['bands']} bands",
@@ -255,4 +363,32 @@ def load_novelty(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> NoveltyModel
             for name, a in tensors.items()
             if name.startswith(_NOVELTY)
         }
+    )
+
+
+def load_calibration(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> Calibration | None:
+    """Read the calibration of its errors stored with a model; None where the file has none. Needs no torch.
+
+    Parameters
+    ----------
+    path : path-like
+        Weights file.
+
+    Returns
+    -------
+    Calibration or None
+        For :func:`lunarray.oxides.uncertainty.scale` and ``quantile``.
+
+    Raises
+    ------
+    ModelError
+        The file is missing, altered, or made for another architecture.
+    """
+    if not read_header(path).get("calibration"):
+        return None
+    from lunarray.oxides.uncertainty import from_tensors
+
+    _, tensors = read_weights(path)
+    return from_tensors(
+        {n.removeprefix(_CALIBRATION): a for n, a in tensors.items() if n.startswith(_CALIBRATION)}
     )

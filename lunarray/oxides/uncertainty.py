@@ -1,0 +1,235 @@
+"""How far off an inverted abundance may be: standard deviations and conformal intervals (NumPy only)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from lunarray.errors import InputError
+
+#: Fewest calibration samples for each step of the scale along the predicted abundance, and most steps.
+_SAMPLES_A_STEP = 50
+_STEPS = 8
+#: Shares of the ensemble's spread in the scale that are tried, in units of its mean square.
+_SHARES = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+#: Conformal scores that are kept of a larger calibration, at evenly spaced ranks.
+_SCORES = 2000
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Errors of a model on samples that it had not seen, summed up for use on others.
+
+    The scale of the error of oxide o at a pixel is ``s = a(f) * sqrt(1 + share * v / mean_square)``: `a`, a function of
+    the predicted abundance f (linear between steps, constant beyond), times what the spread v (variance) of the
+    ensemble of folds adds. s is the standard deviation, and ``f ± q(level) * s`` the conformal interval, where q is
+    that quantile of |error| / s of the calibration samples.
+
+    Attributes
+    ----------
+    centres, scales : ndarray, shape (oxide, step), float32
+        Predicted abundances (wt%) and `a` at them (wt%).
+    share, mean_square : ndarray, shape (oxide,), float32
+        Weight of the spread, and its mean square in the calibration (wt%²). Zero and one without an ensemble.
+    scores : ndarray, shape (oxide, score), float32
+        |error| / s, sorted; at most 2000, evenly spaced by rank.
+    count : ndarray, shape (1,), int64
+        Calibration samples.
+    """
+
+    centres: np.ndarray
+    scales: np.ndarray
+    share: np.ndarray
+    mean_square: np.ndarray
+    scores: np.ndarray
+    count: np.ndarray
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The arrays by name, as they are stored with the weights."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def calibrate(
+    predicted: np.ndarray, measured: np.ndarray, spread: np.ndarray | None = None
+) -> Calibration:
+    """Sum up errors on samples that the model had not seen.
+
+    Parameters
+    ----------
+    predicted, measured : ndarray, shape (sample, oxide)
+        Abundances in wt%; rows with a NaN are left out.
+    spread : ndarray, shape (sample, oxide), optional
+        Standard deviation of the ensemble at the samples, wt%.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    InputError
+        With fewer than two samples, or shapes that differ.
+    """
+    f, y = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)
+    v = np.zeros_like(f) if spread is None else np.asarray(spread, np.float64) ** 2
+    if f.ndim != 2 or f.shape != y.shape or f.shape != v.shape:
+        raise InputError(
+            f"predicted {f.shape}, measured {y.shape}, spread {v.shape}",
+            where="calibrate",
+            remedy="give arrays (sample, oxide) of one shape",
+        )
+    good = np.isfinite(f).all(axis=1) & np.isfinite(y).all(axis=1) & np.isfinite(v).all(axis=1)
+    f, y, v = f[good], y[good], v[good]
+    count = len(f)
+    if count < 2:
+        raise InputError(
+            f"{count} samples with predictions while left out",
+            where="calibrate",
+            remedy="leave out, and so predict, at least two samples",
+        )
+    error = np.abs(f - y)
+    # Errors of exactly zero everywhere would give a scale of zero and scores of 0/0.
+    floor = 1e-6
+    steps = int(np.clip(count // _SAMPLES_A_STEP, 1, _STEPS))
+    centres, scales = np.zeros((2, f.shape[1], steps))
+    share, mean_square = np.zeros(f.shape[1]), np.ones(f.shape[1])
+    scores = np.empty(f.shape)
+    for o in range(f.shape[1]):
+        if v[:, o].mean() > 0:
+            mean_square[o] = v[:, o].mean()
+        best = np.inf
+        for tried in _SHARES if spread is not None else (0.0,):
+            grow = np.sqrt(1 + tried * v[:, o] / mean_square[o])
+            at, a = _steps(f[:, o], error[:, o] / grow, steps, floor)
+            s = np.interp(f[:, o], at, a) * grow
+            # Of a normal error: the likelihood of the scale.
+            loss = float(np.mean(np.log(s) + 0.5 * (error[:, o] / s) ** 2))
+            if loss < best:
+                best = loss
+                # So that the mean square of the scaled errors is one exactly.
+                a = a * math.sqrt(np.mean((error[:, o] / s) ** 2)) if error[:, o].any() else a
+                centres[o], scales[o], share[o] = at, a, tried
+                scores[:, o] = error[:, o] / (np.interp(f[:, o], at, a) * grow)
+    scores = np.sort(scores, axis=0).T
+    if count > _SCORES:
+        scores = scores[:, np.round(np.linspace(0, count - 1, _SCORES)).astype(int)]
+    return Calibration(
+        centres.astype(np.float32),
+        scales.astype(np.float32),
+        share.astype(np.float32),
+        mean_square.astype(np.float32),
+        np.ascontiguousarray(scores, np.float32),
+        np.array([count], np.int64),
+    )
+
+
+def _steps(
+    f: np.ndarray, error: np.ndarray, steps: int, floor: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Root mean square error in equally filled ranges of the predicted abundance, at their means, which rise."""
+    order = np.array_split(np.argsort(f, kind="stable"), steps)
+    centres = np.array([f[part].mean() for part in order])
+    scales = np.array([math.sqrt(np.mean(error[part] ** 2)) for part in order])
+    # np.interp wants centres that rise; equal ones are as good in any order.
+    return np.maximum.accumulate(centres), np.maximum(scales, floor)
+
+
+def quantile(calibration: Calibration, level: float) -> np.ndarray:
+    """Half-width of the conformal interval in units of the scale.
+
+    Parameters
+    ----------
+    calibration : Calibration
+    level : float
+        Share of true values that the interval is to hold, within (0, 1).
+
+    Returns
+    -------
+    ndarray, shape (oxide,), float32
+        The ceil((N + 1) · level)-th of the N scores.
+
+    Raises
+    ------
+    InputError
+        If the level is not within (0, 1), or needs more calibration samples than there were.
+
+    References
+    ----------
+    .. [1] Lei et al. (2018), Distribution-free predictive inference for regression, JASA 113, 1094 (split conformal,
+       locally weighted); Barber et al. (2021), Predictive inference with the jackknife+, Ann. Stat. 49, 486 (that
+       left-out predictions may take the place of a split).
+    """
+    if not 0 < level < 1:
+        raise InputError(
+            f"{level}", where="level", remedy="give a share between 0 and 1, such as 0.9"
+        )
+    count = int(calibration.count[0])
+    rank = math.ceil((count + 1) * level)
+    if rank > count:
+        raise InputError(
+            f"an interval of level {level:g} needs at least {math.ceil(level / (1 - level))} calibration samples "
+            f"and the model has {count}",
+            where="level",
+            remedy="ask for a lower level, or train with more samples",
+        )
+    kept = calibration.scores.shape[1]
+    # Of thinned scores the next higher one: the interval is never narrower for it.
+    index = rank - 1 if kept == count else math.ceil((rank - 1) / (count - 1) * (kept - 1))
+    return calibration.scores[:, index]
+
+
+def scale(predicted: np.ndarray, spread: np.ndarray | None, calibration: Calibration) -> np.ndarray:
+    """Standard deviation of the error of predicted abundances.
+
+    Parameters
+    ----------
+    predicted : ndarray, shape (oxide, ...)
+        wt%.
+    spread : ndarray, shape (oxide, ...), optional
+        Standard deviation of the ensemble, wt%; must be there where the calibration had one.
+    calibration : Calibration
+
+    Returns
+    -------
+    ndarray, shape (oxide, ...), float32
+        wt%; NaN where `predicted` is.
+    """
+    result = np.empty(predicted.shape, np.float32)
+    for o in range(predicted.shape[0]):
+        s = np.interp(predicted[o], calibration.centres[o], calibration.scales[o])
+        if calibration.share[o] > 0 and spread is not None:
+            s = s * np.sqrt(
+                1
+                + calibration.share[o]
+                * spread[o].astype(np.float64) ** 2
+                / calibration.mean_square[o]
+            )
+        result[o] = np.where(np.isnan(predicted[o]), np.nan, s)
+    return result
+
+
+def from_tensors(tensors: Mapping[str, np.ndarray]) -> Calibration:
+    """The calibration that :meth:`Calibration.tensors` took apart."""
+    return Calibration(**{f.name: tensors[f.name] for f in fields(Calibration)})
+
+
+def coverage(lower: np.ndarray, upper: np.ndarray, truth: np.ndarray) -> float:
+    """Share of true values within an interval, of those where all three are finite; NaN where none is."""
+    lower, upper, truth = (np.asarray(a, np.float64) for a in (lower, upper, truth))
+    good = np.isfinite(lower) & np.isfinite(upper) & np.isfinite(truth)
+    return (
+        float(np.mean((lower <= truth) & (truth <= upper), where=good)) if good.any() else math.nan
+    )
+
+
+__all__: Sequence[str] = [
+    "Calibration",
+    "calibrate",
+    "coverage",
+    "from_tensors",
+    "quantile",
+    "scale",
+]
