@@ -284,6 +284,8 @@ def fit_elements(
             frames = la.open_zarr(inputs[0])
         else:
             frames = la.open_class(inputs, errors="skip" if skip_bad_files else "raise")
+        if footprints is not None:
+            la.xrf.footprints.check_footprints_path(footprints, overwrite=overwrite)
         response = la.xrf.read_response(rmf, arf)
         night = background is None
         dark = frames.lunar.night_background() if night else la.xrf.read_background(background)
@@ -302,6 +304,258 @@ def fit_elements(
             la.plot.footprints(result, "Al", path=quicklook)
             _say(f"Picture    {quicklook}")
         _say(f"Store      {output}")
+
+
+@app.command()
+def train_oxides(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CUBE...",
+            help="Reflectance cubes (Zarr stores or mosaics), for instance of both poles; or one store of samples.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Weights to write (.safetensors).", show_default=False),
+    ],
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Maps of the six oxides: a Zarr store, or a folder of FeO.tif, TiO2.tif, …"
+        ),
+    ] = None,
+    screen: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A second FeO map: points where both disagree are left out. May be repeated, one for each pole."
+        ),
+    ] = None,
+    reference_window: Annotated[
+        int, typer.Option(min=1, help="Pixels of the reference along a side that are averaged.")
+    ] = 17,
+    folds: Annotated[
+        int, typer.Option(min=0, help="Folds left out in turn; 0 for each sample in turn.")
+    ] = 10,
+    width: Annotated[
+        int, typer.Option("--channels", "-n", min=1, help="Channels of the first block.")
+    ] = 32,
+    rate: Annotated[float, typer.Option("--learning-rate", help="Of Adam.")] = 1e-3,
+    epochs: Annotated[int, typer.Option(min=1, help="Steps on all samples.")] = 100,
+    separate: Annotated[
+        bool, typer.Option("--separate", help="A network for each oxide instead of one for all.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the weights to begin with.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder from which a stopped run goes on.")
+    ] = None,
+    samples_output: Annotated[
+        Path | None, typer.Option("--samples", help="Keep the samples in this Zarr store.")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder for pictures: correlation and scatter.")
+    ] = None,
+) -> None:
+    """Train an oxide model on a cube and reference maps.
+
+    Spectra and oxides are paired on the lattice of Bian et al. (2025), 51°-64° north and south. The model has the mean
+    of the weights of all folds, and brings uncertainties with it.
+    """
+    import lunarray as la
+
+    with _friendly():
+        samples = _samples(inputs, reference, screen or [], reference_window)
+        samples = la.oxides.select_samples(samples)
+        lost = ", ".join(
+            f"{count} {name.removeprefix('lost_').replace('_', ' ')}"
+            for name, count in samples.attrs.items()
+            if str(name).startswith("lost_") and count
+        )
+        _say(
+            f"{samples.attrs['samples']:,} samples of {samples.attrs['lattice_points']:,} points"
+            + (f"; lost: {lost}" if lost else "")
+        )
+        if samples_output is not None:
+            samples.lunar.to_zarr(samples_output, overwrite=True, progress=False)
+        options: dict[str, Any] = {
+            "n": width, "lr": rate, "epochs": epochs, "joint": not separate, "seed": seed,
+            "device": device.value, "checkpoint": checkpoint,
+        }  # fmt: skip
+        fit = (
+            la.oxides.train_kfold(samples, folds=folds, **options)
+            if folds
+            else la.oxides.train_loocv(samples, **options)
+        )
+        output.parent.mkdir(parents=True, exist_ok=True)
+        fit.save(output)
+        _scores(fit.metrics(), "Left-out predictions against the reference")
+        if figures is not None:
+            la.plot.correlation_curves(
+                la.oxides.band_correlation(samples), path=figures / "correlation.png"
+            )
+            la.plot.prediction_scatter(fit.reference, fit.left_out, path=figures / "scatter.png")
+            _say(f"Pictures   {figures}")
+        _say(f"Weights    {output}")
+
+
+@app.command()
+def atlas(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CUBE...",
+            help="Reflectance cubes of the north pole, the south pole, or both (Zarr stores or mosaics).",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder for maps, GeoTIFFs and tables.", show_default=False
+        ),
+    ],
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Your own weights (.safetensors) in place of the embedded model."),
+    ] = None,
+    latitude: Annotated[
+        float, typer.Option(min=0, max=89.9, help="Map what is poleward of this (degrees).")
+    ] = 65.0,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="With standard deviations and 90 % intervals.")
+    ] = False,
+    regions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Polygons to tabulate (.gpkg, .shp); in the south, by default the nine of Artemis III."
+        ),
+    ] = None,
+    radius: Annotated[
+        float, typer.Option(min=1, help="Radius of the regions of Artemis III, m.")
+    ] = 7500.0,
+    geotiff: Annotated[
+        bool, typer.Option(help="Export maps as GeoTIFF with styles for QGIS.")
+    ] = True,
+    device: Annotated[Device, typer.Option(help="Where to run the model.")] = Device.auto,
+    quicklook: Quicklook = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Map the oxides of the polar regions and tabulate them in regions.
+
+    Writes atlas_north.zarr and atlas_south.zarr, GeoTIFFs, and for each pole that has regions a table (.csv) and a
+    GeoPackage with a style for QGIS.
+    """
+    import lunarray as la
+    from lunarray.errors import InputError
+    from lunarray.geo import as_regions
+    from lunarray.plot.drawing import limits
+
+    with _friendly():
+        cubes: dict[str, Any] = {}
+        for name in inputs:
+            cube = _open([name], Reflectance.REF1, False, None)
+            pole = _pole(cube, name)
+            if pole in cubes:
+                raise InputError(
+                    f"a second cube of the {pole} pole", where=name, remedy="Give one of each pole"
+                )
+            cubes[pole] = cube
+        own = None if regions is None else as_regions(regions)
+        maps = la.oxides.atlas(
+            cubes.get("north"),
+            cubes.get("south"),
+            model,
+            latitude=latitude,
+            uncertainty=uncertainty,
+            device=device.value,
+        )
+        names = [*la.oxides.OXIDES, "Mg_number"]
+        for pole, lazy in maps.items():
+            store = output / f"atlas_{pole}.zarr"
+            stored = lazy.lunar.to_zarr(store, overwrite=overwrite, description=f"Mapping {pole}")
+            maps[pole] = stored
+            _summary(stored)
+            _say(f"Store      {store}")
+            if geotiff:
+                files = stored[names].lunar.to_cog(output / f"geotiff_{pole}")
+                for variable, file in zip(names, files, strict=True):
+                    low, high, _ = limits([stored[variable].values], None, None)
+                    unit = stored[variable].attrs.get("units", "")
+                    la.store.raster_style(file, low, high, label=unit)
+                _say(f"GeoTIFF    {output / f'geotiff_{pole}'}")
+            wanted = own or (la.oxides.artemis3_regions(radius) if pole == "south" else [])
+            sign = 1 if pole == "north" else -1
+            wanted = [r for r in wanted if sign * r.cap()[1] > 0]
+            if wanted:
+                statistics = la.oxides.region_statistics(stored[names], wanted).compute()
+                table = la.oxides.region_table(statistics)
+                table.to_csv(output / f"regions_{pole}.csv")
+                la.store.to_vector(statistics, output / f"regions_{pole}.gpkg", regions=wanted)
+                _regions(statistics)
+                _say(f"Regions    {output / f'regions_{pole}.csv'} and .gpkg")
+        if quicklook is not None:
+            la.plot.polar_atlas(maps, path=quicklook)
+            _say(f"Picture    {quicklook}")
+
+
+@app.command()
+def compare(
+    result: Annotated[
+        Path,
+        typer.Argument(
+            help="Maps: a Zarr store, a GeoTIFF, or a folder of such.", show_default=False
+        ),
+    ],
+    reference: Annotated[
+        Path,
+        typer.Argument(
+            help="Maps of the same quantities, by the same names, on any lunar grid.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Zarr store for the differences."),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(help="How the reference is resampled: auto, nearest, bilinear or average."),
+    ] = "auto",
+    regions: Annotated[
+        Path | None,
+        typer.Option(help="Polygons in which to tabulate the difference (.gpkg, .shp)."),
+    ] = None,
+    quicklook: Quicklook = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compare maps with those of others: scores, and a map of the difference.
+
+    The reference is brought onto the grid of the result. R² is the squared correlation; the coefficient of
+    determination counts offsets too.
+    """
+    import lunarray as la
+    from lunarray.oxides.polar_atlas import matched
+
+    with _friendly():
+        mine, theirs = matched(
+            la.store.open_maps(result),
+            la.store.open_maps(reference),
+            method=method,  # type: ignore[arg-type]
+        )
+        oxides = [name for name in la.oxides.OXIDES if name in mine]
+        names = oxides or [str(name) for name in mine.data_vars]
+        _scores(la.oxides.metrics(mine, theirs, oxides=names), "Result against reference")
+        off = la.oxides.difference(mine, theirs)
+        if output is not None:
+            off = off.lunar.to_zarr(output, overwrite=overwrite, description="Comparing")
+            _say(f"Store      {output}")
+        if regions is not None:
+            _regions(la.oxides.region_statistics(off, regions).compute())
+        if quicklook is not None:
+            la.plot.comparison(theirs, mine, path=quicklook)
+            _say(f"Picture    {quicklook}")
 
 
 @app.command()
@@ -471,6 +725,85 @@ def _table_of_errors(truth: xr.Dataset, maps: xr.Dataset) -> None:
             f"{error.mean():+.2f}",
             f"{np.corrcoef(expected, found)[0, 1]:.3f}",
         )
+    _console().print(table)
+
+
+def _samples(
+    inputs: list[str], reference: Path | None, screen: list[Path], window: int
+) -> xr.Dataset:
+    """Build samples from cubes and maps, or open a store of them."""
+    import lunarray as la
+    from lunarray.errors import InputError
+
+    if reference is None:
+        opened = (
+            la.open_zarr(inputs[0]) if len(inputs) == 1 and inputs[0].endswith(".zarr") else None
+        )
+        if opened is not None and "sample" in opened.dims:
+            return opened
+        raise InputError(
+            "no reference maps",
+            where="--reference",
+            remedy="Give maps of the six oxides, or a store of samples in place of the cubes",
+        )
+    cubes = [_open([name], Reflectance.REF1, False, None) for name in inputs]
+    maps = []
+    for path in screen:
+        found = la.store.open_maps(path)
+        only = [str(name) for name in found.data_vars]
+        # A single map is the one meant, whatever its file is called.
+        maps.append(found if "FeO" in found or len(only) != 1 else found.rename({only[0]: "FeO"}))
+    return la.oxides.build_samples(
+        cubes, la.store.open_maps(reference), screen=maps or None, reference_window=window
+    )
+
+
+def _pole(cube: xr.Dataset, name: str) -> str:
+    from lunarray.errors import GridError
+    from lunarray.geo import geobox_of
+    from lunarray.plot.drawing import pole_of
+
+    pole = pole_of(geobox_of(cube))
+    if pole is None:
+        raise GridError(
+            "the cube is not in polar stereographic projection",
+            where=name,
+            remedy="Grid it first: lunarray invert-oxides --grid, or .lunar.grid('north')",
+        )
+    return pole
+
+
+def _scores(scores: xr.Dataset, title: str) -> None:
+    """Print the scores of every oxide."""
+    from rich.table import Table
+
+    loaded = scores.compute()
+    columns = {
+        "R²": "r2_correlation", "coefficient of determination": "r2_determination", "RMSE": "RMSE",
+        "MAE": "MAE", "bias": "bias",
+    }  # fmt: skip
+    table = Table("", *columns, "pairs", title=title)
+    for oxide in loaded["oxide"].values:
+        row = loaded.sel(oxide=oxide)
+        cells = [
+            f"{float(row[name]):{'+' if name == 'bias' else ''}.3f}" for name in columns.values()
+        ]
+        table.add_row(str(oxide), *cells, f"{int(row['count']):,}")
+    _console().print(table)
+
+
+def _regions(statistics: xr.Dataset) -> None:
+    """Print mean and deviation of every variable in every region."""
+    from rich.table import Table
+
+    table = Table("region", *map(str, statistics.data_vars), title="Mean ± deviation in regions")
+    for index, name in enumerate(statistics["abbreviation"].values):
+        part = statistics.isel(region=index)
+        cells = []
+        for variable in part.data_vars.values():
+            mean, std = (float(variable.sel(statistic=s)) for s in ("mean", "std"))
+            cells.append(f"{mean:.2f} ± {std:.2f}" if mean == mean else "–")
+        table.add_row(str(name), *cells)
     _console().print(table)
 
 

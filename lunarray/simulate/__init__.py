@@ -14,10 +14,12 @@ _PUBLIC = {
     "class_response": "xrf",
     "flare_profile": "xrf",
     "mix_reflectance": "kernels",
+    "moon": "globe",
     "oxide_abundances": "kernels",
     "polar_scene": "scene",
     "soils": "spectra",
     "thermal_spectrum": "xrf",
+    "truth_maps": "globe",
 }
 __all__ = sorted(_PUBLIC)
 
