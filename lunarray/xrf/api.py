@@ -213,9 +213,11 @@ def fit_elements(
         import dask.array as da
 
         n = ds.sizes["time"]
-        # One task for a few batches: whole batches, whatever the chunks were.
-        sizes = tuple(min(_BATCH, n - at) for at in range(0, n, _BATCH)) or (0,)
-        data = da.asarray(counts.data).rechunk((sizes, -1))
+        data = da.asarray(counts.data)
+        # Whole batches, whatever the chunks were; those that are so already stay, as co-added ones do.
+        if any(size % _BATCH for size in data.chunks[0][:-1]) or data.numblocks[1] > 1:
+            data = data.rechunk((_whole_batches(n, max(data.chunks[0])), -1))
+        sizes = data.chunks[0]
         table = da.stack([da.asarray(c).astype("f8") for c in columns], axis=1).rechunk((sizes, -1))
         packed = da.map_blocks(
             _fit_block,
@@ -228,12 +230,14 @@ def fit_elements(
         )
     else:
         table = np.stack([np.asarray(c, "f8") for c in columns], axis=1)
-        parts = [
-            _fit_block(counts.values[at : at + _BATCH], table[at : at + _BATCH], spec=spec)
-            for at in range(0, max(len(table), 1), _BATCH)
-        ]
-        packed = np.concatenate(parts)
+        packed = _fit_block(counts.values, table, spec=spec)
     return _result(ds, packed, spec, background, band)
+
+
+def _whole_batches(n: int, size: int) -> tuple[int, ...]:
+    """Chunks of whole batches, about `size` long, of n rows."""
+    step = max(size // _BATCH, 1) * _BATCH
+    return tuple(min(step, n - at) for at in range(0, n, step)) or (0,)
 
 
 # ---------- preparation
@@ -409,18 +413,22 @@ def _width(spec: FitSpec) -> int:
 
 
 def _fit_block(counts: Any, table: Any, *, spec: FitSpec) -> np.ndarray:
-    """Fit a block of windows, (window, channel) and (window, column), into packed rows of results."""
+    """Fit windows, (window, channel) and (window, column), batch by batch, into packed rows of results."""
+    out = np.full((len(table), _width(spec)), np.nan)
+    for at in range(0, len(table), _BATCH):
+        own = slice(at, at + _BATCH)
+        _fit_batch(np.asarray(counts[own], "f8"), np.asarray(table[own], "f8"), spec, out[own])
+    return out
+
+
+def _fit_batch(counts: np.ndarray, table: np.ndarray, spec: FitSpec, out: np.ndarray) -> None:
+    """Fit windows one after the other, each from where the last ended."""
     from lunarray.xrf.fit import Observation, fit_spectrum
 
-    out = np.full((len(table), _width(spec)), np.nan)
-    out[:, 0] = 0
-    if not len(table):
-        return out
-    counts = np.asarray(counts, "f8")
     models = _ModelCache(spec)
     last = None
     jobs = []
-    for i, row in enumerate(np.asarray(table, "f8")):
+    for i, row in enumerate(table):
         column = dict(zip(_COLUMNS, row, strict=True))
         quality, net = _refusal(counts[i], column, spec)
         out[i, _SCALARS.index("net_counts")] = net
@@ -434,7 +442,7 @@ def _fit_block(counts: Any, table: Any, *, spec: FitSpec) -> np.ndarray:
         )
     if spec.engine == "pyxspec":
         _fit_jobs_pyxspec(jobs, models, spec, out)
-        return out
+        return
     for i, column, observation in jobs:
         try:
             result = fit_spectrum(
@@ -447,7 +455,6 @@ def _fit_block(counts: Any, table: Any, *, spec: FitSpec) -> np.ndarray:
         if result.status == "fitted" and spec.mare is None:
             last = result
         _pack(out[i], result)
-    return out
 
 
 def _refusal(counts: np.ndarray, column: dict[str, float], spec: FitSpec) -> tuple[int, float]:
@@ -722,7 +729,7 @@ def _result(
             {"units": "keV", "long_name": "energy of the line"},
         ),
     }
-    keep = ("mission", "instrument", "source", "history")
+    keep = ("mission", "instrument", "source", "history", "skipped_files")
     result = xr.Dataset(variables, coords, {k: ds.attrs[k] for k in keep if k in ds.attrs})
     return stamp(
         result,
@@ -767,10 +774,17 @@ def spectrum_components(
         Spectra, as they were given to :func:`fit_elements`.
     result : Dataset
         What it gave.
-    solar, response, background, band, conventions, tables
+    solar : Dataset
+    response : Response
+    background : Dataset, optional
         As they were given to it.
     index : int
         Which spectrum, along ``time``.
+    band : tuple of float
+        Energies that were fitted (keV).
+    conventions : Conventions, optional
+    tables : AtomicTables, optional
+        As they were given to it.
 
     Returns
     -------

@@ -12,7 +12,7 @@ import xarray as xr
 from lunarray.errors import InputError
 from lunarray.store.provenance import stamp
 from lunarray.xrf.footprints import footprint_area, lonlat_of, unit_vectors
-from lunarray.xrf.selection import FRAME_FLAGS, _bounds, _is_dask, _require_class
+from lunarray.xrf.selection import FRAME_FLAGS, _bounds, _is_dask, _read_apart, _require_class
 
 __all__ = ["coadd", "fit_three_lines"]
 
@@ -30,6 +30,10 @@ _SHIFT_MAX = 0.04
 #: Variance of a line's width that grows with its energy (keV): Fano factor times the energy of an electron-hole pair
 #: in silicon.
 _FANO = 0.115 * 0.00365
+
+#: Windows that are summed at a time, where that is lazy: enough to share the frames they have in common, and so few
+#: that they are small beside the frames' own chunks.
+_GROUP = 512
 
 #: Columns of the table of coordinates that are averaged by exposure.
 _MEANS = ("gain", "incidence", "emission", "phase", "altitude", "temperature")
@@ -227,7 +231,8 @@ def _checked_windows(
         for a, b in segments:
             begin = a
             while begin < b:
-                total, added, closed = 0.0, 0, None
+                total: np.ndarray | float = 0.0
+                added, closed = 0, None
                 for i in range(begin, min(b, begin + most)):
                     if flags[i] or not exposure[i] > 0 or not np.isfinite(rows[i]).all():
                         continue
@@ -386,33 +391,57 @@ def _merge_corners(
 def _windowed(
     kernel: Any, first: np.ndarray, last: np.ndarray, arrays: list[Any], width: int, dtype: str
 ) -> Any:
-    """Apply `kernel` to windows of rows; lazily, in groups of windows that begin in the same chunk, where the first
-    array is lazy."""
+    """Apply `kernel` to windows of rows; lazily, a few hundred windows at a time, where the first array is lazy."""
     if not hasattr(arrays[0], "dask"):
         return kernel(*arrays, first=first, last=last)
-    import dask.array as da
-
-    edges = np.cumsum((0, *arrays[0].chunks[0]))
-    group = np.searchsorted(edges, first, side="right") - 1
-    parts = []
-    for number in np.unique(group):
-        own = group == number
-        a, b = int(first[own].min()), int(last[own].max())
-        blocks = [array[a:b].rechunk({0: -1, 1: -1}) for array in arrays]
-        parts.append(
-            da.map_blocks(
-                kernel,
-                *blocks,
-                first=first[own] - a,
-                last=last[own] - a,
-                chunks=((int(own.sum()),), (width,)),
-                dtype=dtype,
-                meta=np.empty((0, 0), dtype),
-            )
-        )
-    if not parts:
+    if not first.size:
         return np.empty((0, width), dtype)
-    return parts[0] if len(parts) == 1 else da.concatenate(parts, axis=0)
+    import dask.array as da
+    from dask.base import tokenize
+    from dask.highlevelgraph import HighLevelGraph
+
+    # One layer, however many groups: slicing and joining with Dask's own functions would be some layers for each.
+    edges = np.cumsum((0, *arrays[0].chunks[0]))
+    name = f"{kernel.__name__.strip('_')}-{tokenize(first, last, [array.name for array in arrays])}"
+    graph: dict[Any, Any] = {}
+    sizes = []
+    for number, at in enumerate(range(0, first.size, _GROUP)):
+        own = slice(at, at + _GROUP)
+        a, b = int(first[own].min()), int(last[own].max())
+        i, j = int(np.searchsorted(edges, a, "right")) - 1, int(np.searchsorted(edges, b, "left"))
+        blocks = [[(array.name, k, 0) for k in range(i, j)] for array in arrays]
+        rows = slice(a - int(edges[i]), b - int(edges[i]))
+        graph[name, number, 0] = (
+            _group_kernel,
+            kernel,
+            blocks,
+            rows,
+            first[own] - a,
+            last[own] - a,
+        )
+        sizes.append(len(first[own]))
+    return da.Array(
+        HighLevelGraph.from_collections(name, graph, arrays),
+        name,
+        (tuple(sizes), (width,)),
+        dtype=dtype,
+        meta=np.empty((0, 0), dtype),
+    )
+
+
+def _group_kernel(
+    kernel: Any, blocks: list[list[Any]], rows: slice, first: np.ndarray, last: np.ndarray
+) -> np.ndarray:
+    """Apply `kernel` to `rows` of the arrays that blocks make one after the other."""
+    joined = []
+    for own in blocks:
+        begin, parts = 0, []
+        for block in own:
+            size = len(block)
+            parts.append(block[max(rows.start - begin, 0) : max(rows.stop - begin, 0)])
+            begin += size
+        joined.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
+    return kernel(*joined, first=first, last=last)
 
 
 def coadd(
@@ -522,8 +551,13 @@ def _sum_windows(
         import dask.array as da
 
         data = da.asarray(counts.data).rechunk({1: -1})
+        apart = da.asarray(_read_apart(ds)["counts"].transpose("time", "channel").data)
         columns["finite"] = da.map_blocks(
-            _finite_kernel, data, chunks=(data.chunks[0], (1,)), dtype="f8", meta=np.empty((0, 0))
+            _finite_kernel,
+            apart.rechunk({1: -1}),
+            chunks=(data.chunks[0], (1,)),
+            dtype="f8",
+            meta=np.empty((0, 0)),
         )[:, 0]
         table = da.stack([da.asarray(columns[name]).astype("f8") for name in _TABLE], axis=1)
         table = table.rechunk((data.chunks[0], -1))

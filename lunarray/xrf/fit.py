@@ -574,10 +574,17 @@ class SpectralModel(PhotonModel):
     ----------
     response : Response
         Only its channels `channels` are used.
-    solar, geometry, exposure, tables, conventions, scatter
-        As of `PhotonModel`.
+    solar : (energy_lo, energy_hi, flux)
+        Edges of the bins in keV, rising; photons/s/cm²/keV at the Moon.
+    geometry : Geometry
+    exposure : float
+        s; only the scale "x2abund" needs it.
+    tables : AtomicTables, optional
+    conventions : Conventions, optional
     channels : slice
         Indices of the fitted channels.
+    scatter : (energy_lo, energy_hi, photons), optional
+        A scattered spectrum, photons/s/cm² in each bin, in place of one computed from the composition.
     """
 
     def __init__(
@@ -853,7 +860,7 @@ def _variance(
 def spectrum_statistic(
     data: Observation, model: Any, channels: slice, settings: FitSettings | None = None
 ) -> float:
-    """χ² or likelihood of a model spectrum.
+    """Compute the χ² or the likelihood of a model spectrum.
 
     Parameters
     ----------

@@ -192,8 +192,8 @@ def _densify(points: np.ndarray) -> np.ndarray:
         count = max(1, int(np.ceil(angle / min(_STEP, 0.1 * nearest))))
         share = np.arange(count)[:, None] / count
         nodes.append(a + (b - a) * share)
-    nodes = np.concatenate(nodes)
-    return nodes / np.linalg.norm(nodes, axis=1, keepdims=True)
+    ring = np.concatenate(nodes)
+    return ring / np.linalg.norm(ring, axis=1, keepdims=True)
 
 
 def _ring_in_degrees(points: np.ndarray) -> Any:
@@ -396,7 +396,8 @@ def grid_footprints(
         task = dask.delayed(_grid_kernel, pure=True)(*arrays, geobox)
         out: Any = da.from_delayed(task, shape, "f4", meta=np.empty((0, 0, 0), "f4"))
     else:
-        out = _grid_kernel(*arrays, geobox)
+        lon, lat, values, errors = arrays
+        out = _grid_kernel(lon, lat, values, errors, geobox)
     dims = grid_dims(geobox)
     attrs = {"units": "wt%", "long_name": "abundance of the element"}
     result = xr.Dataset(
@@ -534,6 +535,49 @@ def to_geodataframe(ds: xr.Dataset) -> geopandas.GeoDataFrame:
     return geopandas.GeoDataFrame(columns, geometry=shapes, crs=moon_crs("geographic").to_wkt())
 
 
+def check_footprints_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Find out whether :func:`write_footprints` will write there: it comes after a long computation.
+
+    Parameters
+    ----------
+    path : path
+    overwrite : bool
+        Replace a file that is there.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    InputError
+        If the ending is neither ``.parquet`` nor ``.gpkg``, or the file is there.
+    MissingDependencyError
+        If pyarrow is needed and not installed.
+    """
+    import importlib.util
+
+    from lunarray.errors import MissingDependencyError
+
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in (".parquet", ".gpkg"):
+        raise InputError(
+            f"cannot write {kind or 'a file without an ending'}",
+            where=path,
+            remedy="Give a path that ends in .parquet or .gpkg",
+        )
+    if path.exists() and not overwrite:
+        raise InputError("the file is there", where=path, remedy="Pass overwrite=True")
+    if kind == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise MissingDependencyError(
+            "GeoParquet needs pyarrow, which is not installed",
+            where=path,
+            remedy="pip install pyarrow, or write a .gpkg",
+        )
+    return path
+
+
 def write_footprints(
     ds: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Path:
@@ -560,31 +604,12 @@ def write_footprints(
     MissingDependencyError
         If pyarrow is needed and not installed.
     """
-    import importlib.util
-
-    from lunarray.errors import MissingDependencyError
-
-    path = Path(path)
-    kind = path.suffix.lower()
-    if kind not in (".parquet", ".gpkg"):
-        raise InputError(
-            f"cannot write {kind or 'a file without an ending'}",
-            where=path,
-            remedy="Give a path that ends in .parquet or .gpkg",
-        )
-    if path.exists() and not overwrite:
-        raise InputError("the file is there", where=path, remedy="Pass overwrite=True")
-    if kind == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise MissingDependencyError(
-            "GeoParquet needs pyarrow, which is not installed",
-            where=path,
-            remedy="pip install pyarrow, or write a .gpkg",
-        )
+    path = check_footprints_path(path, overwrite=overwrite)
     frame = to_geodataframe(ds)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        if kind == ".parquet":
+        if path.suffix.lower() == ".parquet":
             frame.to_parquet(temporary)
         else:
             frame.to_file(temporary, driver="GPKG", layer=path.stem)

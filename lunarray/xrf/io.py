@@ -28,7 +28,7 @@ CLASS_DETECTORS = 16
 #: Full scale of the CLASS spectrum (keV): 2048 channels of 13.5 eV or 1024 of 27 eV. Added files have no GAIN card.
 _FULL_SCALE = 27.648
 
-_PRODUCT = "CLASS Level 1"
+_PRODUCT = "CLASS Level 1 files"
 _SUFFIXES = (".fits", ".fit", ".pha", ".fits.gz")
 _BLOCK = 2880
 _CHUNK_BYTES = 16 * 2**20
@@ -154,7 +154,7 @@ def _spectrum_header(stream: Any, where: Path) -> tuple[Any, int]:
             header = fits.Header.fromfile(stream, endcard=True, padding=False)
         except EOFError:
             raise ProductFormatError(
-                "it has no SPECTRUM extension", where=where, remedy=f"Give {_PRODUCT} files"
+                "it has no SPECTRUM extension", where=where, remedy=f"Give {_PRODUCT}"
             ) from None
         except (OSError, ValueError, fits.VerifyError) as error:
             raise ProductFormatError(
@@ -275,7 +275,7 @@ def _parse_spectrum(path: Path, timed: bool) -> _Spectrum:
         raise ProductFormatError(
             f"a spectrum of {instrument or 'an unknown instrument'}, not of CLASS",
             where=path,
-            remedy=f"Give {_PRODUCT} files; XSM spectra are read by lunarray.xrf.read_xsm_spectrum",
+            remedy=f"Give {_PRODUCT}; XSM spectra are read by lunarray.xrf.read_xsm_spectrum",
         )
     table = _counts_table(header, offset, path)
     needed = offset + table.rows * table.stride

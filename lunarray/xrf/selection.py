@@ -305,7 +305,7 @@ def flag_frames(
     flags = flags | _flag(~np.isfinite(incidence), "no_geometry")
     for name in ("corner_lat", "corner_lon"):
         if name in ds.variables:
-            flags = flags | _flag(~np.isfinite(ds[name]).all("corner"), "no_geometry")
+            flags = flags | _flag(~(abs(ds[name]) < np.inf).all("corner"), "no_geometry")
     new: dict[str, Any] = {}
     fixed = np.zeros(time.size, "u2")
     if gti is not None or flares is not None:
@@ -324,7 +324,7 @@ def flag_frames(
             )
     flags = flags | xr.DataArray(fixed, dims="time", coords={"time": ds["time"]})
     if particles:
-        rate = particle_rate(ds)
+        rate = particle_rate(_read_apart(ds))
         new["particle_rate"] = rate
         exposure = ds["exposure"]
         if _is_dask(rate):
@@ -361,6 +361,22 @@ def flag_frames(
     rules += [f"flares {''.join(flare_classes)}"] if flares is not None else []
     rules += ["particles"] if particles else []
     return stamp(ds.assign_coords(new), f"flag_frames({', '.join(rules)})")
+
+
+def _read_apart(ds: xr.Dataset) -> xr.Dataset:
+    """The same spectra from tasks of their own.
+
+    What is wanted of all frames at once, their particle rates above all, must not come from the tasks that sums of
+    frames come from, or else all counts would be kept in memory in between. They are read twice instead.
+    """
+    if not _is_dask(ds["counts"]):
+        return ds
+    from dask.base import tokenize
+    from dask.graph_manipulation import clone
+
+    counts = ds["counts"]
+    apart = clone(counts.data, seed=tokenize(counts.data))
+    return ds.assign(counts=(counts.dims, apart, counts.attrs))
 
 
 def _flag(condition: Any, name: str) -> Any:
@@ -418,7 +434,7 @@ def night_background(ds: xr.Dataset, *, min_incidence: float = 105.0) -> xr.Data
         spoilt = FRAME_FLAGS["geotail"] | FRAME_FLAGS["particle_burst"] | FRAME_FLAGS["bad_counts"]
         dark = dark & ((ds["flags"] & np.uint16(spoilt)) == 0)
     counts = ds["counts"].where(dark, 0.0)
-    dark = dark & np.isfinite(counts).all("channel")
+    dark = dark & (abs(counts) < np.inf).all("channel")
     counts = counts.where(dark, 0.0)
     exposure = ds["exposure"].where(dark, 0.0)
     detectors = (

@@ -66,7 +66,7 @@ def open_solar_models(
     ProductFormatError
         If a file is no such text.
     """
-    files = find_files(paths, (".txt", ".dat"), "solar model")
+    files = find_files(paths, (".txt", ".dat"), "solar model files")
     models = [read_solar_model(path, per=per) for path in files]
     spans = [_span_of_name(path) for path in files]
     for path, model in zip(files, models, strict=True):

@@ -463,7 +463,7 @@ def read_table_model(path: str | os.PathLike[str]) -> xr.Dataset:
         for i in range(n_added):
             name = f"ADDSP{i + 1:03d}"
             if name in columns and n_interpolated + i < len(rows):
-                extra[rows[n_interpolated + i]["name"]] = np.asarray(spectra.data[name], "f8")
+                extra[str(rows[n_interpolated + i]["name"])] = np.asarray(spectra.data[name], "f8")
         units = str(primary.get("MODLUNIT", "photons/cm^2/s")).strip()
         model = str(primary.get("MODLNAME", "")).strip()
     if len(rows) < n_interpolated or points.shape[1] != n_interpolated or values.ndim != 2:
@@ -491,7 +491,7 @@ def read_table_model(path: str | os.PathLike[str]) -> xr.Dataset:
             where=path,
             remedy="Write it again",
         )
-    names = [row["name"] for row in rows[:n_interpolated]]
+    names = [str(row["name"]) for row in rows[:n_interpolated]]
 
     def grid(table: np.ndarray) -> np.ndarray:
         filled = np.empty((int(np.prod(shape)), lo.size))
@@ -549,12 +549,13 @@ def write_table_model(
     InputError
         If `ds` is not such a model, or the file is there.
     """
+    import xarray as xr
     from astropy.io import fits
 
     path = Path(path)
     if path.exists() and not overwrite:
         raise InputError("the file is there", where=path, remedy="Pass overwrite=True")
-    array = ds if not hasattr(ds, "data_vars") else ds.get("flux")
+    array = ds.get("flux") if isinstance(ds, xr.Dataset) else ds
     if (
         array is None
         or array.dims[-1:] != ("energy",)
