@@ -643,9 +643,7 @@ def _fit_gpu(shape: tuple[int, ...], n: int) -> int:
 
     channels = [1, *(f * n for f in CHANNEL_FACTORS)]
     # Of a layer: unfolded input, convolution, normalised, rectified, and as much again on the way back.
-    a_position = sum(
-        2 * 3 * before + 6 * after for before, after in pairwise(channels)
-    )
+    a_position = sum(2 * 3 * before + 6 * after for before, after in pairwise(channels))
     free, _ = torch.cuda.mem_get_info()
     return max(1, int(_GPU_SHARE * free / (4 * a_position * shape[0] * shape[1])))
 
