@@ -35,7 +35,9 @@ _VERBS = {
     "open_zarr": "lunarray.store",
     "show_versions": "lunarray.versions",
 }
-_ROOMS = ("engine", "errors", "geo", "oxides", "plot", "simulate", "sp", "store", "xrf")
+_ROOMS = (
+    "engine", "errors", "fractures", "geo", "oxides", "plot", "simulate", "sp", "store", "superres", "xrf",
+)  # fmt: skip
 
 __all__ = [
     "__version__",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
+from lunarray._lazy import attach
 from lunarray.oxides.constants import MOLAR_MASS, OXIDES
 
-_HOMES = {
+_PUBLIC = {
     "DEFAULT_WEIGHTS": "weights",
     "FusedCNN": "kernels",
     "OxideCNN": "model",
@@ -39,11 +37,7 @@ _HOMES = {
     "region_table": "regions",
 }
 
-__all__ = ["MOLAR_MASS", "OXIDES", *_HOMES]
+__all__ = ["MOLAR_MASS", "OXIDES", *_PUBLIC]
 
-
-def __getattr__(name: str) -> Any:
-    # The model needs torch, the kernel Numba: each loads with the name that needs it.
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"lunarray.oxides.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'lunarray.oxides' has no attribute {name!r}")
+# Lazy: the import of a room stays cheap.
+__getattr__, __dir__ = attach(__name__, _PUBLIC)

@@ -1,46 +1,18 @@
-"""The ``lunarray`` command."""
+"""Commands of the oxides: invert, train, map, compare."""
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lunarray.cli.console import console, friendly, say
+from lunarray.cli.options import Device, Grid, Output, Overwrite, Quicklook
+
 if TYPE_CHECKING:
     import xarray as xr
-
-#: Orbits that a summary shows apart.
-MAX_COLUMNS = 6
-
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_show_locals=False,
-    help="Array-native tools for lunar science data.\n\nStart with **lunarray demo**.",
-)
-
-
-class Grid(StrEnum):
-    """Grids by name."""
-
-    north = "north"
-    south = "south"
-    equirectangular = "equirectangular"
-    geographic = "geographic"
-
-
-class Device(StrEnum):
-    """Where a model runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 class Reflectance(StrEnum):
@@ -50,100 +22,10 @@ class Reflectance(StrEnum):
     REF2 = "REF2"
 
 
-class PhotonsPer(StrEnum):
-    """Unit of a solar model's third column."""
-
-    keV = "keV"
-    bin = "bin"
+#: Orbits that a summary shows apart.
+MAX_COLUMNS = 6
 
 
-Output = Annotated[
-    Path,
-    typer.Option(
-        "--output",
-        "-o",
-        help="Zarr store to write. An interrupted one is completed.",
-        show_default=False,
-    ),
-]
-Quicklook = Annotated[
-    Path | None, typer.Option(help="Picture of the result to write (.png, .pdf, .svg).")
-]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Write a store anew that holds something else.")
-]
-
-
-def _version(show: bool) -> None:
-    if show:
-        from lunarray import show_versions
-
-        show_versions()
-        raise typer.Exit
-
-
-@app.callback()
-def main(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_version, is_eager=True, help="Show versions of everything."
-        ),
-    ] = False,
-) -> None:
-    """Array-native tools for lunar science data.
-
-    Start with **lunarray demo**: it simulates a polar scene, inverts it and shows how well that went. Then bring your
-    own spectra: **lunarray invert-oxides SP_2C_*.spc -o oxides.zarr --quicklook oxides.png**.
-    """
-
-
-@app.command()
-def demo(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for what the demo writes.")
-    ] = Path("lunarray-demo"),
-    pole: Annotated[Grid, typer.Option(help="Which pole: north or south.")] = Grid.north,
-    resolution: Annotated[float, typer.Option(min=100, help="Pixel of the scene in m.")] = 2000.0,
-    latitude: Annotated[
-        float,
-        typer.Option(min=60, max=89, help="The scene reaches down to this latitude (degrees)."),
-    ] = 80.0,
-    seed: Annotated[int, typer.Option(help="Another number, another Moon.")] = 0,
-) -> None:
-    """Simulate a polar scene with known oxides, invert it, and show truth, result and error.
-
-    Writes the simulated spectra and the inverted maps as Zarr, the maps as GeoTIFF for QGIS, and a picture.
-    """
-    import lunarray as la
-
-    with _friendly():
-        scene = la.simulate.polar_scene(
-            pole.value, resolution=resolution, latitude=latitude, seed=seed
-        )
-        shape = " × ".join(str(scene.sizes[dim]) for dim in ("y", "x"))
-        _say(f"Simulating {shape} Spectral Profiler pixels around the {pole.value} pole")
-        stored = scene.lunar.to_zarr(
-            output / "scene.zarr", overwrite=True, description="Simulating the scene"
-        )
-        maps = stored.lunar.invert_oxides().lunar.to_zarr(
-            output / "oxides.zarr", overwrite=True, description="Inverting the oxides"
-        )
-        files = maps.lunar.to_cog(output / "geotiff")
-        truth = stored[[f"{oxide}_true" for oxide in la.oxides.OXIDES]]
-        truth = truth.rename({f"{oxide}_true": oxide for oxide in la.oxides.OXIDES})
-        la.plot.comparison(
-            truth, maps, path=output / "quicklook.png", title="Oxides of a simulated polar scene"
-        )
-        _table_of_errors(truth, maps)
-        _say(f"Spectra    {output / 'scene.zarr'}")
-        _say(
-            f"Maps       {output / 'oxides.zarr'}, and {len(files)} GeoTIFFs in {output / 'geotiff'}"
-        )
-        _say(f"Picture    {output / 'quicklook.png'}")
-
-
-@app.command()
 def invert_oxides(
     inputs: Annotated[
         list[str],
@@ -196,8 +78,8 @@ def invert_oxides(
     The embedded model was trained on simulated soils only. Read its card before you believe a map:
     `python -c "import lunarray.oxides as o; print(o.DEFAULT_WEIGHTS.with_suffix('.md'))"`
     """
-    with _friendly():
-        spectra = _open(inputs, reflectance, skip_bad_files, wavelengths)
+    with friendly():
+        spectra = open_inputs(inputs, reflectance, skip_bad_files, wavelengths)
         if grid is not None:
             options: dict[str, Any] = {"fill_radius": fill_radius, "latitude": latitude}
             if resolution is not None:
@@ -208,105 +90,10 @@ def invert_oxides(
         _summary(result)
         if quicklook is not None:
             result.lunar.plot_maps(path=quicklook)
-            _say(f"Picture    {quicklook}")
-        _say(f"Store      {output}")
+            say(f"Picture    {quicklook}")
+        say(f"Store      {output}")
 
 
-class Strategy(StrEnum):
-    """How spectra are co-added."""
-
-    sliding = "sliding"
-    running = "running"
-    combined = "combined"
-
-
-@app.command()
-def fit_elements(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT...",
-            help="CLASS L1 files (.fits; folders and quoted patterns too), or one Zarr store of such.",
-            show_default=False,
-        ),
-    ],
-    output: Output,
-    solar: Annotated[
-        list[str],
-        typer.Option(
-            help="Solar model as three-column text, or a folder of such, named by day. May be repeated.",
-            show_default=False,
-        ),
-    ],
-    rmf: Annotated[
-        Path, typer.Option(help="Redistribution matrix (OGIP RMF).", show_default=False)
-    ],
-    arf: Annotated[Path | None, typer.Option(help="Effective area (OGIP ARF).")] = None,
-    background: Annotated[
-        Path | None,
-        typer.Option(
-            help="Background spectrum; by default the sum of the night-side frames given."
-        ),
-    ] = None,
-    solar_per: Annotated[
-        PhotonsPer, typer.Option(help="Whether the solar model holds photons per keV or per bin.")
-    ] = PhotonsPer.keV,
-    strategy: Annotated[
-        Strategy,
-        typer.Option(help="Co-add a sliding window, or until three lines fit well, or both."),
-    ] = Strategy.sliding,
-    window: Annotated[int, typer.Option(min=1, help="Frames of 8 s in a sliding window.")] = 12,
-    min_frames: Annotated[
-        int | None,
-        typer.Option(min=1, help="Frames that a window must hold at least (default: all)."),
-    ] = None,
-    footprints: Annotated[
-        Path | None, typer.Option(help="Footprints with abundances to write (.gpkg or .parquet).")
-    ] = None,
-    skip_bad_files: Annotated[
-        bool,
-        typer.Option(
-            "--skip-bad-files", help="Go on without files that cannot be read, and record them."
-        ),
-    ] = False,
-    quicklook: Quicklook = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Fit the abundances of eight elements to Chandrayaan-2 CLASS X-ray spectra.
-
-    Frames of the night, of particle bursts and of the geotail are left out; the others are co-added and fitted with
-    fluorescence and scattered sunlight. What cannot be fitted is flagged and says why.
-    """
-    import lunarray as la
-
-    with _friendly():
-        if len(inputs) == 1 and inputs[0].endswith(".zarr"):
-            frames = la.open_zarr(inputs[0])
-        else:
-            frames = la.open_class(inputs, errors="skip" if skip_bad_files else "raise")
-        if footprints is not None:
-            la.xrf.footprints.check_footprints_path(footprints, overwrite=overwrite)
-        response = la.xrf.read_response(rmf, arf)
-        night = background is None
-        dark = frames.lunar.night_background() if night else la.xrf.read_background(background)
-        windows = frames.lunar.flag_frames().lunar.coadd(
-            strategy.value, window=window, min_frames=min_frames
-        )
-        result = windows.lunar.fit_elements(
-            la.xrf.open_solar_models(solar, per=solar_per.value), response, dark
-        )
-        result = result.lunar.to_zarr(output, overwrite=overwrite, description="Fitting elements")
-        _elements_summary(frames.sizes["time"], result)
-        if footprints is not None:
-            la.xrf.write_footprints(result, footprints, overwrite=overwrite)
-            _say(f"Footprints {footprints}")
-        if quicklook is not None:
-            la.plot.footprints(result, "Al", path=quicklook)
-            _say(f"Picture    {quicklook}")
-        _say(f"Store      {output}")
-
-
-@app.command()
 def train_oxides(
     inputs: Annotated[
         list[str],
@@ -365,7 +152,7 @@ def train_oxides(
     """
     import lunarray as la
 
-    with _friendly():
+    with friendly():
         samples = _samples(inputs, reference, screen or [], reference_window)
         samples = la.oxides.select_samples(samples)
         lost = ", ".join(
@@ -373,7 +160,7 @@ def train_oxides(
             for name, count in samples.attrs.items()
             if str(name).startswith("lost_") and count
         )
-        _say(
+        say(
             f"{samples.attrs['samples']:,} samples of {samples.attrs['lattice_points']:,} points"
             + (f"; lost: {lost}" if lost else "")
         )
@@ -396,11 +183,10 @@ def train_oxides(
                 la.oxides.band_correlation(samples), path=figures / "correlation.png"
             )
             la.plot.prediction_scatter(fit.reference, fit.left_out, path=figures / "scatter.png")
-            _say(f"Pictures   {figures}")
-        _say(f"Weights    {output}")
+            say(f"Pictures   {figures}")
+        say(f"Weights    {output}")
 
 
-@app.command()
 def atlas(
     inputs: Annotated[
         list[str],
@@ -452,10 +238,10 @@ def atlas(
     from lunarray.geo import as_regions
     from lunarray.plot.drawing import limits
 
-    with _friendly():
+    with friendly():
         cubes: dict[str, Any] = {}
         for name in inputs:
-            cube = _open([name], Reflectance.REF1, False, None)
+            cube = open_inputs([name], Reflectance.REF1, False, None)
             pole = _pole(cube, name)
             if pole in cubes:
                 raise InputError(
@@ -477,14 +263,14 @@ def atlas(
             stored = lazy.lunar.to_zarr(store, overwrite=overwrite, description=f"Mapping {pole}")
             maps[pole] = stored
             _summary(stored)
-            _say(f"Store      {store}")
+            say(f"Store      {store}")
             if geotiff:
                 files = stored[names].lunar.to_cog(output / f"geotiff_{pole}")
                 for variable, file in zip(names, files, strict=True):
                     low, high, _ = limits([stored[variable].values], None, None)
                     unit = stored[variable].attrs.get("units", "")
                     la.store.raster_style(file, low, high, label=unit)
-                _say(f"GeoTIFF    {output / f'geotiff_{pole}'}")
+                say(f"GeoTIFF    {output / f'geotiff_{pole}'}")
             wanted = own or (la.oxides.artemis3_regions(radius) if pole == "south" else [])
             sign = 1 if pole == "north" else -1
             wanted = [r for r in wanted if sign * r.cap()[1] > 0]
@@ -494,13 +280,12 @@ def atlas(
                 table.to_csv(output / f"regions_{pole}.csv")
                 la.store.to_vector(statistics, output / f"regions_{pole}.gpkg", regions=wanted)
                 _regions(statistics)
-                _say(f"Regions    {output / f'regions_{pole}.csv'} and .gpkg")
+                say(f"Regions    {output / f'regions_{pole}.csv'} and .gpkg")
         if quicklook is not None:
             la.plot.polar_atlas(maps, path=quicklook)
-            _say(f"Picture    {quicklook}")
+            say(f"Picture    {quicklook}")
 
 
-@app.command()
 def compare(
     result: Annotated[
         Path,
@@ -538,7 +323,7 @@ def compare(
     import lunarray as la
     from lunarray.oxides.polar_atlas import matched
 
-    with _friendly():
+    with friendly():
         mine, theirs = matched(
             la.store.open_maps(result),
             la.store.open_maps(reference),
@@ -550,65 +335,23 @@ def compare(
         off = la.oxides.difference(mine, theirs)
         if output is not None:
             off = off.lunar.to_zarr(output, overwrite=overwrite, description="Comparing")
-            _say(f"Store      {output}")
+            say(f"Store      {output}")
         if regions is not None:
             _regions(la.oxides.region_statistics(off, regions).compute())
         if quicklook is not None:
             la.plot.comparison(theirs, mine, path=quicklook)
-            _say(f"Picture    {quicklook}")
+            say(f"Picture    {quicklook}")
 
 
-@app.command()
-def info(
-    store: Annotated[Path, typer.Argument(help="A store that lunarray wrote.", show_default=False)],
-) -> None:
-    """Show what a store holds, where it came from, and whether its writing came to the end."""
-    from rich.table import Table
-
-    from lunarray.store import describe
-
-    with _friendly():
-        found = describe(store)
-        ds = found.dataset
-        state = (
-            "complete"
-            if found.complete
-            else "[bold red]interrupted: run what wrote it again to complete it[/]"
-        )
-        _say(f"[bold]{store}[/]  {state}, {found.regions_done} of {found.regions} regions")
-        _say(f"{found.nbytes_stored / 1e6:,.1f} MB stored, {ds.nbytes / 1e6:,.1f} MB in memory")
-        _say("Axes       " + ", ".join(f"{dim} {size}" for dim, size in ds.sizes.items()))
-        crs = ds.coords["spatial_ref"].attrs.get("crs_code") if "spatial_ref" in ds.coords else None
-        if crs:
-            _say(f"CRS        {crs}")
-        table = Table("variable", "axes", "type", "unit", "chunks", "what")
-        for name, variable in ds.data_vars.items():
-            chunks = "×".join(str(max(sizes)) for sizes in variable.chunks or ())
-            axes, unit = " ".join(map(str, variable.dims)), variable.attrs.get("units", "")
-            table.add_row(
-                str(name),
-                axes,
-                str(variable.dtype),
-                unit,
-                chunks,
-                variable.attrs.get("long_name", ""),
-            )
-        _console().print(table)
-        for key in (
-            "title",
-            "source",
-            "model",
-            "model_sha256",
-            "lunarray_version",
-            "skipped_files",
-        ):
-            if key in ds.attrs:
-                _say(f"{key:<17}{ds.attrs[key]}")
-        for line in str(ds.attrs.get("history", "")).splitlines():
-            _say(f"{'history':<17}{line}")
+def register(app: typer.Typer) -> None:
+    """Add these commands to `app`."""
+    app.command()(invert_oxides)
+    app.command()(train_oxides)
+    app.command()(atlas)
+    app.command()(compare)
 
 
-def _open(
+def open_inputs(
     inputs: list[str], reflectance: Reflectance, skip_bad_files: bool, wavelengths: Path | None
 ) -> xr.Dataset:
     """Open what the endings of the inputs say they are."""
@@ -676,56 +419,7 @@ def _summary(ds: xr.Dataset) -> None:
     for flag, bit in QUALITY_FLAGS.items():
         raised = [int(((part["quality"] & np.uint8(bit)) > 0).sum()) for part in parts.values()]
         table.add_row(f"flagged {flag}", *[f"{count:,}" for count in raised])
-    _console().print(table)
-
-
-def _elements_summary(frames: int, ds: xr.Dataset) -> None:
-    """Print mean and spread of the elements, and why windows could not be fitted."""
-    from rich.table import Table
-
-    from lunarray.xrf.api import FIT_FLAGS
-
-    loaded = ds[["abundance", "abundance_std", "quality"]].load()
-    fitted = loaded["abundance"].notnull().all("element").values
-    _say(f"{frames:,} frames, {fitted.size:,} windows, {fitted.sum():,} fitted")
-    table = Table("element", "mean ± spread, wt%", "median error, wt%")
-    for element in loaded["element"].values:
-        part = loaded.sel(element=element).isel(time=fitted)
-        if fitted.any():
-            value, error = part["abundance"], part["abundance_std"]
-            table.add_row(
-                str(element),
-                f"{float(value.mean()):.1f} ± {float(value.std()):.1f}",
-                f"{float(error.median()):.1f}",
-            )
-    if fitted.any():
-        _console().print(table)
-    for flag, bit in FIT_FLAGS.items():
-        count = int(((loaded["quality"].values & bit) > 0).sum())
-        if count:
-            _say(f"Flagged    {flag} {count:,}")
-
-
-def _table_of_errors(truth: xr.Dataset, maps: xr.Dataset) -> None:
-    import numpy as np
-    from rich.table import Table
-
-    table = Table(
-        "oxide", "truth, wt%", "RMSE, wt%", "bias, wt%", "R", title="Result against truth"
-    )
-    for oxide in truth.data_vars:
-        expected, found = (np.asarray(ds[oxide], np.float64).ravel() for ds in (truth, maps))
-        both = np.isfinite(expected) & np.isfinite(found)
-        expected, found = expected[both], found[both]
-        error = found - expected
-        table.add_row(
-            str(oxide),
-            f"{expected.min():.1f}–{expected.max():.1f}",
-            f"{np.sqrt(np.mean(error**2)):.2f}",
-            f"{error.mean():+.2f}",
-            f"{np.corrcoef(expected, found)[0, 1]:.3f}",
-        )
-    _console().print(table)
+    console().print(table)
 
 
 def _samples(
@@ -746,7 +440,7 @@ def _samples(
             where="--reference",
             remedy="Give maps of the six oxides, or a store of samples in place of the cubes",
         )
-    cubes = [_open([name], Reflectance.REF1, False, None) for name in inputs]
+    cubes = [open_inputs([name], Reflectance.REF1, False, None) for name in inputs]
     maps = []
     for path in screen:
         found = la.store.open_maps(path)
@@ -789,7 +483,7 @@ def _scores(scores: xr.Dataset, title: str) -> None:
             f"{float(row[name]):{'+' if name == 'bias' else ''}.3f}" for name in columns.values()
         ]
         table.add_row(str(oxide), *cells, f"{int(row['count']):,}")
-    _console().print(table)
+    console().print(table)
 
 
 def _regions(statistics: xr.Dataset) -> None:
@@ -804,48 +498,4 @@ def _regions(statistics: xr.Dataset) -> None:
             mean, std = (float(variable.sel(statistic=s)) for s in ("mean", "std"))
             cells.append(f"{mean:.2f} ± {std:.2f}" if mean == mean else "–")
         table.add_row(str(name), *cells)
-    _console().print(table)
-
-
-@contextmanager
-def _friendly() -> Iterator[None]:
-    """Turn the errors that a user can mend into one line and exit code 1."""
-    from rich.markup import escape
-
-    from lunarray.errors import LunarrayError, LunarrayWarning
-
-    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        if issubclass(category, LunarrayWarning):
-            _complain(f"[bold yellow]Note[/] {escape(str(message))}")
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", LunarrayWarning)
-            warnings.showwarning = show  # what other libraries warn of concerns programmers
-            yield
-    except LunarrayError as error:
-        _complain(f"[bold red]Error[/] {escape(str(error))}")
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        print("\nInterrupted. The store can be completed by the same command.", file=sys.stderr)
-        raise typer.Exit(130) from None
-
-
-def _complain(text: str) -> None:
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(highlight=False)
-
-
-def _say(text: str) -> None:
-    _console().print(text, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    app()
+    console().print(table)

@@ -1,0 +1,51 @@
+"""What the commands say, and how they fail."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+
+@contextmanager
+def friendly() -> Iterator[None]:
+    """Turn the errors that a user can mend into one line and exit code 1."""
+    from rich.markup import escape
+
+    from lunarray.errors import LunarrayError, LunarrayWarning
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if issubclass(category, LunarrayWarning):
+            complain(f"[bold yellow]Note[/] {escape(str(message))}")
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", LunarrayWarning)
+            warnings.showwarning = show  # what other libraries warn of concerns programmers
+            yield
+    except LunarrayError as error:
+        complain(f"[bold red]Error[/] {escape(str(error))}")
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        print("\nInterrupted. The store can be completed by the same command.", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def complain(text: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+
+
+def console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def say(text: str) -> None:
+    console().print(text, soft_wrap=True)

@@ -1,0 +1,147 @@
+"""Commands of X-ray fluorescence."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lunarray.cli.console import console, friendly, say
+from lunarray.cli.options import Output, Overwrite, Quicklook
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+class PhotonsPer(StrEnum):
+    """Unit of a solar model's third column."""
+
+    keV = "keV"
+    bin = "bin"
+
+
+class Strategy(StrEnum):
+    """How spectra are co-added."""
+
+    sliding = "sliding"
+    running = "running"
+    combined = "combined"
+
+
+def fit_elements(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="CLASS L1 files (.fits; folders and quoted patterns too), or one Zarr store of such.",
+            show_default=False,
+        ),
+    ],
+    output: Output,
+    solar: Annotated[
+        list[str],
+        typer.Option(
+            help="Solar model as three-column text, or a folder of such, named by day. May be repeated.",
+            show_default=False,
+        ),
+    ],
+    rmf: Annotated[
+        Path, typer.Option(help="Redistribution matrix (OGIP RMF).", show_default=False)
+    ],
+    arf: Annotated[Path | None, typer.Option(help="Effective area (OGIP ARF).")] = None,
+    background: Annotated[
+        Path | None,
+        typer.Option(
+            help="Background spectrum; by default the sum of the night-side frames given."
+        ),
+    ] = None,
+    solar_per: Annotated[
+        PhotonsPer, typer.Option(help="Whether the solar model holds photons per keV or per bin.")
+    ] = PhotonsPer.keV,
+    strategy: Annotated[
+        Strategy,
+        typer.Option(help="Co-add a sliding window, or until three lines fit well, or both."),
+    ] = Strategy.sliding,
+    window: Annotated[int, typer.Option(min=1, help="Frames of 8 s in a sliding window.")] = 12,
+    min_frames: Annotated[
+        int | None,
+        typer.Option(min=1, help="Frames that a window must hold at least (default: all)."),
+    ] = None,
+    footprints: Annotated[
+        Path | None, typer.Option(help="Footprints with abundances to write (.gpkg or .parquet).")
+    ] = None,
+    skip_bad_files: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad-files", help="Go on without files that cannot be read, and record them."
+        ),
+    ] = False,
+    quicklook: Quicklook = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit the abundances of eight elements to Chandrayaan-2 CLASS X-ray spectra.
+
+    Frames of the night, of particle bursts and of the geotail are left out; the others are co-added and fitted with
+    fluorescence and scattered sunlight. What cannot be fitted is flagged and says why.
+    """
+    import lunarray as la
+
+    with friendly():
+        if len(inputs) == 1 and inputs[0].endswith(".zarr"):
+            frames = la.open_zarr(inputs[0])
+        else:
+            frames = la.open_class(inputs, errors="skip" if skip_bad_files else "raise")
+        if footprints is not None:
+            la.xrf.footprints.check_footprints_path(footprints, overwrite=overwrite)
+        response = la.xrf.read_response(rmf, arf)
+        night = background is None
+        dark = frames.lunar.night_background() if night else la.xrf.read_background(background)
+        windows = frames.lunar.flag_frames().lunar.coadd(
+            strategy.value, window=window, min_frames=min_frames
+        )
+        result = windows.lunar.fit_elements(
+            la.xrf.open_solar_models(solar, per=solar_per.value), response, dark
+        )
+        result = result.lunar.to_zarr(output, overwrite=overwrite, description="Fitting elements")
+        _elements_summary(frames.sizes["time"], result)
+        if footprints is not None:
+            la.xrf.write_footprints(result, footprints, overwrite=overwrite)
+            say(f"Footprints {footprints}")
+        if quicklook is not None:
+            la.plot.footprints(result, "Al", path=quicklook)
+            say(f"Picture    {quicklook}")
+        say(f"Store      {output}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to `app`."""
+    app.command()(fit_elements)
+
+
+def _elements_summary(frames: int, ds: xr.Dataset) -> None:
+    """Print mean and spread of the elements, and why windows could not be fitted."""
+    from rich.table import Table
+
+    from lunarray.xrf.api import FIT_FLAGS
+
+    loaded = ds[["abundance", "abundance_std", "quality"]].load()
+    fitted = loaded["abundance"].notnull().all("element").values
+    say(f"{frames:,} frames, {fitted.size:,} windows, {fitted.sum():,} fitted")
+    table = Table("element", "mean ± spread, wt%", "median error, wt%")
+    for element in loaded["element"].values:
+        part = loaded.sel(element=element).isel(time=fitted)
+        if fitted.any():
+            value, error = part["abundance"], part["abundance_std"]
+            table.add_row(
+                str(element),
+                f"{float(value.mean()):.1f} ± {float(value.std()):.1f}",
+                f"{float(error.median()):.1f}",
+            )
+    if fitted.any():
+        console().print(table)
+    for flag, bit in FIT_FLAGS.items():
+        count = int(((loaded["quality"].values & bit) > 0).sum())
+        if count:
+            say(f"Flagged    {flag} {count:,}")
