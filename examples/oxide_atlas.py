@@ -33,7 +33,9 @@ def main() -> None:
         "--resolution", type=float, default=8000.0, help="pixel of the cubes in m (the paper: 500)"
     )
     parser.add_argument("--seed", type=int, default=0, help="another number, another Moon")
-    parser.add_argument("--folds", type=int, default=4, help="folds of the training")
+    parser.add_argument(
+        "--folds", type=int, default=10, help="folds of the training, each a range of longitudes"
+    )
     parser.add_argument(
         "--width", type=int, default=32, help="channels of the first block of the network"
     )
@@ -90,7 +92,7 @@ def main() -> None:
     train = (
         la.oxides.train_loocv
         if args.full
-        else functools.partial(la.oxides.train_kfold, folds=args.folds)
+        else functools.partial(la.oxides.train_kfold, folds=args.folds, by="lon")
     )
     fit = train(samples, **options)
     show(
