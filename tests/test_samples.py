@@ -472,6 +472,18 @@ def test_every_step_that_loses_is_counted_first_come(north, rng):
 # --- Selecting ------------------------------------------------------------------------------------
 
 
+def test_the_error_of_the_reference_goes_with_the_samples(north, reference):
+    given = {"FeO": 0.3, "MgO": 0}
+    built = build_samples(north, reference, reference_std=given, mirror=False)
+    found = select_samples(built)
+    assert {name for name in found if name.endswith("_std")} == {"FeO_std", "MgO_std"}
+    np.testing.assert_array_equal(found.FeO_std, np.float32(0.3))
+    assert found.FeO_std.attrs["units"] == "wt%"
+    for wrong in ({"K2O": 0.1}, {"FeO": -1}, {"FeO": np.nan}):
+        with pytest.raises(InputError, match="reference_std"):
+            build_samples(north, reference, reference_std=wrong)
+
+
 def some_samples(rng, n=40, bands=5, names=("FeO", "MgO")):
     return xr.Dataset(
         {

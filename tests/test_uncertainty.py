@@ -99,6 +99,40 @@ def test_thinned_scores_do_not_narrow_intervals(rng):
         assert np.mean(scores <= quantile(found, level)[0] * (1 + 1e-6)) < level + 2e-3
 
 
+def test_what_the_reference_is_off_by_is_taken_off(rng):
+    """Differences of 1.3 wt% are errors of 1.2 where the reference's are 0.5; half of the variance at least stays."""
+    truth = rng.uniform(5, 15, (8000, 2))
+    predicted = truth + 1.2 * rng.normal(size=truth.shape)
+    measured = truth + 0.5 * rng.normal(size=truth.shape)
+    plain = calibrate(predicted, measured)
+    own = calibrate(predicted, measured, measured_std=np.full(truth.shape, 0.5))
+    new = rng.uniform(5, 15, (8000, 2))
+    off = np.abs(1.2 * rng.normal(size=new.shape))
+    for found, sigma, held in ((plain, 1.3, 0.925), (own, 1.2, 0.9)):
+        s = scale(new.T, None, found).T
+        np.testing.assert_allclose(s.mean(), sigma, rtol=0.03)
+        assert np.mean(off <= quantile(found, 0.9) * s) == pytest.approx(held, abs=0.015)
+    too_much = calibrate(predicted, measured, measured_std=np.full(truth.shape, 9.0))
+    np.testing.assert_allclose(too_much.scales, plain.scales / np.sqrt(2), rtol=1e-6)
+    nothing = calibrate(predicted, measured, measured_std=np.zeros(truth.shape))
+    np.testing.assert_array_equal(nothing.scales, plain.scales)
+    for wrong in (np.full(truth.shape, -1.0), np.full(truth.shape, np.nan), np.ones((3, 2))):
+        with pytest.raises(errors.InputError):
+            calibrate(predicted, measured, measured_std=wrong)
+
+
+def test_samples_tell_what_the_reference_is_off_by():
+    samples = soils(60, 3)
+    options = {"folds": 4, "n": 2, "epochs": 10, "members": 0}
+    usual = train_kfold(samples, **options)
+    told = train_kfold(samples.assign(FeO_std=("sample", np.full(60, 0.5, np.float32))), **options)
+    narrower = told.calibration.scales**2 - usual.calibration.scales**2
+    np.testing.assert_allclose(
+        narrower[0], -np.minimum(0.25, usual.calibration.scales[0] ** 2 / 2), rtol=1e-4
+    )
+    np.testing.assert_array_equal(narrower[1:], 0)
+
+
 def test_calibration_of_missing_constant_or_perfect(rng):
     truth = rng.uniform(5, 15, (20, 1))
     predicted = truth + rng.normal(size=truth.shape)

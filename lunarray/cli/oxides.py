@@ -122,8 +122,19 @@ def train_oxides(
     reference_window: Annotated[
         int, typer.Option(min=1, help="Pixels of the reference along a side that are averaged.")
     ] = 17,
+    reference_std: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OXIDE=WT%",
+            help="Error (1 sigma) of the reference, such as FeO=0.3: intervals then are for the true abundance. "
+            "May be repeated.",
+        ),
+    ] = None,
     folds: Annotated[
-        int, typer.Option(min=0, help="Folds left out in turn; 0 for each sample in turn.")
+        int,
+        typer.Option(
+            min=0, help="Ranges of longitude left out in turn; 0 for each sample in turn."
+        ),
     ] = 10,
     width: Annotated[
         int, typer.Option("--channels", "-n", min=1, help="Channels of the first block.")
@@ -153,7 +164,8 @@ def train_oxides(
     import lunarray as la
 
     with friendly():
-        samples = _samples(inputs, reference, screen or [], reference_window)
+        errors = _assignments(reference_std or [], "--reference-std")
+        samples, pixels = _samples(inputs, reference, screen or [], reference_window, errors)
         samples = la.oxides.select_samples(samples)
         lost = ", ".join(
             f"{count} {name.removeprefix('lost_').replace('_', ' ')}"
@@ -168,10 +180,11 @@ def train_oxides(
             samples.lunar.to_zarr(samples_output, overwrite=True, progress=False)
         options: dict[str, Any] = {
             "n": width, "lr": rate, "epochs": epochs, "joint": not separate, "seed": seed,
-            "device": device.value, "checkpoint": checkpoint,
+            "device": device.value, "checkpoint": checkpoint, "pixels": pixels,
         }  # fmt: skip
+        by = "lon" if "lon" in samples.coords else None
         fit = (
-            la.oxides.train_kfold(samples, folds=folds, **options)
+            la.oxides.train_kfold(samples, folds=folds, by=by, **options)
             if folds
             else la.oxides.train_loocv(samples, **options)
         )
@@ -423,9 +436,13 @@ def _summary(ds: xr.Dataset) -> None:
 
 
 def _samples(
-    inputs: list[str], reference: Path | None, screen: list[Path], window: int
-) -> xr.Dataset:
-    """Build samples from cubes and maps, or open a store of them."""
+    inputs: list[str],
+    reference: Path | None,
+    screen: list[Path],
+    window: int,
+    reference_std: dict[str, float],
+) -> tuple[xr.Dataset, xr.Dataset | None]:
+    """Build samples, and those of single pixels, from cubes and maps; or open a store of samples."""
     import lunarray as la
     from lunarray.errors import InputError
 
@@ -434,7 +451,7 @@ def _samples(
             la.open_zarr(inputs[0]) if len(inputs) == 1 and inputs[0].endswith(".zarr") else None
         )
         if opened is not None and "sample" in opened.dims:
-            return opened
+            return opened, None
         raise InputError(
             "no reference maps",
             where="--reference",
@@ -447,9 +464,32 @@ def _samples(
         only = [str(name) for name in found.data_vars]
         # A single map is the one meant, whatever its file is called.
         maps.append(found if "FeO" in found or len(only) != 1 else found.rename({only[0]: "FeO"}))
-    return la.oxides.build_samples(
-        cubes, la.store.open_maps(reference), screen=maps or None, reference_window=window
+    samples, pixels = (
+        la.oxides.build_samples(
+            cubes,
+            la.store.open_maps(reference),
+            screen=maps or None,
+            reference_window=window,
+            reference_std=reference_std,
+            **size,
+        )
+        # Maps are made of single pixels: how far off these are is seen on single pixels.
+        for size in ({}, {"spectra_window": 1})
     )
+    return samples, pixels
+
+
+def _assignments(given: list[str], where: str) -> dict[str, float]:
+    """Read NAME=NUMBER."""
+    from lunarray.errors import InputError
+
+    try:
+        pairs = [text.split("=") for text in given]
+        return {name: float(value) for name, value in pairs}
+    except ValueError as error:
+        raise InputError(
+            f"{', '.join(given)}", where=where, remedy="give name=number, such as FeO=0.3"
+        ) from error
 
 
 def _pole(cube: xr.Dataset, name: str) -> str:

@@ -120,7 +120,10 @@ class OxideFit:
 
     @cached_property
     def calibration(self) -> Any:
-        """Errors of the left-out predictions, for intervals; None without folds."""
+        """Errors of the left-out predictions, for intervals; None without folds.
+
+        Where the samples say how far off the reference is, ``FeO_std`` and so on, that is taken off.
+        """
         from lunarray.oxides.uncertainty import calibrate
 
         if self.left_out is None:
@@ -136,7 +139,13 @@ class OxideFit:
             values = spectra["reflectance"].transpose("sample", "wavelength").values
             each = [_predict(member, values) for member in self.members]
             spread = np.std(each, axis=0, ddof=1, dtype=np.float64)
-        return calibrate(left_out, measured, spread)
+        theirs = None
+        if any(f"{oxide}_std" in self.samples for oxide in self.oxides):
+            zero = xr.zeros_like(self.samples[self.oxides[0]])
+            theirs = np.stack(
+                [self.samples.get(f"{oxide}_std", zero).values for oxide in self.oxides], axis=1
+            )
+        return calibrate(left_out, measured, spread, measured_std=theirs)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a weights file for ``invert_oxides(model=...)``.

@@ -50,6 +50,7 @@ def build_samples(
     min_spectra: float = 0.25,
     min_reference: float = 0.5,
     oxides: Sequence[str] | None = None,
+    reference_std: Mapping[str, float] | None = None,
     wavelengths: Any = None,
 ) -> xr.Dataset:
     """Pair the spectra of a cube with the oxides of reference maps, at the points of a lattice.
@@ -83,6 +84,10 @@ def build_samples(
         screening map, `min_reference` for the reference. Whatever the share, one pixel must be.
     oxides : sequence of str, optional
         Oxides taken from the reference; all six by default.
+    reference_std : mapping of str to float, optional
+        Standard deviation of the error that the mean of the reference's window is left with, wt%, for some or all
+        oxides: what its makers state, or half of what two references differ by. Intervals of a model trained on the
+        samples are then narrower by as much (:func:`lunarray.oxides.uncertainty.calibrate`).
     wavelengths : array-like, optional
         Resample the spectra to these (nm), with :func:`lunarray.sp.resample`; by default they stay as they are.
 
@@ -90,7 +95,8 @@ def build_samples(
     -------
     Dataset
         On all points of the lattice, lazy where the maps are: ``reflectance`` (sample, wavelength), the oxides
-        (sample), ``<oxide>_screen`` (sample) where there is a screen, and ``status`` (sample), 0 where the sample is
+        (sample), ``<oxide>_std`` (sample) where `reference_std` says it, ``<oxide>_screen`` (sample) where there is a
+        screen, and ``status`` (sample), 0 where the sample is
         used and else the first step (:data:`STATUS`) at which it was lost; with coordinates ``lon`` and ``lat``. Of
         what lies outside a map or has too few valid pixels, the values are NaN or those of the pixels there are.
         :func:`select_samples` computes it, keeps the used ones and counts the losses.
@@ -132,6 +138,14 @@ def build_samples(
             remedy="give a positive ratio, 0.1 say",
         )
     names = tuple(OXIDES if oxides is None else oxides)
+    errors = dict(reference_std or {})
+    unknown = sorted(set(errors) - set(names))
+    if unknown or not all(0 <= float(value) < np.inf for value in errors.values()):
+        raise InputError(
+            f"no oxide {', '.join(unknown)}" if unknown else f"not a standard deviation: {errors}",
+            where="reference_std",
+            remedy=f"give wt% of some of {', '.join(names)}, 0 or more",
+        )
     spectra = _cubes(cube, wavelengths)
     maps = _maps(reference, names, "reference")
     second = None if screen is None else _maps(screen, (screen_oxide,), "screen")
@@ -198,6 +212,12 @@ def build_samples(
                 "long_name": f"mean {oxide} of {reference_window} × {reference_window} pixels",
                 "units": "wt%",
             },
+        )
+    for oxide, value in errors.items():
+        result[f"{oxide}_std"] = (
+            "sample",
+            np.full(at_lon.size, value, np.float32),
+            {"long_name": f"standard deviation of the reference's {oxide}", "units": "wt%"},
         )
     lost.append(missing)
     if second is not None:

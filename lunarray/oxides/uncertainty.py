@@ -15,6 +15,9 @@ _SAMPLES_A_STEP = 50
 _STEPS = 8
 #: Shares of the ensemble's spread in the scale that are tried, in units of its mean square.
 _SHARES = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+#: Least share of the variance of left-out errors that is the model's own, whatever the reference's is said to be: what
+#: is said of a reference's errors is uncertain itself, and a model meets other ground than that of its calibration.
+_OWN_SHARE = 0.5
 #: Conformal scores that are kept of a larger calibration, at evenly spaced ranks.
 _SCORES = 2000
 
@@ -53,9 +56,18 @@ class Calibration:
 
 
 def calibrate(
-    predicted: np.ndarray, measured: np.ndarray, spread: np.ndarray | None = None
+    predicted: np.ndarray,
+    measured: np.ndarray,
+    spread: np.ndarray | None = None,
+    *,
+    measured_std: np.ndarray | None = None,
 ) -> Calibration:
     """Sum up errors on samples that the model had not seen.
+
+    What is measured has errors too, and the difference from it those of both. Where these are known, `measured_std`,
+    their variance is taken off that of the difference, step by step, and the interval is one for the true abundance
+    instead of for another measurement of it. The distribution of the scaled errors is taken to be that of the scaled
+    differences, which is so where both are of one shape.
 
     Parameters
     ----------
@@ -63,6 +75,9 @@ def calibrate(
         Abundances in wt%; rows with a NaN are left out.
     spread : ndarray, shape (sample, oxide), optional
         Standard deviation of the ensemble at the samples, wt%.
+    measured_std : ndarray, shape (sample, oxide), optional
+        Standard deviation of the error of `measured`, wt%; 0, or none, for abundances that are exact. At least half
+        of the variance of the difference is left to the model.
 
     Returns
     -------
@@ -71,18 +86,25 @@ def calibrate(
     Raises
     ------
     InputError
-        With fewer than two samples, or shapes that differ.
+        With fewer than two samples, shapes that differ, or a negative or infinite standard deviation.
     """
     f, y = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)
     v = np.zeros_like(f) if spread is None else np.asarray(spread, np.float64) ** 2
-    if f.ndim != 2 or f.shape != y.shape or f.shape != v.shape:
+    w = np.zeros_like(f) if measured_std is None else np.asarray(measured_std, np.float64)
+    if f.ndim != 2 or not f.shape == y.shape == v.shape == w.shape:
         raise InputError(
-            f"predicted {f.shape}, measured {y.shape}, spread {v.shape}",
+            f"predicted {f.shape}, measured {y.shape}, spread {v.shape}, measured_std {w.shape}",
             where="calibrate",
             remedy="give arrays (sample, oxide) of one shape",
         )
+    if not (np.isfinite(w) & (w >= 0)).all():
+        raise InputError(
+            "standard deviations of the reference that are negative or not finite",
+            where="measured_std",
+            remedy="give wt%, 0 where the reference is exact",
+        )
     good = np.isfinite(f).all(axis=1) & np.isfinite(y).all(axis=1) & np.isfinite(v).all(axis=1)
-    f, y, v = f[good], y[good], v[good]
+    f, y, v, w = f[good], y[good], v[good], w[good] ** 2
     count = len(f)
     if count < 2:
         raise InputError(
@@ -111,8 +133,10 @@ def calibrate(
                 best = loss
                 # So that the mean square of the scaled errors is one exactly.
                 a = a * math.sqrt(np.mean((error[:, o] / s) ** 2)) if error[:, o].any() else a
-                centres[o], scales[o], share[o] = at, a, tried
+                share[o] = tried
                 scores[:, o] = error[:, o] / (np.interp(f[:, o], at, a) * grow)
+                theirs = np.array([w[part, o].mean() for part in _ranges(f[:, o], steps)])
+                centres[o], scales[o] = at, np.sqrt(np.maximum(a**2 - theirs, _OWN_SHARE * a**2))
     scores = np.sort(scores, axis=0).T
     if count > _SCORES:
         scores = scores[:, np.round(np.linspace(0, count - 1, _SCORES)).astype(int)]
@@ -130,11 +154,16 @@ def _steps(
     f: np.ndarray, error: np.ndarray, steps: int, floor: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Root mean square error in equally filled ranges of the predicted abundance, at their means, which rise."""
-    order = np.array_split(np.argsort(f, kind="stable"), steps)
+    order = _ranges(f, steps)
     centres = np.array([f[part].mean() for part in order])
     scales = np.array([math.sqrt(np.mean(error[part] ** 2)) for part in order])
     # np.interp wants centres that rise; equal ones are as good in any order.
     return np.maximum.accumulate(centres), np.maximum(scales, floor)
+
+
+def _ranges(f: np.ndarray, steps: int) -> list[np.ndarray]:
+    """Samples in equally filled ranges of the predicted abundance."""
+    return np.array_split(np.argsort(f, kind="stable"), steps)
 
 
 def quantile(calibration: Calibration, level: float) -> np.ndarray:
