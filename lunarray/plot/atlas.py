@@ -663,6 +663,7 @@ def region_bars(
         axes.tick_params(labelsize=8.5)
         axes.grid(True, axis="y", color="0.9", linewidth=0.6)
         axes.set_axisbelow(True)
+        axes.use_sticky_edges = False  # the feet of bars would lie on the frame
         axes.margins(x=0.03, y=0.1)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
