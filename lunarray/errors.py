@@ -67,6 +67,10 @@ class GridError(InputError):
     """A grid, transform or extent that does not describe the data."""
 
 
+class CoverageError(GridError):
+    """A map that does not reach where it is needed."""
+
+
 class BodyMismatchError(InputError):
     """A coordinate reference system of a body other than the Moon."""
 
@@ -81,6 +85,14 @@ class StoreFormatError(StoreError):
 
 class StoreConflictError(StoreError):
     """A store that exists already and holds, or was begun with, something else."""
+
+
+class StoreLockedError(StoreConflictError):
+    """A store that another writer is at work on."""
+
+
+class StoreWriteError(StoreError):
+    """A store that cannot be written any further: a full disk, a lost permission, a folder deleted under way."""
 
 
 class StoreIncompleteError(StoreError):

@@ -163,6 +163,8 @@ def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
 
 def _gpu_driver() -> bool:
     """Tell, without importing torch (seconds), that there cannot be a GPU."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
+        return False  # the CPU workers of a machine with GPUs
     return (
         "torch" in sys.modules
         or not sys.platform.startswith("linux")

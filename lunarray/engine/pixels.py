@@ -8,7 +8,9 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
+from lunarray.engine.batches import in_batches
 from lunarray.engine.models import ModelSpec, Predictor
+from lunarray.engine.placement import placed
 
 #: Pixels that a model gets at once: enough to amortise a call, few enough that its activations stay small.
 BATCH_SIZE = 4096
@@ -39,12 +41,13 @@ def map_pixels(
     outputs : int, optional
         Values that the kernel returns for a pixel; known from a ModelSpec.
     batch_size : int
-        Pixels that the kernel gets at once, at most.
+        Pixels that the kernel gets at once, at most. Fewer where memory, the GPU's or the process's, does not suffice.
 
     Returns
     -------
     ndarray or dask Array
-        float32, with `axis` of length `outputs`; lazy where `data` is, with one task for each block.
+        float32, with `axis` of length `outputs`; lazy where `data` is, with one task for each block. On a cluster with
+        GPU workers the tasks of a ModelSpec are bound to these (:func:`lunarray.engine.placed`).
     """
     if outputs is None:
         if not isinstance(kernel, ModelSpec):
@@ -55,17 +58,18 @@ def map_pixels(
         return _map_block(np.asarray(data), kernel, axis, outputs, batch_size)
     whole: da.Array = data.rechunk({axis: -1})
     chunks = (*whole.chunks[:axis], (outputs,), *whole.chunks[axis + 1 :])
-    return da.map_blocks(
-        _map_block,
-        whole,
-        kernel,
-        axis,
-        outputs,
-        batch_size,
-        chunks=chunks,
-        dtype=np.float32,
-        meta=np.empty((0,) * whole.ndim, np.float32),
-    )
+    with placed(kernel):
+        return da.map_blocks(
+            _map_block,
+            whole,
+            kernel,
+            axis,
+            outputs,
+            batch_size,
+            chunks=chunks,
+            dtype=np.float32,
+            meta=np.empty((0,) * whole.ndim, np.float32),
+        )
 
 
 def _map_block(
@@ -82,8 +86,12 @@ def _map_block(
     (valid,) = np.isfinite(vectors).all(axis=0).nonzero()
     if valid.size:
         predictor = kernel.load() if isinstance(kernel, ModelSpec) else kernel
-        for start in range(0, valid.size, batch_size):
-            batch = valid[start : start + batch_size]
+
+        def call(begin: int, end: int) -> None:
+            batch = valid[begin:end]
             pixels = np.ascontiguousarray(vectors[:, batch].T, np.float32)
             result[:, batch] = predictor(pixels).T
+
+        known = kernel.sha256 if isinstance(kernel, ModelSpec) else None
+        in_batches(call, valid.size, batch_size, remember=known)
     return np.moveaxis(result.reshape(outputs, *shape), 0, axis)

@@ -7,12 +7,15 @@ from lunarray.store.geotiff import to_cog
 from lunarray.store.maps import open_maps
 from lunarray.store.provenance import stamp
 from lunarray.store.regions import execute
+from lunarray.store.report import RunReport, last_report
 from lunarray.store.vector import raster_style, to_vector
 
 __all__ = [
+    "RunReport",
     "StoreInfo",
     "describe",
     "execute",
+    "last_report",
     "open_maps",
     "open_zarr",
     "raster_style",

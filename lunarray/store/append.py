@@ -16,6 +16,7 @@ from lunarray.errors import InputError, StoreConflictError, StoreError
 from lunarray.store import regions
 from lunarray.store.api import FORMAT_VERSION, KEY, _set_state, _state, open_zarr
 from lunarray.store.layout import CHUNK_BYTES
+from lunarray.store.locks import WriteLock
 from lunarray.store.provenance import stamp
 
 #: Chunks of the small arrays (coordinates) are this many times as long as those of the data.
@@ -63,6 +64,8 @@ def append_zarr(
         If `ds` has no rows along `dim`.
     StoreConflictError
         If the store is not one to append to, or its variables or other axes are not those of `ds`.
+    StoreLockedError
+        If another process is writing to it.
     StoreError
         If it cannot be written.
     """
@@ -74,19 +77,22 @@ def append_zarr(
     batch = _BATCH_CHUNKS * length
     begins = list(range(0, ds.sizes[dim], batch))
     try:
-        state = _state(path)
-        if state is None:
-            _begin(ds.isel({dim: slice(0, batch)}), path, dim, length)
-            begins = begins[1:]
-        else:
-            _require_appendable(path, state, dim)
-            _roll_back(path, state, dim)
-            _check_same(ds, path, dim)
-        with regions.progress_bar(f"Appending to {path.name}", len(begins), show=progress) as step:
-            for begin in begins:
-                _append(ds.isel({dim: slice(begin, begin + batch)}), path, dim)
-                step()
-        _set_state(path, complete=True)
+        with WriteLock(path):
+            state = _state(path)
+            if state is None:
+                _begin(ds.isel({dim: slice(0, batch)}), path, dim, length)
+                begins = begins[1:]
+            else:
+                _require_appendable(path, state, dim)
+                _roll_back(path, state, dim)
+                _check_same(ds, path, dim)
+            with regions.progress_bar(
+                f"Appending to {path.name}", len(begins), show=progress
+            ) as step:
+                for begin in begins:
+                    _append(ds.isel({dim: slice(begin, begin + batch)}), path, dim)
+                    step()
+            _set_state(path, complete=True)
     except OSError as error:
         if isinstance(error, StoreError):
             raise

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError
-from lunarray.geo import moon_crs, spatial_dims
+from lunarray.geo import moon_crs, require_moon, spatial_dims
 
 if TYPE_CHECKING:
     import geopandas
@@ -26,7 +26,7 @@ _SHORT = {"Mg_number": "Mg", "abbreviation": "abbrev", "coverage": "cover", "cou
 
 
 def to_vector(
-    obj: xr.Dataset | xr.DataArray,
+    obj: xr.Dataset | xr.DataArray | geopandas.GeoDataFrame,
     path: str | os.PathLike[str],
     *,
     regions: Any = None,
@@ -40,10 +40,10 @@ def to_vector(
 
     Parameters
     ----------
-    obj : Dataset or DataArray
+    obj : Dataset, DataArray or GeoDataFrame
         One of: statistics of regions (:func:`lunarray.geo.region_statistics`), written as polygons; samples or tracks
         with coordinates ``lon`` and ``lat`` along one dimension, written as points with their one-dimensional
-        variables; a map with `levels`, written as one polygon for each class of values.
+        variables; a map with `levels`, written as one polygon for each class of values; vectors with a lunar CRS.
     path : path
         ``.gpkg``, ``.shp`` or ``.geojson``. A GeoPackage keeps its other layers.
     regions : region, sequence of regions, GeoDataFrame or path, optional
@@ -78,7 +78,11 @@ def to_vector(
             where=path,
             remedy=f"use {', '.join(DRIVERS)}",
         )
-    if isinstance(obj, xr.Dataset) and set(obj.dims) == {"region", "statistic"}:
+    frame: Any
+    if not isinstance(obj, (xr.Dataset, xr.DataArray)):
+        require_moon(obj.crs, where=path.name)
+        frame = obj if crs is None else obj.to_crs(moon_crs(crs).to_wkt())
+    elif isinstance(obj, xr.Dataset) and set(obj.dims) == {"region", "statistic"}:
         frame = _statistics_frame(obj, regions, crs)
     elif levels is not None:
         frame = _class_frame(obj, levels, crs)

@@ -1,0 +1,106 @@
+"""Batches that shrink where memory does not suffice for them."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Hashable
+
+from lunarray.store.accounts import event, stage
+
+#: Items below which a batch is not cut further: then it is not the batch that is too large.
+LEAST = 16
+
+
+#: Sizes that memory sufficed for, so that the next block need not find out again.
+_fitting: dict[Hashable, int] = {}
+
+
+def in_batches(
+    call: Callable[[int, int], None],
+    count: int,
+    batch_size: int,
+    *,
+    least: int = LEAST,
+    name: str = "model",
+    remember: Hashable = None,
+) -> int:
+    """Call a function for consecutive parts of some items; halve the part where memory runs out, and try again.
+
+    Parameters
+    ----------
+    call : callable
+        Takes begin and end of a part. It must give the same for an item whatever part it is in, and may be called again
+        for one that failed.
+    count : int
+        Items.
+    batch_size : int
+        Of a part, at most.
+    least : int
+        Size at which the error is raised and nothing more cut.
+    name : str
+        The stage of the run report that the time counts for.
+    remember : hashable, optional
+        What the parts are of, such as a model's digest: a size that had to be cut is cut from the start in the next
+        call of this process with the same.
+
+    Returns
+    -------
+    int
+        Size of a part at the end.
+
+    Raises
+    ------
+    Exception
+        What `call` raised, if it was not for want of memory or the parts are as small as `least`.
+    """
+    begin = 0
+    batch_size = min(batch_size, _fitting.get(remember, batch_size))
+    while begin < count:
+        try:
+            with stage(name):
+                call(begin, min(begin + batch_size, count))
+            begin += batch_size
+        except Exception as error:
+            if not out_of_memory(error) or batch_size <= least:
+                raise
+            smaller = max(least, batch_size // 2)
+            event(
+                "engine",
+                "smaller_batch",
+                f"{type(error).__name__} in {name}: batches of {smaller} instead of {batch_size}",
+                stage=name,
+                batch_size=smaller,
+            )
+            batch_size = smaller
+            if remember is not None:
+                _fitting[remember] = smaller
+            failed = error
+        else:
+            continue
+        # Frames of the traceback hold the tensors that did not fit.
+        failed.__traceback__ = None
+        del failed
+        _release()
+    return batch_size
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that a GPU or this process has no memory left for a batch.
+
+    Parameters
+    ----------
+    error : BaseException
+
+    Returns
+    -------
+    bool
+    """
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _release() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()

@@ -1,0 +1,483 @@
+"""Running the writes of regions to the end: on threads, processes or a cluster, through failures.
+
+Dask runs the tasks and, on a cluster, moves the work of a lost worker elsewhere. What is added here is that a block
+that fails takes only its own regions along: after the retries it is recorded, and the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import dask
+from dask._task_spec import Alias, DataNode, Task, TaskRef
+from dask.utils import key_split
+
+from lunarray.errors import (
+    InputError,
+    MissingDependencyError,
+    ModelError,
+    StoreConflictError,
+    StoreError,
+    StoreWriteError,
+)
+from lunarray.store import accounts
+
+#: Tasks that a scheduler gets at once. More would cost it memory long before their turn comes.
+MAX_TASKS = 50_000
+
+#: Regions on their way at once for each thread of a cluster whose tasks are bound to labelled workers: Dask holds the
+#: sources of such tasks back no longer, so that without a bound all of the input would be read ahead of the models.
+REGIONS_PER_THREAD = 3
+
+#: Seconds before the first retry; doubled each time.
+PAUSE = 0.1
+
+#: Errors that come again however often one tries.
+_FINAL = (InputError, ModelError, MissingDependencyError, StoreWriteError, NotImplementedError)
+
+Errors = Literal["raise", "nan"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A block that failed for good: what a task gives in place of its result.
+
+    Parameters
+    ----------
+    stage : str
+        Kind of task.
+    error : str
+        Class of the exception.
+    message : str
+    attempts : int
+    where : str
+        Last frame of the traceback.
+    """
+
+    stage: str
+    error: str
+    message: str
+    attempts: int
+    where: str = ""
+
+    @classmethod
+    def of(cls, stage: str, error: BaseException, attempts: int) -> Failure:
+        """Describe an exception."""
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+        return cls(stage, type(error).__name__, str(error), attempts, where)
+
+
+@dataclass
+class Outcome:
+    """What a run came to, beside what it wrote.
+
+    Parameters
+    ----------
+    records : list of dict
+        :func:`lunarray.store.accounts.take` of each region that was written, and what else processes told.
+    failures : list of dict
+        Fields of :class:`Failure` and the key.
+    retries : int
+    lost_workers : int
+    tasks : dict
+        For each kind of task: count and seconds of computing and of moving data.
+    scheduler : dict
+        What ran it.
+    """
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    retries: int = 0
+    lost_workers: int = 0
+    tasks: dict[str, dict[str, float]] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tasks to run.
+
+    Parameters
+    ----------
+    graph : mapping
+        Low-level Dask graph.
+    keys : sequence
+        Those wanted; the result of each is a dict of its account.
+    resources : mapping of key to mapping
+        Workers that some tasks need, by label.
+    """
+
+    graph: Mapping[Hashable, Any]
+    keys: Sequence[Any]
+    resources: Mapping[Hashable, Mapping[str, float]] = field(default_factory=dict)
+
+
+def run(
+    work: Work,
+    *,
+    retries: int = 2,
+    errors: Errors = "raise",
+    done: Callable[[Hashable], None] = lambda key: None,
+    outcome: Outcome | None = None,
+) -> Outcome:
+    """Run tasks on the Dask scheduler in force.
+
+    Parameters
+    ----------
+    work : Work
+    retries : int
+        How often a task that fails is tried again.
+    errors : {"raise", "nan"}
+        What follows when it fails for good: raise its exception, or record it and go on without what depends on it.
+    done : callable
+        Takes the key of each task that came to its end, well or not. What it raises stops the run.
+    outcome : Outcome, optional
+        To be filled; so that it is there too if the run is stopped by an exception.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    StoreWriteError
+        If the store cannot be written any more, whatever `errors` says: no block is to blame for that.
+    Exception
+        With ``errors="raise"``, what a task raised.
+    """
+    outcome = Outcome() if outcome is None else outcome
+    client = current_client()
+    if client is None:
+        _run_local(work, retries, errors, done, outcome)
+    else:
+        _run_distributed(client, work, retries, errors, done, outcome)
+    return outcome
+
+
+def current_client() -> Any:
+    """Give the Dask client in force, if `distributed` is in use at all."""
+    if "distributed" not in sys.modules or dask.config.get("scheduler", None) not in (
+        None,
+        "distributed",
+        "dask.distributed",
+    ):
+        return None
+    from distributed import get_client
+
+    try:
+        return get_client()
+    except ValueError:
+        return None
+
+
+def labels(client: Any) -> dict[str, int]:
+    """Count the workers of a cluster that carry each resource label.
+
+    Parameters
+    ----------
+    client : distributed.Client or None
+
+    Returns
+    -------
+    dict
+    """
+    found: dict[str, int] = {}
+    if client is not None and not client.asynchronous:
+        for worker in client.scheduler_info(n_workers=-1)["workers"].values():
+            for label in worker.get("resources") or {}:
+                found[label] = found.get(label, 0) + 1
+    return found
+
+
+class _Guarded:
+    """A task that is tried again when it fails, and then gives a Failure, or passes on the one that it got."""
+
+    __slots__ = ("keep", "names", "node", "retries", "stage")
+
+    def __init__(self, node: Any, names: tuple[Hashable, ...], retries: int, keep: bool) -> None:
+        self.node, self.names, self.retries, self.keep = node, names, retries, keep
+        self.stage = key_split(node.key)
+
+    def __call__(self, *values: Any) -> Any:
+        for value in values:
+            if isinstance(value, Failure):
+                return value
+        arguments = dict(zip(self.names, values, strict=True))
+        begin = time.perf_counter()
+        for attempt in range(self.retries + 1):
+            try:
+                result = self.node(arguments)
+                break
+            except Exception as error:
+                if isinstance(error, StoreWriteError):
+                    raise
+                if attempt == self.retries or isinstance(error, _FINAL):
+                    if self.keep:
+                        return Failure.of(self.stage, error, attempt + 1)
+                    raise
+                accounts.event(
+                    "store",
+                    "retry",
+                    f"{self.stage}: {type(error).__name__}: {error}; trying again",
+                    stage=self.stage,
+                    error=type(error).__name__,
+                    attempt=attempt + 1,
+                )
+                time.sleep(PAUSE * 2**attempt)
+        accounts.spend(f"task:{self.stage}", time.perf_counter() - begin)
+        return result
+
+
+def _run_local(
+    work: Work, retries: int, errors: Errors, done: Callable[[Hashable], None], outcome: Outcome
+) -> None:
+    graph: dict[Any, Any] = {}
+    for key, node in work.graph.items():
+        if isinstance(node, Alias | DataNode):
+            graph[key] = node
+        else:
+            names = tuple(node.dependencies)
+            guarded = _Guarded(node, names, retries, errors == "nan")
+            graph[key] = Task(key, guarded, *map(TaskRef, names))
+    wanted = set(work.keys)
+
+    def settle(key: Hashable, result: Any) -> None:
+        if key not in wanted:
+            return
+        wanted.discard(key)
+        if isinstance(result, Failure):
+            outcome.failures.append({"key": key, **asdict(result)})
+            _log_failure(key, result)
+        elif isinstance(result, dict):
+            outcome.records.append({**result, "key": key})
+        done(key)
+
+    get = dask.base.get_scheduler() or dask.threaded.get
+    outcome.scheduler = {"kind": _scheduler_name(get), "threads": _threads(get)}
+    accounts.take()
+    try:
+        with _Settled(settle):
+            results = get(graph, list(work.keys))
+        for key, result in zip(work.keys, results, strict=True):
+            settle(key, result)  # a scheduler of the user's own need not call back
+    finally:
+        outcome.records.append(accounts.take())
+        for record in outcome.records:
+            outcome.retries += sum(e["event"] == "retry" for e in record["events"])
+            for name, (count, seconds) in list(record["stages"].items()):
+                if name.startswith("task:"):
+                    del record["stages"][name]
+                    _add_task(outcome, name[5:], "compute", seconds, count)
+
+
+class _Settled(dask.callbacks.Callback):
+    """Calls a function for each task that a local scheduler has computed."""
+
+    def __init__(self, settle: Callable[[Hashable, Any], None]) -> None:
+        super().__init__()
+        self._settle = settle
+
+    def _posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker_id: Any) -> None:
+        self._settle(key, result)
+
+
+def _scheduler_name(get: Any) -> str:
+    module = getattr(get, "__module__", "")
+    return {
+        "dask.threaded": "threads",
+        "dask.multiprocessing": "processes",
+        "dask.local": "synchronous",
+    }.get(module, f"{module}.{getattr(get, '__name__', get)}")
+
+
+def _threads(get: Any) -> int | None:
+    from dask.system import CPU_COUNT
+
+    kind = _scheduler_name(get)
+    if kind == "synchronous":
+        return 1
+    if kind not in ("threads", "processes"):
+        return None
+    return dask.config.get("num_workers", None) or CPU_COUNT
+
+
+def _run_distributed(
+    client: Any,
+    work: Work,
+    retries: int,
+    errors: Errors,
+    done: Callable[[Hashable], None],
+    outcome: Outcome,
+) -> None:
+    from distributed import as_completed
+
+    watch = _watch(client)
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    threads = sum(worker["nthreads"] for worker in workers.values())
+    outcome.scheduler = {
+        "kind": "distributed",
+        "address": client.scheduler.address if client.scheduler else None,
+        "workers": len(workers),
+        "threads": threads,
+        "labels": labels(client),
+    }
+    _accounts_of(client)
+    waiting = deque(work.keys)
+    flying: dict[Any, Hashable] = {}
+    completed = as_completed()
+    limit = max(8, REGIONS_PER_THREAD * threads) if work.resources else len(waiting)
+
+    def launch() -> None:
+        graph: dict[Hashable, Any] = {}
+        batch: list[Any] = []
+        while waiting and len(flying) + len(batch) < limit and len(graph) < MAX_TASKS:
+            batch.append(waiting.popleft())
+            _cull(work.graph, batch[-1], graph)
+        if batch:
+            futures = client.get(_expression(graph, work.resources), batch, sync=False, retries=retries)  # fmt: skip
+            flying.update(zip(futures, batch, strict=True))
+            completed.update(futures)
+
+    try:
+        launch()
+        while flying:
+            future = next(completed)
+            key = flying.pop(future)
+            try:
+                # Waits again where the worker that had the result is gone meanwhile.
+                outcome.records.append({**future.result(), "key": key})
+            except Exception as error:
+                _settle_failed(future, key, error, retries, errors, outcome)
+            finally:
+                # At once: what holds an exception holds its frames too, and a scheduler that keeps a failed task
+                # gives that failure again to the next run.
+                future.release()
+            done(key)
+            if len(flying) <= limit // 2 or len(flying) < MAX_TASKS // 100:
+                launch()
+    except BaseException:
+        client.cancel(list(flying), force=True)
+        raise
+    finally:
+        _collect(client, watch, outcome)
+
+
+def _cull(graph: Mapping[Hashable, Any], key: Hashable, into: dict[Hashable, Any]) -> None:
+    """Add a task and all that it needs."""
+    stack = [key]
+    while stack:
+        key = stack.pop()
+        if key not in into:
+            into[key] = node = graph[key]
+            stack.extend(node.dependencies)
+
+
+def _expression(
+    graph: dict[Hashable, Any], resources: Mapping[Hashable, Mapping[str, float]]
+) -> Any:
+    """Give the graph with its tasks in layers by the workers that they need."""
+    if not resources:
+        return graph
+    from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+
+    by_need: dict[tuple[tuple[str, float], ...], dict[Hashable, Any]] = {}
+    for key, node in graph.items():
+        need = tuple(sorted(resources.get(key, {}).items()))
+        by_need.setdefault(need, {})[key] = node
+    layers = {
+        repr(need): MaterializedLayer(part, annotations={"resources": dict(need)} if need else None)
+        for need, part in by_need.items()
+    }
+    return HighLevelGraph(layers, {name: set() for name in layers})
+
+
+def _settle_failed(
+    future: Any, key: Any, error: Exception, retries: int, errors: Errors, outcome: Outcome
+) -> None:
+    from distributed.scheduler import KilledWorker
+
+    if future.status != "error":
+        raise StoreError(
+            f"the cluster dropped the work ({type(error).__name__}: {error})",
+            remedy="See whether its scheduler runs, and do the same again: it goes on where it stopped",
+        ) from error
+    if isinstance(error, StoreWriteError | StoreConflictError) or errors == "raise":
+        raise error
+    if isinstance(error, KilledWorker):
+        attempts = int(dask.config.get("distributed.scheduler.allowed-failures", 3)) + 1
+        failure = Failure(key_split(error.task), "KilledWorker", str(error), attempts)
+    else:
+        failure = Failure.of(key_split(key), error, 1 if isinstance(error, _FINAL) else retries + 1)
+    outcome.failures.append({"key": key, **asdict(failure)})
+    _log_failure(key, failure)
+
+
+def _log_failure(key: Hashable, failure: Failure) -> None:
+    accounts.log(
+        "store",
+        "region_failed",
+        f"region {key[1:] if isinstance(key, tuple) else key} failed: {failure.error}: {failure.message}",
+        level=logging.ERROR,
+        stage=failure.stage,
+        error=failure.error,
+        attempts=failure.attempts,
+    )
+
+
+def _add_task(outcome: Outcome, kind: str, action: str, seconds: float, count: float) -> None:
+    entry = outcome.tasks.setdefault(kind, {"count": 0, "compute": 0.0, "transfer": 0.0})
+    if action == "compute":
+        entry["count"] += count
+    entry["transfer" if action == "transfer" else "compute"] += seconds
+
+
+def _watch(client: Any) -> str | None:
+    """Install a plugin that counts at the scheduler; None where that is not possible."""
+    from lunarray.store.watching import Watch
+
+    try:
+        plugin = Watch()
+        client.register_plugin(plugin)
+        return plugin.name
+    except (
+        Exception
+    ) as error:  # a scheduler without lunarray: the report has less to say, the work goes on
+        accounts.log("store", "no_watch", f"the scheduler cannot be watched: {error}")
+        return None
+
+
+def _accounts_of(client: Any) -> list[dict[str, Any]]:
+    """Take the accounts of all workers, as far as they answer."""
+    try:
+        answers = client.run(accounts.take, on_error="return")
+    except Exception as error:
+        accounts.log("store", "no_accounts", f"the workers' accounts cannot be had: {error}")
+        return []
+    return [answer for answer in answers.values() if isinstance(answer, dict)]
+
+
+def _collect(client: Any, watch: str | None, outcome: Outcome) -> None:
+    from lunarray.store.watching import read_watch
+
+    if client.status != "running":
+        return
+    outcome.records += _accounts_of(client)
+    if watch is not None:
+        try:
+            seen = client.run_on_scheduler(read_watch, name=watch)
+            client.unregister_scheduler_plugin(watch)
+        except Exception as error:
+            accounts.log("store", "no_watch", f"the scheduler does not answer: {error}")
+            return
+        outcome.retries += seen["retries"]
+        outcome.lost_workers += seen["lost_workers"]
+        for kind, action, seconds, count in seen["spent"]:
+            _add_task(outcome, kind, action, seconds, count)
