@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lunarray.xrf as xrf
+from lunarray import geo
 from lunarray.errors import InputError
 from lunarray.simulate.xrf import class_orbit
 from lunarray.xrf import FRAME_FLAGS
@@ -309,7 +310,7 @@ class TestRunning:
 
 class TestFootprints:
     def test_area_of_an_octant(self) -> None:
-        assert xrf.footprint_area([0, 90, 0], [0, 0, 90]) == pytest.approx(
+        assert geo.footprint_area([0, 90, 0], [0, 0, 90]) == pytest.approx(
             4 * np.pi * 1737.4**2 / 8
         )
 
@@ -325,12 +326,12 @@ class TestFootprints:
             node_longitude=lon,
         )
         lons, lats = frame["corner_lon"].values, frame["corner_lat"].values
-        area = xrf.footprint_area(lons, lats)[0]
-        reference = xrf.footprint_area(
+        area = geo.footprint_area(lons, lats)[0]
+        reference = geo.footprint_area(
             *(class_orbit(frames=1, altitude=100 * size)[k] for k in ("corner_lon", "corner_lat"))
         )
         assert area == pytest.approx(reference[0], rel=1e-3)
-        shape = xrf.footprint_polygons(lons, lats)[0]
+        shape = geo.footprint_polygons(lons, lats)[0]
         assert shape.is_valid
         assert shape.bounds[0] >= -180
         assert shape.bounds[2] <= 180
@@ -349,16 +350,16 @@ class TestFootprints:
         for start in (-10.0, 84.0):
             ds = make_frames(12, first_latitude=start, node_longitude=179.5)
             added = xrf.coadd(ds, window=12)
-            union = xrf.merge_footprints(ds["corner_lon"], ds["corner_lat"])
-            whole = xrf.merge_footprints(added["corner_lon"], added["corner_lat"])
-            hull = xrf.footprint_area(*xrf.hull_corners(ds["corner_lon"], ds["corner_lat"]))
-            assert xrf.footprint_area(added["corner_lon"], added["corner_lat"])[0] == pytest.approx(
+            union = geo.merge_footprints(ds["corner_lon"], ds["corner_lat"])
+            whole = geo.merge_footprints(added["corner_lon"], added["corner_lat"])
+            hull = geo.footprint_area(*geo.hull_corners(ds["corner_lon"], ds["corner_lat"]))
+            assert geo.footprint_area(added["corner_lon"], added["corner_lat"])[0] == pytest.approx(
                 float(hull), rel=0.02
             )
             assert shapely.intersection(union, whole).area == pytest.approx(union.area, rel=0.03)
 
     def test_the_date_line(self) -> None:
-        union = xrf.merge_footprints(
+        union = geo.merge_footprints(
             [[179, -179, -179, 179], [-179.5, -178, -178, -179.5]], [[0, 0, 1, 1]] * 2
         )
         assert union.geom_type == "MultiPolygon"
@@ -367,16 +368,16 @@ class TestFootprints:
         assert union.bounds[2] == 180
 
     def test_a_footprint_around_the_pole(self) -> None:
-        shape = xrf.footprint_polygons([0, 90, 180, -90], [88, 88, 88, 88])[0]
+        shape = geo.footprint_polygons([0, 90, 180, -90], [88, 88, 88, 88])[0]
         assert shape.bounds[3] == 90
         assert shape.contains(shapely.Point(45, 89.5))
         assert shape.contains(shapely.Point(-135, 89.5))
 
     def test_missing_corners(self) -> None:
-        assert xrf.footprint_polygons([[0, 1, np.nan, 0]], [[0, 0, 1, 1]])[0].is_empty
-        assert xrf.merge_footprints([[0, 1, np.nan, 0]], [[0, 0, 1, 1]]).is_empty
+        assert geo.footprint_polygons([[0, 1, np.nan, 0]], [[0, 0, 1, 1]])[0].is_empty
+        assert geo.merge_footprints([[0, 1, np.nan, 0]], [[0, 0, 1, 1]]).is_empty
         with pytest.raises(InputError):
-            xrf.hull_corners([0.0, np.nan, 1.0], [0.0, 0.0, 1.0])
+            geo.hull_corners([0.0, np.nan, 1.0], [0.0, 0.0, 1.0])
 
     @pytest.mark.parametrize(
         ("grid", "resolution", "start"),
@@ -398,7 +399,7 @@ class TestFootprints:
             )
         else:
             area = float(hit.sum()) * (resolution / 1e3) ** 2
-        hull = float(xrf.footprint_area(*xrf.hull_corners(ds["corner_lon"], ds["corner_lat"])))
+        hull = float(geo.footprint_area(*geo.hull_corners(ds["corner_lon"], ds["corner_lat"])))
         assert area == pytest.approx(hull, rel=0.03)
         np.testing.assert_allclose(grid_ds["abundance"].values[:, hit.values], 1.0)
         count = grid_ds["n_footprints"].values[hit.values]

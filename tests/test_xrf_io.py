@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import lunarray as la
 import lunarray.xrf as xrf
+from lunarray import geo
 from lunarray.errors import (
     InputError,
     LunarrayWarning,
@@ -581,7 +582,7 @@ class TestRealFiles:
         for i in (0, 60, 138):
             stored = fits.getdata(real_data / "class" / "l1" / str(ds["file"].values[i]), 1)
             np.testing.assert_array_equal(ds["counts"].values[i], stored["COUNTS"])
-        area = xrf.footprint_area(ds["corner_lon"], ds["corner_lat"])
+        area = geo.footprint_area(ds["corner_lon"], ds["corner_lat"])
         assert np.all((area > 250) & (area < 2000))
 
     def test_added_frames(self, real_data: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lunarray.xrf as xrf
+from lunarray import geo
 from lunarray.errors import InputError, MissingDependencyError
 from lunarray.simulate.xrf import (
     class_counts,
@@ -63,7 +64,7 @@ class TestOrbit:
 
     def test_size_is_that_of_real_frames(self) -> None:
         # 108 km: 39 km along and 27 km across in the frame of 2020-05-29T10:45:08.
-        area = xrf.footprint_area(
+        area = geo.footprint_area(
             *(class_orbit(frames=1, altitude=108.3)[k] for k in ("corner_lon", "corner_lat"))
         )
         assert area[0] == pytest.approx(39.2 * 27.4, rel=0.07)
@@ -74,7 +75,7 @@ class TestOrbit:
         assert orbit["lat"].min() < -89.5
         assert orbit["incidence"].max() > 170
         assert np.all(np.abs(orbit["lon"]) <= 180)
-        assert np.isfinite(xrf.footprint_area(orbit["corner_lon"], orbit["corner_lat"])).all()
+        assert np.isfinite(geo.footprint_area(orbit["corner_lon"], orbit["corner_lat"])).all()
 
     def test_bad_orbits(self) -> None:
         with pytest.raises(InputError):

@@ -12,6 +12,12 @@ from lunarray.geo.crs import (
     require_moon,
     spatial_dims,
 )
+from lunarray.geo.footprints import (
+    footprint_area,
+    footprint_polygons,
+    hull_corners,
+    merge_footprints,
+)
 from lunarray.geo.grid import (
     geobox_of,
     grid_coords,
@@ -47,13 +53,17 @@ __all__ = [
     "assign_crs",
     "crs_code",
     "crs_of",
+    "footprint_area",
+    "footprint_polygons",
     "geobox_of",
     "great_circle_distance",
     "grid_coords",
     "grid_dims",
+    "hull_corners",
     "is_moon",
     "lonlat",
     "lunar_grid",
+    "merge_footprints",
     "moon_crs",
     "pixel_area",
     "pixel_of",

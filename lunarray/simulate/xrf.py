@@ -9,10 +9,10 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError
+from lunarray.geo.footprints import lonlat_of, unit_vectors
 from lunarray.geo.sphere import RADIUS
 from lunarray.store.provenance import stamp
 from lunarray.xrf.constants import CLASS_FIELD_DEG, ELEMENTS
-from lunarray.xrf.footprints import lonlat_of, unit_vectors
 
 if TYPE_CHECKING:
     from lunarray.xrf.atomic import AtomicTables

@@ -564,7 +564,7 @@ def _centre(lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _in_order(lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Corners in order around each footprint: near the poles some files list them crosswise."""
-    from lunarray.xrf.footprints import unit_vectors
+    from lunarray.geo.footprints import unit_vectors
 
     points = unit_vectors(lon, lat)
     centre = points.mean(axis=1, keepdims=True)

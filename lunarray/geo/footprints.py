@@ -1,0 +1,252 @@
+"""Footprints of instruments as polygons on the sphere: areas, merging, and splitting at ±180°."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lunarray.errors import InputError
+from lunarray.geo.lon import wrap_longitude
+from lunarray.geo.sphere import RADIUS
+
+__all__ = [
+    "footprint_area",
+    "footprint_polygons",
+    "hull_corners",
+    "lonlat_of",
+    "merge_footprints",
+    "unit_vectors",
+]
+
+#: Longest step along an edge where polygons are drawn in degrees (radians).
+_STEP = np.deg2rad(0.5)
+
+
+def unit_vectors(lon: Any, lat: Any) -> np.ndarray:
+    """Directions of points on the sphere.
+
+    Parameters
+    ----------
+    lon, lat : array_like
+        Degrees.
+
+    Returns
+    -------
+    ndarray, (..., 3)
+    """
+    lam, phi = np.deg2rad(np.asarray(lon, "f8")), np.deg2rad(np.asarray(lat, "f8"))
+    return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=-1)
+
+
+def lonlat_of(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Longitude and latitude (degrees) of directions, of any length.
+
+    Parameters
+    ----------
+    vectors : ndarray, (..., 3)
+
+    Returns
+    -------
+    lon, lat : ndarray
+        Longitudes in [-180, 180).
+    """
+    x, y, z = np.moveaxis(vectors, -1, 0)
+    return wrap_longitude(np.rad2deg(np.arctan2(y, x))), np.rad2deg(np.arctan2(z, np.hypot(x, y)))
+
+
+def footprint_area(lon: Any, lat: Any) -> np.ndarray:
+    """Area of polygons whose edges are great circles.
+
+    Parameters
+    ----------
+    lon, lat : array_like, (..., corner)
+        Degrees, in order around the polygon, either way. Polygons across ±180° or around a pole need nothing special;
+        each must be smaller than a hemisphere.
+
+    Returns
+    -------
+    ndarray, (...)
+        Square kilometres; NaN where a corner is missing.
+
+    References
+    ----------
+    Van Oosterom, A., & Strackee, J. (1983). The solid angle of a plane triangle. IEEE Trans. Biomed. Eng. 30, 125-126.
+    """
+    points = unit_vectors(lon, lat)
+    first = points[..., :1, :]
+    a, b = points[..., 1:-1, :], points[..., 2:, :]
+    triple = np.sum(first * np.cross(a, b), axis=-1)
+    bottom = 1.0 + np.sum(first * a, -1) + np.sum(a * b, -1) + np.sum(first * b, -1)
+    # Signed triangles of a fan: what lies outside of a concave polygon is taken off again.
+    angle = np.abs(np.sum(2.0 * np.arctan2(triple, bottom), axis=-1))
+    return angle * (RADIUS / 1e3) ** 2
+
+
+def _local_frame(centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two directions that span the plane tangent to the sphere at `centre`."""
+    axis = np.eye(3)[np.argmin(np.abs(centre))]
+    east = np.cross(axis, centre)
+    east /= np.linalg.norm(east)
+    return east, np.cross(centre, east)
+
+
+def _to_plane(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Gnomonic projection: great circles become straight lines, so that unions and hulls are those on the sphere."""
+    east, north = _local_frame(centre)
+    depth = points @ centre
+    if np.any(depth <= 0.05):
+        raise InputError(
+            "footprints more than 87 degrees apart cannot be merged into one",
+            where="merge_footprints",
+            remedy="Merge neighbours",
+        )
+    return np.stack([points @ east, points @ north], axis=-1) / depth[..., None]
+
+
+def _from_plane(xy: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    east, north = _local_frame(centre)
+    vectors = centre + xy[..., :1] * east + xy[..., 1:2] * north
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def hull_corners(lon: Any, lat: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Convex hull on the sphere of a set of points.
+
+    Parameters
+    ----------
+    lon, lat : array_like, (point,)
+        Degrees; within 87° of their mean. Missing ones are left out.
+
+    Returns
+    -------
+    lon, lat : ndarray, (corner,)
+        Corners of the hull, counter-clockwise seen from above.
+    """
+    import shapely
+
+    points = unit_vectors(lon, lat).reshape(-1, 3)
+    points = points[np.isfinite(points).all(axis=1)]
+    if len(points) < 3:
+        raise InputError("fewer than three points", where="hull_corners", remedy="Pass more")
+    centre = points.mean(axis=0)
+    centre /= np.linalg.norm(centre)
+    hull = shapely.convex_hull(shapely.multipoints(_to_plane(points, centre)))
+    ring = np.asarray(shapely.get_coordinates(shapely.orient_polygons(hull))[:-1])
+    return lonlat_of(_from_plane(ring, centre))
+
+
+def merge_footprints(lon: Any, lat: Any) -> Any:
+    """Union of footprints on the sphere.
+
+    Parameters
+    ----------
+    lon, lat : array_like, (footprint, corner)
+        Degrees; within 87° of their mean. Those with missing corners are left out.
+
+    Returns
+    -------
+    shapely Polygon or MultiPolygon
+        In degrees, split at ±180°, and closed over the pole where it holds one.
+    """
+    import shapely
+
+    points = unit_vectors(lon, lat)
+    points = points[np.isfinite(points).all(axis=(1, 2))]
+    if not len(points):
+        return shapely.Polygon()
+    centre = points.reshape(-1, 3).mean(axis=0)
+    centre /= np.linalg.norm(centre)
+    quads = shapely.polygons(_to_plane(points, centre))
+    union = shapely.union_all(shapely.make_valid(quads))
+    parts = []
+    for part in shapely.get_parts(union):
+        if part.geom_type != "Polygon":
+            continue
+        rings = [part.exterior, *part.interiors]
+        drawn = [
+            _ring_in_degrees(_from_plane(np.asarray(ring.coords)[:-1], centre)) for ring in rings
+        ]
+        shape = drawn[0]
+        for hole in drawn[1:]:
+            shape = shapely.difference(shape, hole)
+        parts.append(shape)
+    return shapely.union_all(parts)
+
+
+def _densify(points: np.ndarray) -> np.ndarray:
+    """Points along the great circles of a closed ring, so close that straight lines in degrees follow them."""
+    nodes = []
+    for a, b in zip(points, np.roll(points, -1, axis=0), strict=True):
+        angle = np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)
+        # Near a pole a great circle bends most in degrees.
+        nearest = max(min(np.hypot(a[0], a[1]), np.hypot(b[0], b[1])), 1e-3)
+        count = max(1, int(np.ceil(angle / min(_STEP, 0.1 * nearest))))
+        share = np.arange(count)[:, None] / count
+        nodes.append(a + (b - a) * share)
+    ring = np.concatenate(nodes)
+    return ring / np.linalg.norm(ring, axis=1, keepdims=True)
+
+
+def _ring_in_degrees(points: np.ndarray) -> Any:
+    """Polygon in degrees of a ring of directions, split at ±180°, closed over the pole where it holds one."""
+    import shapely
+
+    points = _densify(points)
+    lon, lat = lonlat_of(points)
+    steps = np.diff(np.append(lon, lon[0]))
+    steps = steps - 360.0 * np.round(steps / 360.0)
+    turn = round(float(steps.sum()) / 360.0)
+    unrolled = lon[0] + np.concatenate([[0.0], np.cumsum(steps)])
+    lat = np.append(lat, lat[0])
+    if turn:
+        pole = 90.0 if points[:, 2].mean() > 0 else -90.0
+        unrolled = np.concatenate([unrolled, [unrolled[-1], unrolled[0]]])
+        lat = np.concatenate([lat, [pole, pole]])
+    polygon = shapely.make_valid(shapely.polygons(np.column_stack([unrolled, lat])))
+    low, high = polygon.bounds[0], polygon.bounds[2]
+    pieces = []
+    for k in range(int(np.floor((low + 180.0) / 360.0)), int(np.ceil((high + 180.0) / 360.0))):
+        cut = shapely.intersection(polygon, shapely.box(-180 + 360 * k, -90, 180 + 360 * k, 90))
+        pieces.append(shapely.transform(cut, lambda xy, k=k: xy - [360.0 * k, 0.0]))
+    pieces = [
+        p
+        for piece in pieces
+        for p in shapely.get_parts(piece)
+        if p.geom_type in ("Polygon", "MultiPolygon")
+    ]
+    return (
+        shapely.union_all(pieces)
+        if len(pieces) > 1
+        else (pieces[0] if pieces else shapely.Polygon())
+    )
+
+
+def footprint_polygons(lon: Any, lat: Any) -> np.ndarray:
+    """Footprints as shapely geometries in degrees.
+
+    Parameters
+    ----------
+    lon, lat : array_like, (footprint, corner)
+        Degrees, in order around each footprint.
+
+    Returns
+    -------
+    ndarray of shapely geometries, (footprint,)
+        Polygons, MultiPolygons where ±180° cuts one, closed over the pole where one holds it; empty where a corner is
+        missing.
+    """
+    import shapely
+
+    lon, lat = np.atleast_2d(np.asarray(lon, "f8")), np.atleast_2d(np.asarray(lat, "f8"))
+    lon = wrap_longitude(lon)
+    out = np.full(len(lon), shapely.Polygon(), object)
+    whole = np.isfinite(lon).all(axis=1) & np.isfinite(lat).all(axis=1)
+    plain = whole & (np.ptp(lon, axis=1) < 180.0) & (np.abs(lat).max(axis=1, initial=0.0) < 80.0)
+    if plain.any():
+        out[plain] = shapely.polygons(np.stack([lon[plain], lat[plain]], axis=-1))
+        odd = np.flatnonzero(plain)[~shapely.is_valid(out[plain])]
+        out[odd] = shapely.make_valid(out[odd])
+    for i in np.flatnonzero(whole & ~plain):
+        out[i] = _ring_in_degrees(unit_vectors(lon[i], lat[i]))
+    return out
