@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lunarray.cli import general, oxides, xrf
+from lunarray.cli import fractures, general, oxides, superres, xrf
+from lunarray.cli.console import friendly
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,21 +27,69 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
+class OnError(StrEnum):
+    """What becomes of a block that fails."""
+
+    stop = "raise"
+    nan = "nan"
+
+
 @app.callback()
 def main(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
             "--version", callback=_version, is_eager=True, help="Show versions of everything."
         ),
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help='Where to compute: "local" (a process for each core), "gpus" (one for each), or the address of a Dask '
+            "scheduler. By default threads of this process."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Workers of a cluster that is started here.")
+    ] = None,
+    on_error: Annotated[
+        OnError | None,
+        typer.Option(
+            help="After all retries a block that fails stops the run (raise), or stays missing and is reported (nan)."
+        ),
+    ] = None,
+    retries: Annotated[
+        int | None, typer.Option(min=0, help="How often a block that fails is tried again.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Report of the run to write: .html, .json, or a folder for both."),
+    ] = None,
 ) -> None:
     """Array-native tools for lunar science data.
 
     Start with **lunarray demo**: it simulates a polar scene, inverts it and shows how well that went. Then bring your
-    own spectra: **lunarray invert-oxides SP_2C_*.spc -o oxides.zarr --quicklook oxides.png**.
+    own spectra: **lunarray invert-oxides SP_2C_*.spc -o oxides.zarr --quicklook oxides.png**. The options here stand
+    before the command and hold for what it stores: **lunarray --cluster local --report run.html invert-oxides ...**
     """
+    given = {
+        "lunarray.errors": None if on_error is None else on_error.value,
+        "lunarray.retries": retries,
+        "lunarray.report": report,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given and cluster is None and workers is None:
+        return
+    import dask
+
+    import lunarray as la
+
+    with friendly():
+        context.with_resource(dask.config.set(given))
+        if cluster is not None or workers is not None:
+            context.with_resource(la.cluster(cluster or "local", workers=workers))
 
 
-for module in (general, oxides, xrf):
+for module in (general, oxides, xrf, superres, fractures):
     module.register(app)
