@@ -21,6 +21,8 @@ from lunarray import (
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lunarray.engine.clusters import cluster
+    from lunarray.fractures.io import open_nac
     from lunarray.sp.cubes import open_cube, open_sp_cube
     from lunarray.sp.io import open_sp
     from lunarray.store.api import open_zarr
@@ -28,10 +30,12 @@ if TYPE_CHECKING:
     from lunarray.xrf.io import open_class
 
 _VERBS = {
+    "cluster": "lunarray.engine",
     "open_sp": "lunarray.sp",
     "open_sp_cube": "lunarray.sp",
     "open_class": "lunarray.xrf",
     "open_cube": "lunarray.sp",
+    "open_nac": "lunarray.fractures",
     "open_zarr": "lunarray.store",
     "show_versions": "lunarray.versions",
 }
@@ -41,8 +45,10 @@ _ROOMS = (
 
 __all__ = [
     "__version__",
+    "cluster",
     "open_class",
     "open_cube",
+    "open_nac",
     "open_sp",
     "open_sp_cube",
     "open_zarr",

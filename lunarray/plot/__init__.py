@@ -15,16 +15,29 @@ from lunarray.plot.atlas import (
     region_map,
     region_triptychs,
 )
+from lunarray.plot.fractures import (
+    agreement,
+    detections,
+    fracture_density,
+    rose,
+    training_curves,
+)
 from lunarray.plot.panels import comparison, maps
 from lunarray.plot.polar import polar_map
 from lunarray.plot.spectra import spectra
+from lunarray.plot.superres import graduated_map, heat_map, surface_3d
 from lunarray.plot.xrf import footprints, light_curve, xrf_spectrum
 
 __all__ = [
+    "agreement",
     "comparison",
     "correlation_curves",
+    "detections",
     "difference_map",
     "footprints",
+    "fracture_density",
+    "graduated_map",
+    "heat_map",
     "light_curve",
     "maps",
     "polar_atlas",
@@ -33,6 +46,9 @@ __all__ = [
     "region_bars",
     "region_map",
     "region_triptychs",
+    "rose",
     "spectra",
+    "surface_3d",
+    "training_curves",
     "xrf_spectrum",
 ]

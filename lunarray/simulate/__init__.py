@@ -6,6 +6,7 @@ from lunarray._lazy import attach
 
 _PUBLIC = {
     "MINERALS": "minerals",
+    "NacScene": "nac",
     "TERRAINS": "priors",
     "add_sp_errors": "spectra",
     "class_counts": "xrf",
@@ -14,10 +15,13 @@ _PUBLIC = {
     "flare_profile": "xrf",
     "mix_reflectance": "kernels",
     "moon": "globe",
+    "nac_scene": "nac",
     "oxide_abundances": "kernels",
     "polar_scene": "scene",
     "soils": "spectra",
     "thermal_spectrum": "xrf",
+    "TrackScene": "tracks",
+    "track_scene": "tracks",
     "truth_maps": "globe",
 }
 __all__ = sorted(_PUBLIC)

@@ -1,0 +1,459 @@
+"""Train the fracture model that comes with lunarray, and write its weights and the numbers of its model card.
+
+    python examples/train_default_fractures.py                       # weights and scores on held-out scenes
+    python examples/train_default_fractures.py --no-train            # scores of the weights that are there
+    python examples/train_default_fractures.py --no-train --real-data FOLDER   # and what it finds in real NAC crops
+
+Everything is simulated (`lunarray.simulate.nac_scene`) and seeded. Labels are weak, as in Le Corre et al. (2025): lines
+buffered by their class of width, pits as polygons; scores are taken against the true outlines. The scenes of training,
+of validation and of the test are different ground; no training scene has a sun within 2 degrees of incidence of a test
+scene's. The two classical filters beside the model are tuned on training scenes. FOLDER holds LROC NAC crops (`nac/`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from lunarray import fractures, simulate
+from lunarray.errors import LunarrayWarning
+from lunarray.fractures.checkpoints import DEFAULT_MODEL
+from lunarray.fractures.classical import classical_fractures, tune_classical
+from lunarray.fractures.labels import CLASS_WIDTHS
+from lunarray.fractures.metrics import confusion, pixel_metrics, tile_metrics
+from lunarray.simulate.nac_ground import WIDTH_CLASSES
+
+TEST_INCIDENCES = (30.0, 40.0, 50.0, 60.0, 70.0, 78.0)
+#: A training sun keeps this far from every test sun, degrees of incidence.
+APART = 2.0
+#: Numbers that ground is seeded with begin here; each part has its own.
+GROUND = {"training": 10_000, "validation": 20_000, "test": 30_000}
+#: Pixels that a line of each class is buffered to: of tiny ones, which are 2.2 to 5 wide here, the mean.
+WIDTHS = {**CLASS_WIDTHS, "tiny": 3.6}
+#: Pixels of a training tile, of a test tile (the paper's), and of a scene.
+TILE, TEST_TILE, SCENE = 256, 512, 1024
+
+
+def conditions(number: int) -> dict[str, Any]:
+    """How a ground looks, besides its sun: as different as places on the Moon are."""
+    rng = np.random.default_rng(number)
+    return {
+        "seed": number,
+        "fractures": rng.uniform(6, 16),
+        "melt": rng.uniform(0.4, 0.95),
+        "craters": 150 * 20 ** rng.random(),
+        "boulders": 150 * 10 ** rng.random(),
+        "ridges": rng.uniform(3, 14),
+        "roughness": rng.uniform(0.5, 1.6),
+        "noise": 0.5 * 4 ** rng.random(),
+        "psf": rng.uniform(0.4, 1.0),
+        "strip_width": rng.uniform(400, 1600),
+    }
+
+
+def training_sun(number: int) -> dict[str, float]:
+    """A sun away from those of the test."""
+    rng = np.random.default_rng((number, 1))
+    while True:
+        incidence = rng.uniform(20, 82)
+        if min(abs(incidence - i) for i in TEST_INCIDENCES) >= APART:
+            return {"incidence": incidence, "azimuth": rng.uniform(0, 360)}
+
+
+def test_sun(number: int, incidence: float) -> dict[str, float]:
+    """One of the suns of the test, from a side that the ground sets."""
+    return {"incidence": incidence, "azimuth": np.random.default_rng((number, 2)).uniform(0, 360)}
+
+
+def weak(scene: simulate.NacScene) -> np.ndarray:
+    """Labels as a mapper makes them: buffered lines, and pits as polygons."""
+    image = scene.dataset["image"]
+    pits = scene.pits if len(scene.pits) else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LunarrayWarning)  # ground without a fracture is wanted too
+        labels = fractures.weak_labels(scene.lines, like=image, polygons=pits, widths=WIDTHS)
+    return labels.values
+
+
+def cut(part: str, scenes: int, say: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Tiles and weak labels of a part's scenes: all with fractures, and half of the others."""
+    images, masks = [], []
+    for number in range(GROUND[part], GROUND[part] + scenes):
+        scene = simulate.nac_scene((SCENE, SCENE), **conditions(number), **training_sun(number))
+        image, mask = scene.dataset["image"].values, weak(scene)
+        rng = np.random.default_rng((number, 3))
+        for top in range(0, SCENE, TILE):
+            for left in range(0, SCENE, TILE):
+                place = (slice(top, top + TILE), slice(left, left + TILE))
+                if (mask[place] != 255).mean() < 0.25:
+                    continue
+                if (mask[place] == 1).any() or rng.random() < 0.5:
+                    images.append(image[place])
+                    masks.append(mask[place])
+    say(f"{part}: {len(images)} tiles of {scenes} scenes")
+    return np.stack(images), np.stack(masks)
+
+
+def vary(
+    image: np.ndarray, mask: np.ndarray, valid: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The paper's changes, perspective less often, and a turn and a flip."""
+    image, mask, valid = fractures.augment(image, mask, valid, rng, perspective=0.2)
+    turns, flip = int(rng.integers(4)), rng.random() < 0.5
+    arrays = [np.rot90(a, turns) for a in (image, mask, valid)]
+    if flip:
+        arrays = [a[:, ::-1] for a in arrays]
+    image, mask, valid = (np.ascontiguousarray(a) for a in arrays)
+    return image, mask, valid
+
+
+def table(header: list[str], rows: list[list[Any]]) -> str:
+    """A Markdown table; floats with three decimals."""
+
+    def cell(value: Any) -> str:
+        return f"{value:.3f}" if isinstance(value, (float, np.floating)) else str(value)
+
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
+
+
+def tuned(scenes: int, say: Any) -> dict[str, Any]:
+    """Both classical filters with the parameters that do best on training scenes, against the true outlines."""
+    pairs = []
+    for number in range(GROUND["training"], GROUND["training"] + scenes):
+        scene = simulate.nac_scene((512, 512), **conditions(number), **training_sun(number))
+        pairs.append((scene.dataset["image"].values, scene.dataset["mask"].values))
+    result = {}
+    for kind in ("frangi", "canny"):
+        images, masks = zip(*pairs, strict=True)
+        result[kind], scores = tune_classical(kind, images, masks)
+        say(f"{result[kind]}, F1 on the training scenes {scores['F1_pooled']:.3f}")
+    return result
+
+
+def counts_of(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Counts of each test tile (tile, 4)."""
+    shape = (SCENE // TEST_TILE, TEST_TILE, SCENE // TEST_TILE, TEST_TILE)
+    a, b = (
+        x.reshape(shape).swapaxes(1, 2).reshape(-1, TEST_TILE, TEST_TILE) for x in (found, truth)
+    )
+    return confusion(a, b)
+
+
+def held_out_report(model: Path, grounds: int, tuning: int, say: Any) -> str:
+    """Scores of the model and of the filters on ground and suns that none of them has seen."""
+    methods = tuned(tuning, say)
+    names = {"light": "light default", "frangi": "Frangi + threshold", "canny": "Canny, closed"}
+    counts: dict[tuple[str, float], list[np.ndarray]] = {}
+    weakly: list[np.ndarray] = []
+    classes = (*WIDTH_CLASSES, "pit")
+    recalled = {name: np.zeros((len(classes), 2)) for name in names}
+    ridges = {name: np.zeros(2) for name in names}
+    for number in range(GROUND["test"], GROUND["test"] + grounds):
+        for incidence in TEST_INCIDENCES:
+            scene = simulate.nac_scene(
+                (SCENE, SCENE), **conditions(number), **test_sun(number, incidence)
+            )
+            ds = scene.dataset
+            truth, kind = ds["mask"].values, ds["width_class"].values
+            for name in names:
+                if name == "light":
+                    found = fractures.map_fractures(ds["image"], model)["mask"].values
+                    weakly.append(counts_of(found, weak(scene)))
+                else:
+                    found = classical_fractures(ds["image"], methods[name]).values
+                counts.setdefault((name, incidence), []).append(counts_of(found, truth))
+                hit, known = found == 1, truth != 255
+                for n in range(len(classes)):
+                    here = known & (kind == n + 1)
+                    recalled[name][n] += (hit & here).sum(), here.sum()
+                here = known & (ds["ridge"].values == 1)
+                ridges[name] += (hit & here).sum(), here.sum()
+        say(f"ground {number} scored")
+
+    def pooled(some: list[np.ndarray]) -> list[float]:
+        scores = pixel_metrics(np.concatenate(some))
+        return [scores[f"{s}_pooled"] for s in ("precision", "recall", "F1", "IoU")]
+
+    def averaged(some: list[np.ndarray]) -> list[float]:
+        scores = tile_metrics(np.concatenate(some))
+        return [scores[s] for s in ("precision", "recall", "F1", "IoU")]
+
+    every = {
+        name: [c for (which, _), some in counts.items() if which == name for c in some]
+        for name in names
+    }
+    rows = [[names[n], *averaged(every[n]), *pooled(every[n])] for n in names]
+    rows.append(["light default, against weak labels", *averaged(weakly), *pooled(weakly)])
+    text = (
+        f"{grounds} test grounds of {SCENE} × {SCENE} pixels, each under {len(TEST_INCIDENCES)} suns. P, R: means over "
+        f"tiles of {TEST_TILE} pixels, F1 of these, IoU as the paper takes them; pooled: over all pixels.\n\n"
+    )
+    text += table(
+        ["method", "P", "R", "F1", "IoU", "P pooled", "R pooled", "F1 pooled", "IoU pooled"], rows
+    )
+    text += "\n\nBy incidence angle of the sun (pooled over pixels, against the true outlines):\n\n"
+    text += table(
+        ["incidence", "method", "P", "R", "F1", "IoU"],
+        [
+            [f"{incidence:.0f}°", names[n], *pooled(counts[n, incidence])]
+            for incidence in TEST_INCIDENCES
+            for n in names
+        ],
+    )
+    text += "\n\nBy class of width: share of the true pixels that is found (recall), all suns together:\n\n"
+    pixels = recalled["light"][:, 1].astype(int)
+    text += table(
+        ["class", "pixels", *names.values()],
+        [
+            [c, f"{pixels[n]:,}", *(float(recalled[m][n, 0] / max(pixels[n], 1)) for m in names)]
+            for n, c in enumerate(classes)
+            if pixels[n]
+        ],
+    )
+    text += "\n\nRidges, the paper's commonest false positives: share of their pixels that is taken for fractures: "
+    text += ", ".join(f"{names[n]} {a / max(b, 1):.3f}" for n, (a, b) in ridges.items()) + "."
+    text += "\n\nThe filters, tuned on training scenes: "
+    return text + "; ".join(f"`{m}`" for m in methods.values()) + "."
+
+
+def about(options: argparse.Namespace, tiles: int, epochs_run: int) -> dict[str, Any]:
+    """What the weights file says beside the settings."""
+    return {
+        "data": "lunarray.simulate.nac_scene, simulations only; weak labels",
+        "scenes": options.scenes,
+        "tiles": tiles,
+        "tile": TILE,
+        "epochs_run": epochs_run,
+        "script": "examples/train_default_fractures.py",
+    }
+
+
+def adopt(checkpoint: Path, output: Path, options: argparse.Namespace) -> None:
+    """Take the best weights so far of a training that was stopped."""
+    import torch
+
+    state = torch.load(checkpoint.with_name(checkpoint.name + ".resume"), weights_only=True)
+    loaded = fractures.load_checkpoint(checkpoint)
+    tiles = json.loads(state["stamp"])["tiles"][0]
+    fractures.save_model(
+        output,
+        loaded.network,
+        normalisation=loaded.normalisation,
+        training={
+            **loaded.header["training"],
+            "seconds": state["seconds"],
+            **about(options, tiles, state["epoch"]),
+        },
+    )
+
+
+def set_overlap(path: Path, overlap: int | None) -> int:
+    """Write into a weights file by how much tiles must overlap: measured on validation ground unless given."""
+    if overlap is None:
+        measured = []
+        for number in (GROUND["validation"], GROUND["validation"] + 1):
+            scene = simulate.nac_scene(
+                (1024, 1024), **{**conditions(number), "fractures": 14.0}, **training_sun(number)
+            )
+            measured.append(fractures.measure_overlap(path, scene.dataset["image"])[0])
+        overlap = max(measured)
+    loaded = fractures.load_checkpoint(path)
+    fractures.save_model(
+        path,
+        loaded.network,
+        normalisation=loaded.normalisation,
+        overlap=overlap,
+        training=loaded.header["training"],
+    )
+    return overlap
+
+
+def training_report(model: Path) -> str:
+    """What the file says of its training."""
+    header = fractures.read_model_header(model)
+    said = header["training"]
+    scores = said["validation"]
+    return (
+        f"{said['scenes']} scenes, {said['tiles']} tiles of {said['tile']} × {said['tile']} pixels; at most "
+        f"{said['epochs']} epochs of which {said['epochs_run']} were run, the best was number {said['best_epoch']}; "
+        f"batches of "
+        f"{said['batch_size']}, AdamW with a rate up to {said['learning_rate']:g} and weight decay "
+        f"{said['weight_decay']:g}, {said['schedule']} schedule, loss {said['loss']}, seed {said['seed']}; "
+        f"{said['seconds'] / 60:.0f} minutes by the clock of a shared machine. Validation, against weak labels: F1 "
+        f"{scores['F1']:.3f} by the paper's average over tiles, {scores['F1_pooled']:.3f} over all pixels. "
+        f"In detection tiles overlap by {header['overlap']} pixels, as measured: a border changes what is used by less "
+        "than 0.02 in 99.9 % of the pixels."
+    )
+
+
+def real_report(model: Path, folder: Path, picture: Path | None) -> str:
+    """What the model finds in real crops: shown, for there is no truth to judge it by."""
+    import rasterio
+    from scipy.ndimage import label
+
+    rows, shown = [], []
+    for path in sorted((folder / "nac").glob("M*")):
+        with rasterio.open(path) as source:
+            values = source.read(1).astype(np.float32)
+        values[(values < -1e30) | (values == (source.nodata or np.nan))] = np.nan
+        image = xr.DataArray(values, dims=("y", "x"))
+        found = fractures.map_fractures(image, model)
+        mask = found["mask"].values
+        labels, number = label(mask == 1, np.ones((3, 3)))
+        sizes = np.bincount(labels.ravel())[1:]
+        rows.append(
+            [
+                f"`{path.name}`",
+                f"{values.shape[1]} × {values.shape[0]}",
+                f"{100 * (mask == 1).sum() / max((mask != 255).sum(), 1):.2f} %",
+                number,
+                int((sizes >= 67).sum()),
+            ]
+        )
+        shown.append((path.name, values, mask))
+    if picture is not None:
+        draw_real(shown, picture)
+    return table(
+        ["crop", "pixels", "detected", "detections", "of 67 pixels (150 m² at 1.5 m) or more"], rows
+    )
+
+
+def draw_real(shown: list[tuple[str, np.ndarray, np.ndarray]], path: Path) -> None:
+    """Crops with what was found in them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6 * len(shown), 12), layout="constrained")
+    axes = figure.subplots(2, len(shown), squeeze=False)
+    for column, (name, values, mask) in enumerate(shown):
+        low, high = np.nanpercentile(values, (1, 99))
+        for row in range(2):
+            axes[row, column].imshow(values, cmap="gray", vmin=low, vmax=high)
+            axes[row, column].set_axis_off()
+        over = np.zeros((*mask.shape, 4), np.float32)
+        over[mask == 1] = (0.84, 0.37, 0.0, 0.8)
+        axes[1, column].imshow(over)
+        axes[0, column].set_title(name)
+    figure.savefig(path, dpi=100)
+
+
+def write_section(card: Path, name: str, text: str) -> None:
+    """Replace what stands between a section's two markers in the card."""
+    begin, end = (
+        f"<!-- {name}: begin, written by examples/train_default_fractures.py -->",
+        f"<!-- {name}: end -->",
+    )
+    content = card.read_text(encoding="utf-8")
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    if not pattern.search(content):
+        raise SystemExit(f"{card} lacks the markers of section {name!r}")
+    card.write_text(pattern.sub(lambda _: f"{begin}\n\n{text}\n\n{end}", content), encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=DEFAULT_MODEL, help="weights file")
+    parser.add_argument(
+        "--card",
+        type=Path,
+        help="model card whose numbers are rewritten; by default that of the shipped weights where they are the output",
+    )
+    parser.add_argument("--scenes", type=int, default=140, help="training scenes")
+    parser.add_argument("--validation", type=int, default=12, help="validation scenes")
+    parser.add_argument("--grounds", type=int, default=4, help="test grounds, each under six suns")
+    parser.add_argument(
+        "--tuning", type=int, default=6, help="scenes that the filters are tuned on"
+    )
+    parser.add_argument("--epochs", type=int, default=9, help="passes over the training tiles")
+    parser.add_argument("--batch-size", type=int, default=16, help="tiles in a step")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak of the schedule")
+    parser.add_argument("--weight-decay", type=float, default=1e-4, help="of AdamW")
+    parser.add_argument("--seed", type=int, default=20261121, help="of weights and augmentation")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    parser.add_argument(
+        "--half", action="store_true", help="bfloat16: twice as fast where the processor has it"
+    )
+    parser.add_argument("--work", type=Path, help="checkpoint of the training, to go on from")
+    parser.add_argument(
+        "--real-data", type=Path, metavar="FOLDER", help="also report on real crops"
+    )
+    parser.add_argument("--picture", type=Path, help="picture of the real crops to write")
+    parser.add_argument(
+        "--adopt",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="with --no-train: best weights of a stopped training",
+    )
+    parser.add_argument("--overlap", type=int, help="of tiles in detection; measured by default")
+    parser.add_argument("--no-train", action="store_true", help="report on the weights in --output")
+    parser.add_argument("--no-test", action="store_true", help="leave the held-out scores alone")
+    options = parser.parse_args(argv)
+
+    import torch
+
+    torch.set_num_threads(options.threads)
+    start = time.perf_counter()
+
+    def say(text: str) -> None:
+        print(f"{time.perf_counter() - start:6.0f} s  {text}", file=sys.stderr, flush=True)
+
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    if not options.no_train:
+        validation = cut("validation", options.validation, say)
+        tiles = cut("training", options.scenes, say)
+        fit = fractures.train(
+            tiles,
+            validation,
+            model="light",
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            weight_decay=options.weight_decay,
+            loss="bce_dice",
+            schedule="cosine",
+            augment=vary,
+            seed=options.seed,
+            checkpoint=options.work,
+            device="cpu",
+            mixed_precision=options.half,
+            progress=False if options.work is None else None,
+        )
+        fit.save(
+            options.output,
+            **about(options, len(tiles[0]), options.epochs),
+        )
+        say(f"best epoch {fit.best_epoch} of {options.epochs}")
+    elif options.adopt:
+        adopt(options.adopt, options.output, options)
+    if not options.no_train or options.adopt:
+        say(f"tiles overlap by {set_overlap(options.output, options.overlap)} pixels")
+    card = options.card
+    if card is None and options.output == DEFAULT_MODEL:
+        card = DEFAULT_MODEL.with_suffix(".md")
+    if card is not None and card.exists():
+        write_section(card, "training", training_report(options.output))
+    if not options.no_test:
+        report = held_out_report(options.output, options.grounds, options.tuning, say)
+        print(report)
+        if card is not None:
+            write_section(card, "held-out", report)
+    if options.real_data is not None:
+        report = real_report(options.output, options.real_data, options.picture)
+        print("\n" + report)
+        if card is not None:
+            write_section(card, "real", report)
+
+
+if __name__ == "__main__":
+    main()

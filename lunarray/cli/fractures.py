@@ -1,0 +1,360 @@
+"""Commands of fractures: map, train."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lunarray.cli.console import console, friendly, say
+from lunarray.cli.options import Device, Output, Overwrite, Quicklook
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    import xarray as xr
+
+
+class Split(StrEnum):
+    """What is kept apart for validation."""
+
+    image = "image"
+    area = "area"
+    tile = "tile"
+
+
+class Loss(StrEnum):
+    """What training lowers."""
+
+    bce = "bce"
+    focal = "focal"
+    bce_dice = "bce_dice"
+
+
+class Schedule(StrEnum):
+    """Course of the learning rate."""
+
+    constant = "constant"
+    cosine = "cosine"
+
+
+def map_fractures(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="LROC NAC images (GeoTIFF, ISIS cube; map-projected, or any single one), or one Zarr store with an "
+            "image. Several become one mosaic.",
+            show_default=False,
+        ),
+    ],
+    output: Output,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights in place of the embedded model: from train-fractures, the published IMFMapper checkpoint, "
+            "or any DeepLabV3 with one output."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Probability from which a pixel is a fracture.")
+    ] = 0.5,
+    resolution: Annotated[
+        float | None,
+        typer.Option(help="Resample to this pixel size (m); several images: 1.5 by default."),
+    ] = None,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            help="Brightness of black and white, for models trained on 8-bit images (I/F: 0.01 0.12, say)."
+        ),
+    ] = None,
+    vectors: Annotated[
+        Path | None,
+        typer.Option(
+            help="Fractures as polygons to write (.gpkg, .shp or .geojson), with a style."
+        ),
+    ] = None,
+    min_area: Annotated[
+        float, typer.Option(min=0, help="Smallest fracture among the polygons (m²).")
+    ] = 150.0,
+    within: Annotated[
+        Path | None,
+        typer.Option(help="Units (any OGR file) outside of which polygons are dropped."),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to run the model.")] = Device.auto,
+    quicklook: Quicklook = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Map impact melt fractures, or other thin lines, in LROC NAC images.
+
+    The embedded model was trained on simulated scenes only. Read its card before you believe a map:
+    `python -c "import lunarray.fractures as f; print(f.DEFAULT_MODEL.with_suffix('.md'))"`
+    """
+    import lunarray as la
+    from lunarray.errors import GridError
+
+    with friendly():
+        if vectors is not None:
+            _check_vectors(vectors, overwrite)
+        image, source = _open_image(inputs, resolution)
+        if vectors is not None and "spatial_ref" not in image.coords:
+            raise GridError(
+                "the image has no place on the ground, so that polygons would have no area",
+                where=inputs[0],
+                remedy="leave --vectors away, or map-project the image first (ISIS: cam2map)",
+            )
+        found = la.fractures.map_fractures(
+            image, model, threshold, value_range=value_range, device=device.value
+        )
+        if source is not None:
+            found["source"] = source
+        result = found.lunar.to_zarr(output, overwrite=overwrite, description="Finding fractures")
+        _mask_summary(result)
+        polygons = None
+        if vectors is not None:
+            polygons = la.fractures.vectorize(result, min_area=min_area, within=within)
+            _vector_summary(polygons, la.fractures.mapped_area(result))
+            if overwrite:
+                vectors.unlink(missing_ok=True)
+            files = la.fractures.write_fractures(polygons, vectors)
+            say(f"Vectors    {', '.join(str(f) for f in files)}")
+        if quicklook is not None:
+            la.plot.detections(
+                image, result["mask"] if polygons is None else polygons, path=quicklook
+            )
+            say(f"Picture    {quicklook}")
+        say(f"Store      {output}")
+
+
+def train_fractures(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Map-projected images (GeoTIFF, ISIS cube) or Zarr stores with an image.",
+            show_default=False,
+        ),
+    ],
+    lines: Annotated[
+        list[Path],
+        typer.Option(
+            help="Lines along the fractures (any OGR file): one file for all images, or one for each, in order.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Weights to write (.safetensors).", show_default=False),
+    ],
+    polygons: Annotated[
+        Path | None, typer.Option(help="Outlines that are labelled as they are: pits.")
+    ] = None,
+    width: Annotated[
+        str,
+        typer.Option(
+            help="Column with each line's class (tiny, small, medium, large, huge) or width in pixels; or one class "
+            "or number for all."
+        ),
+    ] = "width",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="light, deeplabv3_resnet50, deeplabv3_resnet101, or a file of weights to begin with."
+        ),
+    ] = "light",
+    size: Annotated[int, typer.Option(min=32, help="Side of the tiles, a multiple of 32.")] = 512,
+    overlap: Annotated[float, typer.Option(min=0, max=0.9, help="Overlap of the tiles.")] = 0.1,
+    split: Annotated[
+        Split | None,
+        typer.Option(
+            help="Keep images, an area or single tiles for validation (default: images; of one image an area)."
+        ),
+    ] = None,
+    share: Annotated[
+        float, typer.Option("--validation-share", help="Share of the tiles to validate with.")
+    ] = 0.2,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the tiles.")] = 100,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tiles in a step.")] = 32,
+    rate: Annotated[float, typer.Option("--learning-rate", help="Of Adam.")] = 1e-4,
+    schedule: Annotated[
+        Schedule, typer.Option(help="Course of the learning rate.")
+    ] = Schedule.constant,
+    loss: Annotated[Loss, typer.Option(help="What training lowers.")] = Loss.bce,
+    class_weight: Annotated[
+        str | None, typer.Option(help="Weight of fracture pixels: a number, or balanced.")
+    ] = None,
+    augment: Annotated[
+        bool, typer.Option("--augment/--no-augment", help="Change tiles at random.")
+    ] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="File from which a stopped training goes on.")
+    ] = None,
+    curves: Annotated[
+        Path | None, typer.Option(help="Picture of losses and scores by epoch to write.")
+    ] = None,
+) -> None:
+    """Train a fracture model on images and lines drawn along the fractures.
+
+    Lines become weak labels, as wide as their class says. The epoch with the best F1 on the validation tiles is kept.
+    """
+    import lunarray as la
+    from lunarray.errors import InputError
+
+    with friendly():
+        if len(lines) not in (1, len(images)):
+            raise InputError(
+                f"{len(lines)} files of lines for {len(images)} images",
+                where="--lines",
+                remedy="give one for all, or one for each in the order of the images",
+            )
+        pictures = [_open_image([name], None)[0] for name in images]
+        by_image = lines if len(lines) > 1 else lines * len(images)
+        labels = [
+            la.fractures.weak_labels(file, picture, width=_number(width), polygons=polygons)
+            for file, picture in zip(by_image, pictures, strict=True)
+        ]
+        cut = la.fractures.tiles(pictures, labels, size=size, overlap=overlap)
+        chosen = split or (Split.image if len(pictures) > 1 else Split.area)
+        training, validation = la.fractures.split(cut, chosen.value, share, seed)
+        if not training.has_fracture.any():
+            raise InputError(
+                "no training tile has a fracture",
+                where="--lines",
+                remedy="check that the lines lie on the images, or split by tile",
+            )
+        say(
+            f"{len(training)} tiles to train on, {int(training.has_fracture.sum())} with fractures; "
+            f"{len(validation)} to validate with, {int(validation.has_fracture.sum())} with fractures"
+        )
+        fit = la.fractures.train(
+            training.with_rotations(),
+            validation,
+            model=model,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=rate,
+            schedule=schedule.value,
+            loss=loss.value,
+            class_weight=_number(class_weight),
+            augment="default" if augment else None,
+            seed=seed,
+            checkpoint=checkpoint,
+            device=device.value,
+        )
+        output.parent.mkdir(parents=True, exist_ok=True)
+        fit.save(output, images=[str(name) for name in images])
+        _training_summary(fit)
+        if curves is not None:
+            la.plot.training_curves(fit.history, path=curves)
+            say(f"Picture    {curves}")
+        say(f"Weights    {output}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to `app`."""
+    app.command()(map_fractures)
+    app.command()(train_fractures)
+
+
+def _open_image(
+    names: list[str], resolution: float | None
+) -> tuple[xr.DataArray, xr.DataArray | None]:
+    """One image, or a mosaic and the numbers of the images that its pixels came from."""
+    import lunarray as la
+    from lunarray.errors import InputError
+
+    if len(names) == 1 and names[0].rstrip("/").endswith(".zarr"):
+        store = la.open_zarr(names[0])
+        if "image" not in store:
+            raise InputError(
+                f"no variable 'image' among {', '.join(map(str, store.data_vars)) or 'none'}",
+                where=names[0],
+                remedy="give a store with an image (y, x)",
+            )
+        image, source = store["image"], store.get("source")
+        if resolution is None:
+            return image, source
+        return la.fractures.resample(image, resolution), None
+    opened = [la.fractures.open_nac(name) for name in names]
+    if len(opened) == 1:
+        if resolution is None:
+            return opened[0], None
+        return la.fractures.resample(opened[0], resolution), None
+    laid = la.fractures.mosaic(opened, resolution=1.5 if resolution is None else resolution)
+    return laid["image"], laid["source"]
+
+
+def _check_vectors(path: Path, overwrite: bool) -> None:
+    """Complain before the work rather than after it."""
+    from lunarray.errors import InputError, StoreConflictError
+
+    if path.suffix.lower() not in (".gpkg", ".shp", ".geojson"):
+        raise InputError(
+            f"vectors are not written as {path.suffix or 'files without suffix'}",
+            where=path,
+            remedy="use .gpkg, .shp or .geojson",
+        )
+    if path.exists() and not overwrite:
+        raise StoreConflictError(
+            "the file exists", where=path, remedy="choose another name, or use --overwrite"
+        )
+
+
+def _number(text: str | None) -> Any:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def _mask_summary(result: xr.Dataset) -> None:
+    """Print how much of the image is fracture."""
+    mask = result["mask"]
+    found, known = int((mask == 1).sum()), int((mask != 255).sum())
+    size = " × ".join(f"{n:,}" for n in mask.shape)
+    share = f"{100 * found / known:.2f} %" if known else "none"
+    say(f"{size} pixels, {known:,} with data, {found:,} of them fracture ({share})")
+
+
+def _vector_summary(fractures: gpd.GeoDataFrame, area: float) -> None:
+    """Print the numbers of the network."""
+    from rich.table import Table
+
+    import lunarray as la
+
+    say(f"{len(fractures):,} fractures on {area / 1e6:,.2f} km²")
+    if not len(fractures):
+        return
+    numbers = la.fractures.network(fractures, area)
+    table = Table("of the fractures", "")
+    for text, name, factor, unit in (
+        ("length together", "length", 1e-3, "km"),
+        ("median length", "length_median", 1, "m"),
+        ("longest", "length_max", 1, "m"),
+        ("mean width", "width_mean", 1, "m"),
+        ("area together", "area", 1e-6, "km²"),
+        ("share of the ground", "area_share", 100, "%"),
+        ("length by area", "length_density", 1, "km/km²"),
+        ("crossings", "intersections", 1, ""),
+    ):
+        value = numbers[name] * factor
+        table.add_row(text, f"{value:,.0f}" if not unit else f"{value:,.2f} {unit}")
+    console().print(table)
+
+
+def _training_summary(fit: Any) -> None:
+    """Print the scores of the best epoch."""
+    from rich.table import Table
+
+    best = fit.history.sel(epoch=fit.best_epoch)
+    table = Table(f"epoch {fit.best_epoch} of {fit.settings.epochs}", "training", "validation")
+    for name in ("loss", "precision", "recall", "F1", "IoU", "F1_pooled", "IoU_pooled"):
+        table.add_row(
+            name.replace("_", ", ").replace("pooled", "all pixels"),
+            *(f"{float(best[name].sel(split=part)):.3f}" for part in ("training", "validation")),
+        )
+    console().print(table)

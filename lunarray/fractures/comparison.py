@@ -1,0 +1,332 @@
+"""Two maps of fractures beside each other: what both have, what only one has."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from lunarray.errors import InputError
+from lunarray.fractures.ground import (
+    box_of,
+    lonlat_of,
+    metric_of,
+    planet_crs,
+    radius_of,
+    transform_geometry,
+)
+from lunarray.fractures.statistics import _area_task, _valid_area
+from lunarray.fractures.vectors import read_vectors, same_grid
+from lunarray.geo.crs import spatial_dims
+
+if TYPE_CHECKING:
+    import geopandas
+
+__all__ = ["Comparison", "compare"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a map of fractures agrees with a reference.
+
+    Attributes
+    ----------
+    true_positive, false_positive, false_negative : float
+        Area on the ground (m²) in both, in the map alone, in the reference alone; NaN for lines.
+    correctness : float
+        Share of the map's length that lies within the tolerance of the reference; NaN for masks.
+    completeness : float
+        Share of the reference's length that lies within the tolerance of the map; NaN for masks.
+    matched, found : float
+        Share of the map's features that touch the reference, and of the reference's that touch the map; NaN for masks.
+    tolerance : float
+        m.
+    pieces : GeoDataFrame or None
+        Polygons in a column ``kind``, "both", "map" or "reference"; none for masks and lines.
+    """
+
+    true_positive: float
+    false_positive: float
+    false_negative: float
+    correctness: float
+    completeness: float
+    matched: float
+    found: float
+    tolerance: float
+    pieces: geopandas.GeoDataFrame | None
+
+    @property
+    def precision(self) -> float:
+        """Share of the map's area that is in the reference."""
+        return _ratio(self.true_positive, self.true_positive + self.false_positive)
+
+    @property
+    def recall(self) -> float:
+        """Share of the reference's area that is in the map."""
+        return _ratio(self.true_positive, self.true_positive + self.false_negative)
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall."""
+        return _ratio(
+            2 * self.true_positive,
+            2 * self.true_positive + self.false_positive + self.false_negative,
+        )
+
+    @property
+    def iou(self) -> float:
+        """Area in both by area in either."""
+        return _ratio(
+            self.true_positive, self.true_positive + self.false_positive + self.false_negative
+        )
+
+    @property
+    def quality(self) -> float:
+        """Harmonic mean of correctness and completeness."""
+        return _ratio(
+            2 * self.correctness * self.completeness, self.correctness + self.completeness
+        )
+
+    def summary(self) -> dict[str, float]:
+        """All numbers by name.
+
+        Returns
+        -------
+        dict of str to float
+            Areas in m², shares from 0 to 1; NaN where there is none.
+        """
+        names = (
+            "true_positive", "false_positive", "false_negative", "precision", "recall", "f1", "iou",
+            "correctness", "completeness", "quality", "matched", "found", "tolerance",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b > 0 else math.nan
+
+
+def compare(a: Any, b: Any, *, tolerance: float = 10.0) -> Comparison:
+    """Compare a map of fractures with a reference, for instance ours with one drawn by hand.
+
+    Parameters
+    ----------
+    a, b : GeoDataFrame, path, or DataArray
+        The map and the reference: polygons or lines in any CRS of the same body; or two masks on one grid (1 fracture,
+        0 none, 255 no data, which in either takes a pixel out).
+    tolerance : float
+        m; for lengths: how far centre lines may lie apart.
+
+    Returns
+    -------
+    Comparison
+        Areas where both are polygons or masks; lengths where both are vectors with lines or centre lines (polygons
+        without are compared by their outlines' area alone).
+
+    Raises
+    ------
+    GridError
+        If masks are on different grids, or something has no place on the ground.
+    InputError
+        If a mask is compared with vectors.
+    BodyMismatchError
+        If they are of different bodies.
+
+    References
+    ----------
+    Le Corre et al. (2025), JGR Planets 130, e2025JE009145, equations 1 to 4, by area. Correctness and completeness of
+    lines: Wiedemann et al. (1998), Empirical evaluation of automatically extracted road axes.
+    """
+    if not (np.isfinite(tolerance) and tolerance >= 0):
+        raise InputError(f"tolerance={tolerance!r}", where="tolerance", remedy="give m, 0 or more")
+    masks = [isinstance(obj, (xr.DataArray, xr.Dataset)) for obj in (a, b)]
+    if all(masks):
+        return _of_masks(a, b, tolerance)
+    if any(masks):
+        raise InputError(
+            "a mask and vectors",
+            where="compare",
+            remedy="vectorise the mask, or rasterise the vectors with weak_labels",
+        )
+    return _of_vectors(a, b, float(tolerance))
+
+
+def _of_masks(a: Any, b: Any, tolerance: float) -> Comparison:
+    a, b = (obj["mask"] if isinstance(obj, xr.Dataset) else obj for obj in (a, b))
+    geobox = box_of(a, "an area")
+    box_of(b, "an area")
+    b = same_grid(b, a, "b")
+    dims = spatial_dims(a) or ()
+    first, second = a.transpose(*dims).data, b.transpose(*dims).data
+    metric = metric_of(geobox)
+    totals = []
+    for kinds in ((True, True), (True, False), (False, True)):
+        lazy = hasattr(first, "dask") or hasattr(second, "dask")
+        if lazy:
+            import dask.array as da
+
+            x, y = (d if hasattr(d, "dask") else da.from_array(np.asarray(d)) for d in (first, second))  # fmt: skip
+            y = y.rechunk(x.chunks)
+            both = da.map_blocks(_kind, x, y, kinds, dtype=bool, meta=np.empty((0, 0), bool))
+            totals.append(
+                da.map_blocks(
+                    _area_task, both, metric=metric, dtype=np.float64, meta=np.empty((0, 0)),
+                    chunks=tuple((1,) * len(sizes) for sizes in both.chunks),
+                ).sum()
+            )  # fmt: skip
+        else:
+            good = _kind(np.asarray(first), np.asarray(second), kinds)
+            totals.append(_valid_area(good, (0, 0), metric).sum())
+    if hasattr(totals[0], "dask"):
+        import dask
+
+        totals = list(dask.compute(*totals))
+    tp, fp, fn = (float(t) for t in totals)
+    nan = math.nan
+    return Comparison(tp, fp, fn, nan, nan, nan, nan, float(tolerance), None)
+
+
+def _kind(a: np.ndarray, b: np.ndarray, kinds: tuple[bool, bool]) -> np.ndarray:
+    known = (a != 255) & (b != 255)
+    return known & ((a == 1) == kinds[0]) & ((b == 1) == kinds[1])
+
+
+def _of_vectors(a: Any, b: Any, tolerance: float) -> Comparison:
+    import geopandas
+    import shapely
+
+    first = a if hasattr(a, "geometry") else read_vectors(a, where=os.fspath(a))
+    second = b if hasattr(b, "geometry") else read_vectors(b, where=os.fspath(b))
+    first, second = read_vectors(first, where="a"), read_vectors(second, where="b")
+    crs = planet_crs(first.crs)
+    if crs.is_geographic:
+        # Distances and areas are taken on a map that is true around the fractures.
+        crs = _local_crs(first, second)
+    shapes: list[Any] = []
+    lines: list[Any] = []
+    # Where x repeats with longitude, both on the turn that the first is on.
+    centre = 0.0
+    if len(first) and planet_crs(first.crs) == crs:
+        box = shapely.total_bounds(first.geometry.to_numpy())
+        centre = float(box[0] + box[2]) / 2
+    for frame in (first, second):
+        moved = transform_geometry(frame.geometry.to_numpy(), frame.crs, crs, centre=centre)
+        areal = bool(frame.geom_type.isin(["Polygon", "MultiPolygon"]).all())
+        shapes.append(shapely.make_valid(moved) if areal else None)
+        if not areal:
+            if not frame.geom_type.isin(["LineString", "MultiLineString"]).all():
+                raise InputError(
+                    "neither polygons nor lines", where="compare", remedy="give one of them"
+                )
+            lines.append(moved)
+        elif "centreline" in frame.columns:
+            lines.append(
+                transform_geometry(frame["centreline"].to_numpy(), frame.crs, crs, centre=centre)
+            )
+        else:
+            lines.append(None)
+    tp = fp = fn = math.nan
+    pieces = None
+    if shapes[0] is not None and shapes[1] is not None:
+        wholes = [shapely.union_all(s) for s in shapes]
+        parts = {
+            "both": shapely.intersection(*wholes),
+            "map": shapely.difference(*wholes),
+            "reference": shapely.difference(*wholes[::-1]),
+        }
+        rows = [
+            (kind, piece)
+            for kind, shape in parts.items()
+            for piece in shapely.get_parts(shape)
+            if piece.area > 0
+        ]
+        kinds = np.array([kind for kind, _ in rows], dtype=object)
+        outlines = np.array([piece for _, piece in rows], dtype=object)
+        area = _ground_area(outlines, crs)
+        tp, fp, fn = (float(area[kinds == kind].sum()) for kind in ("both", "map", "reference"))
+        pieces = geopandas.GeoDataFrame(
+            {"kind": kinds, "area": area}, geometry=outlines, crs=crs.to_wkt()
+        )
+    correctness = completeness = math.nan
+    if lines[0] is not None and lines[1] is not None:
+        correctness = _covered(lines[0], lines[1], crs, tolerance)
+        completeness = _covered(lines[1], lines[0], crs, tolerance)
+    bodies = [s if s is not None else line for s, line in zip(shapes, lines, strict=True)]
+    return Comparison(
+        tp, fp, fn, correctness, completeness, _touching(bodies[0], bodies[1]),
+        _touching(bodies[1], bodies[0]), tolerance, pieces,
+    )  # fmt: skip
+
+
+def _local_crs(*frames: Any) -> Any:
+    """Equal-area projection about the middle of some geometries."""
+    import pyproj
+
+    points: list[tuple[float, float]] = []
+    for frame in frames:
+        if len(frame):
+            crs = planet_crs(frame.crs)
+            x0, y0, x1, y1 = frame.total_bounds
+            place = lonlat_of(crs, np.array([(x0 + x1) / 2]), np.array([(y0 + y1) / 2]))
+            points.append((float(place[0][0]), float(place[1][0])))
+    lon, lat = points[0] if points else (0.0, 0.0)
+    radius = radius_of(planet_crs(frames[0].crs))
+    return pyproj.CRS.from_proj4(f"+proj=laea +lat_0={lat} +lon_0={lon} +R={radius} +units=m +no_defs")  # fmt: skip
+
+
+def _ground_area(shapes: np.ndarray, crs: Any) -> np.ndarray:
+    """Area on the ground: on the map, by the areal scale in the middle of each."""
+    import pyproj
+    import shapely
+
+    if not len(shapes):
+        return np.empty(0)
+    middle = shapely.get_coordinates(shapely.centroid(shapes))
+    lon, lat = lonlat_of(crs, middle[:, 0], middle[:, 1])
+    scale = pyproj.Proj(crs).get_factors(lon, np.clip(lat, -89.999999, 89.999999)).areal_scale
+    return shapely.area(shapes) / np.asarray(scale)
+
+
+def _covered(lines: np.ndarray, others: np.ndarray, crs: Any, tolerance: float) -> float:
+    """Share of the length of lines that lies within the tolerance (on the ground) of others."""
+    import pyproj
+    import shapely
+
+    parts = shapely.get_parts(lines)
+    whole = shapely.length(parts)
+    if not whole.sum():
+        return math.nan
+    # One scale for a line: maps stretch little over the length of a fracture.
+    middle = shapely.get_coordinates(shapely.centroid(parts))
+    lon, lat = lonlat_of(crs, middle[:, 0], middle[:, 1])
+    scale = np.sqrt(
+        np.asarray(
+            pyproj.Proj(crs).get_factors(lon, np.clip(lat, -89.999999, 89.999999)).areal_scale
+        )
+    )
+    near = shapely.get_parts(others)
+    tree = shapely.STRtree(near)
+    reach = tolerance * scale
+    first, second = tree.query(parts, predicate="dwithin", distance=reach)
+    kept = np.zeros(len(parts))
+    order = np.argsort(first, kind="stable")
+    first, second = first[order], second[order]
+    for k in np.unique(first):
+        mine = near[second[np.searchsorted(first, k) : np.searchsorted(first, k, side="right")]]
+        band = shapely.union_all(shapely.buffer(mine, max(reach[k], 1e-9)))
+        kept[k] = shapely.length(shapely.intersection(parts[k], band))
+    return float((kept / scale).sum() / (whole / scale).sum())
+
+
+def _touching(shapes: np.ndarray, others: np.ndarray) -> float:
+    """Share of geometries that touch one of others."""
+    import shapely
+
+    if not len(shapes):
+        return math.nan
+    tree = shapely.STRtree(np.asarray(others, dtype=object))
+    return float(np.unique(tree.query(shapes, predicate="intersects")[0]).size / len(shapes))

@@ -1,0 +1,390 @@
+"""Statistics of fracture networks: numbers, directions, and density on the ground."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from lunarray.errors import GridError, InputError
+from lunarray.fractures.ground import (
+    assign_grid,
+    box_of,
+    covering_box,
+    lonlat_of,
+    metric_of,
+    planet_crs,
+    radius_of,
+)
+from lunarray.geo.crs import spatial_dims
+from lunarray.store.provenance import stamp
+
+if TYPE_CHECKING:
+    import geopandas
+
+__all__ = ["density", "mapped_area", "network", "orientation_rose", "segments"]
+
+
+def segments(fractures: geopandas.GeoDataFrame) -> dict[str, np.ndarray]:
+    """Straight pieces of the centre lines of fractures, on the ground.
+
+    Parameters
+    ----------
+    fractures : GeoDataFrame
+        Polygons with centre lines, as :func:`lunarray.fractures.vectorize` returns them; or lines, as people draw them.
+
+    Returns
+    -------
+    dict of str to ndarray (segment)
+        ``x0``, ``y0``, ``x1``, ``y1`` in the CRS of the fractures, ``length`` (m), ``azimuth`` (degrees clockwise from
+        north, 0 to 180), and ``feature``, the row that each belongs to.
+
+    Raises
+    ------
+    InputError
+        If the fractures are polygons without centre lines.
+    GridError
+        If they have no CRS.
+    """
+    import shapely
+
+    if fractures.crs is None:
+        raise GridError(
+            "fractures without a CRS", where="fractures", remedy="assign one, frame.set_crs(...)"
+        )
+    crs = planet_crs(fractures.crs)
+    if "centreline" in fractures.columns:
+        lines = fractures["centreline"].to_numpy()
+    elif fractures.geom_type.isin(["LineString", "MultiLineString"]).all():
+        lines = fractures.geometry.to_numpy()
+    else:
+        raise InputError(
+            "polygons without centre lines",
+            where="fractures",
+            remedy="vectorise with centrelines=True, or give lines",
+        )
+    parts, owner = shapely.get_parts(np.asarray(lines, dtype=object), return_index=True)
+    points, index = shapely.get_coordinates(parts, return_index=True)
+    same = index[1:] == index[:-1]
+    a, b = points[:-1][same], points[1:][same]
+    feature = owner[index[:-1][same]]
+    radius = radius_of(crs)
+    places = []
+    for x, y in (a.T, b.T, ((a + b) / 2).T) if len(a) else [np.empty((2, 0))] * 3:
+        lon, lat = lonlat_of(crs, x, y)
+        lam, phi = np.deg2rad(lon), np.deg2rad(lat)
+        places.append((lam, phi, _unit(lam, phi)))
+    chord = places[1][2] - places[0][2]
+    lam, phi, _ = places[2]
+    east = np.stack([-np.sin(lam), np.cos(lam), np.zeros_like(lam)], -1)
+    north = np.stack([-np.sin(phi) * np.cos(lam), -np.sin(phi) * np.sin(lam), np.cos(phi)], -1)
+    distance = np.sqrt((chord**2).sum(-1))
+    return {
+        "x0": a[:, 0],
+        "y0": a[:, 1],
+        "x1": b[:, 0],
+        "y1": b[:, 1],
+        "length": 2 * radius * np.arcsin(np.minimum(distance / 2, 1.0)),
+        "azimuth": np.mod(
+            np.rad2deg(np.arctan2((chord * east).sum(-1), (chord * north).sum(-1))), 180.0
+        ),
+        "feature": feature,
+    }
+
+
+def _unit(lam: np.ndarray, phi: np.ndarray) -> np.ndarray:
+    return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], -1)
+
+
+def mapped_area(mask: xr.DataArray | xr.Dataset) -> float:
+    """Area on the ground that has been mapped.
+
+    Parameters
+    ----------
+    mask : DataArray or Dataset
+        Of whole numbers with 255 where there are no data, booleans (True has data), or an image with NaN; of a Dataset
+        its ``mask``, ``valid`` or ``image``.
+
+    Returns
+    -------
+    float
+        m², on the sphere. Computed chunk by chunk.
+
+    Raises
+    ------
+    GridError
+        If it is not georeferenced.
+    """
+    if isinstance(mask, xr.Dataset):
+        name = next((n for n in ("mask", "valid", "image") if n in mask), None)
+        if name is None:
+            raise InputError(
+                "neither mask nor valid nor image", where="mapped_area", remedy="give a DataArray"
+            )
+        mask = mask[name]
+    geobox = box_of(mask, "an area")
+    metric = metric_of(geobox)
+    data = mask.transpose(*(spatial_dims(mask) or ())).data
+    if not hasattr(data, "dask"):
+        return float(_valid_area(np.asarray(data), (0, 0), metric).sum())
+    import dask.array as da
+
+    return float(
+        da.map_blocks(
+            _area_task,
+            data,
+            metric=metric,
+            dtype=np.float64,
+            meta=np.empty((0, 0)),
+            chunks=tuple((1,) * len(sizes) for sizes in data.chunks),
+        )
+        .sum()
+        .compute()
+    )
+
+
+def _area_task(block: np.ndarray, metric: Any, block_info: Any = None) -> np.ndarray:
+    (row, _), (column, _) = block_info[0]["array-location"]
+    return np.array([[_valid_area(block, (row, column), metric).sum()]])
+
+
+def _valid_area(block: np.ndarray, corner: tuple[int, int], metric: Any) -> np.ndarray:
+    kind = block.dtype.kind
+    good = np.isfinite(block) if kind == "f" else block if kind == "b" else block != 255
+    # Areas change little within 64 pixels of a row: one value for each such piece, the same pieces for any chunks.
+    edges = [0, *range(64 - corner[1] % 64, block.shape[1], 64), block.shape[1]]
+    pieces = [slice(a, b) for a, b in pairwise(edges)]
+    counts = np.stack([good[:, p].sum(axis=1) for p in pieces], axis=1)
+    middle = (np.array([p.start for p in pieces]) + corner[1]) // 64 * 64 + 32.0
+    row = np.arange(block.shape[0]) + 0.5 + corner[0]
+    r, c = np.meshgrid(row, middle, indexing="ij")
+    return counts * metric.area(r, c)
+
+
+def network(fractures: geopandas.GeoDataFrame, area: float | None = None) -> dict[str, float]:
+    """Numbers of a fracture network.
+
+    Parameters
+    ----------
+    fractures : GeoDataFrame
+        As :func:`lunarray.fractures.vectorize` returns it.
+    area : float, optional
+        Ground that was mapped, m² (:func:`lunarray.fractures.mapped_area`): adds densities.
+
+    Returns
+    -------
+    dict of str to float
+        ``count``; ``length``, ``area`` (totals, m and m²); ``length_mean``, ``length_median``, ``length_max`` (m);
+        ``width_mean`` (m, total area by total length); ``intersections``, ``branches`` (totals),
+        ``intersections_per_km``; with `area` also ``count_density`` (1/km²), ``length_density`` (km/km²),
+        ``area_share`` and ``intersection_density`` (1/km²). Means of nothing are NaN.
+
+    Raises
+    ------
+    InputError
+        If columns are missing, or the area is not positive.
+    """
+    lacking = [c for c in ("area", "length", "intersections", "branches") if c not in fractures]
+    if lacking:
+        raise InputError(
+            f"no columns {', '.join(lacking)}", where="fractures", remedy="give the result of vectorize"
+        )  # fmt: skip
+    lengths = fractures["length"].to_numpy(np.float64)
+    some = lengths.size > 0
+    length, covered = float(lengths.sum()), float(fractures["area"].sum())
+    crossings = float(fractures["intersections"].sum())
+    out = {
+        "count": float(lengths.size),
+        "length": length,
+        "area": covered,
+        "length_mean": float(lengths.mean()) if some else math.nan,
+        "length_median": float(np.median(lengths)) if some else math.nan,
+        "length_max": float(lengths.max()) if some else math.nan,
+        "width_mean": covered / length if length else math.nan,
+        "intersections": crossings,
+        "branches": float(fractures["branches"].sum()),
+        "intersections_per_km": crossings / (length * 1e-3) if length else math.nan,
+    }
+    if area is not None:
+        if not area > 0:
+            raise InputError(f"area={area!r}", where="area", remedy="give m², more than 0")
+        out |= {
+            "count_density": lengths.size / (area * 1e-6),
+            "length_density": length * 1e-3 / (area * 1e-6),
+            "area_share": covered / area,
+            "intersection_density": crossings / (area * 1e-6),
+        }
+    return out
+
+
+def orientation_rose(fractures: geopandas.GeoDataFrame, bins: int = 18) -> xr.Dataset:
+    """Length of fractures by direction.
+
+    Parameters
+    ----------
+    fractures : GeoDataFrame
+        Polygons with centre lines, or lines.
+    bins : int
+        Sectors in half a turn.
+
+    Returns
+    -------
+    Dataset
+        Along ``azimuth`` (degrees clockwise from north, middles of the sectors, 0 to 180): ``length`` (m) and ``share``
+        of all, float64. Attributes ``mean_direction`` (degrees, NaN where there is none) and ``concentration``, the
+        resultant of the doubled angles: 0 all directions alike, 1 all the same.
+
+    Raises
+    ------
+    InputError
+        If there are no centre lines, or less than two sectors.
+
+    References
+    ----------
+    Mardia and Jupp (2000), Directional Statistics, section 9.1: axial data.
+    """
+    if not (isinstance(bins, (int, np.integer)) and bins >= 2):
+        raise InputError(f"bins={bins!r}", where="bins", remedy="give 2 or more")
+    pieces = segments(fractures)
+    edges = np.linspace(0.0, 180.0, int(bins) + 1)
+    length, _ = np.histogram(pieces["azimuth"], edges, weights=pieces["length"])
+    total = float(pieces["length"].sum())
+    doubled = np.deg2rad(2 * pieces["azimuth"])
+    c, s = (float((f(doubled) * pieces["length"]).sum()) for f in (np.cos, np.sin))
+    mean = math.nan if total == 0 else math.degrees(math.atan2(s, c)) / 2 % 180.0
+    rose = xr.Dataset(
+        {
+            "length": ("azimuth", length, {"units": "m", "long_name": "length of fractures"}),
+            "share": (
+                "azimuth",
+                length / total if total else np.full(int(bins), np.nan),
+                {"units": "1", "long_name": "share of the length"},
+            ),
+        },
+        {
+            "azimuth": (
+                "azimuth",
+                (edges[:-1] + edges[1:]) / 2,
+                {"units": "degrees", "long_name": "direction, clockwise from north"},
+            )
+        },
+    )
+    return stamp(
+        rose,
+        f"orientation_rose, {bins} sectors",
+        mean_direction=mean,
+        concentration=math.hypot(c, s) / total if total else math.nan,
+    )
+
+
+def density(
+    fractures: geopandas.GeoDataFrame,
+    cell: float = 500.0,
+    *,
+    like: Any = None,
+    radius: float | None = None,
+    quantity: str = "length",
+) -> xr.DataArray:
+    """Map of the density of fractures.
+
+    Parameters
+    ----------
+    fractures : GeoDataFrame
+        Polygons with centre lines, or lines.
+    cell : float
+        Pixel of the map, in the units of the fractures' CRS (m).
+    like : Dataset, DataArray or GeoBox, optional
+        What the map is to cover; by default the fractures.
+    radius : float, optional
+        Average over discs of this radius, in the same units; by default over the cell alone.
+    quantity : {"length", "count"}
+        Length of centre lines by area (km/km²), or number of fractures, by their middles (1/km²).
+
+    Returns
+    -------
+    DataArray
+        ``density`` (y, x) float32, per area on the ground, in memory.
+
+    Raises
+    ------
+    InputError
+        If there are no fractures and no `like`, or a parameter is out of range.
+
+    Notes
+    -----
+    Pieces of line longer than an eighth of a cell are divided; each counts where its middle lies.
+    """
+    from scipy.ndimage import convolve
+
+    if quantity not in ("length", "count"):
+        raise InputError(f"quantity={quantity!r}", where="quantity", remedy='give "length" or "count"')  # fmt: skip
+    if not cell > 0 or (radius is not None and not radius > 0):
+        raise InputError(
+            f"cell={cell!r}, radius={radius!r}", where="density", remedy="give more than 0"
+        )
+    if fractures.crs is None:
+        raise GridError(
+            "fractures without a CRS", where="fractures", remedy="assign one, frame.set_crs(...)"
+        )
+    crs = planet_crs(fractures.crs)
+    if like is None:
+        if not len(fractures):
+            raise InputError(
+                "no fractures", where="fractures", remedy="give like=, what the map is to cover"
+            )
+        bounds = tuple(fractures.total_bounds)
+        pad = cell / 2
+        bounds = (bounds[0] - pad, bounds[1] - pad, bounds[2] + pad, bounds[3] + pad)
+    else:
+        box = box_of(like) if isinstance(like, (xr.Dataset, xr.DataArray)) else like
+        if planet_crs(box.crs) != crs:
+            raise GridError(
+                "the map is not in the CRS of the fractures",
+                where="like",
+                remedy="bring the fractures into its CRS, frame.to_crs(...)",
+            )
+        bounds = tuple(box.boundingbox)
+    grid = covering_box(bounds, float(cell), crs)
+    if quantity == "count":
+        middle = fractures.geometry.centroid
+        x, y, weight = middle.x.to_numpy(), middle.y.to_numpy(), np.ones(len(fractures))
+    else:
+        pieces = segments(fractures)
+        span = np.hypot(pieces["x1"] - pieces["x0"], pieces["y1"] - pieces["y0"])
+        parts = np.maximum(1, np.ceil(span / (cell / 8)).astype(np.int64))
+        which = np.repeat(np.arange(span.size), parts)
+        first = np.repeat(np.cumsum(parts) - parts, parts)
+        along = (np.arange(which.size) - first + 0.5) / parts[which]
+        x = pieces["x0"][which] + along * (pieces["x1"] - pieces["x0"])[which]
+        y = pieces["y0"][which] + along * (pieces["y1"] - pieces["y0"])[which]
+        weight = (pieces["length"] / parts)[which] * 1e-3
+    rows, columns = grid.shape
+    inverse = ~grid.transform
+    c, r = np.floor(inverse.a * x + inverse.c), np.floor(inverse.e * y + inverse.f)
+    good = (r >= 0) & (r < rows) & (c >= 0) & (c < columns)
+    at = r[good].astype(np.int64) * columns + c[good].astype(np.int64)
+    total = np.bincount(at, weights=weight[good], minlength=rows * columns).reshape(rows, columns)
+    rr, cc = np.meshgrid(np.arange(rows) + 0.5, np.arange(columns) + 0.5, indexing="ij")
+    ground = metric_of(grid).area(rr, cc) * 1e-6
+    if radius is not None:
+        reach = math.ceil(radius / cell)
+        u = np.arange(-reach, reach + 1)
+        disc = (u[:, None] ** 2 + u**2 <= (radius / cell) ** 2).astype(np.float64)
+        total, ground = (convolve(layer, disc, mode="constant") for layer in (total, ground))
+    names = ("lat", "lon") if crs.is_geographic else ("y", "x")
+    unit = "km/km2" if quantity == "length" else "1/km2"
+    out = xr.DataArray(
+        (total / ground).astype(np.float32),
+        dims=names,
+        name="density",
+        attrs={
+            "units": unit,
+            "long_name": "length of fractures by area"
+            if quantity == "length"
+            else "fractures by area",
+        },
+    )
+    return assign_grid(stamp(out, f"density, cell {cell:g}, radius {radius}"), grid)

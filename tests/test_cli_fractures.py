@@ -1,0 +1,174 @@
+"""The commands `lunarray map-fractures` and `lunarray train-fractures`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rioxarray  # noqa: F401
+from typer.testing import CliRunner
+
+import lunarray as la
+from lunarray.cli import app
+from lunarray.fractures import light, read_model_header, save_model
+from lunarray.simulate import nac_scene
+
+SIZE = (96, 128)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Two overlapping images, the lines on them, a store, and weights."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("nac")
+    for number in range(2):
+        scene = nac_scene(
+            SIZE, seed=40 + number, fractures=300, melt=1.0, origin=(number * 150.0, 0.0),
+            nodata=False, strip_width=None, patterns={"curvilinear": 1.0},
+        )  # fmt: skip
+        scene.dataset["image"].rio.to_raster(folder / f"image{number}.tif")
+        scene.lines.to_file(folder / f"lines{number}.gpkg")
+    scene.dataset[["image"]].lunar.to_zarr(folder / "scene.zarr")
+    torch.manual_seed(1)
+    network = light(4)
+    # Random weights that detect about half of the pixels.
+    torch.nn.init.normal_(network.head.weight, std=0.5)
+    save_model(folder / "weights.safetensors", network)
+    return folder
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def flat(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
+def test_map_a_mosaic(folder, tmp_path):
+    out, vectors, picture = tmp_path / "o.zarr", tmp_path / "v.gpkg", tmp_path / "q.png"
+    code, said, _ = run(
+        "map-fractures", folder / "image0.tif", folder / "image1.tif", "-o", out, "--model",
+        folder / "weights.safetensors", "--vectors", vectors, "--min-area", "10", "--quicklook", picture,
+    )  # fmt: skip
+    assert code == 0
+    store = la.open_zarr(out)
+    assert set(store.data_vars) >= {"probability", "mask", "source"}
+    # 128 pixels of 1.5 m and another 150 m further right.
+    assert store["mask"].shape == (96, 228)
+    assert set(np.unique(store["source"].values)) >= {0, 1}
+    polygons = gpd.read_file(vectors)
+    assert len(polygons) > 0
+    assert (polygons["area"] >= 10).all()
+    assert vectors.with_suffix(".qml").exists()
+    assert picture.stat().st_size > 10_000
+    assert "96 × 228 pixels" in said
+    assert f"{len(polygons):,} fractures on" in said
+    assert "km/km²" in said
+
+
+def test_map_equals_the_function(folder, tmp_path):
+    out = tmp_path / "o.zarr"
+    weights = folder / "weights.safetensors"
+    code, *_ = run(
+        "map-fractures", folder / "scene.zarr", "-o", out, "--model", weights, "--threshold", "0.6"
+    )
+    assert code == 0
+    expected = la.fractures.map_fractures(
+        la.open_zarr(folder / "scene.zarr")["image"], weights, 0.6
+    )
+    np.testing.assert_array_equal(la.open_zarr(out)["mask"], expected["mask"])
+
+
+def test_map_at_another_resolution(folder, tmp_path):
+    out = tmp_path / "o.zarr"
+    code, *_ = run(
+        "map-fractures", folder / "image0.tif", "-o", out, "--model", folder / "weights.safetensors",
+        "--resolution", "6", "--quicklook", tmp_path / "q.png",
+    )  # fmt: skip
+    assert code == 0
+    x = la.open_zarr(out)["x"].values
+    np.testing.assert_allclose(np.diff(x), 6.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["{none}.tif"], "no such file"),
+        (["{folder}/image0.tif", "--vectors", "{folder}/v.txt"], "vectors are not written as .txt"),
+        (["{folder}/image0.tif", "--vectors", "{folder}/lines0.gpkg"], "the file exists"),
+        (["{folder}/plain.png", "--vectors", "{folder}/new.gpkg"], "no place on the ground"),
+        (["{folder}/empty.zarr"], "no variable 'image'"),
+        (["{folder}/image0.tif", "--model", "{none}.pt"], "cannot be read"),
+    ],
+)
+def test_map_faults(folder, tmp_path, arguments, text):
+    """One line on standard error, exit code 1, and no store."""
+    from PIL import Image
+
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(folder / "plain.png")
+    other = la.open_zarr(folder / "scene.zarr").rename(image="brightness")
+    other.lunar.to_zarr(folder / "empty.zarr", overwrite=True)
+    out = tmp_path / "o.zarr"
+    given = [a.format(folder=folder, none=tmp_path / "none") for a in arguments]
+    if "--model" not in given:
+        given += ["--model", str(folder / "weights.safetensors")]
+    code, _, error = run("map-fractures", *given, "-o", out)
+    assert code == 1
+    assert error.startswith("Error")
+    assert text in flat(error)
+    assert "Traceback" not in error
+    assert not out.exists()
+
+
+def test_train_on_two_images(folder, tmp_path):
+    weights, curves = tmp_path / "w.safetensors", tmp_path / "c.png"
+    code, said, _ = run(
+        "train-fractures", folder / "image0.tif", folder / "image1.tif", "--lines", folder / "lines0.gpkg",
+        "--lines", folder / "lines1.gpkg", "-o", weights, "--size", "32", "--epochs", "1", "--batch-size", "8",
+        "--split", "tile", "--class-weight", "balanced", "--curves", curves, "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0
+    header = read_model_header(weights)
+    assert header["training"]["epochs"] == 1
+    assert header["training"]["class_weight"] >= 1
+    assert curves.stat().st_size > 5000
+    assert "tiles to train on" in said
+    assert "epoch 1 of 1" in said
+    found = la.fractures.map_fractures(la.open_nac(folder / "image0.tif"), weights)
+    assert found["mask"].shape == SIZE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--lines", "{folder}/none.shp"], "none.shp"),
+        (["--lines", "{folder}/lines0.gpkg"] * 3, "3 files of lines for 1 images"),
+        (["--lines", "{folder}/lines0.gpkg", "--width", "thickness"], "thickness"),
+        (["--lines", "{folder}/lines0.gpkg", "--model", "unet"], "unet"),
+        (["--lines", "{folder}/lines0.gpkg", "--class-weight", "heavy"], "heavy"),
+    ],
+)
+def test_train_faults(folder, tmp_path, arguments, text):
+    weights = tmp_path / "w.safetensors"
+    code, _, error = run(
+        "train-fractures", folder / "image0.tif", *(a.format(folder=folder) for a in arguments), "-o",
+        weights, "--size", "32", "--epochs", "1", "--split", "tile",
+    )  # fmt: skip
+    assert code == 1
+    assert error.startswith("Error")
+    assert text in flat(error)
+    assert not weights.exists()
+
+
+def test_help_names_the_card():
+    code, said, _ = run("map-fractures", "--help")
+    assert code == 0
+    assert "simulated scenes only" in flat(said)
