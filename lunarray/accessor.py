@@ -72,6 +72,15 @@ class _Accessor:
     oxides_to_elements = _Verb("lunarray.xrf:oxides_to_elements")
     elements_to_oxides = _Verb("lunarray.xrf:elements_to_oxides")
 
+    # fractures
+    map_fractures = _Verb("lunarray.fractures:map_fractures")
+    vectorize = _Verb("lunarray.fractures:vectorize")
+
+    # superres
+    superresolve = _Verb("lunarray.superres:superresolve")
+    write_element_maps = _Verb("lunarray.superres:write_element_maps")
+    write_element_vectors = _Verb("lunarray.superres:write_element_vectors")
+
     # store
     to_zarr = _Verb("lunarray.store:to_zarr")
     to_cog = _Verb("lunarray.store:to_cog")
@@ -80,6 +89,9 @@ class _Accessor:
     plot_spectra = _Verb("lunarray.plot:spectra")
     plot_maps = _Verb("lunarray.plot:maps")
     plot_polar = _Verb("lunarray.plot:polar_map")
+    plot_heat_map = _Verb("lunarray.plot:heat_map")
+    plot_graduated_map = _Verb("lunarray.plot:graduated_map")
+    plot_surface = _Verb("lunarray.plot:surface_3d")
 
 
 @xr.register_dataset_accessor("lunar")

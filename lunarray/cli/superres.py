@@ -1,0 +1,361 @@
+"""Commands of super-resolved element maps: the Global Information Bank."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lunarray.cli.console import console, friendly, say
+from lunarray.cli.options import Output, Overwrite, Quicklook
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+gib = typer.Typer(
+    no_args_is_help=True,
+    help="Element maps at two kilometres from X-ray footprints, by way of a Global Information Bank.",
+)
+
+Store = Annotated[
+    Path, typer.Argument(help="The Global Information Bank, a Zarr store.", show_default=False)
+]
+
+
+class Division(StrEnum):
+    """How a footprint divides over its cells."""
+
+    exact = "exact"
+    lagrangian = "lagrangian"
+
+
+@gib.command()
+def create(
+    store: Store,
+    regions: Annotated[str, typer.Option(help="Regions: rows x columns.")] = "8x8",
+    shape: Annotated[str, typer.Option(help="Pixels of a region: rows x columns.")] = "342x682",
+    extent: Annotated[
+        str, typer.Option(help="West, south, east, north in degrees.")
+    ] = "-180,-90,180,90",
+    elements: Annotated[
+        str, typer.Option(help="Elements, with commas.")
+    ] = "Fe,Ti,Ca,Si,Al,Mg,Na,O",
+    features: Annotated[int, typer.Option(min=1, help="Surface features of a pixel.")] = 300,
+    overwrite: Overwrite = False,
+) -> None:
+    """Lay out a Global Information Bank: the Moon in 8 × 8 regions of 342 × 682 pixels, without data yet."""
+    from lunarray import superres
+
+    with friendly():
+        west, south, east, north = _numbers(extent, 4, ",", "--extent")
+        rows, columns = _numbers(regions, 2, "x", "--regions")
+        height, width = _numbers(shape, 2, "x", "--shape")
+        grid = superres.GIBGrid(
+            (int(rows), int(columns)), (int(height), int(width)), (west, south, east, north)
+        )
+        names = [e.strip() for e in elements.split(",") if e.strip()]
+        ds = superres.create_gib(store, grid, names, features, overwrite=overwrite)
+        say(f"Grid       {grid.size[0]:,} × {grid.size[1]:,} pixels in {regions} regions")
+        _summary(ds)
+        say(f"Store      {store}")
+
+
+@gib.command()
+def populate(
+    store: Store,
+    footprints: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Tables of CLASS tracks (.csv) or results of fit-elements (.zarr); none completes an interrupted run.",
+            show_default=False,
+        ),
+    ] = None,
+    mare_polygons: Annotated[
+        Path | None, typer.Option(help="Outlines of the maria (GeoPackage, shapefile).")
+    ] = None,
+    mare_raster: Annotated[
+        Path | None, typer.Option(help="Map of classes (GeoTIFF, Zarr, .csv); 1 is mare.")
+    ] = None,
+    albedo: Annotated[
+        Path | None, typer.Option(help="Albedo (GeoTIFF, Zarr, .csv): dark ground is mare.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Albedo below which ground is mare; by default Otsu's.")
+    ] = None,
+    method: Annotated[
+        Division, typer.Option(help="How a footprint divides over its cells.")
+    ] = Division.exact,
+    cells: Annotated[int, typer.Option(min=1, help="Cells of a footprint.")] = 8,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Go on without footprints that are none.")
+    ] = False,
+    skip_outside: Annotated[
+        bool, typer.Option("--skip-outside", help="Go on without footprints outside of the grid.")
+    ] = False,
+    quicklook: Quicklook = None,
+    geotiff: Annotated[
+        Path | None, typer.Option(help="Folder for GeoTIFFs of the elements, with QGIS styles.")
+    ] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Footprints to write (.gpkg, .shp), with a QGIS style.")
+    ] = None,
+) -> None:
+    """Put the abundances of footprints on the pixels of a Global Information Bank.
+
+    Footprints divide over the mare and highland that they cover. Later footprints are added to earlier ones, and only
+    the regions that they touch are done anew; footprints that are there already are left out.
+    """
+    from lunarray import plot, superres
+
+    with friendly():
+        sources: dict[str, Any] = {}
+        if mare_polygons is not None:
+            sources["polygons"] = mare_polygons
+        if mare_raster is not None:
+            sources["raster"] = _open_map(mare_raster)
+        if albedo is not None:
+            sources["albedo"] = _open_map(albedo)
+        tables: list[xr.Dataset | None] = [
+            _open_footprints(path, skip_bad) for path in footprints or []
+        ]
+        if sources:
+            superres.classify_mare(
+                store, **sources, threshold="otsu" if threshold is None else threshold
+            )
+        regions: set[tuple[int, int]] = set()
+        for table in tables or [None]:
+            done = superres.populate(
+                store,
+                table,
+                method=method.value,
+                cells=cells,
+                errors="skip" if skip_bad else "raise",
+                outside="skip" if skip_outside else "raise",
+            )
+            regions |= set(done.regions)
+            say(
+                f"Footprints {done.added:,} added, {done.known:,} known, {done.outside:,} outside; "
+                f"{done.footprints:,} in all"
+            )
+        say(f"Regions    {len(regions)} populated anew")
+        ds = superres.open_gib(store)
+        _summary(ds)
+        if quicklook is not None:
+            first = _known_elements(ds)[0]
+            plot.heat_map(ds, first, base=sources.get("albedo"), radius=40.0, path=quicklook)
+            say(f"Picture    {quicklook}")
+        if geotiff is not None:
+            files = superres.write_element_maps(ds, geotiff)
+            say(f"GeoTIFF    {sum(f.suffix == '.tif' for f in files)} in {geotiff}")
+        if vectors is not None:
+            superres.write_element_vectors(superres.gib_footprints(store), vectors)
+            say(f"Vectors    {vectors}")
+        say(f"Store      {store}")
+
+
+class Losses(StrEnum):
+    """What a network is trained on."""
+
+    footprint = "footprint"
+    paper = "paper"
+
+
+@gib.command()
+def train(
+    store: Store,
+    models: Annotated[
+        Path,
+        typer.Option(
+            "--models", "-m", help="Folder for the regions' networks.", show_default=False
+        ),
+    ],
+    basemap: Annotated[
+        Path | None,
+        typer.Option(
+            help="Image of the surface (GeoTIFF, Zarr, .csv): surface features are made of it where a region has none."
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help='ResNet50 weights: a file, or "torchvision" to fetch them; random if not given.'
+        ),
+    ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(help="Region as row,column from 0,0 in the north-west. May be repeated."),
+    ] = None,
+    losses: Annotated[
+        Losses,
+        typer.Option(
+            help="Errors of the means over footprints with a linear trend, or the paper's losses at points alone."
+        ),
+    ] = Losses.footprint,
+    members: Annotated[
+        int, typer.Option(min=1, help="Networks in the ensemble that tells the uncertainty.")
+    ] = 3,
+    passes: Annotated[
+        int, typer.Option(min=1, help="Passes over all sub-regions, in each phase.")
+    ] = 3,
+    steps: Annotated[
+        tuple[int, int], typer.Option(help="Gradient steps at each visit, in each phase.")
+    ] = (4, 4),
+    neighbours: Annotated[int, typer.Option(min=1, help="Neighbours of a node.")] = 100,
+    seed: Annotated[int, typer.Option(help="Another number, other networks.")] = 0,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Train regions anew whose data or settings have changed since."
+        ),
+    ] = False,
+) -> None:
+    """Train the networks of the regions that hold features, mare class and abundances.
+
+    An interrupted training is completed by the same command. After more footprints were populated, --overwrite trains
+    the regions that they touched, and no others.
+    """
+    from lunarray import superres
+
+    with friendly():
+        if basemap is not None:
+            wanted = None if region is None else [_region(r) for r in region]
+            superres.fill_features(
+                store,
+                _open_map(basemap),
+                weights,
+                regions=wanted,
+                progress=lambda r: say(f"Features   of region {r}"),
+            )
+        make = superres.TrainSettings.paper if losses is Losses.paper else superres.TrainSettings
+        settings = make(members=members, passes=passes, steps=tuple(steps), k=neighbours, seed=seed)
+
+        def report(state: dict[str, Any]) -> None:
+            if state["visit"] == state["visits"] or state["visit"] % 20 == 0:
+                say(
+                    f"Region     {state['region']} network {state['member'] + 1}/{members}, phase {state['phase']}, "
+                    f"{state['visit']}/{state['visits']} sub-regions, loss {state['loss']:.4g}"
+                )
+
+        files = superres.train_gib(
+            store,
+            models,
+            settings,
+            regions=None if region is None else [_region(r) for r in region],
+            overwrite=overwrite,
+            progress=report,
+        )
+        say(f"Models     {len(files)} in {models}")
+
+
+@gib.command()
+def predict(
+    store: Store,
+    output: Output,
+    models: Annotated[
+        Path,
+        typer.Option("--models", "-m", help="Folder of the regions' networks.", show_default=False),
+    ],
+    max_distance: Annotated[
+        float, typer.Option(min=0, help="Mask pixels farther from any populated one (km).")
+    ] = 150.0,
+    quicklook: Quicklook = None,
+    geotiff: Annotated[
+        Path | None, typer.Option(help="Folder for GeoTIFFs of the elements, with QGIS styles.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Predict the elements of every pixel, with their uncertainty."""
+    from lunarray import plot, superres
+    from lunarray.store import open_zarr, to_zarr
+
+    with friendly():
+        ds = superres.open_gib(store)
+        maps = superres.superresolve(ds, models, max_distance=1e3 * max_distance)
+        # Blocks of a growing store have no name of their own: what makes the map says whether it is the same one.
+        specs = superres.region_models(models)
+        footprints = superres.gib_footprints(store).sizes["footprint"]
+        token = f"{sorted((r, s.sha256) for r, s in specs.items())} {max_distance} {footprints}"
+        to_zarr(maps, output, overwrite=overwrite, token=token)
+        done = open_zarr(output)
+        elements = [str(e) for e in done["element"].values]
+        if quicklook is not None:
+            plot.heat_map(done, elements[0], path=quicklook)
+            say(f"Picture    {quicklook}")
+        if geotiff is not None:
+            files = superres.write_element_maps(done, geotiff)
+            say(f"GeoTIFF    {sum(f.suffix == '.tif' for f in files)} in {geotiff}")
+        say(f"Elements   {', '.join(elements)}")
+        say(f"Store      {output}")
+
+
+def _region(text: str) -> tuple[int, int]:
+    i, j = _numbers(text, 2, ",", "--region")
+    return int(i), int(j)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to `app`."""
+    app.add_typer(gib, name="gib")
+
+
+def _numbers(text: str, count: int, separator: str, option: str) -> list[float]:
+    from lunarray.errors import InputError
+
+    try:
+        numbers = [float(part) for part in text.lower().split(separator)]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        raise InputError(
+            f"{text!r}", where=option, remedy=f"Give {count} numbers with {separator!r} between"
+        )
+    return numbers
+
+
+def _open_map(path: Path) -> xr.DataArray:
+    """A map from a GeoTIFF or another raster, a Zarr store with one map, or a table of numbers."""
+    import lunarray as la
+    from lunarray.errors import InputError
+    from lunarray.store import open_maps
+
+    if path.name.endswith((".csv", ".csv.gz")):
+        return la.superres.read_global_grid(path)
+    maps = [v for v in open_maps(path).data_vars.values() if v.ndim == 2]
+    if len(maps) != 1:
+        raise InputError(f"{len(maps)} maps", where=path, remedy="Give a file with one map")
+    return maps[0]
+
+
+def _open_footprints(path: Path, skip_bad: bool) -> xr.Dataset:
+    import lunarray as la
+
+    if path.suffix == ".zarr":
+        return la.open_zarr(path)
+    return la.superres.read_class_tracks(path, errors="skip" if skip_bad else "raise")
+
+
+def _known_elements(ds: xr.Dataset) -> list[str]:
+    import numpy as np
+
+    from lunarray.errors import InputError
+
+    flat = np.isfinite(ds["abundance"].data).any(axis=(1, 2)).compute()
+    known = [str(e) for e, k in zip(ds["element"].values, flat, strict=True) if k]
+    if not known:
+        raise InputError("nothing is populated", where="populate", remedy="Give footprints")
+    return known
+
+
+def _summary(ds: xr.Dataset) -> None:
+    """Print how many regions hold what."""
+    from rich.table import Table
+
+    from lunarray.superres import STATE_FLAGS
+
+    state = ds["state"].values
+    table = Table("part", "regions")
+    for part, flag in STATE_FLAGS.items():
+        table.add_row(part, f"{int((state & flag > 0).sum())} of {state.size}")
+    console().print(table)

@@ -1,0 +1,335 @@
+"""What a network must beat: interpolations of the same populated pixels, and regressions on the same features.
+
+Pure NumPy, SciPy and scikit-learn. Every function takes known places or inputs and gives values at others;
+`baseline_maps` runs them all on one region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lunarray.errors import InputError
+from lunarray.geo.sphere import RADIUS
+
+if TYPE_CHECKING:
+    from lunarray.superres.training import RegionData
+
+#: Baselines of :func:`baseline_maps`, in the order of a table.
+BASELINES = (
+    "nearest footprint",
+    "inverse distance",
+    "ordinary kriging",
+    "mare/highland mean",
+    "boosted trees",
+    "footprint ridge",
+)
+
+
+def _directions(lat: Any, lon: Any) -> np.ndarray:
+    phi, lam = np.deg2rad(np.asarray(lat, np.float64)), np.deg2rad(np.asarray(lon, np.float64))
+    return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=-1)
+
+
+def nearest(known: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Value of the nearest known place.
+
+    Parameters
+    ----------
+    known : ndarray, (sample, 3)
+        Unit vectors.
+    values : ndarray, (sample, element)
+        There.
+    wanted : ndarray, (point, 3)
+        Unit vectors.
+
+    Returns
+    -------
+    ndarray, (point, element)
+    """
+    from scipy.spatial import cKDTree
+
+    return values[cKDTree(known).query(wanted)[1]]
+
+
+def inverse_distance(
+    known: np.ndarray,
+    values: np.ndarray,
+    wanted: np.ndarray,
+    *,
+    power: float = 2.0,
+    neighbours: int = 32,
+) -> np.ndarray:
+    """Mean of the nearest known places, weighted by a power of the inverse distance (Shepard 1968).
+
+    Parameters
+    ----------
+    known, values, wanted
+        As in :func:`nearest`.
+    power : float
+        Of the distance.
+    neighbours : int
+        How many known places count.
+
+    Returns
+    -------
+    ndarray, (point, element)
+    """
+    from scipy.spatial import cKDTree
+
+    count = min(neighbours, len(known))
+    distance, index = cKDTree(known).query(wanted, count)
+    distance, index = distance.reshape(-1, count), index.reshape(-1, count)
+    # At a known place its value; the scale keeps powers finite.
+    weight = 1 / np.maximum(distance / max(distance.max(), 1e-12), 1e-9) ** power
+    return np.einsum("pk,pke->pe", weight / weight.sum(axis=1, keepdims=True), values[index])
+
+
+def fit_variogram(
+    known: np.ndarray, values: np.ndarray, *, bins: int = 20
+) -> tuple[float, float, float]:
+    """Exponential variogram nugget + sill (1 − exp(−d/range)) of one element, by weighted least squares.
+
+    Parameters
+    ----------
+    known : ndarray, (sample, 3)
+        Unit vectors.
+    values : ndarray, (sample,)
+        There.
+    bins : int
+        Of the distance, up to half of the largest.
+
+    Returns
+    -------
+    nugget, sill : float
+        Squared units of `values`.
+    length : float
+        Kilometres.
+
+    References
+    ----------
+    Cressie, N. (1985). Fitting variogram models by weighted least squares. Math. Geol. 17, 563-586.
+    """
+    from scipy.optimize import least_squares
+    from scipy.spatial.distance import pdist
+
+    distance = 2 * np.arcsin(np.minimum(pdist(known) / 2, 1)) * RADIUS / 1e3
+    half = pdist(values[:, None], "sqeuclidean") / 2
+    top = distance.max() / 2
+    edges = np.linspace(0, top, bins + 1)
+    number = np.digitize(distance, edges) - 1
+    inside = (number >= 0) & (number < bins)
+    count = np.bincount(number[inside], minlength=bins)
+    good = count > 0
+    lag = np.bincount(number[inside], distance[inside], bins)[good] / count[good]
+    gamma = np.bincount(number[inside], half[inside], bins)[good] / count[good]
+    level = max(float(values.var()), 1e-12)
+    if good.sum() < 3:
+        return 0.1 * level, level, max(top / 3, 1.0)
+
+    def model(p: np.ndarray) -> np.ndarray:
+        return p[0] + p[1] * (1 - np.exp(-lag / p[2]))
+
+    def misfit(p: np.ndarray) -> np.ndarray:
+        return np.sqrt(count[good]) * (gamma - model(p)) / level
+
+    bounds = ([0, 1e-6 * level, top / 200], [10 * level, 20 * level, 3 * top])
+    nugget, sill, length = least_squares(
+        misfit, [0.1 * level, level, top / 4], bounds=bounds
+    ).x.tolist()
+    return nugget, sill, length
+
+
+def ordinary_kriging(
+    known: np.ndarray,
+    values: np.ndarray,
+    wanted: np.ndarray,
+    *,
+    subset: int = 1500,
+    neighbours: int = 32,
+    seed: int = 0,
+) -> np.ndarray:
+    """Ordinary kriging of each element with an exponential variogram, from the nearest known places.
+
+    Parameters
+    ----------
+    known, values, wanted
+        As in :func:`nearest`.
+    subset : int
+        Known places that are used at most, drawn at random.
+    neighbours : int
+        Known places that count at a point.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    ndarray, (point, element)
+
+    References
+    ----------
+    Cressie, N. (1993). Statistics for Spatial Data, section 3.2. Wiley.
+    """
+    from scipy.spatial import cKDTree
+
+    if len(known) > subset:
+        keep = np.sort(np.random.default_rng(seed).choice(len(known), subset, replace=False))
+        known, values = known[keep], values[keep]
+    count = min(neighbours, len(known))
+    distance, index = cKDTree(known).query(wanted, count)
+    distance, index = distance.reshape(-1, count), index.reshape(-1, count)
+
+    def km(chord: np.ndarray) -> np.ndarray:
+        return 2 * np.arcsin(np.minimum(chord / 2, 1)) * RADIUS / 1e3
+
+    result = np.empty((len(wanted), values.shape[1]))
+    models = [fit_variogram(known, values[:, e]) for e in range(values.shape[1])]
+    for start in range(0, len(wanted), 4096):
+        part = slice(start, start + 4096)
+        near = known[index[part]]
+        gap = km(np.linalg.norm(near[:, :, None] - near[:, None], axis=-1))
+        away = km(distance[part])
+        for e, (nugget, sill, length) in enumerate(models):
+            system = np.ones((len(near), count + 1, count + 1))
+            system[:, :count, :count] = sill * np.exp(-gap / length)
+            diagonal = np.arange(count)
+            # The nugget is error of measurement here: the surface itself is predicted, without it.
+            system[:, diagonal, diagonal] += nugget + 1e-9 * sill
+            system[:, count, count] = 0
+            right = np.ones((len(near), count + 1, 1))
+            right[:, :count, 0] = sill * np.exp(-away / length)
+            weight = np.linalg.solve(system, right)[:, :count, 0]
+            result[part, e] = np.sum(weight * values[index[part], e], axis=1)
+    return result
+
+
+def class_mean(classes: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Mean of the known values of each class; of all where a class has none.
+
+    Parameters
+    ----------
+    classes : ndarray, (sample,)
+        0 unknown, 1 mare, 2 highland.
+    values : ndarray, (sample, element)
+        Of the samples.
+    wanted : ndarray, (point,)
+        Classes.
+
+    Returns
+    -------
+    ndarray, (point, element)
+    """
+    result = np.broadcast_to(values.mean(axis=0), (len(wanted), values.shape[1])).copy()
+    for kind in (1, 2):
+        own = classes == kind
+        if own.any():
+            result[wanted == kind] = values[own].mean(axis=0)
+    return result
+
+
+def boosted_trees(
+    x: np.ndarray, values: np.ndarray, wanted: np.ndarray, *, seed: int = 0
+) -> np.ndarray:
+    """Gradient-boosted trees of each element on the same inputs as the network.
+
+    Parameters
+    ----------
+    x : ndarray, (sample, input)
+        Inputs of the known pixels.
+    values : ndarray, (sample, element)
+        There.
+    wanted : ndarray, (point, input)
+        Inputs of the others.
+    seed : int
+        Of scikit-learn.
+
+    Returns
+    -------
+    ndarray, (point, element)
+
+    References
+    ----------
+    Friedman, J. (2001). Greedy function approximation: a gradient boosting machine. Ann. Stat. 29, 1189-1232.
+    """
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    columns = []
+    for e in range(values.shape[1]):
+        model = HistGradientBoostingRegressor(
+            learning_rate=0.06, max_iter=150, min_samples_leaf=10, l2_regularization=1.0,
+            max_features=0.3, random_state=seed,
+        )  # fmt: skip
+        columns.append(model.fit(x, values[:, e]).predict(wanted))
+    return np.stack(columns, axis=1)
+
+
+def baseline_maps(
+    data: RegionData, names: Sequence[str] = BASELINES, *, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Maps of one region by each baseline.
+
+    Parameters
+    ----------
+    data : RegionData
+        The region, as the network gets it.
+    names : sequence of str
+        Which, of :data:`BASELINES`. All but two take the populated pixels for points. "nearest footprint" takes what
+        the nearest footprint measured. "footprint ridge" regresses what footprints measured on the mean inputs over
+        them, in closed form: the linear trend that a network may add to.
+    seed : int
+        Of what is random in them.
+
+    Returns
+    -------
+    dict of ndarray, (element, row, column), float32
+        wt%.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown, or no pixel is populated.
+    """
+    from lunarray.superres.training import TrainSettings, _input_planes, fit_scaling
+
+    unknown = set(names) - set(BASELINES)
+    if unknown:
+        raise InputError(
+            f"no baseline {', '.join(sorted(unknown))}",
+            where="baseline_maps",
+            remedy=f"Choose from {', '.join(BASELINES)}",
+        )
+    count, rows, columns = data.abundance.shape
+    flat = data.abundance.reshape(count, -1).T.astype(np.float64)
+    known = np.isfinite(flat).all(axis=1)
+    if not known.any():
+        raise InputError(
+            "no populated pixel", where=f"region {data.region}", remedy="Populate the region"
+        )
+    scaling, _ = fit_scaling(data, TrainSettings(trend="linear", footprint=1.0))
+    x = _input_planes(data, scaling)[0].reshape(rows * columns, -1)
+    places = _directions(*(v.ravel() for v in np.meshgrid(data.lat, data.lon, indexing="ij")))
+    classes, values = data.mare.ravel(), flat[known]
+    result = {}
+    for name in names:
+        if name == "nearest footprint":
+            support = data.support
+            if support.count:
+                measured = support.measured[support.footprint]
+                good = np.isfinite(measured).all(axis=1)
+                out = nearest(places[support.pixel[good]], measured[good], places)
+            else:
+                out = nearest(places[known], values, places)
+        elif name == "inverse distance":
+            out = inverse_distance(places[known], values, places)
+        elif name == "ordinary kriging":
+            out = ordinary_kriging(places[known], values, places, seed=seed)
+        elif name == "mare/highland mean":
+            out = class_mean(classes[known], values, classes)
+        elif name == "boosted trees":
+            out = boosted_trees(x[known], values, x, seed=seed)
+        else:
+            out = scaling.mean + x @ scaling.trend
+        result[name] = out.T.reshape(count, rows, columns).astype(np.float32)
+    return result

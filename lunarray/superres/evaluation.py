@@ -1,0 +1,378 @@
+"""How good maps are: against a known truth, and against footprints of tracks that training has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lunarray.errors import InputError
+from lunarray.superres.baselines import BASELINES, baseline_maps
+from lunarray.superres.support import Support, footprint_support
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from lunarray.superres.grid import GIBGrid
+    from lunarray.superres.training import RegionData, TrainSettings
+
+#: Names under which networks stand in tables.
+NETWORK = "network"
+
+
+def assemble_region(
+    grid: GIBGrid,
+    features: np.ndarray,
+    mare: np.ndarray,
+    footprints: xr.Dataset,
+    *,
+    region: tuple[int, int] = (0, 0),
+) -> RegionData:
+    """Populate one region in memory, from some footprints only: what cross-validation needs.
+
+    Parameters
+    ----------
+    grid : GIBGrid
+        The grid.
+    features : ndarray, (feature, row, column)
+        Of the region.
+    mare : ndarray, (row, column)
+        0 unknown, 1 mare, 2 highland.
+    footprints : Dataset
+        As :func:`lunarray.superres.as_footprints` gives them.
+    region : tuple of 2 int
+        Which region of the grid.
+
+    Returns
+    -------
+    RegionData
+        Populated as :func:`lunarray.superres.populate` would.
+    """
+    from lunarray.superres.footprints import cell_pixels
+    from lunarray.superres.population import populate_pixels, split_abundances
+    from lunarray.superres.training import RegionData
+    from lunarray.xrf.constants import HIGHLAND, MARE
+
+    elements = [str(e) for e in footprints["element"].values]
+    abundance, error = (
+        np.ascontiguousarray(footprints[n].transpose("footprint", "element").values, np.float64)
+        for n in ("abundance", "abundance_std")
+    )
+    rows, columns = grid.slices(*region)
+    width = grid.size[1]
+    pixel = cell_pixels(footprints, grid)
+    row, column = pixel // width, pixel % width
+    inside = (pixel >= 0) & (row >= rows.start) & (row < rows.stop)
+    inside &= (column >= columns.start) & (column < columns.stop)
+    classes = np.zeros(pixel.shape, np.uint8)
+    classes[inside] = mare[row[inside] - rows.start, column[inside] - columns.start]
+    expected = [[kind[e] for e in elements] for kind in (MARE, HIGHLAND)]
+    weights = split_abundances(abundance, classes, expected=expected)
+    hits = populate_pixels(np.where(inside, pixel, -1), weights, abundance, error)
+    lat, lon = grid.lat(region[0]), grid.lon(region[1])
+    dense = np.full((len(elements), len(lat), len(lon)), np.nan, np.float32)
+    dense[:, hits["pixel"] // width - rows.start, hits["pixel"] % width - columns.start] = hits[
+        "abundance"
+    ].T
+    return RegionData(
+        lat,
+        lon,
+        features,
+        mare,
+        dense,
+        tuple(elements),
+        support_of(footprints, lat, lon),
+        region,
+    )
+
+
+def support_of(footprints: xr.Dataset, lat: np.ndarray, lon: np.ndarray) -> Support:
+    """Pixels of a grid that footprints cover.
+
+    Parameters
+    ----------
+    footprints : Dataset
+        As :func:`lunarray.superres.as_footprints` gives them.
+    lat, lon : ndarray
+        Centres of the pixels, degrees.
+
+    Returns
+    -------
+    Support
+    """
+    return footprint_support(
+        footprints["corner_lat"].values,
+        footprints["corner_lon"].values,
+        footprints["abundance"].transpose("footprint", "element").values,
+        footprints["abundance_std"].transpose("footprint", "element").values,
+        lat,
+        lon,
+    )
+
+
+def track_numbers(footprints: xr.Dataset, *, gap: float = 1.0) -> np.ndarray:
+    """Track to which each footprint belongs.
+
+    Parameters
+    ----------
+    footprints : Dataset
+        ``corner_lat``, ``corner_lon`` (footprint, corner), degrees; a coordinate ``track`` is taken as it is. Without
+        one, footprints that follow each other in the table belong to one track where they touch or overlap, or nearly
+        so: that is how an orbit's footprints lie.
+    gap : float
+        Degrees that may lie between footprints of one track, along it, and by which their centres may lie apart across
+        it.
+
+    Returns
+    -------
+    ndarray of int64, (footprint,)
+        Counted from 0.
+    """
+    if "track" in footprints.coords:
+        return np.unique(footprints["track"].values, return_inverse=True)[1]
+    lat, lon = (footprints[n].values.astype(np.float64) for n in ("corner_lat", "corner_lon"))
+    if not len(lat):
+        return np.zeros(0, np.int64)
+    low, high = lat.min(axis=1), lat.max(axis=1)
+    lam = np.deg2rad(lon)
+    middle = np.arctan2(np.sin(lam).mean(axis=1), np.cos(lam).mean(axis=1))
+    across = np.rad2deg(np.abs(np.angle(np.exp(1j * np.diff(middle)))))
+    across *= np.cos(np.deg2rad((lat.mean(axis=1)[1:] + lat.mean(axis=1)[:-1]) / 2))
+    apart = np.maximum(low[1:] - high[:-1], low[:-1] - high[1:])
+    return np.concatenate([[0], np.cumsum((across > gap) | (apart > gap))]).astype(np.int64)
+
+
+def track_folds(tracks: np.ndarray, folds: int, seed: int = 0) -> np.ndarray:
+    """Share tracks out to folds, whole, of about as many footprints each.
+
+    Parameters
+    ----------
+    tracks : ndarray, (footprint,)
+        Of :func:`track_numbers`.
+    folds : int
+        How many.
+    seed : int
+        Of the order in which tracks of one length are dealt.
+
+    Returns
+    -------
+    ndarray of int64, (footprint,)
+        Fold of each.
+
+    Raises
+    ------
+    InputError
+        If there are fewer tracks than folds.
+    """
+    numbers, counts = np.unique(tracks, return_counts=True)
+    if folds < 2 or len(numbers) < folds:
+        raise InputError(
+            f"{folds} folds of {len(numbers)} tracks",
+            where="track_folds",
+            remedy="Ask for two folds or more, and no more than there are tracks",
+        )
+    order = np.random.default_rng(seed).permutation(len(numbers))
+    order = order[np.argsort(-counts[order], kind="stable")]
+    load = np.zeros(folds, np.int64)
+    fold_of = np.empty(len(numbers), np.int64)
+    for track in order:
+        fold_of[track] = int(np.argmin(load))
+        load[fold_of[track]] += counts[track]
+    return fold_of[np.searchsorted(numbers, tracks)]
+
+
+def score(predicted: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
+    """Errors of each element.
+
+    Parameters
+    ----------
+    predicted, known : ndarray, (sample, element)
+        wt%; pairs with a NaN do not count.
+
+    Returns
+    -------
+    dict of ndarray, (element,)
+        ``rmse``, ``mae``, ``bias`` (wt%), ``r`` (correlation) and ``skill``, 1 − MSE/variance of `known`.
+    """
+    good = np.isfinite(predicted) & np.isfinite(known)
+    columns = []
+    for e in range(known.shape[1]):
+        p, k = predicted[good[:, e], e].astype(np.float64), known[good[:, e], e].astype(np.float64)
+        if len(k) < 2:
+            columns.append([np.nan] * 5)
+            continue
+        error = p - k
+        spread = p.std() * k.std()
+        mse = float(np.mean(error**2))
+        columns.append(
+            [
+                np.sqrt(mse),
+                np.abs(error).mean(),
+                error.mean(),
+                np.mean((p - p.mean()) * (k - k.mean())) / spread if spread > 0 else np.nan,
+                1 - mse / k.var() if k.var() > 0 else np.nan,
+            ]
+        )
+    names = ("rmse", "mae", "bias", "r", "skill")
+    return dict(zip(names, np.array(columns).T, strict=True))
+
+
+def score_table(
+    predictions: Mapping[str, np.ndarray], known: np.ndarray, elements: Sequence[str]
+) -> xr.Dataset:
+    """One table of several methods.
+
+    Parameters
+    ----------
+    predictions : mapping of str to ndarray, (sample, element)
+        By method, wt%.
+    known : ndarray, (sample, element)
+        Truth or measurements, wt%.
+    elements : sequence of str
+        Their names.
+
+    Returns
+    -------
+    Dataset
+        ``rmse``, ``mae``, ``bias``, ``r``, ``skill`` (method, element), and ``relative`` (method): the mean over
+        elements of rmse over the standard deviation of `known`, by which methods may be ranked.
+    """
+    import xarray as xr
+
+    scores = {name: score(values, known) for name, values in predictions.items()}
+    units = {"rmse": "wt%", "mae": "wt%", "bias": "wt%", "r": "1", "skill": "1"}
+    arrays: dict[str, Any] = {
+        n: (("method", "element"), np.stack([s[n] for s in scores.values()]), {"units": u})
+        for n, u in units.items()
+    }
+    spread = np.nanstd(known, axis=0)
+    relative = np.nanmean(arrays["rmse"][1] / np.where(spread > 0, spread, np.nan), axis=1)
+    arrays["relative"] = (
+        "method",
+        relative,
+        {"units": "1", "long_name": "mean over elements of rmse / standard deviation"},
+    )
+    return xr.Dataset(arrays, {"method": list(scores), "element": list(elements)})
+
+
+def format_table(table: xr.Dataset, variable: str = "rmse") -> str:
+    """Print a table as Markdown, best method first.
+
+    Parameters
+    ----------
+    table : Dataset
+        Of :func:`score_table`.
+    variable : str
+        Which errors.
+
+    Returns
+    -------
+    str
+    """
+    elements = [str(e) for e in table["element"].values]
+    lines = [
+        f"| {variable} | {' | '.join(elements)} | relative |",
+        f"|{' --- |' * (len(elements) + 2)}",
+    ]
+    for number in np.argsort(table["relative"].values, kind="stable"):
+        row = table.isel(method=number)
+        cells = " | ".join(f"{v:.3f}" for v in row[variable].values)
+        lines.append(f"| {row['method'].item()} | {cells} | {row['relative'].item():.3f} |")
+    return "\n".join(lines)
+
+
+def cross_validate(
+    grid: GIBGrid,
+    features: np.ndarray,
+    mare: np.ndarray,
+    footprints: xr.Dataset,
+    settings: TrainSettings | Mapping[str, TrainSettings] | None = None,
+    *,
+    folds: int = 5,
+    only: Sequence[int] | None = None,
+    methods: Sequence[str] = BASELINES,
+    region: tuple[int, int] = (0, 0),
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> xr.Dataset:
+    """Predict footprints of tracks that were held out, with a network and with the baselines.
+
+    Parameters
+    ----------
+    grid : GIBGrid
+        The grid.
+    features : ndarray, (feature, row, column)
+        Of the region.
+    mare : ndarray, (row, column)
+        0 unknown, 1 mare, 2 highland.
+    footprints : Dataset
+        As :func:`lunarray.superres.as_footprints` gives them.
+    settings : TrainSettings or mapping of str to TrainSettings, optional
+        How networks are trained; several by name.
+    folds : int
+        Into which whole tracks are dealt.
+    only : sequence of int, optional
+        Folds to do, where all would take too long.
+    methods : sequence of str
+        Baselines.
+    region : tuple of 2 int
+        Which region of the grid.
+    seed : int
+        Of the deal.
+    progress : callable, optional
+        Told what is being done.
+
+    Returns
+    -------
+    Dataset
+        As :func:`score_table`, over all footprints held out; the mean of the map over a footprint is held against what
+        it measured. With ``predicted`` (method, footprint, element), ``measured`` (footprint, element) and the
+        footprint's number in the table, ``row``.
+    """
+    from lunarray.superres.prediction import predict_region
+    from lunarray.superres.training import GraphCache, TrainSettings, train_region
+
+    if settings is None or isinstance(settings, TrainSettings):
+        settings = {NETWORK: settings or TrainSettings()}
+    lat, lon = grid.lat(region[0]), grid.lon(region[1])
+    whole = support_of(footprints, lat, lon)
+    inside = footprints.isel(footprint=whole.number)
+    fold_of = track_folds(track_numbers(footprints)[whole.number], folds, seed)
+    # The features are the same in all folds, and so are the graphs.
+    caches = {name: GraphCache(own.cache) for name, own in settings.items()}
+    predicted: dict[str, list[np.ndarray]] = {n: [] for n in (*settings, *methods)}
+    measured, rows = [], []
+    for fold in range(folds) if only is None else only:
+        held = np.flatnonzero(fold_of == fold)
+        data = assemble_region(
+            grid, features, mare, inside.isel(footprint=fold_of != fold), region=region
+        )
+        support = support_of(inside.isel(footprint=held), lat, lon)
+        maps: dict[str, np.ndarray] = {}
+        for name, own in settings.items():
+            if progress is not None:
+                progress(f"fold {fold}: {name}")
+            trained = train_region(data, own, cache=caches[name])
+            if trained is not None:
+                maps[name] = predict_region(trained, lat, lon, features, mare, cache=caches[name])[
+                    0
+                ]
+        if progress is not None:
+            progress(f"fold {fold}: baselines")
+        maps |= baseline_maps(data, methods, seed=seed)
+        for name, values in maps.items():
+            # Where a pixel has no features, the rest of the footprint stands for it.
+            flat = values.reshape(len(values), -1).T
+            there = support.restricted(np.isfinite(flat).all(axis=1), least=0.0)
+            predicted[name].append(there.mean(np.nan_to_num(flat)))
+        measured.append(support.measured)
+        rows.append(whole.number[held[support.number]])
+    known = np.concatenate(measured)
+    joined = {n: np.concatenate(v) for n, v in predicted.items()}
+    table = score_table(joined, known, [str(e) for e in footprints["element"].values])
+    return table.assign(
+        predicted=(("method", "footprint", "element"), np.stack(list(joined.values()))),
+        measured=(("footprint", "element"), known),
+        row=("footprint", np.concatenate(rows)),
+    )

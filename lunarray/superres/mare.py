@@ -1,0 +1,386 @@
+"""Mare or highland: the class of a pixel, from outlines, from a map of classes, or from albedo."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from lunarray.errors import GridError, InputError, ProductFormatError
+from lunarray.superres.gib import (
+    HIGHLAND_CLASS,
+    MARE_CLASS,
+    STATE_FLAGS,
+    UNKNOWN,
+    meta_of,
+    open_gib,
+    update_meta,
+    write_region,
+)
+from lunarray.superres.grid import GIBGrid
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
+__all__ = ["albedo_threshold", "classify_mare", "mare_class", "read_global_grid"]
+
+
+def mare_class(
+    grid: Any,
+    *,
+    polygons: Any = None,
+    raster: xr.DataArray | None = None,
+    mare_values: Sequence[float] = (1,),
+    albedo: xr.DataArray | None = None,
+    threshold: float | Literal["otsu"] = "otsu",
+) -> xr.DataArray:
+    """Class of each pixel of a grid, from one source.
+
+    Parameters
+    ----------
+    grid : GeoBox, Dataset, DataArray or str
+        What :func:`lunarray.geo.lunar_grid` takes.
+    polygons : regions, GeoDataFrame or path, optional
+        Outlines of the maria, as :func:`lunarray.geo.as_regions` takes them. Pixels whose centre lies in one are mare,
+        the others highland.
+    raster : DataArray, optional
+        A map of classes on a lunar grid. A pixel has the class at its centre.
+    mare_values : sequence of float
+        Values of `raster` that mean mare; other finite ones mean highland, NaN means unknown.
+    albedo : DataArray, optional
+        A map of albedo or reflectance on a lunar grid, averaged over the pixel or interpolated. Below `threshold` is
+        mare, NaN is unknown.
+    threshold : float or "otsu"
+        In the unit of `albedo`; "otsu" is :func:`albedo_threshold` of all of `albedo`.
+
+    Returns
+    -------
+    DataArray
+        uint8, in memory: 0 unknown, 1 mare, 2 highland; ``attrs["source"]`` says from what, and for albedo
+        ``attrs["threshold"]``.
+
+    Raises
+    ------
+    InputError
+        If not exactly one of the sources is given.
+    GridError
+        If a map does not cover the grid.
+    """
+    from lunarray.geo import assign_crs, grid_coords, grid_dims, lonlat, lunar_grid, reproject
+
+    given = [
+        name
+        for name, v in (("polygons", polygons), ("raster", raster), ("albedo", albedo))
+        if v is not None
+    ]
+    if len(given) != 1:
+        raise InputError(
+            f"{' and '.join(given) or 'no source'}",
+            where="mare_class",
+            remedy="Give one of polygons, raster and albedo",
+        )
+    geobox = lunar_grid(grid)
+    attrs: dict[str, Any] = {
+        "long_name": "mare or highland",
+        "units": "1",
+        "flag_values": [UNKNOWN, MARE_CLASS, HIGHLAND_CLASS],
+        "flag_meanings": "unknown mare highland",
+        "source": given[0],
+    }
+    if polygons is not None:
+        values = _from_polygons(geobox, polygons)
+    elif raster is not None:
+        lon, lat = lonlat(geobox)
+        sampled = _nearest(raster, lon, lat)
+        mare = np.isin(sampled, np.asarray(mare_values, np.float64))
+        values = np.where(np.isnan(sampled), UNKNOWN, np.where(mare, MARE_CLASS, HIGHLAND_CLASS))
+    else:
+        albedo = _map(albedo, "albedo")
+        require_cover(albedo, geobox)
+        cut = albedo_threshold(albedo) if threshold == "otsu" else float(threshold)
+        if not np.isfinite(cut):
+            raise InputError(f"threshold {cut}", where="threshold", remedy="Give a finite number")
+        attrs["threshold"] = cut
+        own = np.asarray(reproject(albedo, geobox).values, np.float64)
+        values = np.where(np.isnan(own), UNKNOWN, np.where(own < cut, MARE_CLASS, HIGHLAND_CLASS))
+    out = xr.DataArray(
+        values.astype(np.uint8),
+        dims=grid_dims(geobox),
+        coords=grid_coords(geobox),
+        name="mare",
+        attrs=attrs,
+    )
+    return assign_crs(out, geobox)
+
+
+def _map(obj: Any, name: str) -> xr.DataArray:
+    from lunarray.geo import spatial_dims
+
+    if isinstance(obj, xr.DataArray) and obj.ndim == 3 and obj.sizes.get("band") == 1:
+        obj = obj.isel(band=0, drop=True)
+    if not isinstance(obj, xr.DataArray) or obj.ndim != 2 or spatial_dims(obj) is None:
+        raise InputError(
+            f"a {type(obj).__name__} with dimensions {getattr(obj, 'dims', None)}",
+            where=name,
+            remedy="Give one map, a DataArray on (lat, lon) or (y, x)",
+        )
+    return obj
+
+
+def require_cover(raster: Any, geobox: GeoBox, where: str | None = None) -> None:
+    """Raise where a map does not reach over all of a grid.
+
+    Parameters
+    ----------
+    raster : DataArray
+        The map.
+    geobox : GeoBox
+        The grid; the centres of its pixels must lie on the map.
+    where : str, optional
+        What to call the map.
+
+    Raises
+    ------
+    GridError
+        Saying how much is missing.
+    """
+    from lunarray.geo import geobox_of, lonlat, pixel_of
+
+    name = where or str(getattr(raster, "name", None) or "map")
+    source = geobox_of(_map(raster, name))
+    lon, lat = lonlat(geobox)
+    row, _ = pixel_of(source, lon, lat)
+    outside = row < 0
+    if outside.any():
+        first = np.argwhere(outside)[0]
+        raise GridError(
+            f"the map does not cover {100 * outside.mean():.1f} % of the grid, nor longitude "
+            f"{lon[tuple(first)]:.2f}, latitude {lat[tuple(first)]:.2f}",
+            where=name,
+            remedy="Give a map that covers all of it, or a smaller grid",
+        )
+
+
+def _nearest(raster: Any, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    from lunarray.geo import geobox_of, pixel_of, spatial_dims
+
+    raster = _map(raster, "raster")
+    row, column = pixel_of(geobox_of(raster), lon, lat)
+    if (row < 0).any():
+        raise GridError(
+            f"the map does not cover {100 * (row < 0).mean():.1f} % of the grid",
+            where=str(raster.name or "raster"),
+            remedy="Give a map that covers all of it, or a smaller grid",
+        )
+    dims = spatial_dims(raster) or ("lat", "lon")
+    # Only the part that is needed is read.
+    top, left = int(row.min()), int(column.min())
+    part = raster.transpose(*dims).isel(
+        {dims[0]: slice(top, int(row.max()) + 1), dims[1]: slice(left, int(column.max()) + 1)}
+    )
+    return np.asarray(part.values, np.float64)[row - top, column - left]
+
+
+def _from_polygons(geobox: GeoBox, polygons: Any) -> np.ndarray:
+    from lunarray.geo import as_regions, lonlat
+    from lunarray.geo.regions import region_window
+
+    values = np.full(tuple(geobox.shape), HIGHLAND_CLASS, np.uint8)
+    lon, lat = lonlat(geobox)
+    for region in as_regions(polygons):
+        window = region_window(region, geobox)
+        if lon[window].size:
+            values[window][region.contains(lon[window], lat[window])] = MARE_CLASS
+    return values
+
+
+def albedo_threshold(albedo: xr.DataArray, bins: int = 256) -> float:
+    """Albedo that divides dark from bright ground best, by Otsu's method.
+
+    Parameters
+    ----------
+    albedo : DataArray
+        On (lat, lon), where pixels count by their area, or on (y, x), where they count alike.
+    bins : int
+        Of the histogram, between the 0.1th and 99.9th percentiles.
+
+    Returns
+    -------
+    float
+        Where the variance between both classes is largest; the middle of the best bins where several are.
+
+    Raises
+    ------
+    InputError
+        If all of it is the same, or missing.
+
+    References
+    ----------
+    Otsu, N. (1979). A threshold selection method from gray-level histograms. IEEE Trans. SMC 9, 62-66.
+    """
+    from lunarray.geo import spatial_dims
+
+    albedo = _map(albedo, "albedo")
+    dims = spatial_dims(albedo) or ("lat", "lon")
+    values = np.asarray(albedo.transpose(*dims).values, np.float64)
+    area = np.ones(values.shape)
+    if dims[0] == "lat":
+        area *= np.cos(np.deg2rad(np.asarray(albedo["lat"].values, np.float64)))[:, None]
+    good = np.isfinite(values)
+    low, high = np.percentile(values[good], [0.1, 99.9]) if good.any() else (0.0, 0.0)
+    if not high > low:
+        raise InputError(
+            "no bright and dark ground to divide",
+            where=str(albedo.name or "albedo"),
+            remedy="Give a map with both, or a threshold",
+        )
+    mass, edges = np.histogram(
+        np.clip(values[good], low, high), bins, (low, high), weights=area[good]
+    )
+    middle = (edges[1:] + edges[:-1]) / 2
+    below = np.cumsum(mass)[:-1] / mass.sum()
+    moment = np.cumsum(mass * middle)[:-1] / mass.sum()
+    mean = np.sum(mass * middle) / mass.sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = np.nan_to_num((mean * below - moment) ** 2 / (below * (1 - below)))
+    best = np.flatnonzero(between >= between.max() * (1 - 1e-12))
+    return float(edges[1:-1][best].mean())
+
+
+def classify_mare(
+    path: str | os.PathLike[str],
+    *,
+    polygons: Any = None,
+    raster: xr.DataArray | None = None,
+    mare_values: Sequence[float] = (1,),
+    albedo: xr.DataArray | None = None,
+    threshold: float | Literal["otsu"] = "otsu",
+    regions: Iterable[tuple[int, int]] | None = None,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Write the class of every pixel of a Global Information Bank; regions that have one are left alone.
+
+    Parameters
+    ----------
+    path : path
+        Of :func:`lunarray.superres.create_gib`.
+    polygons : regions, GeoDataFrame or path, optional
+        As in :func:`mare_class`, of which this and the following are one and the same source.
+    raster : DataArray, optional
+        A map of classes.
+    mare_values : sequence of float
+        Values of `raster` that mean mare.
+    albedo : DataArray, optional
+        A map of albedo.
+    threshold : float or "otsu"
+        Albedo below which is mare. It is found once, from the whole map, and recorded in the store.
+    regions : iterable of (int, int), optional
+        By default all.
+    overwrite : bool
+        Write regions again that have their class.
+    progress : bool, optional
+        Show a progress bar; by default where standard error is a terminal.
+
+    Returns
+    -------
+    Dataset
+        The store, opened by :func:`lunarray.superres.open_gib`.
+
+    Raises
+    ------
+    GridError
+        If a map does not cover a region; found out before anything is written.
+    InputError
+        As :func:`mare_class` does.
+    """
+    from lunarray.store.regions import progress_bar
+
+    path = Path(path)
+    grid = GIBGrid.from_json(json.dumps(meta_of(path)["grid"]))
+    wanted = list(grid.all_regions() if regions is None else regions)
+    if not overwrite:
+        state = open_gib(path)["state"].values
+        wanted = [r for r in wanted if not state[r] & STATE_FLAGS["mare"]]
+    if albedo is not None:
+        if threshold == "otsu":
+            threshold = albedo_threshold(albedo)
+        # Once read, not once a region.
+        albedo = _map(albedo, "albedo").load()
+    for source, name in ((raster, "raster"), (albedo, "albedo")):
+        for region in wanted if source is not None else ():
+            require_cover(source, grid.region_geobox(*region), name)
+    recipe: dict[str, Any] = {}
+    with progress_bar(f"Mare class of {path.name}", len(wanted), show=progress) as step:
+        for region in wanted:
+            classes = mare_class(
+                grid.region_geobox(*region),
+                polygons=polygons,
+                raster=raster,
+                mare_values=mare_values,
+                albedo=albedo,
+                threshold=threshold,
+            )
+            recipe = {k: classes.attrs[k] for k in ("source", "threshold") if k in classes.attrs}
+            write_region(path, region, mare=classes.values, overwrite=overwrite)
+            step()
+    if recipe:
+        update_meta(path, mare=recipe)
+    return open_gib(path)
+
+
+def read_global_grid(path: str | os.PathLike[str], name: str | None = None) -> xr.DataArray:
+    """Read a map of the whole Moon from a table of numbers: row 0 at 90° N, column 0 at 180° W, pixels as squares.
+
+    Parameters
+    ----------
+    path : path
+        Text with commas, with or without compression (``.csv``, ``.csv.gz``), and no header.
+    name : str, optional
+        Of the map; by default that of the file.
+
+    Returns
+    -------
+    DataArray
+        (lat, lon), float64, in memory, with its CRS; 720 × 360 pixels are 0.5° each.
+
+    Raises
+    ------
+    ProductFormatError
+        If it is no table of numbers with twice as many columns as rows.
+    """
+    import pandas as pd
+
+    from lunarray.geo import assign_crs
+
+    path = Path(path)
+    try:
+        values = pd.read_csv(path, header=None).to_numpy(np.float64)
+    except (OSError, ValueError) as error:
+        raise ProductFormatError(
+            f"no table of numbers ({error})", where=path, remedy="Give a map as .csv or .csv.gz"
+        ) from error
+    rows, columns = values.shape
+    if columns != 2 * rows or rows < 2:
+        raise ProductFormatError(
+            f"{rows} rows and {columns} columns",
+            where=path,
+            remedy="Give a map of the whole Moon, twice as wide as high",
+        )
+    step = 180.0 / rows
+    out = xr.DataArray(
+        values,
+        dims=("lat", "lon"),
+        coords={
+            "lat": 90.0 - (np.arange(rows) + 0.5) * step,
+            "lon": -180.0 + (np.arange(columns) + 0.5) * step,
+        },
+        name=name or path.name.split(".")[0],
+        attrs={"source": path.name},
+    )
+    return assign_crs(out, "geographic")

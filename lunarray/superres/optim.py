@@ -1,0 +1,132 @@
+"""YOGI, and the cosine schedule with which the paper trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+
+from lunarray.errors import InputError
+
+
+class Yogi(torch.optim.Optimizer):
+    """YOGI: Adam whose second moment moves towards g² by a bounded step.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, or groups of them.
+    lr : float
+        Step size α.
+    betas : tuple of 2 floats
+        β1 of the gradient's mean, β2 of its square. The "text" form uses neither.
+    eps : float
+        Added to the root of the second moment.
+    weight_decay : float
+        Decoupled: parameters shrink by lr × this in a step.
+    form : {"zaheer", "text"}
+        "zaheer" is the algorithm as published (Zaheer et al. 2018, algorithm 2), v ← v − (1−β2) sign(v − g²) g² and
+        θ ← θ − α m / (√v + ε). "text" is what the super-resolution paper prints, v ← v − η sign(v − g²) and
+        θ ← θ − α g / (√v + ε), without g² in the step of v and without a mean of gradients; v is held at zero where
+        that would make it negative. Both start with v = g² of the first step.
+
+    References
+    ----------
+    Zaheer, M., Reddi, S., Sachan, D., Kale, S., & Kumar, S. (2018). Adaptive methods for nonconvex optimization.
+    NeurIPS 31.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-2,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-3,
+        weight_decay: float = 0.0,
+        form: Literal["zaheer", "text"] = "zaheer",
+    ) -> None:
+        if form not in ("zaheer", "text"):
+            raise InputError(
+                f"unknown form {form!r} of YOGI", where="Yogi", remedy='Take "zaheer" or "text"'
+            )
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        )
+        self.form = form
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the model anew and gives the loss.
+
+        Returns
+        -------
+        float or None
+            What `closure` gave.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            lr, (beta1, beta2), eps = group["lr"], group["betas"], group["eps"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                g = p.grad
+                square = g * g
+                state = self.state[p]
+                if not state:
+                    state["mean"], state["square"] = torch.zeros_like(p), square.clone()
+                m, v = state["mean"], state["square"]
+                p.mul_(1 - lr * group["weight_decay"])
+                if self.form == "zaheer":
+                    m.mul_(beta1).add_(g, alpha=1 - beta1)
+                    v.addcmul_(torch.sign(v - square), square, value=-(1 - beta2))
+                    p.addcdiv_(m, v.sqrt().add_(eps), value=-lr)
+                else:
+                    v.sub_(torch.sign(v - square), alpha=lr).clamp_min_(0)
+                    p.addcdiv_(g, v.sqrt().add_(eps), value=-lr)
+        return loss
+
+
+def cosine_rate(step: int, steps: int, highest: float, lowest: float) -> float:
+    """Learning rate of cosine annealing.
+
+    Parameters
+    ----------
+    step, steps : int
+        Step from 0, and the total T_max.
+    highest, lowest : float
+        Rate at the first step and at step T_max.
+
+    Returns
+    -------
+    float
+
+    References
+    ----------
+    The paper, section IV.B.3, "Cosine Annealing Learning Rate Scheduler".
+    """
+    return lowest + 0.5 * (highest - lowest) * (1 + math.cos(math.pi * step / max(steps, 1)))
+
+
+def clip_each(parameters: Iterable[torch.nn.Parameter], limit: float) -> None:
+    """Rescale the gradient of every parameter whose norm exceeds a limit.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        Each by itself, as the paper has it, not by the norm of all together.
+    limit : float
+        τ, 1.0 in the paper.
+    """
+    for p in parameters:
+        if p.grad is not None:
+            p.grad.mul_(torch.clamp(limit / (p.grad.norm() + 1e-12), max=1.0))

@@ -1,0 +1,485 @@
+"""Population: what is known from footprints goes to the pixels of the Global Information Bank."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from lunarray.errors import InputError, StoreConflictError, StoreError
+from lunarray.superres.footprints import CELLS, as_footprints, cell_pixels
+from lunarray.superres.gib import (
+    append_footprints,
+    footprint_batches,
+    gib_footprints,
+    meta_of,
+    open_gib,
+    open_root,
+    require_parts,
+    update_meta,
+    write_population,
+)
+from lunarray.superres.grid import GIBGrid
+from lunarray.xrf.constants import HIGHLAND, MARE
+
+__all__ = ["Populated", "populate", "population_loss", "split_abundances"]
+
+#: The paper's descent: epochs, λ and μ. It gives no learning rate; this one converges for any |A| below 100 wt%.
+EPOCHS, LAMBDA, MU, RATE = 80, 1.0, 2.0, 1e-4
+
+Method = Literal["exact", "lagrangian"]
+
+
+@dataclass(frozen=True)
+class Populated:
+    """What a population did.
+
+    Parameters
+    ----------
+    footprints : int
+        Rows of the table of footprints, afterwards.
+    added : int
+        New ones among those that were given.
+    known : int
+        Of those that were given: rows that the table had already.
+    outside : int
+        Of those that were given: left out, because no cell lies on the grid.
+    regions : tuple of (int, int)
+        Regions that were populated anew, and whose models an update has to train again.
+    """
+
+    footprints: int
+    added: int
+    known: int
+    outside: int
+    regions: tuple[tuple[int, int], ...]
+
+
+def split_abundances(
+    abundance: Any,
+    classes: Any,
+    *,
+    expected: Any = None,
+    method: Method = "exact",
+    epochs: int = EPOCHS,
+    lam: float = LAMBDA,
+    mu: float = MU,
+    rate: float = RATE,
+) -> np.ndarray:
+    """Weights B with which the abundances of footprints divide over their cells: C_i = A b_i.
+
+    Parameters
+    ----------
+    abundance : array_like, (footprint, element)
+        A, wt%, not negative. NaN where an element is not known; sums run over the known ones.
+    classes : array_like, (footprint, cell)
+        What lies at the centre of each cell: 1 mare, 2 highland, 0 not known, of which no deviation from A is
+        expected.
+    expected : array_like, (2, element), optional
+        Ã: mean abundances of mare and of highland, wt%. By default those of all eight elements in the order of
+        ``lunarray.xrf.ELEMENTS``.
+    method : {"exact", "lagrangian"}
+        "exact" minimises Loss(B) = Σ ‖A b_i − Ã_i‖² under mean(C) = A and C ≥ 0, in closed form: the projection of
+        t_i = A·Ã_i / A·A on the simplex Σ b = number of cells, b ≥ 0. "lagrangian" is the paper's descent, which meets
+        the constraints only about.
+    epochs, lam, mu, rate : optional
+        Of the descent: steps, what all λ and all μ begin with, and the learning rate, which the paper does not give.
+
+    Returns
+    -------
+    ndarray, (footprint, cell), float64
+
+    Raises
+    ------
+    InputError
+        If the shapes do not fit, or an abundance is negative.
+
+    References
+    ----------
+    Lunar elemental analysis and mapping of CLASS data, section IV.B, step 2 (abundance population).
+    """
+    from lunarray.superres.population_kernels import exact_weights, lagrangian_weights
+
+    if method not in ("exact", "lagrangian"):
+        raise InputError(
+            f"method={method!r}", where="split_abundances", remedy="Give 'exact' or 'lagrangian'"
+        )
+    abundance = np.ascontiguousarray(abundance, np.float64)
+    classes = np.ascontiguousarray(classes)
+    if expected is None:
+        expected = [list(MARE.values()), list(HIGHLAND.values())]
+    expected = np.ascontiguousarray(expected, np.float64)
+    fits = abundance.ndim == classes.ndim == expected.ndim == 2
+    if not fits or len(abundance) != len(classes) or expected.shape != (2, abundance.shape[1]):
+        raise InputError(
+            f"abundances {abundance.shape}, classes {classes.shape}, expected {expected.shape}",
+            where="split_abundances",
+            remedy="Give (footprint, element), (footprint, cell) and (2, element)",
+        )
+    if not np.isin(classes, (0, 1, 2)).all():
+        raise InputError(
+            "classes other than 0, 1 and 2", where="split_abundances", remedy="Give those of mare"
+        )
+    if (abundance < 0).any() or np.isinf(abundance).any():
+        raise InputError(
+            "negative or infinite abundances", where="split_abundances", remedy="Mask them with NaN"
+        )
+    classes = classes.astype(np.uint8)
+    if method == "exact":
+        return exact_weights(abundance, classes, expected)
+    return lagrangian_weights(
+        abundance, classes, expected, int(epochs), float(lam), float(mu), float(rate)
+    )
+
+
+def population_loss(
+    abundance: Any, classes: Any, weights: Any, *, expected: Any = None
+) -> np.ndarray:
+    """Loss(B) of each footprint: the squared deviation of its cells from what is expected of them.
+
+    Parameters
+    ----------
+    abundance : array_like, (footprint, element)
+        A, wt%; NaN where not known.
+    classes : array_like, (footprint, cell)
+        1 mare, 2 highland, 0 not known (A itself is expected).
+    weights : array_like, (footprint, cell)
+        B.
+    expected : array_like, (2, element), optional
+        As in :func:`split_abundances`.
+
+    Returns
+    -------
+    ndarray, (footprint,)
+        (wt%)².
+
+    References
+    ----------
+    Lunar elemental analysis and mapping of CLASS data, section IV.B, step 2, Loss(B) = ‖A·B − D‖²_F.
+    """
+    a = np.asarray(abundance, np.float64)
+    if expected is None:
+        expected = [list(MARE.values()), list(HIGHLAND.values())]
+    table = np.asarray(expected, np.float64)
+    classes = np.asarray(classes)
+    wanted = np.where((classes > 0)[..., None], table[np.maximum(classes, 1) - 1], a[:, None, :])
+    gap = a[:, None, :] * np.asarray(weights, np.float64)[..., None] - wanted
+    return np.nansum(gap**2, axis=(1, 2))
+
+
+def populate(
+    path: str | os.PathLike[str],
+    footprints: xr.Dataset | None = None,
+    *,
+    expected: Mapping[str, Mapping[str, float]] | None = None,
+    method: Method = "exact",
+    cells: int = CELLS,
+    errors: Literal["raise", "skip"] = "raise",
+    outside: Literal["raise", "skip"] = "raise",
+    progress: bool | None = None,
+) -> Populated:
+    """Put the abundances of footprints on the pixels of a Global Information Bank; add further footprints later.
+
+    Each footprint divides into cells along its track (:func:`split_abundances`), and the abundance of each cell goes to
+    the pixel at its centre. What several footprints say of a pixel is averaged with inverse variances as weights, and
+    errors as if they were independent. The store keeps the table of footprints: new ones go behind it, and only the
+    regions that they touch are populated anew, from all footprints in their order. The result is to the bit that of
+    starting over with all of them. Footprints that the table has already, to the last digit, are left out, so that an
+    interrupted call is completed by the same call.
+
+    Parameters
+    ----------
+    path : path
+        Of :func:`lunarray.superres.create_gib`. The mare class must be there in all regions that footprints touch.
+    footprints : Dataset, optional
+        As :func:`lunarray.superres.as_footprints` takes them. Elements of the store that they lack stay unknown. None
+        completes an interrupted population, and does again what later mare classes made out of date.
+    expected : mapping, optional
+        ``{"mare": {"Fe": ...}, "highland": {...}}``: Ã in wt%, for every element of the store. By default
+        ``lunarray.xrf.MARE`` and ``HIGHLAND``. The first population fixes it, with `method` and `cells`.
+    method : {"exact", "lagrangian"}
+        How a footprint divides.
+    cells : int
+        Cells of a footprint.
+    errors : {"raise", "skip"}
+        What is done about bad footprints.
+    outside : {"raise", "skip"}
+        What is done about footprints of which no cell lies on the grid. Of those that lie on it partly, the cells that
+        do are used; nothing is expected of the others.
+    progress : bool, optional
+        Show a progress bar; by default where standard error is a terminal.
+
+    Returns
+    -------
+    Populated
+        With the regions that were done anew.
+
+    Raises
+    ------
+    InputError
+        If footprints are bad or outside of the grid, or have elements that the store has not. Nothing is written then.
+    StoreIncompleteError
+        If a region that they touch has no mare class. Nothing is written then.
+    StoreConflictError
+        If the store was populated in another way before.
+    StoreError
+        If it cannot be written; the same call completes it.
+
+    References
+    ----------
+    Lunar elemental analysis and mapping of CLASS data, section IV.B, step 2 (abundance population).
+    """
+    path = Path(path)
+    meta = meta_of(path)
+    grid = GIBGrid.from_json(json.dumps(meta["grid"]))
+    recipe = _recipe(meta, expected, method, cells, default=footprints is None, where=path)
+    table = gib_footprints(path)
+    added = known = beyond = 0
+    if footprints is not None:
+        new = _on_elements(as_footprints(footprints, errors=errors), meta["elements"])
+        inside = (cell_pixels(new, grid, recipe["cells"]) >= 0).any(axis=1)
+        beyond = int((~inside).sum())
+        if beyond and outside == "raise":
+            raise InputError(
+                f"{beyond} of {inside.size} footprints lie outside of the grid {grid.extent}; the first is number "
+                f"{np.flatnonzero(~inside)[0]}",
+                where="footprints",
+                remedy="Select those that lie on it, or pass outside='skip'",
+            )
+        new = new.isel(footprint=inside)
+        fresh = _unknown_rows(table, new)
+        known = int((~fresh).sum())
+        new = new.isel(footprint=fresh)
+        added = new.sizes["footprint"]
+        whole = xr.concat([table, new], "footprint", data_vars="minimal") if added else table
+    else:
+        whole = table
+    pixel = cell_pixels(whole, grid, recipe["cells"])
+    regions = _pending(path, grid, pixel)
+    ds = open_gib(path)
+    # A footprint divides by the class of all of its cells, so that regions beside those pending count too.
+    needed = _regions_of(pixel[_rows_in(pixel, grid, regions)], grid)
+    require_parts(ds, needed, "mare")
+    # All that can be wrong is known by now: nothing has been written yet.
+    if added and meta["population"] != recipe:
+        update_meta(path, population=recipe)
+    if added:
+        append_footprints(path, new)
+    done = _populate_regions(path, grid, whole, pixel, recipe, regions, needed, ds, progress)
+    return Populated(whole.sizes["footprint"], added, known, beyond, tuple(done))
+
+
+def _recipe(
+    meta: dict[str, Any],
+    expected: Mapping[str, Mapping[str, float]] | None,
+    method: str,
+    cells: int,
+    *,
+    default: bool,
+    where: Path,
+) -> dict[str, Any]:
+    if method not in ("exact", "lagrangian"):
+        raise InputError(f"method={method!r}", where="populate", remedy="Give 'exact' or 'lagrangian'")  # fmt: skip
+    if int(cells) != cells or cells < 1:
+        raise InputError(f"{cells} cells", where="populate", remedy="Give one at least")
+    # A recipe without footprints binds nobody: their writing failed.
+    there = meta["population"] if footprint_batches(where) else None
+    if default and there is not None:
+        return there
+    given = expected or {"mare": MARE, "highland": HIGHLAND}
+    table = {}
+    for kind in ("mare", "highland"):
+        own = given.get(kind, {})
+        lacking = [e for e in meta["elements"] if not np.isfinite(own.get(e, np.nan))]
+        if lacking:
+            raise InputError(
+                f"nothing is expected of {', '.join(lacking)} in {kind}",
+                where="expected",
+                remedy="Give every element of the store, in wt%",
+            )
+        table[kind] = {e: float(own[e]) for e in meta["elements"]}
+    recipe = {"method": method, "cells": int(cells), "expected": table}
+    if there is not None and there != recipe:
+        odd = [k for k in recipe if recipe[k] != there.get(k)]
+        raise StoreConflictError(
+            f"the store was populated with another {' and another '.join(odd)}",
+            where=where,
+            remedy="Populate it in the same way, or make another store",
+        )
+    return recipe
+
+
+def _on_elements(footprints: xr.Dataset, elements: list[str]) -> xr.Dataset:
+    odd = [str(e) for e in footprints["element"].values if e not in elements]
+    if odd:
+        raise InputError(
+            f"elements {', '.join(odd)} are not in the store",
+            where="footprints",
+            remedy=f"Select from {', '.join(elements)} first: footprints.sel(element=[...])",
+        )
+    out = footprints.reindex(element=elements)
+    time = np.full(out.sizes["footprint"], np.datetime64("NaT", "ns"))
+    if "time" in out.coords:
+        time = out["time"].values.astype("M8[ns]")
+    names = ["corner_lat", "corner_lon", "abundance", "abundance_std"]
+    return out[names].reset_coords(drop=True).assign(time=("footprint", time))
+
+
+def _keys(table: xr.Dataset) -> np.ndarray:
+    parts = [table[n].values for n in ("corner_lat", "corner_lon", "abundance", "abundance_std")]
+    # Adding zero makes -0 the same as 0.
+    numbers = np.concatenate([np.asarray(p, np.float64) + 0.0 for p in parts], axis=1)
+    numbers[np.isnan(numbers)] = -1e300
+    time = table["time"].values.astype("M8[ns]").view("i8").astype(np.float64)
+    both = np.ascontiguousarray(np.column_stack([numbers, time]))
+    return both.view(np.dtype((np.void, both.dtype.itemsize * both.shape[1]))).ravel()
+
+
+def _unknown_rows(table: xr.Dataset, new: xr.Dataset) -> np.ndarray:
+    """Which of the new footprints the table has not, each once."""
+    keys = _keys(new)
+    first = np.zeros(keys.size, bool)
+    first[np.unique(keys, return_index=True)[1]] = True
+    return first & ~np.isin(keys, _keys(table))
+
+
+def _regions_of(pixel: np.ndarray, grid: GIBGrid) -> list[tuple[int, int]]:
+    index = np.unique(_region_index(pixel[pixel >= 0], grid))
+    return [(int(k // grid.regions[1]), int(k % grid.regions[1])) for k in index]
+
+
+def _region_index(pixel: np.ndarray, grid: GIBGrid) -> np.ndarray:
+    row, column = pixel // grid.size[1], pixel % grid.size[1]
+    return row // grid.shape[0] * grid.regions[1] + column // grid.shape[1]
+
+
+def _rows_in(pixel: np.ndarray, grid: GIBGrid, regions: list[tuple[int, int]]) -> np.ndarray:
+    wanted = np.zeros(grid.regions, bool)
+    for region in regions:
+        wanted[region] = True
+    return (wanted.ravel()[_region_index(np.maximum(pixel, 0), grid)] & (pixel >= 0)).any(axis=1)
+
+
+def _pending(path: Path, grid: GIBGrid, pixel: np.ndarray) -> list[tuple[int, int]]:
+    """Regions that footprints touch which they do not take account of yet."""
+    populated = np.asarray(open_root(path, "r")["populated"][:])
+    touched = np.maximum(populated, 0).ravel()
+    latest = np.zeros(touched.size, np.int64)
+    rows = np.broadcast_to(np.arange(len(pixel))[:, None] + 1, pixel.shape)
+    on = pixel >= 0
+    np.maximum.at(latest, _region_index(pixel[on], grid), rows[on])
+    # Begun and not completed (-1) with footprints in it counts as done with none of them.
+    wide = grid.regions[1]
+    return [(int(k // wide), int(k % wide)) for k in np.flatnonzero(latest > touched)]
+
+
+def _populate_regions(
+    path: Path,
+    grid: GIBGrid,
+    table: xr.Dataset,
+    pixel: np.ndarray,
+    recipe: dict[str, Any],
+    regions: list[tuple[int, int]],
+    needed: list[tuple[int, int]],
+    ds: xr.Dataset,
+    progress: bool | None,
+) -> list[tuple[int, int]]:
+    from lunarray.store.regions import progress_bar
+
+    total = table.sizes["footprint"]
+    involved = np.flatnonzero(_rows_in(pixel, grid, regions))
+    own_pixel = pixel[involved]
+    classes = _classes(ds, grid, own_pixel, needed)
+    elements = [str(e) for e in table["element"].values]
+    expected = [[recipe["expected"][kind][e] for e in elements] for kind in ("mare", "highland")]
+    abundance, std = (
+        np.ascontiguousarray(table[name].values[involved], np.float64)
+        for name in ("abundance", "abundance_std")
+    )
+    weights = split_abundances(abundance, classes, expected=expected, method=recipe["method"])
+    root = open_root(path, "r+")
+    hits = populate_pixels(own_pixel, weights, abundance, std)
+    at = _region_index(hits["pixel"], grid)
+    try:
+        with progress_bar(f"Populating {path.name}", len(regions), show=progress) as step:
+            for region in regions:
+                own = at == region[0] * grid.regions[1] + region[1]
+                arrays = _dense(grid, region, {k: v[own] for k, v in hits.items()}, involved)
+                write_population(root, grid, region, arrays, rows_of_table=total)
+                step()
+    except OSError as error:
+        raise StoreError(
+            f"populating stopped ({error.strerror or error})",
+            where=path,
+            remedy="Mend the cause and populate again: it goes on where it stopped",
+        ) from error
+    return regions
+
+
+def _classes(
+    ds: xr.Dataset, grid: GIBGrid, pixel: np.ndarray, needed: list[tuple[int, int]]
+) -> np.ndarray:
+    """Mare class at the cells, read region by region."""
+    out = np.zeros(pixel.shape, np.uint8)
+    index = np.where(pixel >= 0, _region_index(np.maximum(pixel, 0), grid), -1)
+    for i, j in needed:
+        rows, columns = grid.slices(i, j)
+        mare = ds["mare"].isel(lat=rows, lon=columns).values
+        own = index == i * grid.regions[1] + j
+        row, column = pixel[own] // grid.size[1], pixel[own] % grid.size[1]
+        out[own] = mare[row - rows.start, column - columns.start]
+    return out
+
+
+def populate_pixels(
+    pixel: np.ndarray, weights: np.ndarray, abundance: np.ndarray, std: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Combine the cells of footprints on the pixels that they fall on.
+
+    Parameters
+    ----------
+    pixel : ndarray, (footprint, cell), int64
+        Of each cell; -1 for none.
+    weights : ndarray, (footprint, cell), float64
+        B.
+    abundance, std : ndarray, (footprint, element), float64
+        wt%.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``pixel`` (m,), ``abundance`` and ``abundance_std`` (m, element) float32, ``count`` (m,) uint16, ``provenance``
+        (m,) int32, the row of the footprint that weighs most.
+    """
+    from lunarray.superres.population_kernels import combine_cells, sort_cells
+
+    flat = np.ascontiguousarray(pixel).ravel()
+    # In the footprints' order on each pixel: sums do not depend on what else is populated.
+    found = combine_cells(flat, sort_cells(flat), weights, abundance, std)
+    names = ("pixel", "abundance", "abundance_std", "count", "provenance")
+    return dict(zip(names, found, strict=True))
+
+
+def _dense(
+    grid: GIBGrid, region: tuple[int, int], hits: dict[str, np.ndarray], rows_of: np.ndarray
+) -> dict[str, np.ndarray]:
+    rows, columns = grid.slices(*region)
+    row, column = hits["pixel"] // grid.size[1] - rows.start, hits["pixel"] % grid.size[1] - columns.start  # fmt: skip
+    elements = hits["abundance"].shape[1]
+    out = {
+        "abundance": np.full((elements, *grid.shape), np.nan, "f4"),
+        "abundance_std": np.full((elements, *grid.shape), np.nan, "f4"),
+        "count": np.zeros(grid.shape, "u2"),
+        "provenance": np.full(grid.shape, -1, "i4"),
+    }
+    out["abundance"][:, row, column] = hits["abundance"].T
+    out["abundance_std"][:, row, column] = hits["abundance_std"].T
+    out["count"][row, column] = hits["count"]
+    out["provenance"][row, column] = rows_of[hits["provenance"]] if row.size else -1
+    return out

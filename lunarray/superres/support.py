@@ -1,0 +1,263 @@
+"""Which pixels a footprint covers: the mean over them is what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Support:
+    """Footprints over a grid of pixels, as a sparse matrix of shares.
+
+    Attributes
+    ----------
+    pixel, footprint : ndarray of int64, (entry,)
+        Flat index of a pixel, and the footprint that covers it; entries of one footprint follow each other.
+    share : ndarray of float32, (entry,)
+        Share of the pixel in the footprint; those of one footprint sum to 1.
+    measured, error : ndarray of float32, (footprint, element)
+        Abundance and its standard deviation, wt%; NaN where missing.
+    number : ndarray of int64, (footprint,)
+        Which footprints these are, in the table that they come from.
+    """
+
+    pixel: np.ndarray
+    footprint: np.ndarray
+    share: np.ndarray
+    measured: np.ndarray
+    error: np.ndarray
+    number: np.ndarray
+
+    @classmethod
+    def empty(cls, elements: int = 0) -> Support:
+        """No footprints.
+
+        Parameters
+        ----------
+        elements : int
+            Columns of what was measured.
+
+        Returns
+        -------
+        Support
+        """
+        none = np.zeros(0, np.int64)
+        table = np.zeros((0, elements), np.float32)
+        return cls(none, none, np.zeros(0, np.float32), table, table, none)
+
+    @property
+    def count(self) -> int:
+        """How many footprints there are."""
+        return len(self.measured)
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All arrays, in a fixed order.
+
+        Returns
+        -------
+        tuple of ndarray
+        """
+        return self.pixel, self.footprint, self.share, self.measured, self.error, self.number
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Mean over each footprint.
+
+        Parameters
+        ----------
+        values : ndarray, (pixel, value)
+            By flat index.
+
+        Returns
+        -------
+        ndarray, (footprint, value), float64
+        """
+        import scipy.sparse
+
+        shape = (self.count, len(values))
+        matrix = scipy.sparse.csr_matrix(
+            (self.share.astype(np.float64), (self.footprint, self.pixel)), shape=shape
+        )
+        return np.asarray(matrix @ values)
+
+    def relative_weights(self) -> np.ndarray:
+        """Weights by inverse variance, with a median of 1.
+
+        Returns
+        -------
+        ndarray of float32, (footprint, element)
+            Between 0.1 and 10, so that one footprint of a small stated error does not outweigh all others; 1 where no
+            error is known.
+        """
+        variance = self.error.astype(np.float64) ** 2
+        good = np.isfinite(variance) & (variance > 0)
+        result = np.ones(self.error.shape, np.float32)
+        for e in range(self.error.shape[1]):
+            if good[:, e].any():
+                own = variance[good[:, e], e]
+                result[good[:, e], e] = np.clip(np.median(own) / own, 0.1, 10)
+        return result
+
+    def restricted(self, valid: np.ndarray, least: float = 0.5) -> Support:
+        """Only some pixels; footprints that lose more than half of their area go.
+
+        Parameters
+        ----------
+        valid : ndarray of bool, (pixel,)
+            Pixels that stay.
+        least : float
+            Share of a footprint that must stay.
+
+        Returns
+        -------
+        Support
+        """
+        inside = valid[self.pixel]
+        if inside.all():
+            return self
+        node = np.where(valid, np.arange(len(valid)), -1)
+        pixel, footprint, share, chosen = self.within(node, least)
+        return Support(
+            pixel, footprint, share, self.measured[chosen], self.error[chosen], self.number[chosen]
+        )
+
+    def within(
+        self, node: np.ndarray, least: float = 0.9
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Footprints that lie within a part of the pixels.
+
+        Parameters
+        ----------
+        node : ndarray of int64, (pixel,)
+            New number of each pixel, -1 for those outside.
+        least : float
+            Share of a footprint that must be inside; shares of the rest are scaled to sum to 1.
+
+        Returns
+        -------
+        pixel, footprint, share : ndarray, (entry,)
+            As in the class, in new numbers.
+        chosen : ndarray of int64, (footprint,)
+            Which footprints these are.
+        """
+        there = node[self.pixel]
+        inside = there >= 0
+        covered = np.bincount(
+            self.footprint[inside], self.share[inside].astype(np.float64), self.count
+        )
+        chosen = np.flatnonzero(covered >= least)
+        renumbered = np.full(self.count, -1, np.int64)
+        renumbered[chosen] = np.arange(len(chosen))
+        entry = inside & (renumbered[self.footprint] >= 0) if len(chosen) else np.zeros_like(inside)
+        old = self.footprint[entry]
+        share = (self.share[entry] / covered[old]).astype(np.float32)
+        return there[entry], renumbered[old], share, chosen
+
+
+def footprint_support(
+    corner_lat: np.ndarray,
+    corner_lon: np.ndarray,
+    measured: np.ndarray,
+    error: np.ndarray,
+    lat: np.ndarray,
+    lon: np.ndarray,
+    *,
+    least: float = 0.5,
+) -> Support:
+    """Find the pixels of a grid that footprints cover.
+
+    Parameters
+    ----------
+    corner_lat, corner_lon : ndarray, (footprint, corner)
+        Degrees, in order around each footprint; any range of longitudes.
+    measured, error : ndarray, (footprint, element)
+        Abundance and its standard deviation, wt%.
+    lat, lon : ndarray, (row,) and (column,)
+        Centres of the pixels, degrees.
+    least : float
+        Share of a footprint's area that must lie on the grid; of those that reach beyond it by less, the part on the
+        grid stands for the whole.
+
+    Returns
+    -------
+    Support
+        Pixels whose centre is inside; footprints with none, with a missing corner or nothing measured are left out.
+
+    Notes
+    -----
+    Edges are great circles: the test is made in the gnomonic projection around each footprint, where they are straight,
+    so that neither ±180° nor a pole is special.
+    """
+    points = _unit(corner_lon, corner_lat)
+    centre = points.mean(axis=1)
+    centre /= np.linalg.norm(centre, axis=1, keepdims=True)
+    reach = np.linalg.norm(points - centre[:, None], axis=2).max(axis=1)
+    height = float(np.mean(np.abs(np.diff(lat)))) if len(lat) > 1 else 1.0
+    width = float(np.mean(np.abs(np.diff(lon)))) if len(lon) > 1 else height
+    area = np.deg2rad(height) * np.deg2rad(width) * np.cos(np.deg2rad(lat))
+    pixels: list[np.ndarray] = []
+    shares: list[np.ndarray] = []
+    numbers: list[int] = []
+    usable = np.isfinite(points).all(axis=(1, 2)) & np.isfinite(measured).any(axis=1)
+    columns = np.arange(len(lon))
+    for n in np.flatnonzero(usable):
+        c = centre[n]
+        phi = np.rad2deg(np.arcsin(np.clip(c[2], -1, 1)))
+        angle = np.rad2deg(2 * np.arcsin(min(reach[n] / 2, 1.0)))
+        rows = np.flatnonzero(np.abs(lat - phi) <= angle)
+        if not len(rows):
+            continue
+        near = columns
+        if abs(phi) + angle < 85:
+            middle = np.rad2deg(np.arctan2(c[1], c[0]))
+            gap = np.abs((lon - middle + 180) % 360 - 180)
+            near = np.flatnonzero(gap <= angle / np.cos(np.deg2rad(abs(phi) + angle)))
+        if not len(near):
+            continue
+        p = _unit(np.tile(lon[near], len(rows)), np.repeat(lat[rows], len(near)))
+        east = np.cross([0.0, 0.0, 1.0] if abs(c[2]) < 0.9 else [1.0, 0.0, 0.0], c)
+        east /= np.linalg.norm(east)
+        frame = np.column_stack([east, np.cross(c, east)])
+        depth = p @ c
+        xy = (p @ frame) / np.where(depth > 0.05, depth, np.nan)[:, None]
+        quad = (points[n] @ frame) / (points[n] @ c)[:, None]
+        following = np.roll(quad, -1, axis=0)
+        size = 0.5 * abs(np.sum(quad[:, 0] * following[:, 1] - following[:, 0] * quad[:, 1]))
+        inside = np.flatnonzero(_in_polygon(xy, quad))
+        if not len(inside):
+            continue
+        row, column = rows[inside // len(near)], near[inside % len(near)]
+        own = area[row]
+        if own.sum() < least * size:
+            continue
+        pixels.append(row * len(lon) + column)
+        shares.append((own / own.sum()).astype(np.float32))
+        numbers.append(int(n))
+    if not numbers:
+        return Support.empty(measured.shape[1])
+    number = np.array(numbers, np.int64)
+    return Support(
+        np.concatenate(pixels).astype(np.int64),
+        np.repeat(np.arange(len(numbers)), [len(p) for p in pixels]),
+        np.concatenate(shares),
+        np.asarray(measured, np.float32)[number],
+        np.asarray(error, np.float32)[number],
+        number,
+    )
+
+
+def _unit(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    lam, phi = np.deg2rad(np.asarray(lon, np.float64)), np.deg2rad(np.asarray(lat, np.float64))
+    return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=-1)
+
+
+def _in_polygon(xy: np.ndarray, polygon: np.ndarray) -> np.ndarray:
+    """Whether points lie in a polygon of any shape: how often a ray crosses its edges."""
+    inside = np.zeros(len(xy), bool)
+    x, y = xy[:, 0], xy[:, 1]
+    for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+        crosses = (y0 > y) != (y1 > y)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            inside ^= crosses & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
+    return inside

@@ -1,0 +1,70 @@
+"""The commands that train and predict."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from superres_cases import TINY, bank
+from typer.testing import CliRunner
+
+import lunarray as la
+from lunarray import superres as sr
+from lunarray.cli import app
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_train_and_predict(tmp_path, rng, monkeypatch):
+    grid = sr.GIBGrid((1, 2), (16, 16), (0.0, 0.0, 2.0, 1.0))
+    footprints, _ = bank(tmp_path / "gib.zarr", rng, grid)
+    sr.populate(tmp_path / "gib.zarr", footprints, progress=False)
+    options = ["--models", tmp_path / "models", "--members", 1, "--passes", 1, "--steps", 1, 1]
+    options += ["--neighbours", 6]
+    text = run("gib", "train", tmp_path / "gib.zarr", *options, "--region", "0,1")
+    assert "loss" in text
+    assert "1 in" in text
+    text = run("gib", "train", tmp_path / "gib.zarr", *options)
+    assert "(0, 0)" in text
+    assert "(0, 1)" not in text  # trained already
+    text = run("gib", "train", tmp_path / "gib.zarr", *options, "--seed", 1, code=1)
+    assert "overwrite" in text
+    run("gib", "train", tmp_path / "gib.zarr", *options, "--losses", "paper", "--overwrite")
+    trained = sr.load_region_model(tmp_path / "models" / "region_00_00.safetensors")
+    assert trained.settings == sr.TrainSettings.paper(passes=1, steps=(1, 1), k=6)
+
+    command = ["gib", "predict", tmp_path / "gib.zarr", "-m", tmp_path / "models"]
+    command += ["-o", tmp_path / "maps.zarr", "--max-distance"]
+    text = run(*command, 500, "--geotiff", tmp_path / "tif", "--quicklook", tmp_path / "map.png")
+    run(*command, 500)  # the same map is there
+    run(*command, 400, code=1)
+    assert "Fe, Al, Mg" in text
+    assert (tmp_path / "map.png").stat().st_size > 1000
+    maps = la.open_zarr(tmp_path / "maps.zarr")
+    want = sr.superresolve(
+        sr.open_gib(tmp_path / "gib.zarr"), tmp_path / "models", max_distance=5e5
+    )
+    np.testing.assert_array_equal(maps["abundance"].values, want["abundance"].values)
+    assert list((tmp_path / "tif").glob("*.tif"))
+    assert TINY.size < 100
+
+
+def test_what_cannot_be_done_is_said_in_a_line(tmp_path, rng):
+    grid = sr.GIBGrid((1, 1), (16, 16), (0.0, 0.0, 1.0, 1.0))
+    bank(tmp_path / "gib.zarr", rng, grid)
+    text = run("gib", "train", tmp_path / "gib.zarr", "-m", tmp_path / "models", code=1)
+    assert "no region holds" in text
+    text = run(
+        "gib", "predict", tmp_path / "gib.zarr", "-m", tmp_path / "none", "-o", tmp_path / "x.zarr", code=1
+    )  # fmt: skip
+    assert "no models" in text
+    assert not (tmp_path / "x.zarr").exists()
+    text = run("gib", "train", tmp_path / "gib.zarr", "-m", tmp_path, "--region", "0;0", code=1)
+    assert "--region" in text
