@@ -61,16 +61,10 @@ def main() -> None:
     }
 
     # 2. Samples, as section 2.2: 2 × 2 pixels of the cube, as much ground of the reference, FeO maps that agree.
-    # The reference is off itself: by its patches, and by what the mean of a window leaves of its noise.
-    window, globe = 9, la.simulate.globe
     given = {
         "reference": moon.reference,
-        "reference_std": {
-            oxide: float(np.hypot(globe.REFERENCE_PATCHES[oxide], noise / window))
-            for oxide, noise in globe.REFERENCE_NOISE.items()
-        },
         "screen": [moon.second_north, moon.second_south],
-        "reference_window": window,
+        "reference_window": 9,
     }
     samples = la.oxides.build_samples(list(cubes.values()), **given)
     # The same places seen by single pixels, as the maps are made of: these tell how far off a pixel may be.

@@ -69,11 +69,11 @@ def variants(arguments: argparse.Namespace) -> dict[str, sr.TrainSettings]:
         "k": arguments.k,
         "seed": arguments.seed,
     }
-    own = sr.TrainSettings(members=arguments.members, **common)
+    own = sr.TrainSettings(**common)
     return {
-        "network": own,
-        "network, no trend": replace(own, trend="mean"),
-        "network, paper's losses": sr.TrainSettings.paper(**common),
+        "network": sr.TrainSettings.paper(members=arguments.members, **common),
+        "network, footprint losses": own,
+        "network, footprint losses, no trend": replace(own, trend="mean"),
     }
 
 
@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5, help="of the cross-validation; 0 for none")
     parser.add_argument("--only", type=int, help="do that many of the folds")
     parser.add_argument("--seed", type=int, default=0)
-    names = ["network", "network, no trend", "network, paper's losses"]
+    names = ["network", "network, footprint losses", "network, footprint losses, no trend"]
     parser.add_argument("--networks", nargs="+", choices=names, default=names)
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     arguments = parser.parse_args()

@@ -158,8 +158,8 @@ def populate(
 class Losses(StrEnum):
     """What a network is trained on."""
 
-    footprint = "footprint"
     paper = "paper"
+    footprint = "footprint"
 
 
 @gib.command()
@@ -190,9 +190,9 @@ def train(
     losses: Annotated[
         Losses,
         typer.Option(
-            help="Errors of the means over footprints with a linear trend, or the paper's losses at points alone."
+            help="The paper's losses at points alone, or errors of the means over footprints with a linear trend."
         ),
-    ] = Losses.footprint,
+    ] = Losses.paper,
     members: Annotated[
         int, typer.Option(min=1, help="Networks in the ensemble that tells the uncertainty.")
     ] = 3,

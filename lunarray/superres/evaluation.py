@@ -309,7 +309,7 @@ def cross_validate(
     footprints : Dataset
         As :func:`lunarray.superres.as_footprints` gives them.
     settings : TrainSettings or mapping of str to TrainSettings, optional
-        How networks are trained; several by name.
+        How networks are trained, :meth:`TrainSettings.paper` if None; several by name.
     folds : int
         Into which whole tracks are dealt.
     only : sequence of int, optional
@@ -334,7 +334,7 @@ def cross_validate(
     from lunarray.superres.training import GraphCache, TrainSettings, train_region
 
     if settings is None or isinstance(settings, TrainSettings):
-        settings = {NETWORK: settings or TrainSettings()}
+        settings = {NETWORK: settings or TrainSettings.paper()}
     lat, lon = grid.lat(region[0]), grid.lon(region[1])
     whole = support_of(footprints, lat, lon)
     inside = footprints.isel(footprint=whole.number)

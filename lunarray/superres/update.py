@@ -88,7 +88,7 @@ def update_gib(
         settings = (
             TrainSettings.from_json(read_region_header(known[0])["settings"])
             if known
-            else TrainSettings()
+            else TrainSettings.paper()
         )
     done = populate(path, footprints, **options)
     if not touched:
