@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -183,3 +185,56 @@ class Populate:
 
     def peakmem_split(self, footprints: int) -> None:
         self.split(self.abundance, self.classes)
+
+
+class Study:
+    """A region of 120 x 150 pixels with 40 features: a populated bank, one pass of training, and the map from it."""
+
+    timeout = 600
+    folder = "study"
+
+    def setup_cache(self) -> str:
+        with needs_lunarray():
+            import lunarray.superres as sr
+            from lunarray.simulate import track_scene
+        grid = sr.GIBGrid((1, 1), (120, 150), (-85.0, 12.0, -75.1, 19.9))
+        scene = track_scene(grid, SEED, coverage=0.2)
+        path = Path(self.folder).resolve()
+        elements = [str(e) for e in scene.truth["element"].values]
+        sr.create_gib(path / "gib.zarr", grid, elements, 40)
+        feature = np.stack([np.roll(texture(120, 150), 7 * i, 1) for i in range(40)])
+        mare = sr.mare_class(grid.geobox, albedo=scene.basemap).values
+        origin = {"sha256": "0" * 64, "mode": "dense", "selection": list(range(40))}
+        sr.write_region(path / "gib.zarr", (0, 0), feature=feature, mare=mare, feature_model=origin)
+        sr.populate(path / "gib.zarr", scene.footprints, outside="skip", progress=False)
+        self._train(path, "models")
+        return str(path)
+
+    def _train(self, path: Path, models: str) -> None:
+        import torch
+
+        import lunarray.superres as sr
+
+        torch.set_num_threads(1)
+        settings = sr.TrainSettings.paper(k=40, passes=1, steps=(1, 1), seed=SEED)
+        sr.train_gib(path / "gib.zarr", path / models, settings, overwrite=True)
+
+    def setup(self, path: str) -> None:
+        with needs_lunarray():
+            import lunarray.superres as sr
+        self.path = Path(path)
+        self.bank = sr.open_gib(self.path / "gib.zarr")
+        self.time_superresolve(path)
+
+    def time_train(self, path: str) -> None:
+        self._train(self.path, tempfile.mkdtemp(dir=path))  # what is trained already is left alone
+
+    def peakmem_train(self, path: str) -> None:
+        self._train(self.path, tempfile.mkdtemp(dir=path))  # what is trained already is left alone
+
+    def time_superresolve(self, path: str) -> None:
+        with dask_threads():
+            self.bank.lunar.superresolve(self.path / "models").compute()
+
+    def peakmem_superresolve(self, path: str) -> None:
+        self.time_superresolve(path)
