@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lunarray.engine.weights import METADATA_KEY, write_tensors
 from lunarray.errors import ModelError
 from lunarray.fractures.normalise import Normalisation, imagenet
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = Path(__file__).parent / "data" / "light.safetensors"
 FORMAT = "lunarray.fractures"
 FORMAT_VERSION = 1
-_METADATA_KEY = "lunarray"
 _REQUIRED = ("format", "format_version", "architecture", "sizes", "normalisation", "digest")
 #: A header larger than this is not one of ours; the format's own limit is 100 MB.
 _MAX_HEADER = 1_000_000
@@ -102,7 +102,6 @@ def save_model(
     ModelError
         If the network is none of ours, or takes another number of channels than the normalisation gives.
     """
-    from safetensors.numpy import save
 
     from lunarray.fractures.model import architecture_of, default_normalisation
 
@@ -120,13 +119,8 @@ def save_model(
         "training": training or {},
         "digest": _digest(tensors),
     }
-    # One key: safetensors keeps metadata in a hash map, and several keys would come out in another order each time.
-    content = save(tensors, {_METADATA_KEY: json.dumps(header, sort_keys=True)})
-    target = Path(path)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(target)
-    return target
+    write_tensors(Path(path), tensors, header)
+    return Path(path)
 
 
 def read_model_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -155,7 +149,7 @@ def read_model_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
             if not 2 <= length <= _MAX_HEADER:
                 return None
             raw = json.loads(file.read(length))
-        header = json.loads(raw["__metadata__"][_METADATA_KEY])
+        header = json.loads(raw["__metadata__"][METADATA_KEY])
     except OSError as error:
         raise ModelError(
             f"the weights cannot be read ({error.strerror})", where=path, remedy=_REMEDY

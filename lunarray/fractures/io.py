@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from lunarray.errors import InputError, ProductFormatError
 from lunarray.fractures.ground import assign_grid, planet_crs
+from lunarray.geo.rasters import isis_label
 from lunarray.store.provenance import stamp
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def _raster_info(path: str) -> dict[str, Any]:
                     )
                 kinds = raster.colorinterp
                 alpha = next((i for i, kind in enumerate(kinds) if kind == ColorInterp.alpha), None)
-                label = _isis_label(raster)
+                label = isis_label(raster)
                 return {
                     "driver": raster.driver,
                     "count": raster.count,
@@ -219,19 +219,6 @@ def _raster_info(path: str) -> dict[str, Any]:
             where=path,
             remedy="give a GeoTIFF, an ISIS3 cube or a PNG",
         ) from error
-
-
-def _isis_label(raster: Any) -> dict[str, Any]:
-    if "json:ISIS3" not in raster.tag_namespaces():
-        return {}
-    # rasterio takes the JSON document for "key:value" or "key=value"; put together again it is whole.
-    for key, value in raster.tags(ns="json:ISIS3").items():
-        for separator in (":", "="):
-            try:
-                return dict(json.loads(f"{key}{separator}{value}").get("IsisCube", {}))
-            except (ValueError, AttributeError):
-                continue
-    return {}
 
 
 def _is_iof(label: dict[str, Any]) -> bool:

@@ -24,6 +24,7 @@ from lunarray.fractures.ground import (
     xy_of,
 )
 from lunarray.geo.crs import is_moon, spatial_dims
+from lunarray.geo.rasters import grid_token
 from lunarray.store.provenance import stamp
 
 if TYPE_CHECKING:
@@ -359,14 +360,10 @@ class _Sampler:
     dtype: Any
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        from dask.base import normalize_token
-
         return (
             type(self).__qualname__,
-            *(
-                normalize_token((tuple(b.shape), tuple(b.transform), str(b.crs)))
-                for b in (self.source, self.target)
-            ),
+            grid_token(self.source),
+            grid_token(self.target),
             self.method,
             self.min_valid,
             self.step,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -21,6 +19,7 @@ from torch.nn import functional as F
 
 from lunarray.engine import resolve_device
 from lunarray.engine.models import Device
+from lunarray.engine.progress import step_bar
 from lunarray.errors import InputError, ModelError, StoreConflictError
 from lunarray.fractures.checkpoints import load_checkpoint, save_model
 from lunarray.fractures.metrics import NO_DATA, confusion, pixel_metrics, tile_metrics
@@ -311,7 +310,8 @@ def train(
     if path is not None:
         run.resume(path, stamp)
     steps = len(_starts(len(some), batch_size))
-    with _bar("training", epochs * steps, show=progress) as bar:
+    with step_bar("training", epochs * steps, width=10, show=progress) as shown:
+        bar = shown or (lambda done, state: None)
         bar(run.epoch * steps, "")
         while run.epoch < epochs:
             run.run_epoch(bar)
@@ -833,38 +833,3 @@ def _summary(settings: TrainingSettings, history: xr.Dataset) -> dict[str, Any]:
             for name in ("loss", *_SCORES)
         },
     }
-
-
-@contextmanager
-def _bar(
-    description: str, total: int, *, show: bool | None = None
-) -> Iterator[Callable[[int, str], None]]:
-    """A bar on standard error that counts steps and shows loss and F1; or nothing."""
-    if show is None:
-        show = sys.stderr.isatty()
-    if not show:
-        yield lambda done, state: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=10),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}, left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total, state="–")
-
-        def advance(done: int, state: str) -> None:
-            bar.update(task, advance=done, state=state)
-
-        yield advance

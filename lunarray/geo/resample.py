@@ -22,6 +22,7 @@ from lunarray.geo.grid import (
     lunar_grid,
     project,
 )
+from lunarray.geo.rasters import grid_token
 from lunarray.geo.sphere import RADIUS
 
 if TYPE_CHECKING:
@@ -178,14 +179,10 @@ class _Sampler:
         )
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        from dask.base import normalize_token
-
         return (
             type(self).__qualname__,
-            *(
-                normalize_token((tuple(box.shape), tuple(box.transform), str(box.crs)))
-                for box in (self.source, self.target)
-            ),
+            grid_token(self.source),
+            grid_token(self.target),
             self.method,
             self.min_valid,
         )

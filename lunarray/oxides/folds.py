@@ -30,6 +30,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lunarray.engine.weights import write_tensors
 from lunarray.errors import InputError, StoreConflictError, StoreFormatError
 from lunarray.oxides.training import TrainingSettings
 
@@ -708,7 +709,7 @@ def _run_batch(
                     stack = np.stack([state[key] for state in states])
                     result[f"sum/{key}"] = np.asarray(stack.sum(axis=0, dtype=np.float64))
             if running is not None and losses.shape[1] < settings.epochs + polish_epochs:
-                _write(running, {**batch.snapshot(), **result, "loss": losses})
+                write_tensors(running, _contiguous({**batch.snapshot(), **result, "loss": losses}))
     batch.settle()
     states = batch.states()
     result["loss"] = losses
@@ -724,7 +725,7 @@ def _run_batch(
         predictions = [predict_state(s, others[i]) for s, i in zip(states, left_out, strict=True)]
         result["left_out_others"] = np.concatenate(predictions)
     if done is not None and running is not None:
-        _write(done, result)
+        write_tensors(done, _contiguous(result))
         running.unlink(missing_ok=True)
     return result
 
@@ -826,14 +827,8 @@ def _begin(
         )
 
 
-def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a safetensors file, complete or not at all."""
-    from safetensors.numpy import save
-
-    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
-    content = save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
-    partial.write_bytes(content)
-    partial.replace(path)
+def _contiguous(arrays: Mapping[str, np.ndarray]) -> State:
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def _read(path: Path) -> State:

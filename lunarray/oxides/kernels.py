@@ -268,27 +268,31 @@ def _transform_in(context, data, do, data_stride, out, oo, point_stride, channel
     return _emit_transform_in(context, data, do, data_stride, out, oo, point_stride, channels)
 
 
+def _output_rows(e, points, point_stride, j):
+    """Vector `j` of the six output rows of a tile, of its eight products (A^T m)."""
+    b = e.b
+    m = [
+        e.load(points, b.add(b.mul(point_stride, _int(p)), _int(j * LANES))) for p in range(POINTS)
+    ]
+    s1, d1 = e.add(m[1], m[2]), e.sub(m[1], m[2])
+    s2, d2 = e.add(m[3], m[4]), e.sub(m[3], m[4])
+    s3, d3 = e.add(m[5], m[6]), e.sub(m[5], m[6])
+    return (
+        e.add(e.add(m[0], s1), e.add(s2, s3)),
+        e.fma(2.0, d2, e.fma(0.5, d3, d1)),
+        e.fma(4.0, s2, e.fma(0.25, s3, s1)),
+        e.fma(8.0, d2, e.fma(0.125, d3, d1)),
+        e.fma(16.0, s2, e.fma(0.0625, s3, s1)),
+        e.add(e.fma(32.0, d2, e.fma(0.03125, d3, d1)), m[7]),
+    )
+
+
 @_emitter(8, (0, 3, 5))
 def _emit_transform_out(e, points, point_stride, bias, out, out_stride):
     b = e.b
     for j in range(2):
-        m = [
-            e.load(points, b.add(b.mul(point_stride, _int(p)), _int(j * LANES)))
-            for p in range(POINTS)
-        ]
         beta = e.load(bias, j * LANES)
-        s1, d1 = e.add(m[1], m[2]), e.sub(m[1], m[2])
-        s2, d2 = e.add(m[3], m[4]), e.sub(m[3], m[4])
-        s3, d3 = e.add(m[5], m[6]), e.sub(m[5], m[6])
-        y = (
-            e.add(e.add(m[0], s1), e.add(s2, s3)),
-            e.fma(2.0, d2, e.fma(0.5, d3, d1)),
-            e.fma(4.0, s2, e.fma(0.25, s3, s1)),
-            e.fma(8.0, d2, e.fma(0.125, d3, d1)),
-            e.fma(16.0, s2, e.fma(0.0625, s3, s1)),
-            e.add(e.fma(32.0, d2, e.fma(0.03125, d3, d1)), m[7]),
-        )
-        for i, value in enumerate(y):
+        for i, value in enumerate(_output_rows(e, points, point_stride, j)):
             to = b.add(b.mul(out_stride, _int(i)), _int(j * LANES))
             e.store(e.relu(e.add(value, beta)), out, to)
 

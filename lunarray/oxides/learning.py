@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from lunarray.engine.progress import step_bar
 from lunarray.errors import InputError
 from lunarray.oxides.accuracy import metrics
 from lunarray.oxides.folds import (
@@ -758,34 +757,7 @@ def _number(value: Any) -> float | None:
 
 @contextmanager
 def _bar(description: str, total: int, *, show: bool | None = None) -> Iterator[Progress | None]:
-    """A bar on standard error that counts fold-epochs and shows the loss."""
-    if show is None:
-        show = sys.stderr.isatty()
-    if not show:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("fold-epochs, loss {task.fields[loss]}, left"),
-        TimeRemainingColumn(),
-    )
-    lock = threading.Lock()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total, loss="–")
-
-        def advance(done: int, loss: float) -> None:
-            with lock:
-                bar.update(task, advance=done, loss=f"{loss:.4f}")
-
-        yield advance
+    """A bar that counts fold-epochs and shows the loss."""
+    text = "fold-epochs, loss {task.fields[state]}, left"
+    with step_bar(description, total, text=text, show=show) as advance:
+        yield None if advance is None else lambda done, loss: advance(done, f"{loss:.4f}")

@@ -44,6 +44,7 @@ from lunarray.oxides.kernels import (
     _aligned,
     _emitter,
     _int,
+    _output_rows,
     _padded,
     _tile_0,
     _tile_1,
@@ -65,22 +66,7 @@ _BETA1, _BETA2, _ADAM_EPS = 0.9, 0.999, 1e-8
 def _emit_transform_out_raw(e, points, point_stride, out, out_stride):
     b = e.b
     for j in range(2):
-        m = [
-            e.load(points, b.add(b.mul(point_stride, _int(p)), _int(j * LANES)))
-            for p in range(POINTS)
-        ]
-        s1, d1 = e.add(m[1], m[2]), e.sub(m[1], m[2])
-        s2, d2 = e.add(m[3], m[4]), e.sub(m[3], m[4])
-        s3, d3 = e.add(m[5], m[6]), e.sub(m[5], m[6])
-        y = (
-            e.add(e.add(m[0], s1), e.add(s2, s3)),
-            e.fma(2.0, d2, e.fma(0.5, d3, d1)),
-            e.fma(4.0, s2, e.fma(0.25, s3, s1)),
-            e.fma(8.0, d2, e.fma(0.125, d3, d1)),
-            e.fma(16.0, s2, e.fma(0.0625, s3, s1)),
-            e.add(e.fma(32.0, d2, e.fma(0.03125, d3, d1)), m[7]),
-        )
-        for i, value in enumerate(y):
+        for i, value in enumerate(_output_rows(e, points, point_stride, j)):
             e.store(value, out, b.add(b.mul(out_stride, _int(i)), _int(j * LANES)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lunarray.engine.weights import METADATA_KEY, tensors_digest, write_tensors
 from lunarray.errors import ModelError
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ _NOVELTY = "novelty."
 _CALIBRATION = "calibration."
 _NETWORK = "network."
 _MEMBER = "member."
-_METADATA_KEY = "lunarray"
 _REQUIRED = ("architecture", "format_version", "n", "bands", "wavelengths", "oxides", "digest")
 _REMEDY = (
     "give a file written by lunarray.oxides.save_oxide_cnn, "
@@ -35,16 +34,6 @@ _REMEDY = (
 )
 #: A header larger than this is not one of ours; the format's own limit is 100 MB.
 _MAX_HEADER = 1_000_000
-
-
-def _digest(tensors: dict[str, np.ndarray]) -> str:
-    """SHA-256 over names, types, shapes and bytes of all tensors, in order of name."""
-    sha = hashlib.sha256()
-    for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        sha.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
-        sha.update(array.tobytes())
-    return sha.hexdigest()
 
 
 def save_oxide_cnn(
@@ -85,7 +74,6 @@ def save_oxide_cnn(
     ModelError
         Wavelengths or oxides do not fit the model, or members are unlike it.
     """
-    from safetensors.numpy import save
 
     centres = [round(float(w), 4) for w in wavelengths]
     networks = _sequence(model)
@@ -121,7 +109,7 @@ def save_oxide_cnn(
         "oxides": list(oxides),
         "novelty": novelty is not None,
         "training": training or {},
-        "digest": _digest(tensors),
+        "digest": tensors_digest(tensors),
     }
     if len(networks) > 1 or members or calibration is not None:
         header |= {
@@ -130,12 +118,7 @@ def save_oxide_cnn(
             "members": len(members),
             "calibration": calibration is not None,
         }
-    # One key: safetensors keeps metadata in a hash map, and several keys would come out in another order each time.
-    content = save(tensors, {_METADATA_KEY: json.dumps(header, sort_keys=True)})
-    target = Path(path)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(target)
+    write_tensors(Path(path), tensors, header)
 
 
 def _sequence(model: OxideCNN | Sequence[OxideCNN]) -> list[OxideCNN]:
@@ -180,7 +163,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
             if not 2 <= length <= _MAX_HEADER:
                 raise ModelError("not a safetensors file of lunarray", where=path, remedy=_REMEDY)
             raw = json.loads(file.read(length))
-        header = json.loads(raw["__metadata__"][_METADATA_KEY])
+        header = json.loads(raw["__metadata__"][METADATA_KEY])
         missing = [key for key in _REQUIRED if key not in header]
     except OSError as error:
         raise ModelError(
@@ -222,7 +205,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
         raise ModelError(
             f"broken safetensors file ({error})", where=path, remedy="fetch or write it again"
         ) from error
-    if _digest(tensors) != header["digest"]:
+    if tensors_digest(tensors) != header["digest"]:
         raise ModelError(
             "the weights are not those that were written: their SHA-256 differs from the one in the header",
             where=path,

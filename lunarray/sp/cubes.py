@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.errors import BandMismatchError, InputError, LunarrayWarning, ProductFormatError
+from lunarray.geo.rasters import isis_label
 from lunarray.sp.bands import WAVELENGTHS_160
 from lunarray.store.provenance import stamp
 
@@ -221,7 +222,7 @@ def _raster_info(path: str) -> dict[str, Any]:
                     "band_tags": [raster.tags(b) for b in range(1, raster.count + 1)],
                     "imagery": [raster.tags(b, ns="IMAGERY") for b in range(1, raster.count + 1)],
                     "envi": raster.tags(ns="ENVI"),
-                    "isis": _isis_label(raster),
+                    "isis": isis_label(raster),
                 }
     except RasterioError as error:
         raise InputError(
@@ -229,21 +230,6 @@ def _raster_info(path: str) -> dict[str, Any]:
             where=path,
             remedy="Give a GeoTIFF, an ISIS3 cube or an ENVI file with its .hdr beside it",
         ) from error
-
-
-def _isis_label(raster: Any) -> dict[str, Any]:
-    import json
-
-    if "json:ISIS3" not in raster.tag_namespaces():
-        return {}
-    # rasterio takes the JSON document for "key:value" or "key=value"; put together again it is whole.
-    for key, value in raster.tags(ns="json:ISIS3").items():
-        for separator in (":", "="):
-            try:
-                return dict(json.loads(f"{key}{separator}{value}").get("IsisCube", {}))
-            except (ValueError, AttributeError):
-                continue
-    return {}
 
 
 def _wavelengths(path: str, info: dict[str, Any], numbers: list[int], given: Any) -> np.ndarray:

@@ -7,7 +7,6 @@ the weights and carries the digest of their numbers; each process loads them onc
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import re
 import threading
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.engine.models import Device, resolve_device
+from lunarray.engine.weights import tensors_digest
 from lunarray.errors import ModelError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Backbone:
             if self.source == "random"
             else read_state(self.path)
         )
-        if _digest(tensors) != self.sha256:
+        if tensors_digest(tensors) != self.sha256:
             raise ModelError(
                 "the weights have changed since they were chosen",
                 where=self.path or f"seed {self.seed}",
@@ -156,7 +156,7 @@ def resnet50_backbone(
     tensors = read_state(path)
     return Backbone(
         "file",
-        _digest(tensors),
+        tensors_digest(tensors),
         os.fspath(path),
         width=int(tensors["layer1.0.conv1.weight"].shape[0]),
         device=device,
@@ -209,7 +209,7 @@ def random_state(seed: int, width: int = WIDTH) -> dict[str, np.ndarray]:
 @functools.lru_cache(maxsize=32)
 def random_digest(seed: int, width: int = WIDTH) -> str:
     """Digest of :func:`random_state`."""
-    return _digest(random_state(seed, width))
+    return tensors_digest(random_state(seed, width))
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -287,15 +287,6 @@ def _torchvision_file() -> Path:
                 remedy=f"fetch the file elsewhere and put it at {path}, or give its path as weights",
             ) from error
     return path
-
-
-def _digest(tensors: dict[str, np.ndarray]) -> str:
-    sha = hashlib.sha256()
-    for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        sha.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
-        sha.update(array.data)
-    return sha.hexdigest()
 
 
 def _network(tensors: dict[str, np.ndarray], device: str, where: str) -> Network:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.errors import CoverageError, InputError
+from lunarray.geo.rasters import grid_token
 from lunarray.geo.sphere import RADIUS
 
 if TYPE_CHECKING:
@@ -58,11 +59,7 @@ class BaseMap:
         )
 
     def __dask_tokenize__(self) -> Any:
-        from dask.base import normalize_token
-
-        return normalize_token(
-            (tuple(self.geobox.shape), tuple(self.geobox.transform), str(self.geobox.crs))
-        )
+        return grid_token(self.geobox)
 
     def placed(self) -> BaseMap:
         """The same without values, for tasks that get theirs by themselves."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from lunarray.errors import InputError
 from lunarray.superres.baselines import BASELINES, baseline_maps
-from lunarray.superres.support import Support, footprint_support
+from lunarray.superres.support import support_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -84,30 +84,6 @@ def assemble_region(
         tuple(elements),
         support_of(footprints, lat, lon),
         region,
-    )
-
-
-def support_of(footprints: xr.Dataset, lat: np.ndarray, lon: np.ndarray) -> Support:
-    """Pixels of a grid that footprints cover.
-
-    Parameters
-    ----------
-    footprints : Dataset
-        As :func:`lunarray.superres.as_footprints` gives them.
-    lat, lon : ndarray
-        Centres of the pixels, degrees.
-
-    Returns
-    -------
-    Support
-    """
-    return footprint_support(
-        footprints["corner_lat"].values,
-        footprints["corner_lon"].values,
-        footprints["abundance"].transpose("footprint", "element").values,
-        footprints["abundance_std"].transpose("footprint", "element").values,
-        lat,
-        lon,
     )
 
 

@@ -18,6 +18,26 @@ if TYPE_CHECKING:
 __all__ = ["GIBGrid"]
 
 
+def starts(count: int, size: int, stride: int) -> list[int]:
+    """First rows (or columns) of sub-regions that cover a range.
+
+    Parameters
+    ----------
+    count : int
+        Pixels to cover.
+    size, stride : int
+        Of the sub-regions; the last is moved back so that it ends with the range.
+
+    Returns
+    -------
+    list of int
+        As :meth:`lunarray.superres.GIBGrid.subregions` has them.
+    """
+    last = max(count - size, 0)
+    own = list(range(0, last + 1, stride))
+    return own if own[-1] == last else [*own, last]
+
+
 @dataclass(frozen=True)
 class GIBGrid:
     """Regular grid in longitude and latitude, divided into regions.
@@ -223,12 +243,8 @@ class GIBGrid:
                 where="subregions",
                 remedy="Give 0 < stride <= size, so that they cover the region",
             )
-        starts = []
-        for n in self.shape:
-            last = max(n - size, 0)
-            own = list(range(0, last + 1, stride))
-            starts.append(own if own[-1] == last else [*own, last])
-        return [(r, c) for r in starts[0] for c in starts[1]]
+        tops, lefts = (starts(count, size, stride) for count in self.shape)
+        return [(r, c) for r in tops for c in lefts]
 
     def to_json(self) -> str:
         """The grid as text, for the attributes of a store."""

@@ -143,8 +143,9 @@ def predict_region(
     """
     import torch
 
+    from lunarray.superres.grid import starts
     from lunarray.superres.model import unscale
-    from lunarray.superres.training import GraphCache, RegionData, _Graphs, starts
+    from lunarray.superres.training import GraphCache, RegionData, _Graphs
 
     count = trained.scaling.feature_mean.size
     if features.shape[0] != count:

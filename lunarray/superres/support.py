@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @dataclass(frozen=True)
@@ -261,3 +265,27 @@ def _in_polygon(xy: np.ndarray, polygon: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
             inside ^= crosses & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
     return inside
+
+
+def support_of(footprints: xr.Dataset, lat: np.ndarray, lon: np.ndarray) -> Support:
+    """Pixels of a grid that footprints cover.
+
+    Parameters
+    ----------
+    footprints : Dataset
+        As :func:`lunarray.superres.as_footprints` gives them.
+    lat, lon : ndarray
+        Centres of the pixels, degrees.
+
+    Returns
+    -------
+    Support
+    """
+    return footprint_support(
+        footprints["corner_lat"].values,
+        footprints["corner_lon"].values,
+        footprints["abundance"].transpose("footprint", "element").values,
+        footprints["abundance_std"].transpose("footprint", "element").values,
+        lat,
+        lon,
+    )

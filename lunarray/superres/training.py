@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from lunarray.engine.weights import write_tensors
 from lunarray.errors import InputError, ModelError, StoreConflictError
 from lunarray.superres import losses
 from lunarray.superres.attention import edge_lengths
+from lunarray.superres.grid import starts
 from lunarray.superres.model import (
     EXTRA_INPUTS,
     Architecture,
@@ -36,7 +38,7 @@ from lunarray.superres.model import (
     unscale,
 )
 from lunarray.superres.optim import Yogi, clip_each, cosine_rate
-from lunarray.superres.support import Support, footprint_support
+from lunarray.superres.support import Support, support_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -314,26 +316,6 @@ class SubGraph:
         """Bytes that it holds."""
         tensors = (self.index, self.edge, self.feature_weight, self.spatial_weight)
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
-
-
-def starts(count: int, size: int, stride: int) -> list[int]:
-    """First rows (or columns) of sub-regions that cover a range.
-
-    Parameters
-    ----------
-    count : int
-        Pixels to cover.
-    size, stride : int
-        Of the sub-regions; the last is moved back so that it ends with the range.
-
-    Returns
-    -------
-    list of int
-        As :meth:`lunarray.superres.GIBGrid.subregions` has them.
-    """
-    last = max(count - size, 0)
-    own = list(range(0, last + 1, stride))
-    return own if own[-1] == last else [*own, last]
 
 
 def subgraph(
@@ -1040,14 +1022,8 @@ class _Task:
 
 # ------------------------------------------------------------------------------------------ files
 def _write(path: Path, tensors: dict[str, np.ndarray], header: dict[str, Any]) -> None:
-    from safetensors.numpy import save
-
-    arrays = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
-    content = save(arrays, {"lunarray": json.dumps(header, sort_keys=True)})
-    partial = path.with_name(path.name + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_bytes(content)
-    partial.replace(path)
+    write_tensors(path, {k: np.ascontiguousarray(v) for k, v in tensors.items()}, header)
 
 
 def read_region_header(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -1289,14 +1265,7 @@ def region_data(
     support = Support.empty(len(names))
     if footprints is not None and footprints.sizes["footprint"]:
         table = footprints.sel(element=list(names))
-        support = footprint_support(
-            table["corner_lat"].values,
-            table["corner_lon"].values,
-            table["abundance"].transpose("footprint", "element").values,
-            table["abundance_std"].transpose("footprint", "element").values,
-            lat,
-            lon,
-        )
+        support = support_of(table, lat, lon)
     return RegionData(
         lat,
         lon,
