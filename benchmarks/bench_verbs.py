@@ -16,7 +16,14 @@ class Spectra:
 
     timeout = 300
     params = (
-        ("mask_quality", "join_detectors", "despike", "smooth", "resample", "normalize_photometry"),
+        (
+            "mask_quality",
+            "join_detectors",
+            "despike",
+            "smooth",
+            "resample_bands",
+            "normalize_photometry",
+        ),
     )
     param_names = ("verb",)
 
@@ -29,7 +36,7 @@ class Spectra:
         else:
             self.source = sp.join_detectors(native).compute()
         self.arguments: tuple[Any, ...] = ()
-        if verb == "resample":
+        if verb == "resample_bands":
             self.arguments = (sp.WAVELENGTHS_150,)
         if verb == "normalize_photometry":
             self.source, self.arguments = self._photometry(sp)

@@ -35,7 +35,7 @@ def main() -> None:
         .lunar.join_detectors()  # VIS and NIR1 on one axis, their offset removed
         .lunar.despike()
         .lunar.smooth()
-        .lunar.resample(la.sp.WAVELENGTHS_150)
+        .lunar.resample_bands(la.sp.WAVELENGTHS_150)
     )
 
     # One value for every footprint.

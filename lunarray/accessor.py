@@ -53,7 +53,7 @@ class _Accessor:
     join_detectors = _Verb("lunarray.sp:join_detectors")
     despike = _Verb("lunarray.sp:despike")
     smooth = _Verb("lunarray.sp:smooth")
-    resample = _Verb("lunarray.sp:resample")
+    resample_bands = _Verb("lunarray.sp:resample_bands")
     normalize_photometry = _Verb("lunarray.sp:normalize_photometry")
     condition = _Verb("lunarray.sp:condition")
     grid = _Verb("lunarray.sp:grid")

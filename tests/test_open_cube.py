@@ -255,7 +255,7 @@ def test_real_m3(real_data):
     assert np.isfinite(values).all()
     with rasterio.open(path) as raster:
         np.testing.assert_array_equal(values, raster.read())
-    inside = sp.resample(cube, np.arange(600.0, 1500.0, 20.0))
+    inside = sp.resample_bands(cube, np.arange(600.0, 1500.0, 20.0))
     assert np.isfinite(inside.reflectance.values).all()
 
 

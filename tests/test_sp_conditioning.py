@@ -313,7 +313,7 @@ def test_despike_mends_spikes_and_keeps_bands(rng):
 
 def test_axis_must_rise(rng):
     ds = native(rng)
-    for step in (sp.despike, sp.smooth, sp.resample):
+    for step in (sp.despike, sp.smooth, sp.resample_bands):
         with pytest.raises(BandMismatchError, match="do not rise"):
             step(ds)
 
@@ -322,16 +322,16 @@ def test_resample_does_not_extrapolate(rng):
     array = xr.DataArray(
         joined(rng), dims=("p", "wavelength"), coords={"wavelength": np.asarray(WAVELENGTHS_160)}
     )
-    got = sp.resample(array)
+    got = sp.resample_bands(array)
     np.testing.assert_array_equal(got, array[:, 1:151])
     np.testing.assert_array_equal(got.wavelength, WAVELENGTHS_150)
     with pytest.raises(BandMismatchError, match=r"500\.0-1000\.0 nm .* 512\.6-1644\.2 nm"):
-        sp.resample(array, [500.0, 1000.0])
+        sp.resample_bands(array, [500.0, 1000.0])
     with pytest.raises(BandMismatchError, match=r"1700\.0"):
-        sp.resample(array, [600.0, 1700.0])
+        sp.resample_bands(array, [600.0, 1700.0])
     for bad in ([900.0, 800.0], [], [600.0, np.nan], [[600.0, 700.0]]):
         with pytest.raises(InputError, match="rising sequence"):
-            sp.resample(array, bad)
+            sp.resample_bands(array, bad)
 
 
 # ---- the composition ----
@@ -355,7 +355,7 @@ def test_condition_recovers_the_spectrum(rng):
 def test_condition_says_what_it_did_and_refuses_a_second_time(rng):
     ds = native(rng)
     got = sp.condition(ds)
-    for name in ("mask_quality", "join_detectors", "despike", "smooth", "resample"):
+    for name in ("mask_quality", "join_detectors", "despike", "smooth", "resample_bands"):
         assert name in got.attrs["conditioned"]
         assert name in got.attrs["history"]
     assert got.attrs["history"].startswith("made\n")
@@ -420,7 +420,7 @@ def test_steps_are_lazy_and_equal_one_by_one(rng, no_compute):
         lambda x: sp.join_detectors(x, keep_step=True),
         sp.despike,
         lambda x: sp.smooth(x, 30, 1),
-        lambda x: sp.resample(x, [600.0, 950.0, 1500.5]),
+        lambda x: sp.resample_bands(x, [600.0, 950.0, 1500.5]),
     )
     for step in steps:
         lazy, ds = step(lazy), step(ds)

@@ -387,7 +387,7 @@ def open_inputs(
     cube = la.open_cube(
         inputs[0], wavelengths=None if wavelengths is None else _numbers(wavelengths)
     )
-    return cube.lunar.resample(la.sp.WAVELENGTHS_150)
+    return cube.lunar.resample_bands(la.sp.WAVELENGTHS_150)
 
 
 def _numbers(path: Path) -> list[float]:

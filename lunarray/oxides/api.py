@@ -19,7 +19,7 @@ from lunarray.oxides import uncertainty as intervals
 from lunarray.oxides.constants import MOLAR_MASS, OXIDES
 from lunarray.oxides.predictor import OUTPUTS, SPREAD
 from lunarray.oxides.weights import DEFAULT_WEIGHTS, load_calibration, read_header
-from lunarray.sp.api import condition, is_native, resample, spectra_of
+from lunarray.sp.api import condition, is_native, resample_bands, spectra_of
 from lunarray.sp.scale import sp_scale
 from lunarray.store.provenance import stamp
 
@@ -297,7 +297,7 @@ def feo_lucey2000(
     spectra = reflectance
     if scale == "sp" or (scale == "auto" and (_is_sp(obj) or _is_sp(reflectance))):
         spectra = spectra / xr.DataArray(sp_scale(spectra["wavelength"].values), dims="wavelength")
-    pair = resample(spectra, [750.0, 950.0])
+    pair = resample_bands(spectra, [750.0, 950.0])
     r750, r950 = (pair.isel(wavelength=i, drop=True) for i in (0, 1))
     theta = -xr.ufuncs.arctan2(r950 / r750 - 1.19, r750 - 0.08)
     result = (17.427 * theta - 7.565).astype(np.float32).rename("FeO_Lucey2000")
@@ -318,7 +318,7 @@ def _is_sp(obj: xr.Dataset | xr.DataArray) -> bool:
 
 def _check_bands(reflectance: xr.DataArray, wanted: list[float], where: str) -> None:
     remedy = (
-        "Bring the spectra to the model's wavelengths: obj.lunar.resample(wavelengths); "
+        "Bring the spectra to the model's wavelengths: obj.lunar.resample_bands(wavelengths); "
         "those of the default model are lunarray.sp.WAVELENGTHS_150"
     )
     have = reflectance["wavelength"].values

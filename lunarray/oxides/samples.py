@@ -15,7 +15,7 @@ from lunarray.geo import geobox_of, pixel_of, project, wrap_longitude
 from lunarray.geo.crs import spatial_dims
 from lunarray.geo.grid import _period
 from lunarray.oxides.constants import OXIDES
-from lunarray.sp.api import resample, spectra_of
+from lunarray.sp.api import resample_bands, spectra_of
 from lunarray.store.provenance import stamp
 
 #: What became of a point of the lattice, in the order of the steps: the values of the variable `status`.
@@ -89,7 +89,7 @@ def build_samples(
         oxides: what its makers state, or half of what two references differ by. Intervals of a model trained on the
         samples are then narrower by as much (:func:`lunarray.oxides.uncertainty.calibrate`).
     wavelengths : array-like, optional
-        Resample the spectra to these (nm), with :func:`lunarray.sp.resample`; by default they stay as they are.
+        Resample the spectra to these (nm), with :func:`lunarray.sp.resample_bands`; by default they stay as they are.
 
     Returns
     -------
@@ -463,7 +463,7 @@ def _cubes(given: Any, wavelengths: Any) -> list[xr.DataArray]:
     for obj in _several(given):
         spectra = spectra_of(obj, "build_samples")
         if wavelengths is not None:
-            spectra = resample(spectra, wavelengths)
+            spectra = resample_bands(spectra, wavelengths)
         cubes.append(_on_grid(spectra, "wavelength"))
     if not cubes:
         raise InputError("no cube", where="cube", remedy="give one cube or several")

@@ -16,7 +16,7 @@ _PUBLIC = {
     "join_detectors": "api",
     "despike": "api",
     "smooth": "api",
-    "resample": "api",
+    "resample_bands": "api",
     "is_native": "api",
     "SPIKE_CHANNELS": "api",
     "normalize_photometry": "photometry",

@@ -27,7 +27,7 @@ __all__ = [
     "is_native",
     "join_detectors",
     "mask_quality",
-    "resample",
+    "resample_bands",
     "smooth",
 ]
 
@@ -510,7 +510,7 @@ def smooth(ds: T, window: float = 50.0, order: int = 2) -> T:
     return _rebuild(ds, spectra, data, None, f"smooth(window={window:g} nm, order={order})")
 
 
-def resample(
+def resample_bands(
     ds: T, wavelengths: Sequence[float] | np.ndarray = WAVELENGTHS_150, *, max_gap: float = 50.0
 ) -> T:
     """Bring spectra to given wavelengths by linear interpolation.
@@ -535,7 +535,7 @@ def resample(
     BandMismatchError
         If `wavelengths` go beyond those of `ds`.
     """
-    step = "resample"
+    step = "resample_bands"
     spectra = spectra_of(ds, step)
     source = _rising(spectra, step)
     _positive(max_gap, "max_gap", step)
@@ -568,12 +568,12 @@ def resample(
     left, position = resampling_weights(source, wide, _SAME_CHANNEL)
     static = (source, wide, left, position, float(max_gap))
     data = _map_spectra(spectra, "resample_kernel", static, target.size)
-    note = f"resample({target.size} wavelengths, {wide[0]:.1f}-{wide[-1]:.1f} nm)"
+    note = f"resample_bands({target.size} wavelengths, {wide[0]:.1f}-{wide[-1]:.1f} nm)"
     return _rebuild(ds, spectra, data, target, note)
 
 
 def condition(ds: T, wavelengths: Sequence[float] | np.ndarray = WAVELENGTHS_150) -> T:
-    """The default conditioning: `mask_quality`, `join_detectors`, `despike`, `smooth`, `resample`, each with its
+    """The default conditioning: `mask_quality`, `join_detectors`, `despike`, `smooth`, `resample_bands`, each with its
     defaults.
 
     Parameters
@@ -598,13 +598,13 @@ def condition(ds: T, wavelengths: Sequence[float] | np.ndarray = WAVELENGTHS_150
         raise InputError(
             "these spectra are conditioned already",
             where="condition",
-            remedy="Use lunarray.sp.resample to change their wavelengths",
+            remedy="Use lunarray.sp.resample_bands to change their wavelengths",
         )
     native = is_native(spectra)
     result = mask_quality(ds)
     if native:
         result = join_detectors(result)
-    result = resample(smooth(despike(result)), wavelengths)
+    result = resample_bands(smooth(despike(result)), wavelengths)
     done = spectra_of(result, "condition")
     chain = done.attrs["conditioning"]
     result = result.assign_attrs(conditioned=chain)
