@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lunarray.cli.console import console, friendly, say
-from lunarray.cli.options import Device, Output, Overwrite, Quicklook
+from lunarray.cli.options import (
+    Device,
+    LearningRate,
+    Output,
+    Overwrite,
+    Quicklook,
+    RunDevice,
+    TrainDevice,
+    WeightsOutput,
+)
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -83,7 +92,7 @@ def map_fractures(
         Path | None,
         typer.Option(help="Units (any OGR file) outside of which polygons are dropped."),
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where to run the model.")] = Device.auto,
+    device: RunDevice = Device.auto,
     quicklook: Quicklook = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -144,10 +153,7 @@ def train_fractures(
             show_default=False,
         ),
     ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="Weights to write (.safetensors).", show_default=False),
-    ],
+    output: WeightsOutput,
     polygons: Annotated[
         Path | None, typer.Option(help="Outlines that are labelled as they are: pits.")
     ] = None,
@@ -177,7 +183,7 @@ def train_fractures(
     ] = 0.2,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the tiles.")] = 100,
     batch_size: Annotated[int, typer.Option(min=1, help="Tiles in a step.")] = 32,
-    rate: Annotated[float, typer.Option("--learning-rate", help="Of Adam.")] = 1e-4,
+    learning_rate: LearningRate = 1e-4,
     schedule: Annotated[
         Schedule, typer.Option(help="Course of the learning rate.")
     ] = Schedule.constant,
@@ -189,7 +195,7 @@ def train_fractures(
         bool, typer.Option("--augment/--no-augment", help="Change tiles at random.")
     ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
+    device: TrainDevice = Device.auto,
     checkpoint: Annotated[
         Path | None, typer.Option(help="File from which a stopped training goes on.")
     ] = None,
@@ -236,7 +242,7 @@ def train_fractures(
             model=model,
             epochs=epochs,
             batch_size=batch_size,
-            learning_rate=rate,
+            learning_rate=learning_rate,
             schedule=schedule.value,
             loss=loss.value,
             class_weight=_number(class_weight),

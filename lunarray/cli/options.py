@@ -41,3 +41,20 @@ Quicklook = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Write a store anew that holds something else.")
 ]
+SkipBadFiles = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad-files", help="Go on without files that cannot be read, and record them."
+    ),
+]
+OwnWeights = Annotated[
+    Path | None,
+    typer.Option(help="Your own weights (.safetensors) in place of the embedded model."),
+]
+WeightsOutput = Annotated[
+    Path,
+    typer.Option("--output", "-o", help="Weights to write (.safetensors).", show_default=False),
+]
+RunDevice = Annotated[Device, typer.Option(help="Where to run the model.")]
+TrainDevice = Annotated[Device, typer.Option(help="Where to train.")]
+LearningRate = Annotated[float, typer.Option(help="Of Adam.")]

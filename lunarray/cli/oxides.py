@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lunarray.cli.console import console, friendly, say
-from lunarray.cli.options import Device, Grid, Output, Overwrite, Quicklook
+from lunarray.cli.options import (
+    Device,
+    Grid,
+    LearningRate,
+    Output,
+    Overwrite,
+    OwnWeights,
+    Quicklook,
+    RunDevice,
+    SkipBadFiles,
+    TrainDevice,
+    WeightsOutput,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -59,17 +71,9 @@ def invert_oxides(
         Path | None,
         typer.Option(help="Text file with a mosaic's wavelengths (nm), if it does not say them."),
     ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(help="Your own weights (.safetensors) in place of the embedded model."),
-    ] = None,
-    device: Annotated[Device, typer.Option(help="Where to run the model.")] = Device.auto,
-    skip_bad_files: Annotated[
-        bool,
-        typer.Option(
-            "--skip-bad-files", help="Go on without files that cannot be read, and record them."
-        ),
-    ] = False,
+    model: OwnWeights = None,
+    device: RunDevice = Device.auto,
+    skip_bad_files: SkipBadFiles = False,
     quicklook: Quicklook = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -103,10 +107,7 @@ def train_oxides(
             show_default=False,
         ),
     ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="Weights to write (.safetensors).", show_default=False),
-    ],
+    output: WeightsOutput,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -139,13 +140,13 @@ def train_oxides(
     width: Annotated[
         int, typer.Option("--channels", "-n", min=1, help="Channels of the first block.")
     ] = 32,
-    rate: Annotated[float, typer.Option("--learning-rate", help="Of Adam.")] = 1e-3,
+    learning_rate: LearningRate = 1e-3,
     epochs: Annotated[int, typer.Option(min=1, help="Steps on all samples.")] = 100,
     separate: Annotated[
         bool, typer.Option("--separate", help="A network for each oxide instead of one for all.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the weights to begin with.")] = 0,
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
+    device: TrainDevice = Device.auto,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder from which a stopped run goes on.")
     ] = None,
@@ -179,7 +180,7 @@ def train_oxides(
         if samples_output is not None:
             samples.lunar.to_zarr(samples_output, overwrite=True, progress=False)
         options: dict[str, Any] = {
-            "n": width, "lr": rate, "epochs": epochs, "joint": not separate, "seed": seed,
+            "n": width, "lr": learning_rate, "epochs": epochs, "joint": not separate, "seed": seed,
             "device": device.value, "checkpoint": checkpoint, "pixels": pixels,
         }  # fmt: skip
         by = "lon" if "lon" in samples.coords else None
@@ -215,10 +216,7 @@ def atlas(
             "--output", "-o", help="Folder for maps, GeoTIFFs and tables.", show_default=False
         ),
     ],
-    model: Annotated[
-        Path | None,
-        typer.Option(help="Your own weights (.safetensors) in place of the embedded model."),
-    ] = None,
+    model: OwnWeights = None,
     latitude: Annotated[
         float, typer.Option(min=0, max=89.9, help="Map what is poleward of this (degrees).")
     ] = 65.0,
@@ -237,7 +235,7 @@ def atlas(
     geotiff: Annotated[
         bool, typer.Option(help="Export maps as GeoTIFF with styles for QGIS.")
     ] = True,
-    device: Annotated[Device, typer.Option(help="Where to run the model.")] = Device.auto,
+    device: RunDevice = Device.auto,
     quicklook: Quicklook = None,
     overwrite: Overwrite = False,
 ) -> None:

@@ -24,6 +24,15 @@ Store = Annotated[
 ]
 
 
+Models = Annotated[
+    Path,
+    typer.Option("--models", "-m", help="Folder of the regions' networks.", show_default=False),
+]
+GeoTiffs = Annotated[
+    Path | None, typer.Option(help="Folder for GeoTIFFs of the elements, with QGIS styles.")
+]
+
+
 class Division(StrEnum):
     """How a footprint divides over its cells."""
 
@@ -95,9 +104,7 @@ def populate(
         bool, typer.Option("--skip-outside", help="Go on without footprints outside of the grid.")
     ] = False,
     quicklook: Quicklook = None,
-    geotiff: Annotated[
-        Path | None, typer.Option(help="Folder for GeoTIFFs of the elements, with QGIS styles.")
-    ] = None,
+    geotiff: GeoTiffs = None,
     vectors: Annotated[
         Path | None, typer.Option(help="Footprints to write (.gpkg, .shp), with a QGIS style.")
     ] = None,
@@ -165,12 +172,7 @@ class Losses(StrEnum):
 @gib.command()
 def train(
     store: Store,
-    models: Annotated[
-        Path,
-        typer.Option(
-            "--models", "-m", help="Folder for the regions' networks.", show_default=False
-        ),
-    ],
+    models: Models,
     basemap: Annotated[
         Path | None,
         typer.Option(
@@ -253,17 +255,12 @@ def train(
 def predict(
     store: Store,
     output: Output,
-    models: Annotated[
-        Path,
-        typer.Option("--models", "-m", help="Folder of the regions' networks.", show_default=False),
-    ],
+    models: Models,
     max_distance: Annotated[
         float, typer.Option(min=0, help="Mask pixels farther from any populated one (km).")
     ] = 150.0,
     quicklook: Quicklook = None,
-    geotiff: Annotated[
-        Path | None, typer.Option(help="Folder for GeoTIFFs of the elements, with QGIS styles.")
-    ] = None,
+    geotiff: GeoTiffs = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Predict the elements of every pixel, with their uncertainty."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lunarray.cli.console import console, friendly, say
-from lunarray.cli.options import Output, Overwrite, Quicklook
+from lunarray.cli.options import Output, Overwrite, Quicklook, SkipBadFiles
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -72,12 +72,7 @@ def fit_elements(
     footprints: Annotated[
         Path | None, typer.Option(help="Footprints with abundances to write (.gpkg or .parquet).")
     ] = None,
-    skip_bad_files: Annotated[
-        bool,
-        typer.Option(
-            "--skip-bad-files", help="Go on without files that cannot be read, and record them."
-        ),
-    ] = False,
+    skip_bad_files: SkipBadFiles = False,
     quicklook: Quicklook = None,
     overwrite: Overwrite = False,
 ) -> None:
