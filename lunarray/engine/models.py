@@ -78,12 +78,7 @@ class ModelSpec:
         InputError
             If `device` is none of those known.
         """
-        if device not in get_args(Device):
-            raise InputError(
-                f"unknown device {device!r}",
-                where="device",
-                remedy=f"Choose from {', '.join(get_args(Device))}",
-            )
+        _known(device)
         path = Path(weights).resolve()
         return cls(loader, os.fspath(path), _sha256(path), outputs, device)
 
@@ -143,9 +138,12 @@ def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
 
     Raises
     ------
+    InputError
+        If there is no such device.
     MissingDependencyError
         If a GPU is demanded and torch finds none.
     """
+    _known(device)
     if device == "cpu" or (device == "auto" and not _gpu_driver()):
         return "cpu"
     import torch
@@ -159,6 +157,15 @@ def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
             remedy="Install a CUDA build of torch and the NVIDIA driver, or pass device='auto' or 'cpu'",
         )
     return "cpu"
+
+
+def _known(device: str) -> None:
+    if device not in get_args(Device):
+        raise InputError(
+            f"unknown device {device!r}",
+            where="device",
+            remedy=f"Choose from {', '.join(get_args(Device))}",
+        )
 
 
 def _gpu_driver() -> bool:

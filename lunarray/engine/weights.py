@@ -1,4 +1,4 @@
-"""Arrays of networks as safetensors files: written whole or not at all, and told apart by a digest."""
+"""Weights files: arrays of networks and what they say of themselves as safetensors, which hold no code."""
 
 from __future__ import annotations
 
@@ -7,37 +7,225 @@ import json
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lunarray.errors import ModelError
+
 #: Key of the header. There is one: safetensors keeps metadata in a hash map, and several keys would come out in another
 #: order each time.
 METADATA_KEY = "lunarray"
+#: A header larger than this is not one of ours; the format's own limit is 100 MB.
+_MAX_HEADER = 10_000_000
+
+
+@dataclass(frozen=True)
+class WeightsFormat:
+    """A kind of weights file: what its header must say.
+
+    Attributes
+    ----------
+    name : str
+        What the files are, such as "lunarray.oxides.OxideCNN".
+    remedy : str
+        What to do with a file that is none.
+    key : str
+        Field of the header that holds the name.
+    versions : tuple of int
+        Those of the field ``format_version`` that can be read.
+    required : tuple of str
+        Further fields that must be there.
+    """
+
+    name: str
+    remedy: str
+    key: str = "format"
+    versions: tuple[int, ...] = (1,)
+    required: tuple[str, ...] = ()
+
+    def write(
+        self,
+        path: str | os.PathLike[str],
+        tensors: Mapping[str, np.ndarray],
+        header: Mapping[str, Any],
+    ) -> Path:
+        """Write a file that is there only when it is complete.
+
+        Parameters
+        ----------
+        path : path-like
+            File to write; one that is there is replaced.
+        tensors : mapping of str to ndarray
+            Weights by name.
+        header : mapping
+            What the file says of itself, as JSON. Name, the first version and the digest are put in unless they are
+            there.
+
+        Returns
+        -------
+        Path
+        """
+        own = {self.key: self.name, "format_version": self.versions[0]}
+        write_tensors(path, tensors, {**own, "digest": tensors_digest(tensors), **header})
+        return Path(path)
+
+    def read_header(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """What a file says of itself; reads its first kilobytes only.
+
+        Parameters
+        ----------
+        path : path-like
+            Weights file.
+
+        Returns
+        -------
+        dict
+
+        Raises
+        ------
+        ModelError
+            If the file cannot be read, is of another kind or version, or a field is missing.
+        """
+        header = peek_header(path)
+        if header is None or self.key not in header:
+            raise ModelError(f"not a {self.name} file", where=path, remedy=self.remedy)
+        missing = [f for f in ("format_version", *self.required) if f not in header]
+        if missing:
+            raise ModelError(
+                f"the header lacks {', '.join(missing)}", where=path, remedy=self.remedy
+            )
+        kind, version = header[self.key], header["format_version"]
+        if kind != self.name or version not in self.versions:
+            raise ModelError(
+                f"holds {kind} version {version}, not {self.name} version "
+                f"{' or '.join(map(str, self.versions))}",
+                where=path,
+                remedy=self.remedy,
+            )
+        return header
+
+    def read(self, path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Read a file; needs no torch.
+
+        Parameters
+        ----------
+        path : path-like
+            Weights file.
+
+        Returns
+        -------
+        header : dict
+        tensors : dict of ndarray
+
+        Raises
+        ------
+        ModelError
+            As :meth:`read_header`, or if the weights are not those that were written.
+        """
+        header, tensors = self.read_header(path), read_tensors(path)
+        digest = header.get("digest")
+        if digest is not None and digest not in (
+            tensors_digest(tensors),
+            _digest(tensors, scalars=True),
+        ):
+            raise ModelError(
+                "the weights are not those that were written: their SHA-256 differs from the one in the header",
+                where=path,
+                remedy="fetch or write the file again",
+            )
+        return header, tensors
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, np.ndarray], header: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, np.ndarray],
+    header: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a safetensors file that is there only when it is complete.
 
     Parameters
     ----------
-    path : Path
+    path : path-like
         File to write; one that is there is replaced.
     tensors : mapping of str to ndarray
-        C-contiguous.
+        Arrays by name.
     header : mapping, optional
         What the file says of itself, as JSON.
     """
     from safetensors.numpy import save
 
+    path = Path(path)
     metadata = None if header is None else {METADATA_KEY: json.dumps(header, sort_keys=True)}
-    content = save(dict(tensors), metadata)
+    # Not ascontiguousarray, which would make a vector of a scalar.
+    content = save({n: np.asarray(a, order="C") for n, a in tensors.items()}, metadata)
     partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
     partial.write_bytes(content)
     partial.replace(path)
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read the arrays of a safetensors file, whoever wrote it.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    dict of ndarray
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return load(Path(path).read_bytes())
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelError(
+            f"broken safetensors file ({error})", where=path, remedy="fetch or write it again"
+        ) from error
+
+
+def peek_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What a safetensors file of lunarray says of itself; None where a file is another's.
+
+    Parameters
+    ----------
+    path : path-like
+        Any file.
+
+    Returns
+    -------
+    dict or None
+
+    Raises
+    ------
+    ModelError
+        If there is no such file, or it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= _MAX_HEADER:
+                return None
+            header = json.loads(json.loads(file.read(length))["__metadata__"][METADATA_KEY])
+    except OSError as error:
+        raise ModelError(
+            f"the weights cannot be read ({error.strerror})",
+            where=path,
+            remedy="check the path",
+        ) from error
+    except (ValueError, KeyError, TypeError):
+        return None
+    return header if isinstance(header, dict) else None
 
 
 def tensors_digest(tensors: Mapping[str, np.ndarray]) -> str:
@@ -52,9 +240,15 @@ def tensors_digest(tensors: Mapping[str, np.ndarray]) -> str:
     str
         Hexadecimal.
     """
+    return _digest(tensors, scalars=False)
+
+
+def _digest(tensors: Mapping[str, np.ndarray], *, scalars: bool) -> str:
+    """The digest, or the one that files of fracture models had at first, in which a scalar is a scalar."""
     sha = hashlib.sha256()
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
-        sha.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
+        shape = np.shape(tensors[name]) if scalars else array.shape
+        sha.update(f"{name}:{array.dtype.str}:{shape};".encode())
         sha.update(array.data)
     return sha.hexdigest()
