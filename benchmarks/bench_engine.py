@@ -49,7 +49,8 @@ class Graph:
 
     def setup(self, blocks: int, verb: str) -> None:
         with needs_lunarray():
-            from lunarray.store import execution, manifest, regions
+            from lunarray.engine import execution
+            from lunarray.store import manifest, regions
         import dask.array as da
         import xarray as xr
 

@@ -187,8 +187,8 @@ class GeoTiff:
 
     def setup(self) -> None:
         with needs_lunarray():
+            from lunarray.export import to_cog
             from lunarray.geo import assign_crs
-            from lunarray.store import to_cog
         import xarray as xr
 
         plain = cube(8, 8).isel(wavelength=0, drop=True)

@@ -220,7 +220,8 @@ def overhead(client: Any, chunks: int, folder: Path) -> dict[str, float]:
     import xarray as xr
     from distributed import wait
 
-    from lunarray.store import last_report, layout, regions, to_zarr
+    from lunarray.engine import last_report
+    from lunarray.store import layout, regions, to_zarr
 
     side = math.isqrt(chunks)
     array = da.zeros((side * 8, side * 8), chunks=8, dtype=np.float32).map_blocks(
@@ -328,7 +329,8 @@ def inversion(client: Any, side: int, folder: Path) -> dict[str, float]:
     import dask
 
     import lunarray as la
-    from lunarray.store import last_report, to_zarr
+    from lunarray.engine import last_report
+    from lunarray.store import to_zarr
 
     source = folder / f"cube-{side}.zarr"
     if not source.exists():
@@ -356,7 +358,8 @@ GRAPH = """
 import sys, time
 import numpy as np, dask.array as da, xarray as xr
 import lunarray as la
-from lunarray.store import accounts, manifest, regions
+from lunarray.engine import accounts
+from lunarray.store import manifest, regions
 side = int(sys.argv[1])
 la.oxides.invert_oxides, la.oxides.oxide_model()  # what importing takes is not the graph's
 base = accounts.memory()[0]
@@ -424,7 +427,8 @@ def larger_than_memory(limit_mib: int, times: float, folder: Path) -> dict[str, 
     import xarray as xr
 
     import lunarray as la
-    from lunarray.store import last_report, to_zarr
+    from lunarray.engine import last_report
+    from lunarray.store import to_zarr
 
     side = math.ceil(math.sqrt(times * limit_mib * 2**20 / 600) / 128) * 128
     tile = cube(128, 128).reflectance.values

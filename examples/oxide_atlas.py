@@ -114,7 +114,7 @@ def main() -> None:
             OXIDES, atlas[pole][list(OXIDES)].lunar.to_cog(out / f"geotiff_{pole}"), strict=True
         ):
             low, high = np.nanpercentile(atlas[pole][oxide], (1, 99))
-            la.store.raster_style(file, low, high, label="wt%")
+            la.export.raster_style(file, low, high, label="wt%")
     la.plot.polar_atlas(atlas, path=out / "figure05_08_09_14_atlas.png")
 
     # 5. Against the second FeO map (Figure 7), and in regions A and B against the reference (Figures 10-13).
@@ -141,7 +141,7 @@ def main() -> None:
     table5 = la.oxides.region_table(statistics)
     table5.to_csv(out / "table5.csv")
     print(f"\nTable 5. Candidate landing regions, wt%\n{table5.round(2).to_string()}")
-    la.store.to_vector(statistics, out / "artemis3.gpkg", regions=regions)
+    la.export.to_vector(statistics, out / "artemis3.gpkg", regions=regions)
     la.plot.region_map(atlas["south"].FeO, regions, path=out / "figure15_regions.png")
 
     # 7. What no study can do: compare with the truth where training never saw it.

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lunarray import (
     accessor as accessor,
 )  # registers `.lunar`: a test sees to it that this import stays
-
-__version__ = "0.1.0"
+from lunarray.versions import __version__
 
 if TYPE_CHECKING:
     from lunarray.engine.clusters import cluster
@@ -40,7 +39,7 @@ _VERBS = {
     "show_versions": "lunarray.versions",
 }
 _ROOMS = (
-    "engine", "errors", "fractures", "geo", "oxides", "plot", "simulate", "sp", "store", "superres", "xrf",
+    "engine", "errors", "export", "fractures", "geo", "oxides", "plot", "simulate", "sp", "store", "superres", "xrf",
 )  # fmt: skip
 
 __all__ = [

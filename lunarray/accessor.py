@@ -83,7 +83,7 @@ class _Accessor:
 
     # store
     to_zarr = _Verb("lunarray.store:to_zarr")
-    to_cog = _Verb("lunarray.store:to_cog")
+    to_cog = _Verb("lunarray.export:to_cog")
 
     # plot
     plot_spectra = _Verb("lunarray.plot:spectra")

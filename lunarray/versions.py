@@ -9,6 +9,8 @@ import re
 import sys
 from typing import TextIO
 
+__version__ = "0.1.0"
+
 
 def show_versions(file: TextIO | None = None) -> None:
     """Print the versions of Python, lunarray, its dependencies and the machine.
@@ -20,8 +22,6 @@ def show_versions(file: TextIO | None = None) -> None:
     file : text file, optional
         Where to print; standard output by default.
     """
-    from lunarray import __version__
-
     print(f"lunarray: {__version__}", file=file)
     print(f"python: {sys.version.split()[0]} ({sys.executable})", file=file)
     print(f"platform: {platform.platform()}, {os.cpu_count()} CPUs", file=file)

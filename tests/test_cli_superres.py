@@ -83,7 +83,7 @@ def test_results_of_fits(tmp_path, table, albedo):
     store = tmp_path / "gib.zarr"
     run("gib", "create", store, *GRID)
     # The same polygons as the albedo has.
-    la.store.to_vector(_maria(), tmp_path / "maria.gpkg", style="")
+    la.export.to_vector(_maria(), tmp_path / "maria.gpkg", style="")
     run(
         "gib", "populate", store, tmp_path / "fits.zarr", "--mare-polygons", tmp_path / "maria.gpkg"
     )

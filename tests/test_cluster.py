@@ -21,9 +21,9 @@ import xarray as xr
 
 import lunarray
 from lunarray import engine, errors
-from lunarray.engine import clusters
-from lunarray.store import accounts, last_report, regions, to_zarr
-from lunarray.store.execution import labels
+from lunarray.engine import accounts, clusters, last_report
+from lunarray.engine.execution import labels
+from lunarray.store import regions, to_zarr
 from lunarray.store.layout import choose_layout
 
 
@@ -201,7 +201,7 @@ def test_identity_does_not_depend_on_placement(tmp_path, mixed):
 
 def test_only_what_is_near_is_read_ahead(tmp_path, mixed):
     """Sources bound to CPU workers are not held back by Dask; the number of regions under way is bounded here."""
-    from lunarray.store import execution
+    from lunarray.engine import execution
 
     at_once = []
 

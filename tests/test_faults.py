@@ -25,7 +25,8 @@ import xarray as xr
 
 import lunarray
 from lunarray import engine, errors
-from lunarray.store import describe, last_report, locks, regions, to_zarr
+from lunarray.engine import last_report
+from lunarray.store import describe, locks, regions, to_zarr
 from lunarray.store.layout import choose_layout
 
 HERE = Path(__file__).parent

@@ -268,7 +268,7 @@ def test_regions_a_and_b():
 def test_statistics_to_geopackage_and_back(tmp_path):
     regions = la.oxides.artemis3_regions(30e3)
     stats = geo.region_statistics(maps(), regions)
-    files = la.store.to_vector(stats, tmp_path / "a.gpkg", regions=regions)
+    files = la.export.to_vector(stats, tmp_path / "a.gpkg", regions=regions)
     assert [f.name for f in files] == ["a.gpkg", "a.qml"]
     frame = geopandas.read_file(tmp_path / "a.gpkg", layer="a")
     assert geo.crs_code(frame.crs) == "IAU_2015:30135"
@@ -298,7 +298,7 @@ def test_statistics_to_geopackage_and_back(tmp_path):
 def test_shapefile_names_are_short_and_single(tmp_path):
     ds = maps().assign(Mg_number=maps().FeO)
     region = Circle(0.0, -80.0, 1e5, "here")
-    la.store.to_vector(
+    la.export.to_vector(
         geo.region_statistics(ds, region),
         tmp_path / "a.shp",
         regions=region,
@@ -316,7 +316,7 @@ def test_points(tmp_path):
         {"FeO": ("sample", [5.0, 7.0]), "reflectance": (("sample", "wavelength"), np.ones((2, 3)))},
         coords={"lon": ("sample", [0.0, 90.0]), "lat": ("sample", [70.0, 80.0])},
     )
-    la.store.to_vector(ds, tmp_path / "p.geojson", crs="geographic")
+    la.export.to_vector(ds, tmp_path / "p.geojson", crs="geographic")
     frame = geopandas.read_file(tmp_path / "p.geojson")
     assert [(p.x, p.y) for p in frame.geometry] == [(0.0, 70.0), (90.0, 80.0)]
     assert list(frame["FeO"]) == [5.0, 7.0]
@@ -326,7 +326,7 @@ def test_points(tmp_path):
 def test_classes_have_the_area_of_their_pixels(tmp_path, chunks):
     feo = maps().FeO if chunks is None else maps().FeO.chunk(y=chunks, x=chunks)
     levels = [6.0, 9.0, 10.0, 14.0]
-    la.store.to_vector(feo, tmp_path / "c.gpkg", levels=levels)
+    la.export.to_vector(feo, tmp_path / "c.gpkg", levels=levels)
     frame = geopandas.read_file(tmp_path / "c.gpkg", layer="c")
     for (low, high), area, shape in zip(
         itertools.pairwise(levels), frame.area, frame.geometry, strict=True
@@ -337,9 +337,9 @@ def test_classes_have_the_area_of_their_pixels(tmp_path, chunks):
 
 
 def test_geopackage_keeps_other_layers(tmp_path):
-    la.store.to_vector(maps().FeO, tmp_path / "c.gpkg", levels=[0, 10, 20], layer="FeO")
-    la.store.to_vector(maps().MgO, tmp_path / "c.gpkg", levels=[0, 20, 40], layer="MgO")
-    la.store.to_vector(maps().FeO, tmp_path / "c.gpkg", levels=[0, 5, 20], layer="FeO")  # anew
+    la.export.to_vector(maps().FeO, tmp_path / "c.gpkg", levels=[0, 10, 20], layer="FeO")
+    la.export.to_vector(maps().MgO, tmp_path / "c.gpkg", levels=[0, 20, 40], layer="MgO")
+    la.export.to_vector(maps().FeO, tmp_path / "c.gpkg", levels=[0, 5, 20], layer="FeO")  # anew
     assert {"FeO", "MgO"} <= set(pyogrio.list_layers(tmp_path / "c.gpkg")[:, 0])
     assert list(geopandas.read_file(tmp_path / "c.gpkg", layer="FeO")["upper"]) == [5, 20]
     base = sqlite3.connect(tmp_path / "c.gpkg")
@@ -350,28 +350,28 @@ def test_geopackage_keeps_other_layers(tmp_path):
 def test_vector_errors(tmp_path):
     stats = geo.region_statistics(maps(), REGIONS["cap"])
     with pytest.raises(InputError, match="outlines"):
-        la.store.to_vector(stats, tmp_path / "a.gpkg")
+        la.export.to_vector(stats, tmp_path / "a.gpkg")
     with pytest.raises(InputError, match="same order"):
-        la.store.to_vector(stats, tmp_path / "a.gpkg", regions=REGIONS["seam"])
+        la.export.to_vector(stats, tmp_path / "a.gpkg", regions=REGIONS["seam"])
     with pytest.raises(InputError, match=r"\.xyz"):
-        la.store.to_vector(stats, tmp_path / "a.xyz", regions=REGIONS["cap"])
+        la.export.to_vector(stats, tmp_path / "a.xyz", regions=REGIONS["cap"])
     with pytest.raises(InputError, match="levels"):
-        la.store.to_vector(maps().FeO, tmp_path / "a.gpkg", levels=[3, 2])
+        la.export.to_vector(maps().FeO, tmp_path / "a.gpkg", levels=[3, 2])
     with pytest.raises(InputError, match="no value"):
-        la.store.to_vector(maps().FeO, tmp_path / "a.gpkg", levels=[300, 400])
+        la.export.to_vector(maps().FeO, tmp_path / "a.gpkg", levels=[300, 400])
     with pytest.raises(InputError, match="points"):
-        la.store.to_vector(maps(), tmp_path / "a.gpkg")
+        la.export.to_vector(maps(), tmp_path / "a.gpkg")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_raster_style(tmp_path):
-    path = la.store.raster_style(tmp_path / "FeO.tif", 4.0, 12.0, label="wt%", steps=5)
+    path = la.export.raster_style(tmp_path / "FeO.tif", 4.0, 12.0, label="wt%", steps=5)
     assert path.name == "FeO.qml"
     items = list(ElementTree.parse(path).getroot().iter("item"))
     assert [float(i.get("value")) for i in items] == [4, 6, 8, 10, 12]
     assert items[0].get("color") == "#440154"  # viridis begins there
     assert items[-1].get("label") == "12 wt%"
     with pytest.raises(InputError, match="vmin"):
-        la.store.raster_style(tmp_path / "FeO.tif", 4.0, 4.0)
+        la.export.raster_style(tmp_path / "FeO.tif", 4.0, 4.0)
     with pytest.raises(InputError, match="colormap"):
-        la.store.raster_style(tmp_path / "FeO.tif", 4.0, 5.0, cmap="rainbows")
+        la.export.raster_style(tmp_path / "FeO.tif", 4.0, 5.0, cmap="rainbows")

@@ -16,7 +16,8 @@ import xarray as xr
 
 import lunarray
 from lunarray import engine, errors
-from lunarray.store import accounts, last_report, regions, to_zarr
+from lunarray.engine import accounts, last_report
+from lunarray.store import api, regions, to_zarr
 from lunarray.store.layout import choose_layout
 
 
@@ -131,7 +132,7 @@ def test_one_bar_for_all_schedulers(tmp_path, client, capsys, monkeypatch, sched
         assert description == "Mapping"
         yield lambda: steps.append(1)
 
-    monkeypatch.setattr(regions, "progress_bar", bar)
+    monkeypatch.setattr(api, "progress_bar", bar)
     if scheduler == "distributed":
         with client(processes=False):
             to_zarr(maps(tmp_path), tmp_path / "a.zarr", description="Mapping")

@@ -17,7 +17,8 @@ import pytest
 import xarray as xr
 
 import lunarray
-from lunarray.store import accounts, manifest, regions, to_zarr
+from lunarray.engine import accounts
+from lunarray.store import manifest, regions, to_zarr
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,7 +61,7 @@ def test_manifest_does_not_grow_with_the_chunks(tmp_path):
 
 
 def test_window_bounds_what_a_scheduler_gets_at_once(tmp_path, client, monkeypatch):
-    from lunarray.store import execution
+    from lunarray.engine import execution
 
     monkeypatch.setattr(execution, "MAX_TASKS", 40)
     monkeypatch.setattr(

@@ -237,4 +237,4 @@ class TestFiles:
         assert not list(tmp_path.glob("x*"))
         earth = sr.footprint_frame(tracks).set_crs("EPSG:4326", allow_override=True)
         with pytest.raises(BodyMismatchError):
-            la.store.to_vector(earth, tmp_path / "x.gpkg")
+            la.export.to_vector(earth, tmp_path / "x.gpkg")

@@ -17,8 +17,8 @@ import xarray as xr
 
 from lunarray import geo
 from lunarray.errors import BodyMismatchError, InputError
-from lunarray.store import raster_style, to_vector
-from lunarray.store.vector import vector_style
+from lunarray.export import raster_style, to_vector
+from lunarray.export.vector import vector_style
 
 SUFFIXES = (".gpkg", ".shp", ".geojson")
 REGIONS = [
@@ -319,7 +319,7 @@ def test_failure_while_writing_keeps_what_was_there(tmp_path, points, suffix, mo
 
 
 def test_failure_of_the_style_keeps_the_geopackage(tmp_path, points, monkeypatch):
-    from lunarray.store import vector
+    from lunarray.export import vector
 
     path = tmp_path / "x.gpkg"
     to_vector(points, path)

@@ -280,7 +280,7 @@ def atlas(
                 for variable, file in zip(names, files, strict=True):
                     low, high, _ = limits([stored[variable].values], None, None)
                     unit = stored[variable].attrs.get("units", "")
-                    la.store.raster_style(file, low, high, label=unit)
+                    la.export.raster_style(file, low, high, label=unit)
                 say(f"GeoTIFF    {output / f'geotiff_{pole}'}")
             wanted = own or (la.oxides.artemis3_regions(radius) if pole == "south" else [])
             sign = 1 if pole == "north" else -1
@@ -289,7 +289,7 @@ def atlas(
                 statistics = la.oxides.region_statistics(stored[names], wanted).compute()
                 table = la.oxides.region_table(statistics)
                 table.to_csv(output / f"regions_{pole}.csv")
-                la.store.to_vector(statistics, output / f"regions_{pole}.gpkg", regions=wanted)
+                la.export.to_vector(statistics, output / f"regions_{pole}.gpkg", regions=wanted)
                 _regions(statistics)
                 say(f"Regions    {output / f'regions_{pole}.csv'} and .gpkg")
         if quicklook is not None:

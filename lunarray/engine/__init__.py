@@ -1,23 +1,31 @@
-"""Running kernels and models over the blocks of chunked arrays, here and on clusters."""
+"""Running kernels and models over the blocks of chunked arrays, here and on clusters, and telling how it went."""
 
 from __future__ import annotations
 
+from lunarray.engine.accounts import stage
 from lunarray.engine.batches import in_batches
 from lunarray.engine.clusters import cluster
+from lunarray.engine.execution import current_client
 from lunarray.engine.logs import log_to
 from lunarray.engine.models import ModelSpec, Predictor, resolve_device
 from lunarray.engine.pixels import map_pixels
 from lunarray.engine.placement import placed
-from lunarray.store.accounts import stage
+from lunarray.engine.progress import progress_bar, step_bar
+from lunarray.engine.report import RunReport, last_report
 
 __all__ = [
     "ModelSpec",
     "Predictor",
+    "RunReport",
     "cluster",
+    "current_client",
     "in_batches",
+    "last_report",
     "log_to",
     "map_pixels",
     "placed",
+    "progress_bar",
     "resolve_device",
     "stage",
+    "step_bar",
 ]

@@ -6,7 +6,7 @@ import gc
 import sys
 from collections.abc import Callable, Hashable
 
-from lunarray.store.accounts import event, stage
+from lunarray.engine.accounts import event, stage
 
 #: Items below which a batch is not cut further: then it is not the batch that is too large.
 LEAST = 16

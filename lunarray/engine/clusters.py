@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import dask
 
+from lunarray.engine.accounts import log
+from lunarray.engine.execution import labels
 from lunarray.engine.placement import CPU, GPU
 from lunarray.errors import InputError, MissingDependencyError
-from lunarray.store.accounts import log
-from lunarray.store.execution import labels
 
 if TYPE_CHECKING:
     import distributed

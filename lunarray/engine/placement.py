@@ -8,8 +8,8 @@ from typing import Any
 
 import dask
 
+from lunarray.engine.execution import current_client, labels
 from lunarray.engine.models import ModelSpec
-from lunarray.store.execution import current_client, labels
 
 #: Resource label of the workers that have a GPU, one unit for each GPU; and of those that leave it to them.
 GPU, CPU = "GPU", "CPU"

@@ -1,13 +1,44 @@
-"""A bar for work that counts steps and has something to say at each, such as a loss."""
+"""Bars on standard error: for steps that are counted, and for steps that have something to say, such as a loss."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 #: Told how many steps were done and what to show beside the bar.
 Advance = Callable[[int, str], None]
+
+
+@contextmanager
+def progress_bar(
+    description: str, total: int, *, show: bool | None = None
+) -> Iterator[Callable[[], None]]:
+    """Show a bar on standard error that counts up to `total`.
+
+    Parameters
+    ----------
+    description : str
+        What is being done.
+    total : int
+        Steps.
+    show : bool, optional
+        By default where standard error is a terminal.
+
+    Yields
+    ------
+    callable
+        Takes the bar one step on; it may be called from any thread.
+    """
+    if not _shown(show):
+        yield lambda: None
+        return
+    from rich.progress import TextColumn, TimeElapsedColumn
+
+    with _bar(None, TimeElapsedColumn(), TextColumn("left")) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda: bar.advance(task)  # which locks
 
 
 @contextmanager
@@ -39,11 +70,26 @@ def step_bar(
     callable or None
         To be called with the steps done since the last call and the state, from any thread; None without a bar.
     """
-    if show is None:
-        show = sys.stderr.isatty()
-    if not show:
+    if not _shown(show):
         yield None
         return
+    from rich.progress import TextColumn
+
+    with _bar(width, TextColumn(text)) as bar:
+        task = bar.add_task(description, total=total, state="–")
+
+        def advance(done: int, state: str) -> None:
+            bar.update(task, advance=done, state=state)  # which locks
+
+        yield advance
+
+
+def _shown(show: bool | None) -> bool:
+    return sys.stderr.isatty() if show is None else show
+
+
+def _bar(width: int | None, *between: Any) -> Any:
+    """Description, bar, count, what is `between`, time left."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -53,17 +99,9 @@ def step_bar(
         TimeRemainingColumn,
     )
 
-    columns = (
+    first = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=width),
+        BarColumn(bar_width=width or 40),
         MofNCompleteColumn(),
-        TextColumn(text),
-        TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total, state="–")
-
-        def advance(done: int, state: str) -> None:
-            bar.update(task, advance=done, state=state)  # which locks
-
-        yield advance
+    return Progress(*first, *between, TimeRemainingColumn(), console=Console(stderr=True))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.errors import GridError, InputError
+from lunarray.export.vector import DRIVERS, _short_names, _write, _write_text, vector_style
 from lunarray.fractures.ground import planet_crs
-from lunarray.store.vector import DRIVERS, _short_names, _write, _write_text, vector_style
 
 if TYPE_CHECKING:
     import geopandas

@@ -619,9 +619,9 @@ def train_folds(
 
 
 def _client() -> Any:
-    from lunarray.store.regions import _current_client
+    from lunarray.engine import current_client
 
-    return _current_client()
+    return current_client()
 
 
 def _batches(left_out: Sequence[np.ndarray], size: int) -> list[np.ndarray]:

@@ -21,6 +21,8 @@ import dask
 import numpy as np
 import xarray as xr
 
+from lunarray.engine import accounts, execution, progress_bar
+from lunarray.engine.report import RunReport, failure_rows, remember, report_files
 from lunarray.errors import (
     InputError,
     LunarrayWarning,
@@ -29,10 +31,10 @@ from lunarray.errors import (
     StoreFormatError,
     StoreIncompleteError,
 )
-from lunarray.store import accounts, execution, manifest, regions
+from lunarray.store import manifest, regions
 from lunarray.store.locks import WriteLock
 from lunarray.store.provenance import stamp
-from lunarray.store.report import RunReport, failure_rows, remember, report_files
+from lunarray.versions import __version__
 
 #: Version of the convention below. A store of another major version is refused.
 FORMAT_VERSION = 1
@@ -90,7 +92,7 @@ def to_zarr(
         cluster may try elsewhere, and does so anyway with the work of workers that it has lost.
     report : path, optional
         Where to write the report of the run: a .json or .html file, or a folder for both (``lunarray.report``). It is
-        written also when the run stops. :func:`lunarray.store.last_report` has it too.
+        written also when the run stops. :func:`lunarray.engine.last_report` has it too.
 
     Returns
     -------
@@ -202,7 +204,7 @@ def _fill(
         regions=len(todo.places),
     )
     try:
-        with regions.progress_bar(description, len(todo.places), show=progress) as advance:
+        with progress_bar(description, len(todo.places), show=progress) as advance:
 
             def done(key: Any) -> None:
                 lock.check()
@@ -313,8 +315,6 @@ def _report(
     stopped: BaseException | None,
     begin: float,
 ) -> None:
-    from lunarray import __version__
-
     end = time.time()
     written = [record for record in outcome.records if "region" in record]
     seconds = max(end - begin, 1e-9)

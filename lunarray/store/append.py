@@ -12,8 +12,8 @@ import dask
 import numpy as np
 import xarray as xr
 
+from lunarray.engine import progress_bar
 from lunarray.errors import InputError, StoreConflictError, StoreError
-from lunarray.store import regions
 from lunarray.store.api import FORMAT_VERSION, KEY, _set_state, _state, open_zarr
 from lunarray.store.layout import CHUNK_BYTES
 from lunarray.store.locks import WriteLock
@@ -86,9 +86,7 @@ def append_zarr(
                 _require_appendable(path, state, dim)
                 _roll_back(path, state, dim)
                 _check_same(ds, path, dim)
-            with regions.progress_bar(
-                f"Appending to {path.name}", len(begins), show=progress
-            ) as step:
+            with progress_bar(f"Appending to {path.name}", len(begins), show=progress) as step:
                 for begin in begins:
                     _append(ds.isel({dim: slice(begin, begin + batch)}), path, dim)
                     step()

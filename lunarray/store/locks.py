@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lunarray.engine.accounts import log
 from lunarray.errors import StoreError, StoreLockedError
-from lunarray.store.accounts import log
 
 #: Seconds between two signs of life of a writer.
 HEARTBEAT = 10.0

@@ -23,7 +23,7 @@ def open_maps(path: str | os.PathLike[str], *, chunks: int = CHUNK) -> xr.Datase
     ----------
     path : path
         A Zarr store; a GeoTIFF of one band, whose name is that of its variable; or a folder of such (``FeO.tif``,
-        ``TiO2.tif``, …), as :func:`lunarray.store.to_cog` writes it.
+        ``TiO2.tif``, …), as :func:`lunarray.export.to_cog` writes it.
     chunks : int
         Side of the chunks of rasters.
 

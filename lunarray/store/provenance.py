@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import xarray as xr
 
+from lunarray.versions import __version__
+
 T = TypeVar("T", xr.Dataset, xr.DataArray)
 
 
@@ -32,8 +34,6 @@ def stamp(obj: T, event: str, *, variables: Iterable[str] | None = None, **attrs
     Dataset or DataArray
         A shallow copy with the attributes; of a Dataset, the variables that were made carry them too.
     """
-    from lunarray import __version__
-
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     now = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)
     line = f"{now:%Y-%m-%dT%H:%M:%SZ} lunarray {__version__}: {event}"

@@ -10,11 +10,8 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import sys
-import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +32,8 @@ from dask.array.optimization import optimize
 from dask.highlevelgraph import HighLevelGraph
 from dask.utils import ensure_dict
 
+from lunarray.engine import accounts, execution
 from lunarray.errors import StoreWriteError
-from lunarray.store import accounts, execution
 from lunarray.store.layout import WHOLE_AXES, Layout, choose_layout
 
 
@@ -142,7 +139,7 @@ def writes(
     done : sequence of set of tuple of int, optional
         Regions of each group to leave out.
     labels : mapping, optional
-        Resource labels of the cluster's workers (:func:`lunarray.store.execution.labels`). With "GPU" among them,
+        Resource labels of the cluster's workers (:func:`lunarray.engine.execution.labels`). With "GPU" among them,
         tasks that run a model are bound to those workers; with "CPU" too, the others to these.
 
     Returns
@@ -482,111 +479,3 @@ def _objects(folder: Path, depth: int) -> Iterator[tuple[int, ...]]:
         if entry.name.isdigit():
             for rest in _objects(entry, depth - 1):
                 yield (int(entry.name), *rest)
-
-
-def execute(tasks: Sequence[Any], description: str, *, progress: bool | None = None) -> None:
-    """Run Delayed tasks to the end, with a progress bar, here or on the current Dask client.
-
-    Parameters
-    ----------
-    tasks : sequence of Delayed
-        Their results are dropped.
-    description : str
-        Shown beside the bar.
-    progress : bool, optional
-        Show the bar; by default where standard error is a terminal.
-
-    Raises
-    ------
-    Exception
-        What a task raised; the tasks that have not begun are not run.
-    """
-    if not tasks:
-        return
-    with progress_bar(description, len(tasks), show=progress) as advance:
-        client = _current_client()
-        if client is None:
-            keys = {task.key for task in tasks}
-            with _Completed(keys, advance):
-                dask.compute(*tasks, optimize_graph=False)
-        else:
-            _run_distributed(client, tasks, advance)
-
-
-_current_client = execution.current_client
-
-
-def _run_distributed(client: Any, tasks: Sequence[Any], advance: Any) -> None:
-    from distributed import as_completed
-
-    futures = client.compute(list(tasks), optimize_graph=False)
-    try:
-        for future in as_completed(futures):
-            future.result()
-            advance()
-    except BaseException:
-        client.cancel(futures)
-        raise
-
-
-class _Completed(dask.callbacks.Callback):
-    """Calls `advance` whenever one of `keys` has been computed by a local scheduler."""
-
-    def __init__(self, keys: Iterable[Any], advance: Any) -> None:
-        super().__init__()
-        self._keys = set(keys)
-        self._advance = advance
-
-    def _posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker_id: Any) -> None:
-        if key in self._keys:
-            self._advance()
-
-
-@contextmanager
-def progress_bar(description: str, total: int, *, show: bool | None = None) -> Iterator[Any]:
-    """Show a bar on standard error that counts up to `total`.
-
-    Parameters
-    ----------
-    description : str
-    total : int
-    show : bool, optional
-        By default where standard error is a terminal.
-
-    Yields
-    ------
-    callable
-        Takes the bar one step on; it may be called from any thread.
-    """
-    if show is None:
-        show = sys.stderr.isatty()
-    if not show:
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    lock = threading.Lock()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total)
-
-        def advance() -> None:
-            with lock:
-                bar.advance(task)
-
-        yield advance

@@ -60,7 +60,7 @@ def write_element_maps(
     ----------
     Lunar elemental analysis and mapping of CLASS data, section V (maps as GeoTIFF from PyQGIS scripts).
     """
-    from lunarray.store import raster_style, to_cog
+    from lunarray.export import raster_style, to_cog
 
     ds = maps.to_dataset(name="abundance") if isinstance(maps, xr.DataArray) else maps
     if "abundance" not in ds.data_vars or "element" not in ds["abundance"].dims:
@@ -200,7 +200,7 @@ def write_element_vectors(
     ----------
     Lunar elemental analysis and mapping of CLASS data, section V (graduated maps as shapefiles from PyQGIS scripts).
     """
-    from lunarray.store import to_vector
+    from lunarray.export import to_vector
 
     if {"corner_lat", "corner_lon"} <= set(obj.variables):
         table: Any = footprint_frame(obj)

@@ -299,7 +299,7 @@ def classify_mare(
     InputError
         As :func:`mare_class` does.
     """
-    from lunarray.store.regions import progress_bar
+    from lunarray.engine import progress_bar
 
     path = Path(path)
     grid = GIBGrid.from_json(json.dumps(meta_of(path)["grid"]))

@@ -390,7 +390,7 @@ def _populate_regions(
     ds: xr.Dataset,
     progress: bool | None,
 ) -> list[tuple[int, int]]:
-    from lunarray.store.regions import progress_bar
+    from lunarray.engine import progress_bar
 
     total = table.sizes["footprint"]
     involved = np.flatnonzero(_rows_in(pixel, grid, regions))

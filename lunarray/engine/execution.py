@@ -19,6 +19,7 @@ import dask
 from dask._task_spec import Alias, DataNode, Task, TaskRef
 from dask.utils import key_split
 
+from lunarray.engine import accounts
 from lunarray.errors import (
     InputError,
     MissingDependencyError,
@@ -27,7 +28,6 @@ from lunarray.errors import (
     StoreError,
     StoreWriteError,
 )
-from lunarray.store import accounts
 
 #: Tasks that a scheduler gets at once. More would cost it memory long before their turn comes.
 MAX_TASKS = 50_000
@@ -82,7 +82,7 @@ class Outcome:
     Parameters
     ----------
     records : list of dict
-        :func:`lunarray.store.accounts.take` of each region that was written, and what else processes told.
+        :func:`lunarray.engine.accounts.take` of each region that was written, and what else processes told.
     failures : list of dict
         Fields of :class:`Failure` and the key.
     retries : int
@@ -163,7 +163,12 @@ def run(
 
 
 def current_client() -> Any:
-    """Give the Dask client in force, if `distributed` is in use at all."""
+    """Give the Dask client in force, if `distributed` is in use at all.
+
+    Returns
+    -------
+    distributed.Client or None
+    """
     if "distributed" not in sys.modules or dask.config.get("scheduler", None) not in (
         None,
         "distributed",
@@ -441,7 +446,7 @@ def _add_task(outcome: Outcome, kind: str, action: str, seconds: float, count: f
 
 def _watch(client: Any) -> str | None:
     """Install a plugin that counts at the scheduler; None where that is not possible."""
-    from lunarray.store.watching import Watch
+    from lunarray.engine.watching import Watch
 
     try:
         plugin = Watch()
@@ -465,7 +470,7 @@ def _accounts_of(client: Any) -> list[dict[str, Any]]:
 
 
 def _collect(client: Any, watch: str | None, outcome: Outcome) -> None:
-    from lunarray.store.watching import read_watch
+    from lunarray.engine.watching import read_watch
 
     if client.status != "running":
         return

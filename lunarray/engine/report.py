@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lunarray.engine.execution import Outcome
 from lunarray.errors import InputError, StoreError
-from lunarray.store.execution import Outcome
 
 _last: RunReport | None = None
 

@@ -1,0 +1,8 @@
+"""Maps and vectors for other programs: cloud-optimised GeoTIFF, GeoPackage and shapefile, with styles for QGIS."""
+
+from __future__ import annotations
+
+from lunarray.export.geotiff import to_cog
+from lunarray.export.vector import raster_style, to_vector
+
+__all__ = ["raster_style", "to_cog", "to_vector"]
