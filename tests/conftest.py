@@ -1,13 +1,107 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and options: another order, a clock that jumps, the CPU time of each file."""
 
 from __future__ import annotations
 
 import os
+import random
+import sys
+import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Nothing hangs on how fast this machine is now, nor on what another run found.
+settings.register_profile(
+    "lunarray",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("lunarray")
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("lunarray")
+    group.addoption(
+        "--order", metavar="reversed|SEED", help="tests of a file, and files, in another order"
+    )
+    group.addoption(
+        "--jumping-clock",
+        action="store_true",
+        help="every look that lunarray takes at a clock finds it a second later than the last",
+    )
+    group.addoption("--file-times", metavar="PATH", help="write the CPU seconds of each file")
+
+
+def pytest_configure(config):
+    # What is made is stamped with the second in which it was made; two things made alike must be equal.
+    os.environ.setdefault("SOURCE_DATE_EPOCH", "1750000000")
+    if config.getoption("jumping_clock"):
+        for name in ("time", "monotonic", "perf_counter"):
+            setattr(time, name, _jumping(getattr(time, name)))
+    if path := config.getoption("file_times"):
+        config.pluginmanager.register(_FileTimes(Path(path)))
+
+
+def _jumping(clock):
+    leaps = 0
+
+    def read():
+        nonlocal leaps
+        leaps += sys._getframe(1).f_globals.get("__name__", "").startswith("lunarray.")
+        return clock() + leaps
+
+    return read
+
+
+def pytest_collection_modifyitems(config, items):
+    order = config.getoption("order")
+    if order == "reversed":
+        items.reverse()
+    elif order is not None:
+        # Files stay whole, for what they share is made once a file.
+        files = sorted({item.path for item in items})
+        generator = random.Random(int(order))
+        generator.shuffle(files)
+        generator.shuffle(items)
+        items.sort(key=lambda item: files.index(item.path))
+
+
+class _FileTimes:
+    """CPU seconds of each file, of the processes that it started and waited for too."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.seconds, self.last = path, Counter(), 0.0
+
+    @staticmethod
+    def spent() -> float:
+        return sum(os.times()[:4])
+
+    def pytest_sessionstart(self):
+        self.last = self.spent()
+
+    def pytest_collection_finish(self):
+        self.account("(collection)")
+
+    def pytest_runtest_logfinish(self, nodeid):
+        self.account(nodeid.split("::")[0])
+
+    def account(self, name: str) -> None:
+        now = self.spent()
+        self.seconds[name] += now - self.last
+        self.last = now
+
+    def pytest_terminal_summary(self, terminalreporter):
+        self.account("(end)")
+        rows = [*self.seconds.most_common(), ("(all)", self.seconds.total())]
+        lines = [f"{seconds:8.1f} {name}" for name, seconds in rows]
+        self.path.write_text("\n".join(lines) + "\n")
+        terminalreporter.section("CPU seconds by file")
+        terminalreporter.write_line("\n".join(lines))
 
 
 @pytest.fixture(scope="session")

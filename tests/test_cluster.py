@@ -166,9 +166,9 @@ def test_model_blocks_run_on_the_workers_with_gpus(tmp_path, mixed, device):
     }  # I/O leaves the GPU's worker alone
     assert ran_in(tmp_path) == ({gpu} if device == "auto" else {cpu})
     if device == "auto":
-        # 16 blocks of 50 ms follow one another without long gaps: reading and writing are elsewhere.
+        # 16 blocks of 50 ms, one after another.
         assert report.stages["model"]["count"] == 16
-        assert report.stages["model"]["seconds"] > 0.3 * report.seconds
+        assert 16 * 0.05 <= report.stages["model"]["seconds"] <= report.seconds
 
 
 def test_placement_without_storing(tmp_path, mixed):

@@ -41,7 +41,6 @@ def small_objects(chunk_bytes: int = 4 * 16 * 16 * 4) -> None:
 @pytest.fixture(autouse=True)
 def _many_regions(monkeypatch):
     monkeypatch.setattr(regions, "choose_layout", regions.choose_layout)
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1750000000")
     small_objects()
 
 
@@ -311,7 +310,7 @@ def start_job(tmp_path: Path, store: Path, pause: float) -> tuple[subprocess.Pop
     return process, pids
 
 
-def wait_for(condition, process: subprocess.Popen | None = None, seconds: float = 60) -> None:
+def wait_for(condition, process: subprocess.Popen | None = None, seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process is None or process.poll() is None, "the job ended"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,8 +195,7 @@ def digests(path: Path) -> dict[str, bytes]:
     return {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if f.is_file()}
 
 
-def test_failure_leaves_a_resumable_store(tmp_path, monkeypatch):
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1750000000")
+def test_failure_leaves_a_resumable_store(tmp_path):
     ds = large()
     broken = ds.copy()
     broken["reflectance"] = ds.reflectance.copy(
@@ -222,38 +221,52 @@ def test_failure_leaves_a_resumable_store(tmp_path, monkeypatch):
 
 
 KILLED = """
-    import sys, time
+    import os, sys, time
+    from pathlib import Path
     sys.path.insert(0, {tests!r})
     from test_store import large
     from lunarray.store import to_zarr
+
+    def with_a_ticket(block):
+        tickets = Path({tickets!r})
+        while tickets.exists():
+            for ticket in tickets.iterdir():
+                try:
+                    ticket.unlink()
+                    return block
+                except FileNotFoundError:
+                    pass
+            time.sleep(0.02)
+        return block
+
     ds = large()
-    slow = ds.reflectance.data.map_blocks(lambda b: (time.sleep({pause}), b)[1], dtype="f4", name="slow-reflectance")
+    slow = ds.reflectance.data.map_blocks(with_a_ticket, dtype="f4", name="slow-reflectance")
     ds["reflectance"] = ds.reflectance.copy(data=slow)
     to_zarr(ds, sys.argv[1])
 """
 
 
 def test_killed_again_and_again_and_resumed_is_bit_equal(tmp_path):
-    env = {**os.environ, "SOURCE_DATE_EPOCH": "1750000000"}
-
-    def run(path: Path, pause: float) -> subprocess.Popen:
-        code = textwrap.dedent(KILLED.format(tests=str(Path(__file__).parent), pause=pause))
-        return subprocess.Popen([sys.executable, "-c", code, str(path)], env=env)
-
-    killed = tmp_path / "killed.zarr"
+    killed, tickets = tmp_path / "killed.zarr", tmp_path / "tickets"
+    code = KILLED.format(tests=str(Path(__file__).parent), tickets=str(tickets))
+    command = [sys.executable, "-c", textwrap.dedent(code), str(killed)]
     done = [0]
-    for moment in (0.6, 0.3):
-        process = run(killed, 0.3)
+    for turn in range(2):
+        # Each turn may work on four blocks and then stands still, so that it is never too late for killing it.
+        tickets.mkdir(exist_ok=True)
+        for number in range(4):
+            (tickets / f"{turn}-{number}").touch()
+        process = subprocess.Popen(command)
         while not killed.exists() or describe(killed).regions_done <= done[-1]:
             assert process.poll() is None
             time.sleep(0.02)
-        time.sleep(moment)
         process.send_signal(signal.SIGKILL)
         process.wait()
         done.append(describe(killed).regions_done)
     assert not describe(killed).complete
     assert 0 < done[1] < done[2] < describe(killed).regions
-    assert run(killed, 0).wait() == 0
+    shutil.rmtree(tickets)
+    subprocess.run(command, check=True)
     whole = to_zarr(large(), tmp_path / "whole.zarr", token="whole")
     xr.testing.assert_equal(lunarray.open_zarr(killed), whole)
     chunks = {name: data for name, data in digests(killed).items() if Path(name).name.isdigit()}

@@ -14,6 +14,7 @@ import xarray as xr
 
 from lunarray.errors import InputError
 from lunarray.geo import moon_crs, require_moon, spatial_dims
+from lunarray.store.provenance import now
 
 if TYPE_CHECKING:
     import geopandas
@@ -293,7 +294,6 @@ def _write(frame: Any, path: Path, driver: str, layer: str, style: str | None = 
 def _style_in_geopackage(path: Path, layer: str, text: str) -> None:
     import sqlite3
     from contextlib import closing
-    from datetime import UTC, datetime
 
     # The inner one commits, the outer one closes.
     with closing(sqlite3.connect(path)) as base, base:
@@ -303,11 +303,11 @@ def _style_in_geopackage(path: Path, layer: str, text: str) -> None:
             "styleName TEXT, styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, "
             "owner TEXT, ui TEXT, update_time DATETIME)"
         )
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        moment = now().strftime("%Y-%m-%dT%H:%M:%S.000Z")
         base.execute(
             "INSERT OR REPLACE INTO gpkg_contents (table_name, data_type, identifier, last_change) "
             "VALUES ('layer_styles', 'attributes', 'layer_styles', ?)",
-            (now,),
+            (moment,),
         )
         base.execute("DELETE FROM layer_styles WHERE f_table_name = ?", (layer,))
         column = base.execute(
@@ -317,7 +317,7 @@ def _style_in_geopackage(path: Path, layer: str, text: str) -> None:
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, "
             "styleName, styleQML, styleSLD, useAsDefault, description, owner, update_time) "
             "VALUES ('', '', ?, ?, 'lunarray', ?, '', 1, ?, '', ?)",
-            (layer, column, text, "by lunarray", now),
+            (layer, column, text, "by lunarray", moment),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -12,6 +13,11 @@ import xarray as xr
 from lunarray.versions import __version__
 
 T = TypeVar("T", xr.Dataset, xr.DataArray)
+
+
+def now() -> datetime:
+    """The time that is written into what is made, in UTC: SOURCE_DATE_EPOCH where it is given, else the clock's."""
+    return datetime.fromtimestamp(float(os.environ.get("SOURCE_DATE_EPOCH") or time.time()), UTC)
 
 
 def stamp(obj: T, event: str, *, variables: Iterable[str] | None = None, **attrs: Any) -> T:
@@ -34,9 +40,7 @@ def stamp(obj: T, event: str, *, variables: Iterable[str] | None = None, **attrs
     Dataset or DataArray
         A shallow copy with the attributes; of a Dataset, the variables that were made carry them too.
     """
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    now = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)
-    line = f"{now:%Y-%m-%dT%H:%M:%SZ} lunarray {__version__}: {event}"
+    line = f"{now():%Y-%m-%dT%H:%M:%SZ} lunarray {__version__}: {event}"
     past = obj.attrs.get("history")
     new = {key: value for key, value in attrs.items() if value is not None}
     new["lunarray_version"] = __version__
