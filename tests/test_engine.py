@@ -178,3 +178,52 @@ def test_schedulers_agree(spec):
     gain = gain_of(spec)
     np.testing.assert_allclose(results[0][0], gain * data.sum(axis=0), rtol=1e-6)
     assert dask.is_dask_collection(lazy)
+
+
+# --- graphs built by hand -------------------------------------------------------------------------
+
+
+def _gather(number, blocks, scale=1):
+    return scale * sum(b.sum() for b in blocks) + np.full((2, 2), number)
+
+
+def _assembled(data, token=None, scale=1):
+    """Block (i, j) sums the blocks of row i, and those of the last column twice, by a task of their own."""
+
+    def needs(index):
+        i, j = index
+        row = [engine.Block(data, (i, k)) for k in range(data.numblocks[1])]
+        if j == 1:
+            twice = engine.Call(np.multiply, [engine.Block(data, (i, 1)), 2])
+            return [10 * i + j, [*row, twice]]
+        return engine.Call(_gather, [-1, row[:1]]) if i else [0, row]
+
+    sizes = ((2, 2), (2, 2))
+    return engine.assemble(
+        _gather, sizes, needs=needs, dtype=float, token=token, kwargs={"scale": scale}
+    )
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+def test_assemble(scheduler):
+    data = da.from_array(np.arange(16.0).reshape(4, 4), chunks=2)
+    out = _assembled(data)
+    assert out.chunks == ((2, 2), (2, 2))
+    assert out.name.startswith("gather-")
+    with dask.config.set(scheduler=scheduler):
+        values = out.compute()
+    top, bottom = (data[rows].sum().compute() for rows in (slice(0, 2), slice(2, 4)))
+    assert values[0, 0] == top
+    assert values[0, 2] == 1 + top + 2 * data[:2, 2:].sum().compute()
+    assert values[2, 0] == -1 + data[2:, :2].sum().compute()
+    assert values[2, 2] == 11 + bottom + 2 * data[2:, 2:].sum().compute()
+
+
+def test_assembled_arrays_are_named_by_content_and_take_part_in_graphs():
+    data = da.from_array(np.arange(16.0).reshape(4, 4), chunks=2)
+    other = da.from_array(np.arange(1.0, 17).reshape(4, 4), chunks=2)
+    assert _assembled(data).name == _assembled(data).name
+    names = {_assembled(data).name, _assembled(other).name, _assembled(data, scale=2).name}
+    assert len(names | {_assembled(data, token="a").name, _assembled(data, token="b").name}) == 5
+    lazy = _assembled(data + 1)[2:, :2].sum()
+    assert lazy.compute() == 4 * (-1 + (data + 1)[2:, :2].sum().compute())

@@ -6,6 +6,7 @@ from lunarray.engine.accounts import stage
 from lunarray.engine.batches import in_batches
 from lunarray.engine.clusters import cluster
 from lunarray.engine.execution import current_client
+from lunarray.engine.graph import Block, Call, assemble
 from lunarray.engine.logs import log_to
 from lunarray.engine.models import ModelSpec, Predictor, resolve_device
 from lunarray.engine.pixels import map_pixels
@@ -14,9 +15,12 @@ from lunarray.engine.progress import progress_bar, step_bar
 from lunarray.engine.report import RunReport, last_report
 
 __all__ = [
+    "Block",
+    "Call",
     "ModelSpec",
     "Predictor",
     "RunReport",
+    "assemble",
     "cluster",
     "current_client",
     "in_batches",

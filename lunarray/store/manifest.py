@@ -12,7 +12,8 @@ from typing import Any
 import dask
 import numpy as np
 import xarray as xr
-from dask.utils import key_split
+
+from lunarray.engine import graph
 
 #: Values of parameters that are kept readable, in characters; longer ones are kept as digests.
 MAX_VALUE = 200
@@ -37,43 +38,35 @@ def contents(ds: xr.Dataset) -> dict[str, Any]:
         - ``parameters``: list of ``{"step", "values", "digest"}``, a step for each block-wise operation in the graph:
           its plain arguments readable, the digest of all of them without what comes from upstream.
     """
-    layers: dict[str, Any] = {}
-    parents: dict[str, set[str]] = {}
-    loaded = []
+    lazy, loaded = [], []
     for name, variable in sorted(ds.variables.items(), key=str):
         if dask.is_dask_collection(variable.data):
-            graph = variable.data.__dask_graph__()
-            layers.update(getattr(graph, "layers", {}))
-            parents.update(getattr(graph, "dependencies", {}))
+            lazy.append(variable.data)
         else:
             loaded.append((str(name), variable.dims, variable.data))
-    roots = sorted(name for name in layers if not parents.get(name))
+    steps = graph.steps(lazy)
     models: dict[tuple[str, str], dict[str, str]] = {}
-    steps: dict[str, dict[str, Any]] = {}
-    for name, layer in layers.items():
-        task = getattr(layer, "task", None)
-        if task is None or name in roots:
+    parameters: dict[str, dict[str, Any]] = {}
+    for step in steps:
+        if step.function is None or step.root:
             continue
-        given = [("", value) for value, indices in layer.indices if indices is None]
-        given += [("", value) for value in task.args]
-        given += [(f"{key}=", value) for key, value in task.kwargs.items()]
         literals = []
-        for key, value in given:
+        for key, value in step.literals:
             if hasattr(value, "sha256") and hasattr(value, "loader"):
                 known = {"loader": value.loader, "sha256": value.sha256}
                 models[value.loader, value.sha256] = known
-            elif not _is_reference(value):
-                literals.append((key, value))
-        own = dask.base.tokenize(task.func, literals)
-        steps[own] = {
-            "step": key_split(name).lstrip("_"),
+            else:
+                literals.append((f"{key}=" if key else "", value))
+        own = dask.base.tokenize(step.function, literals)
+        parameters[own] = {
+            "step": step.kind,
             "values": [key + _readable(value) for key, value in literals],
             "digest": own,
         }
     return {
-        "input": dask.base.tokenize(roots, loaded),
+        "input": dask.base.tokenize(sorted(step.name for step in steps if step.root), loaded),
         "models": [models[key] for key in sorted(models)],
-        "parameters": sorted(steps.values(), key=lambda step: (step["step"], step["digest"])),
+        "parameters": sorted(parameters.values(), key=lambda step: (step["step"], step["digest"])),
     }
 
 
@@ -119,10 +112,6 @@ def explain(stored: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> 
 def _values(steps: Iterable[Mapping[str, Any]]) -> str:
     texts = [", ".join(step["values"]) or step["digest"][:8] for step in steps]
     return " | ".join(texts) or "no such step"
-
-
-def _is_reference(value: Any) -> bool:
-    return type(value).__name__ == "TaskRef" or hasattr(value, "dependencies")
 
 
 def _readable(value: Any) -> str:
