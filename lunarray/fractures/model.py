@@ -92,7 +92,7 @@ def deeplabv3(backbone: Backbone = "resnet50") -> DeepLab:
     return DeepLab(made.backbone, made.classifier)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Two 3 × 3 convolutions with a way round them (ResNet's basic block)."""
 
     def __init__(self, inner: int, outer: int, stride: int = 1, dilation: int = 1) -> None:
@@ -152,9 +152,9 @@ class Light(nn.Module):
         a, b, c = width, 2 * width, 4 * width
         self.width, self.channels = width, channels
         self.stem = _convolution(channels, a, 3, stride=2)
-        self.fine = _Block(a, a)
-        self.middle = nn.Sequential(_Block(a, b, stride=2), _Block(b, b))
-        self.deep = nn.Sequential(_Block(b, c, stride=2), _Block(c, c), _Block(c, c, dilation=2))
+        self.fine = Block(a, a)
+        self.middle = nn.Sequential(Block(a, b, stride=2), Block(b, b))
+        self.deep = nn.Sequential(Block(b, c, stride=2), Block(c, c), Block(c, c, dilation=2))
         self.pyramid = nn.ModuleList(
             [_convolution(c, b, 1), *(_convolution(c, b, 3, dilation=d) for d in (1, 3, 5))]
         )

@@ -3,9 +3,7 @@
 On the CPU, PyTorch gives 1 × 1 convolutions, half of a ResNet's work, to a general matrix product and converts weights
 anew in each call. Here batch normalisation is folded into the weights, these are brought to oneDNN's own layout once,
 images keep their channels last, and activations and additions are done as part of the convolution. That is what
-``torch.compile`` comes to when it may freeze weights, without a compiler and without the minute that it takes. As
-oneDNN then runs at the processor's peak, the wide 3 × 3 convolutions are done with fewer operations
-(:mod:`lunarray.fractures.winograd`).
+``torch.compile`` comes to when it may freeze weights, without a compiler and without the minute that it takes.
 """
 
 from __future__ import annotations
@@ -24,14 +22,11 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lunarray.fractures.checkpoints import load_checkpoint
-from lunarray.fractures.model import _Block
+from lunarray.fractures.model import Block
 from lunarray.fractures.normalise import Normalisation, normalise
 
 #: (tile, h, w) float32, NaN without data, to probabilities of the same shape.
 TilePredictor = Callable[[np.ndarray], np.ndarray]
-
-#: Channels from which Winograd's convolution pays: twice as fast with 256 and more, on the processor it was tried on.
-WINOGRAD_CHANNELS = 256
 
 #: One batch at a time is on a GPU, whatever number of threads Dask has: memory is bounded by the batch.
 _gpu = threading.Lock()
@@ -154,7 +149,6 @@ class PackedConv(nn.Module):
         super().__init__()
         self.conv, self.relu = conv, relu
         self.packed: dict[tuple[int, ...], torch.Tensor] = {}
-        self.transformed: tuple[int, list[torch.Tensor]] | None = None
         self.geometry = (
             [int(p) for p in conv.padding],
             [int(s) for s in conv.stride],
@@ -168,8 +162,6 @@ class PackedConv(nn.Module):
             result = self.conv(x)
             result = result if other is None else result + other
             return F.relu(result) if self.relu else result
-        if other is None and self._suits_winograd(tuple(x.shape)):
-            return self._winograd(x)
         weight = self._weight(tuple(x.shape))
         then = "relu" if self.relu else "none"
         if other is None:
@@ -192,61 +184,6 @@ class PackedConv(nn.Module):
                 self.packed.clear()
             self.packed[shape] = weight
         return weight
-
-    def _suits_winograd(self, shape: tuple[int, ...]) -> bool:
-        conv, (batch, _, h, w) = self.conv, shape
-        d = int(conv.dilation[0])
-        return (
-            min(conv.in_channels, conv.out_channels) >= WINOGRAD_CHANNELS
-            and tuple(conv.kernel_size) == (3, 3)
-            and tuple(conv.stride) == (1, 1)
-            and tuple(conv.padding) == tuple(conv.dilation) == (d, d)
-            and conv.groups == 1
-            and h % (4 * d) == w % (4 * d) == 0
-            and (batch * h * w) % 256 == 0
-        )
-
-    def _winograd(self, x: torch.Tensor) -> torch.Tensor:
-        from lunarray.fractures.winograd import transform_inputs, transform_outputs
-
-        batch, inner, h, w = x.shape
-        outer, d = self.conv.out_channels, int(self.conv.dilation[0])
-        padded = np.zeros((batch, h + 2 * d, w + 2 * d, inner), np.float32)
-        padded[:, d:-d, d:-d] = x.permute(0, 2, 3, 1).numpy()
-        tiles = batch * h * w // 16
-        seen = np.empty((36, tiles, inner), np.float32)
-        transform_inputs(padded, d, seen)
-        products = np.empty((36, tiles, outer), np.float32)
-        for weight, one, product in zip(self._transformed(tiles), seen, products, strict=True):
-            # As 1 × 1 convolutions: torch's own matrix product is not at its best on every processor.
-            image = torch.from_numpy(one).view(1, tiles // 16, 16, inner).permute(0, 3, 1, 2)
-            result = torch.ops.mkldnn._convolution_pointwise(
-                image, weight, None, [0, 0], [1, 1], [1, 1], 1, "none", [], ""
-            )
-            product[:] = result.permute(0, 2, 3, 1).reshape(tiles, outer).numpy()
-        out = np.empty((batch, h, w, outer), np.float32)
-        bias = self.conv.bias
-        shift = np.zeros(outer, np.float32) if bias is None else bias.numpy()
-        transform_outputs(products, d, shift, self.relu, out)
-        return torch.from_numpy(out).permute(0, 3, 1, 2)
-
-    def _transformed(self, tiles: int) -> list[torch.Tensor]:
-        """Weights in the space of the products, in the layout that oneDNN likes best."""
-        from lunarray.fractures.winograd import transform_weights
-
-        known = self.transformed
-        if known is not None and known[0] == tiles:
-            return known[1]
-        weights = torch.from_numpy(transform_weights(self.conv.weight.numpy()))
-        size = [1, self.conv.in_channels, tiles // 16, 16]
-        made = [
-            torch.ops.mkldnn._reorder_convolution_weight(
-                weight[:, :, None, None].contiguous(), [0, 0], [1, 1], [1, 1], 1, size
-            )
-            for weight in weights
-        ]
-        self.transformed = (tiles, made)
-        return made
 
 
 _available: list[bool] = []
@@ -347,7 +284,7 @@ def _pack(module: Any) -> Any:
         ]
         around = nn.Identity() if module.downsample is None else _pack(module.downsample)
         return _Residual(convolutions, around)
-    if isinstance(module, _Block):
+    if isinstance(module, Block):
         last = PackedConv(_fold(*module.second), relu=True)
         return _Residual([_pack(module.first)[0], last], _pack(module.shortcut))
     children = list(module.named_children())
