@@ -57,9 +57,10 @@ class Model:
 
     def setup(self) -> None:
         with needs_lunarray():
-            from lunarray.xrf.fit import FitSettings, Geometry, Observation, SpectralModel
             from lunarray.xrf.fit import fit_spectrum as fit
             from lunarray.xrf.kernels import intensity_kernel  # noqa: F401
+            from lunarray.xrf.model import SpectralModel
+            from lunarray.xrf.settings import FitSettings, Geometry, Observation
 
             frames, solar, response, background = inputs(12)
         counts = frames["counts"].values.sum(axis=0, dtype="f8")
@@ -220,7 +221,7 @@ def _peak() -> float:
 def _pulls(found: Any, text: str) -> None:
     """Mean and width of (found - true) / error where the data constrain the element."""
     import lunarray.xrf as xrf
-    from lunarray.xrf.fit import ELEMENT_FLAGS
+    from lunarray.xrf.settings import ELEMENT_FLAGS
 
     quality = found["quality"].values
     fitted = (quality & 511) == 0
@@ -257,7 +258,7 @@ def main(frames: int = DAY) -> None:
         )
         import lunarray as la
         import lunarray.xrf as xrf
-        from lunarray.xrf.fit import FitSettings
+        from lunarray.xrf.settings import FitSettings
 
         # Sliding windows share frames, so that means of their pulls are less certain than their number says.
         sliding = la.open_zarr(folder / "elements.zarr").load()

@@ -17,7 +17,7 @@ import xarray as xr
 
 import lunarray.xrf as xrf
 from lunarray.plot.xrf import footprints, light_curve, xrf_spectrum
-from lunarray.xrf.fit import FitSettings
+from lunarray.xrf.settings import FitSettings
 
 SHOWN = ("Fe", "Ca", "Si", "Al", "Mg")
 

@@ -12,20 +12,17 @@ from lunarray.errors import InputError
 from lunarray.xrf import fit_kernels
 from lunarray.xrf.atomic import atomic_tables
 from lunarray.xrf.constants import ELEMENTS, HIGHLAND, MARE
-from lunarray.xrf.fit import (
+from lunarray.xrf.fit import fit_many, fit_spectrum, spectrum_statistic
+from lunarray.xrf.model import PhotonModel, SpectralModel
+from lunarray.xrf.response import Response
+from lunarray.xrf.settings import (
     ELEMENT_FLAGS,
     Conventions,
     FitSettings,
     Geometry,
     Observation,
-    PhotonModel,
-    SpectralModel,
-    fit_many,
-    fit_spectrum,
     prior_composition,
-    spectrum_statistic,
 )
-from lunarray.xrf.response import Response
 
 CHANNELS = slice(30, 300)
 TRUTH = dict(zip(ELEMENTS, (7.0, 1.2, 10.0, 20.6, 11.0, 5.5, 0.6, 44.1), strict=True))

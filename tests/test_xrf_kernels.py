@@ -8,12 +8,8 @@ import pytest
 from lunarray.errors import InputError
 from lunarray.xrf import kernels
 from lunarray.xrf.atomic import atomic_tables
-from lunarray.xrf.kernels import (
-    fluorescence_tables,
-    line_intensities,
-    scatter_tables,
-    scattered_continuum,
-)
+from lunarray.xrf.kernels import fluorescence_tables, line_intensities
+from lunarray.xrf.scattering import scatter_tables, scattered_continuum
 
 WEIGHTS = np.array([5, 1, 9, 20.5, 14, 5, 0.5, 45]) / 100
 SIN_IN, SIN_OUT = 0.43, 0.97
@@ -163,18 +159,15 @@ def test_kernels_as_plain_python(tables):
     lines = excited.shape[0]
     out, slopes = np.zeros(lines), np.zeros((lines, 8))
     wanted = np.ones(lines, bool)
-    common = (
-        WEIGHTS, excited, few.mu, few.begin, few.mu_line, few.secondary, few.line_element,
-    )  # fmt: skip
-    family = (few.base, few.base_ratio, few.parent, few.parent_ratio)
-    kernels.intensity_kernel.py_func(*common, *family, SIN_IN, SIN_OUT, wanted, out)
+    surface = kernels.Surface(excited, few, SIN_IN, SIN_OUT)
+    kernels.intensity_kernel.py_func(WEIGHTS, surface, wanted, out)
     expected, derivative = line_intensities(WEIGHTS, photons, SIN_IN, SIN_OUT, few, jacobian=True)
     np.testing.assert_allclose(out, expected, rtol=1e-12)
-    kernels.jacobian_kernel.py_func(*common, *family[:2], SIN_IN, SIN_OUT, wanted, out, slopes)
+    kernels.jacobian_kernel.py_func(WEIGHTS, surface, wanted, out, slopes)
     np.testing.assert_allclose(slopes, derivative, rtol=1e-10)
     wanted[:] = np.arange(lines) % 2 == 0
     part = np.zeros(lines)
-    kernels.intensity_kernel(*common, *family, SIN_IN, SIN_OUT, wanted, part)
+    kernels.intensity_kernel(WEIGHTS, surface, wanted, part)
     np.testing.assert_allclose(part[wanted], expected[wanted], rtol=1e-12)
     assert not part[~wanted].any()
 

@@ -7,9 +7,10 @@ import pytest
 
 from lunarray.errors import InputError
 from lunarray.xrf.constants import ELEMENTS, HIGHLAND
-from lunarray.xrf.fit import Geometry, Observation, SpectralModel
 from lunarray.xrf.lineflux import LineFluxes, fit_line_fluxes, search_composition
+from lunarray.xrf.model import SpectralModel
 from lunarray.xrf.response import Response
+from lunarray.xrf.settings import Geometry, Observation
 
 CHANNELS = slice(30, 200)
 WEIGHTS = np.array([5.0, 0.5, 10.0, 21.5, 13.0, 4.5, 0.5, 45.0])
@@ -62,7 +63,7 @@ LINES = ("Na Ka", "Mg Ka", "Al Ka", "Si Ka", "Ca Ka", "Ti Ka")
 
 def test_fluxes_without_noise(model):
     found = fit_line_fluxes(
-        simulate(model, 1e7), model._full, LINES, channels=CHANNELS, scatter=model.scattered(WEIGHTS),
+        simulate(model, 1e7), model.full_response, LINES, channels=CHANNELS, scatter=model.scattered(WEIGHTS),
         with_kb=kb_ratios(model),
     )  # fmt: skip
     names = model.tables.line_names
@@ -80,7 +81,7 @@ def test_errors_are_what_they_say(model, rng):
     pulls, ratios = [], []
     for _ in range(150):
         found = fit_line_fluxes(
-            simulate(model, 3e4, rng), model._full, LINES, channels=CHANNELS, scatter=scatter,
+            simulate(model, 3e4, rng), model.full_response, LINES, channels=CHANNELS, scatter=scatter,
             with_kb=ratios_kb,
         )  # fmt: skip
         pulls.append((found.fluxes - truth) / found.errors)
@@ -111,7 +112,7 @@ def test_ratio_uses_the_covariance():
 @pytest.mark.parametrize("absolute", [False, True])
 def test_search_finds_the_composition(model, absolute):
     found = fit_line_fluxes(
-        simulate(model, 1e8), model._full, LINES, channels=CHANNELS, scatter=model.scattered(WEIGHTS),
+        simulate(model, 1e8), model.full_response, LINES, channels=CHANNELS, scatter=model.scattered(WEIGHTS),
         with_kb=kb_ratios(model),
     )  # fmt: skip
     start = dict(zip(ELEMENTS, WEIGHTS, strict=True)) | {"Ca": 12.0, "Al": 15.0, "Mg": 3.0}
@@ -126,17 +127,19 @@ def test_search_finds_the_composition(model, absolute):
 
 
 def test_impossible_constraints(model):
-    found = fit_line_fluxes(simulate(model, 1e5), model._full, channels=CHANNELS)
+    found = fit_line_fluxes(simulate(model, 1e5), model.full_response, channels=CHANNELS)
     with pytest.raises(InputError, match="sums to 100"):
         search_composition(found, model, start=HIGHLAND, bounds={"Si": (90.0, 95.0)})
     with pytest.raises(InputError, match="no line"):
-        fit_line_fluxes(simulate(model, 1e5), model._full, ("Xx Ka",))
+        fit_line_fluxes(simulate(model, 1e5), model.full_response, ("Xx Ka",))
 
 
 def test_beta_lines_by_rates_cost_little(model):
     data, scatter = simulate(model, 1e7), model.scattered(WEIGHTS)
     exact, rates = (
-        fit_line_fluxes(data, model._full, LINES, channels=CHANNELS, scatter=scatter, with_kb=kb)
+        fit_line_fluxes(
+            data, model.full_response, LINES, channels=CHANNELS, scatter=scatter, with_kb=kb
+        )
         for kb in (kb_ratios(model), True)
     )
     np.testing.assert_allclose(rates.fluxes[1:5], exact.fluxes[1:5], rtol=0.02)

@@ -283,7 +283,7 @@ class TestFitElements:
 
 
 def _settings():
-    from lunarray.xrf.fit import FitSettings
+    from lunarray.xrf.settings import FitSettings
 
     return FitSettings(statistic="wstat")
 

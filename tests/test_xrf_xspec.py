@@ -16,16 +16,10 @@ import pytest
 from lunarray.errors import LunarrayError, MissingDependencyError
 from lunarray.xrf import xspec as engine
 from lunarray.xrf.constants import ELEMENTS
-from lunarray.xrf.fit import (
-    Conventions,
-    FitSettings,
-    Geometry,
-    Observation,
-    PhotonModel,
-    SpectralModel,
-    fit_spectrum,
-)
+from lunarray.xrf.fit import fit_spectrum
+from lunarray.xrf.model import PhotonModel, SpectralModel
 from lunarray.xrf.response import Response, read_response, write_response
+from lunarray.xrf.settings import Conventions, FitSettings, Geometry, Observation
 
 WEIGHTS = (5.0, 1.0, 9.0, 21.0, 13.5, 5.0, 0.5, 45.0)
 

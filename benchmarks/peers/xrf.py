@@ -25,7 +25,7 @@ TOLERANCE = 1e-10
 
 def prepare(options: Options) -> Comparison:
     from lunarray.xrf.atomic import atomic_tables
-    from lunarray.xrf.kernels import fluorescence_tables, intensity_kernel, jacobian_kernel
+    from lunarray.xrf.kernels import Surface, fluorescence_tables, intensity_kernel, jacobian_kernel
 
     atomic = atomic_tables()
     energy = 0.105 + 0.01 * np.arange(ENERGIES)
@@ -36,17 +36,14 @@ def prepare(options: Options) -> Comparison:
     lines = excited.shape[0]
     wanted = np.ones(lines, np.bool_)
     out, slopes = np.zeros(lines), np.zeros((lines, fractions.size))
-    common = (
-        fractions, excited, tables.mu, tables.begin, tables.mu_line, tables.secondary, tables.line_element,
-    )  # fmt: skip
-    family = (tables.base, tables.base_ratio, tables.parent, tables.parent_ratio)
+    surface = Surface(excited, tables, SIN_IN, SIN_OUT)
 
     def ours() -> np.ndarray:
-        intensity_kernel(*common, *family, SIN_IN, SIN_OUT, wanted, out)
+        intensity_kernel(fractions, surface, wanted, out)
         return out
 
     def with_derivatives() -> np.ndarray:
-        jacobian_kernel(*common, *family[:2], SIN_IN, SIN_OUT, wanted, out, slopes)
+        jacobian_kernel(fractions, surface, wanted, out, slopes)
         return out
 
     reference = transcription(fractions, photons, tables)
@@ -114,8 +111,10 @@ def nominal_operations(tables: Any) -> int:
 
 def _whole_fit() -> Contender:
     from lunarray.xrf.constants import ELEMENTS
-    from lunarray.xrf.fit import FitSettings, Geometry, Observation, SpectralModel, fit_spectrum
+    from lunarray.xrf.fit import fit_spectrum
+    from lunarray.xrf.model import SpectralModel
     from lunarray.xrf.response import Response
+    from lunarray.xrf.settings import FitSettings, Geometry, Observation
 
     edges, bounds = np.linspace(0.0, 27.648, 2049), np.linspace(0.0, 27.648, 1025)
     middle, centre = (edges[1:] + edges[:-1]) / 2, (bounds[1:] + bounds[:-1]) / 2

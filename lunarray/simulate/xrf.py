@@ -326,13 +326,9 @@ def class_counts(
         mean over the field of view in wt%, and ``expected`` (time, channel), the counts without noise.
     """
     from lunarray.xrf.atomic import atomic_tables
-    from lunarray.xrf.kernels import (
-        fluorescence_tables,
-        line_intensities,
-        scatter_tables,
-        scattered_continuum,
-    )
+    from lunarray.xrf.kernels import fluorescence_tables, line_intensities
     from lunarray.xrf.response import rebin
+    from lunarray.xrf.scattering import scatter_tables, scattered_continuum
 
     tables = atomic_tables() if tables is None else tables
     low, high, flux = _split_at_edges(solar, tables)

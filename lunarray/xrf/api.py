@@ -16,8 +16,8 @@ from lunarray.xrf.solar import match_solar
 
 if TYPE_CHECKING:
     from lunarray.xrf.atomic import AtomicTables
-    from lunarray.xrf.fit import Conventions, FitSettings
     from lunarray.xrf.response import Response
+    from lunarray.xrf.settings import Conventions, FitSettings
 
 __all__ = ["FIT_FLAGS", "fit_elements", "spectrum_components"]
 
@@ -248,8 +248,8 @@ def _specification(
 ) -> FitSpec:  # fmt: skip
     from lunarray.xrf.atomic import atomic_tables
     from lunarray.xrf.constants import HIGHLAND, MARE
-    from lunarray.xrf.fit import Conventions, FitSettings
     from lunarray.xrf.response import Response
+    from lunarray.xrf.settings import Conventions, FitSettings
 
     _require_class(ds, "fit_elements")
     if engine not in ("numba", "pyxspec"):
@@ -423,7 +423,8 @@ def _fit_block(counts: Any, table: Any, *, spec: FitSpec) -> np.ndarray:
 
 def _fit_batch(counts: np.ndarray, table: np.ndarray, spec: FitSpec, out: np.ndarray) -> None:
     """Fit windows one after the other, each from where the last ended."""
-    from lunarray.xrf.fit import Observation, fit_spectrum
+    from lunarray.xrf.fit import fit_spectrum
+    from lunarray.xrf.settings import Observation
 
     models = _ModelCache(spec)
     last = None
@@ -501,7 +502,8 @@ class _ModelCache:
         self.held: dict[tuple[float, ...], Any] = {}
 
     def __call__(self, column: dict[str, float]) -> Any:
-        from lunarray.xrf.fit import Geometry, SpectralModel
+        from lunarray.xrf.model import SpectralModel
+        from lunarray.xrf.settings import Geometry
 
         spec = self.spec
         names = ("solar", "incidence", "emission", "phase", "altitude", "exposure")
@@ -527,7 +529,7 @@ class _ModelCache:
 def _own_settings(spec: FitSpec, column: dict[str, float]) -> FitSettings:
     if spec.mare is None or not np.isfinite(column["mare"]):
         return spec.settings
-    from lunarray.xrf.fit import prior_composition
+    from lunarray.xrf.settings import prior_composition
 
     share = float(np.clip(column["mare"], 0.0, 1.0))
     return replace(
@@ -536,7 +538,7 @@ def _own_settings(spec: FitSpec, column: dict[str, float]) -> FitSettings:
 
 
 def _pack(row: np.ndarray, result: Any) -> None:
-    from lunarray.xrf.fit import ELEMENT_FLAGS
+    from lunarray.xrf.settings import ELEMENT_FLAGS
 
     quality = FIT_FLAGS[_STATUS[result.status]] if result.status != "fitted" else 0
     row[0] = quality
@@ -588,7 +590,7 @@ def element_covariance(result: Any) -> np.ndarray:
     ndarray, (element, element)
         wt%²; frozen elements have 0.
     """
-    from lunarray.xrf.fit import ELEMENT_FLAGS
+    from lunarray.xrf.settings import ELEMENT_FLAGS
 
     e = len(result.elements)
     spread = np.zeros((e, len(result.parameters)))
@@ -616,7 +618,7 @@ def _fit_jobs_pyxspec(jobs: list[Any], models: _ModelCache, spec: FitSpec, out: 
 def _result(
     ds: xr.Dataset, packed: Any, spec: FitSpec, background: Any, band: tuple[float, float]
 ) -> xr.Dataset:
-    from lunarray.xrf.fit import ELEMENT_FLAGS
+    from lunarray.xrf.settings import ELEMENT_FLAGS
 
     e, lines = len(spec.tables.elements), spec.tables.line_energy.size
 

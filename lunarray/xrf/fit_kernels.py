@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -13,16 +14,50 @@ from lunarray.xrf.kernels import intensity_kernel, jacobian_kernel
 STATISTICS = MappingProxyType({"chi2": 0, "cstat": 1, "wstat": 2})
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def evaluate_kernel(
-    fractions, excited, mu, begin, mu_line, secondary, line_element, base, base_ratio, parent, parent_ratio,
-    sin_in, sin_out, wanted, intensity,
-):  # fmt: skip
-    """`kernels.intensity_kernel`, compiled together with the fit."""
-    intensity_kernel(
-        fractions, excited, mu, begin, mu_line, secondary, line_element, base, base_ratio, parent,
-        parent_ratio, sin_in, sin_out, wanted, intensity,
-    )  # fmt: skip
+class FitPlan(NamedTuple):
+    """What is fitted, from where, and within which limits; (parameter,) unless said otherwise.
+
+    The parameters are the weights of the elements (wt%), the XRF norm, the scatter norm, and the gain's slope and
+    offset. The weight of the element number `balance` is 100 − the others.
+    """
+
+    start: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    free: np.ndarray
+    balance: int
+    balance_lower: float
+    balance_upper: float
+    prior_mean: np.ndarray  # (element,)
+    prior_weight: np.ndarray  # (element,)
+    tie_norms: bool
+    scatter_ratio: float  # of tied norms
+
+
+class Counts(NamedTuple):
+    """The fitted channels of a spectrum, and the statistic by which a model is compared to them."""
+
+    statistic: int  # of STATISTICS
+    counts: np.ndarray
+    back: np.ndarray
+    exposure: float
+    back_exposure: float  # 0 without a background
+    variance: np.ndarray
+
+
+class LinearModel(NamedTuple):
+    """A model that is linear in the gain around (`slope`, `offset`), and whose scattered continuum is linear in the
+    weights around the composition `centre`."""
+
+    templates: (
+        np.ndarray
+    )  # (3, line, channel): value, and derivatives with respect to slope and offset
+    scatter: np.ndarray  # (3, channel): the same
+    scatter_slopes: np.ndarray  # (element, or 0 for a continuum that stands still, channel)
+    centre: np.ndarray  # (element,)
+    slope: float
+    offset: float
+    gain: bool  # whether the gain is fitted
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -145,19 +180,28 @@ def _solve(matrix, right, free, out):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _rates(
-    theta, elements, tie, scatter_start, intensity, templates, scatter, scatter_slopes, composition, ds, do, gain,
-    rate,
-):  # fmt: skip
-    norm, other = theta[elements], theta[elements + 1]
-    if tie:
-        other = scatter_start * norm
+def _norms(theta, plan):
+    elements = plan.prior_mean.size
+    norm = theta[elements]
+    return norm, plan.scatter_ratio * norm if plan.tie_norms else theta[elements + 1]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _gain_change(theta, linear):
+    return theta[theta.size - 2] - linear.slope, theta[theta.size - 1] - linear.offset
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _rates(theta, plan, linear, intensity, rate):
+    norm, other = _norms(theta, plan)
+    ds, do = _gain_change(theta, linear)
+    templates, scatter, scatter_slopes = linear.templates, linear.scatter, linear.scatter_slopes
     for c in range(rate.size):
         rate[c] = other * scatter[0, c]
-        if gain:
+        if linear.gain:
             rate[c] += other * (ds * scatter[1, c] + do * scatter[2, c])
     for j in range(scatter_slopes.shape[0]):
-        factor = other * (theta[j] - composition[j])
+        factor = other * (theta[j] - linear.centre[j])
         if factor != 0.0:
             for c in range(rate.size):
                 rate[c] += factor * scatter_slopes[j, c]
@@ -166,188 +210,201 @@ def _rates(
         if factor != 0.0:
             for c in range(rate.size):
                 rate[c] += factor * templates[0, p, c]
-            if gain:
+            if linear.gain:
                 for c in range(rate.size):
                     rate[c] += factor * (ds * templates[1, p, c] + do * templates[2, p, c])
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def penalty_kernel(theta, elements, mean, weight, balance, low, high):
+def _fill_jacobian(theta, plan, linear, wanted, intensity, slopes, jacobian):
+    """Derivatives of the rates with respect to the free parameters, (parameter, channel)."""
+    elements = plan.prior_mean.size
+    lines, channels = intensity.size, jacobian.shape[1]
+    norm, other = _norms(theta, plan)
+    ds, do = _gain_change(theta, linear)
+    templates, scatter, scatter_slopes = linear.templates, linear.scatter, linear.scatter_slopes
+    for j in range(theta.size):
+        if not plan.free[j]:
+            continue
+        row = jacobian[j]
+        row[:] = 0.0
+        if j <= elements:
+            for p in range(lines):
+                if not wanted[p]:
+                    continue
+                factor = intensity[p]
+                if j < elements:
+                    factor = norm * (slopes[p, j] - slopes[p, plan.balance]) / 100.0
+                for c in range(channels):
+                    row[c] += factor * templates[0, p, c]
+                if linear.gain:
+                    for c in range(channels):
+                        row[c] += factor * (ds * templates[1, p, c] + do * templates[2, p, c])
+        if j < elements and j < scatter_slopes.shape[0]:
+            for c in range(channels):
+                row[c] += other * (scatter_slopes[j, c] - scatter_slopes[plan.balance, c])
+        if j == elements + 1 or (j == elements and plan.tie_norms):
+            factor = plan.scatter_ratio if j == elements else 1.0
+            for i in range(scatter_slopes.shape[0]):
+                moved = theta[i] - linear.centre[i]
+                if moved != 0.0:
+                    for c in range(channels):
+                        row[c] += factor * moved * scatter_slopes[i, c]
+            for c in range(channels):
+                row[c] += factor * scatter[0, c]
+                if linear.gain:
+                    row[c] += factor * (ds * scatter[1, c] + do * scatter[2, c])
+        if j > elements + 1:
+            i = j - elements - 1
+            for p in range(lines):
+                factor = norm * intensity[p]
+                for c in range(channels):
+                    row[c] += factor * templates[i, p, c]
+            for c in range(channels):
+                row[c] += other * scatter[i, c]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _curvature(theta, plan, data, rate, jacobian, gradient, hessian):
+    """The statistic; gradient and expected second derivatives of statistic + prior go into the last two."""
+    elements, size = plan.prior_mean.size, theta.size
+    free = plan.free
+    value = 0.0
+    gradient[:] = 0.0
+    hessian[:] = 0.0
+    for c in range(rate.size):
+        part, first, second = _point(
+            data.statistic, rate[c], data.counts[c], data.back[c], data.exposure, data.back_exposure,
+            data.variance[c],
+        )  # fmt: skip
+        value += part
+        for i in range(size):
+            if free[i]:
+                gradient[i] += first * jacobian[i, c]
+                weighted = second * jacobian[i, c]
+                for j in range(i + 1):
+                    if free[j]:
+                        hessian[i, j] += weighted * jacobian[j, c]
+    for i in range(elements):
+        weight = 2.0 * plan.prior_weight[i]
+        if weight > 0.0 and (free[i] or i == plan.balance):
+            pull = weight * (theta[i] - plan.prior_mean[i])
+            _add_quadratic(gradient, hessian, i, plan, pull, weight)
+    outside = min(theta[plan.balance] - plan.balance_lower, 0.0)
+    outside += max(theta[plan.balance] - plan.balance_upper, 0.0)
+    if outside != 0.0:
+        _add_quadratic(gradient, hessian, plan.balance, plan, 2.0 * _WALL * outside, 2.0 * _WALL)
+    for i in range(size):
+        for j in range(i):
+            hessian[j, i] = hessian[i, j]
+    return value
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _bounded_step(theta, plan, gradient, hessian, damping, step):
+    """A damped step within the bounds, into `step`; whether there is one.
+
+    Parameters that would leave through their bound stay; those that the step throws against it are held there, and the
+    others are solved for again.
+    """
+    size = theta.size
+    lower, upper = plan.lower, plan.upper
+    moving = np.zeros(size, np.bool_)
+    for i in range(size):
+        moving[i] = plan.free[i] and hessian[i, i] > 0.0
+        if moving[i] and theta[i] <= lower[i] and gradient[i] > 0.0:
+            moving[i] = False
+        if moving[i] and theta[i] >= upper[i] and gradient[i] < 0.0:
+            moving[i] = False
+    damped = hessian.copy()
+    for i in range(size):
+        damped[i, i] += damping * hessian[i, i]
+    held = np.zeros(size)
+    for _ in range(size + 1):
+        if not _solve(damped, -gradient - hessian @ held, moving, step):
+            return False
+        hit = False
+        for i in range(size):
+            if not moving[i]:
+                continue
+            end = theta[i] + step[i]
+            if end < lower[i] or end > upper[i]:
+                held[i] = (lower[i] if end < lower[i] else upper[i]) - theta[i]
+                moving[i] = False
+                hit = True
+        if not hit:
+            break
+    for i in range(size):
+        step[i] = held[i] + (step[i] if moving[i] else 0.0)
+    return True
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def penalty_kernel(theta, plan):
     """The prior, and a steep wall at the bounds of the balance element."""
     total = 0.0
-    for j in range(elements):
-        total += weight[j] * (theta[j] - mean[j]) ** 2
-    total += (
-        _WALL * min(theta[balance] - low, 0.0) ** 2 + _WALL * max(theta[balance] - high, 0.0) ** 2
-    )
-    return total
+    for j in range(plan.prior_mean.size):
+        total += plan.prior_weight[j] * (theta[j] - plan.prior_mean[j]) ** 2
+    below = min(theta[plan.balance] - plan.balance_lower, 0.0)
+    above = max(theta[plan.balance] - plan.balance_upper, 0.0)
+    return total + (_WALL * below**2 + _WALL * above**2)
 
 
 _WALL = 1e6
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _evaluate(theta, plan, data, linear, surface, wanted, intensity, rate):
+    """Statistic + prior at `theta`, whose rates go into `rate`; infinite where a weight is out of the question."""
+    elements, balance = plan.prior_mean.size, plan.balance
+    fractions = theta[:elements] / 100.0
+    for j in range(elements):
+        if not fractions[j] >= 0.0 and j != balance:
+            return np.inf
+    if fractions[balance] < 0.0:
+        if fractions[balance] <= -0.05:
+            return np.inf
+        fractions[balance] = 0.0
+    intensity_kernel(fractions, surface, wanted, intensity)
+    _rates(theta, plan, linear, intensity, rate)
+    value = statistic_kernel(
+        data.statistic, rate, data.counts, data.back, data.exposure, data.back_exposure, data.variance
+    )  # fmt: skip
+    return value + penalty_kernel(theta, plan)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def fit_kernel(
-    theta, lower, upper, free, balance, balance_lower, balance_upper, prior_mean, prior_weight, tie, scatter_start,
-    statistic,
-    counts, back, t, tb, variance, templates, scatter, scatter_slopes, composition, slope, offset, gain,
-    excited, mu, begin, mu_line, secondary, line_element, base, base_ratio, parent, parent_ratio, sin_in, sin_out,
-    wanted, max_iterations, tolerance, hessian, rate,
-):  # fmt: skip
+    theta, plan, data, linear, surface, wanted, max_iterations, tolerance, hessian, rate
+):
     """Minimise a statistic over `theta` = (weights in wt%, XRF norm, scatter norm, slope, offset), in place.
 
-    Levenberg–Marquardt on the free parameters; a parameter whose bound stands in the way is held there for that step.
-    The weight of the balance element is 100 − the others. The model is linear in the gain around (slope, offset), where
-    `templates` and `scatter`, (3, ..., channel), hold value and derivatives, and the scattered continuum is linear in
-    the weights around `composition`, with derivatives `scatter_slopes`, (element or 0, channel). On return `hessian`
-    holds the expected second derivatives of statistic + prior, `rate` the model in counts/s.
+    Levenberg–Marquardt on the free parameters of a `FitPlan`, with `Counts`, a `LinearModel` and a `Surface`; a
+    parameter whose bound stands in the way is held there for that step. On return `hessian` holds the expected second
+    derivatives of statistic + prior, `rate` the model in counts/s.
 
     Returns
     -------
     statistic without prior, number of steps, whether it converged.
     """
-    elements = prior_mean.size
-    size = theta.size
-    lines, channels = excited.shape[0], rate.size
+    elements, size = plan.prior_mean.size, theta.size
+    lines, channels = surface.excited.shape[0], rate.size
     intensity, slopes = np.zeros(lines), np.zeros((lines, elements))
     gradient, step = np.zeros(size), np.zeros(size)
     jacobian = np.zeros((size, channels))
     trial, trial_rate = theta.copy(), np.zeros(channels)
-    damped, moving = np.zeros((size, size)), np.zeros(size, np.bool_)
-    fractions = np.empty(elements)
     damping, converged, iterations = 1e-3, False, 0
     value = np.inf
     fresh = True
     while iterations < max_iterations:
         if fresh:
-            fractions[:] = theta[:elements] / 100.0
-            jacobian_kernel(
-                fractions, excited, mu, begin, mu_line, secondary, line_element, base, base_ratio, sin_in,
-                sin_out, wanted, intensity, slopes,
-            )  # fmt: skip
-            ds, do = theta[elements + 2] - slope, theta[elements + 3] - offset
-            _rates(
-                theta, elements, tie, scatter_start, intensity, templates, scatter, scatter_slopes, composition,
-                ds, do, gain, rate,
-            )  # fmt: skip
-            norm, other = theta[elements], theta[elements + 1]
-            if tie:
-                other = scatter_start * norm
-            for j in range(size):
-                if not free[j]:
-                    continue
-                for c in range(channels):
-                    jacobian[j, c] = 0.0
-                if j <= elements:
-                    for p in range(lines):
-                        if not wanted[p]:
-                            continue
-                        factor = intensity[p]
-                        if j < elements:
-                            factor = norm * (slopes[p, j] - slopes[p, balance]) / 100.0
-                        for c in range(channels):
-                            jacobian[j, c] += factor * templates[0, p, c]
-                        if gain:
-                            for c in range(channels):
-                                jacobian[j, c] += factor * (
-                                    ds * templates[1, p, c] + do * templates[2, p, c]
-                                )
-                if j < elements and j < scatter_slopes.shape[0]:
-                    for c in range(channels):
-                        jacobian[j, c] += other * (
-                            scatter_slopes[j, c] - scatter_slopes[balance, c]
-                        )
-                if j == elements + 1 or (j == elements and tie):
-                    factor = scatter_start if j == elements else 1.0
-                    for i in range(scatter_slopes.shape[0]):
-                        moved = theta[i] - composition[i]
-                        if moved != 0.0:
-                            for c in range(channels):
-                                jacobian[j, c] += factor * moved * scatter_slopes[i, c]
-                    for c in range(channels):
-                        jacobian[j, c] += factor * scatter[0, c]
-                        if gain:
-                            jacobian[j, c] += factor * (ds * scatter[1, c] + do * scatter[2, c])
-                if j > elements + 1:
-                    i = j - elements - 1
-                    for p in range(lines):
-                        factor = norm * intensity[p]
-                        for c in range(channels):
-                            jacobian[j, c] += factor * templates[i, p, c]
-                    for c in range(channels):
-                        jacobian[j, c] += other * scatter[i, c]
-            value = 0.0
-            gradient[:] = 0.0
-            hessian[:] = 0.0
-            for c in range(channels):
-                part, first, second = _point(
-                    statistic, rate[c], counts[c], back[c], t, tb, variance[c]
-                )
-                value += part
-                for i in range(size):
-                    if free[i]:
-                        gradient[i] += first * jacobian[i, c]
-                        weighted = second * jacobian[i, c]
-                        for j in range(i + 1):
-                            if free[j]:
-                                hessian[i, j] += weighted * jacobian[j, c]
-            for i in range(elements):
-                if prior_weight[i] > 0.0 and (free[i] or i == balance):
-                    pull = 2.0 * prior_weight[i] * (theta[i] - prior_mean[i])
-                    _add_quadratic(
-                        gradient, hessian, i, balance, pull, 2.0 * prior_weight[i], free, elements
-                    )
-            outside = min(theta[balance] - balance_lower, 0.0) + max(
-                theta[balance] - balance_upper, 0.0
-            )
-            if outside != 0.0:
-                _add_quadratic(
-                    gradient,
-                    hessian,
-                    balance,
-                    balance,
-                    2.0 * _WALL * outside,
-                    2.0 * _WALL,
-                    free,
-                    elements,
-                )
-            for i in range(size):
-                for j in range(i):
-                    hessian[j, i] = hessian[i, j]
+            jacobian_kernel(theta[:elements] / 100.0, surface, wanted, intensity, slopes)
+            _rates(theta, plan, linear, intensity, rate)
+            _fill_jacobian(theta, plan, linear, wanted, intensity, slopes, jacobian)
+            value = _curvature(theta, plan, data, rate, jacobian, gradient, hessian)
             fresh = False
-        objective = value + penalty_kernel(
-            theta, elements, prior_mean, prior_weight, balance, balance_lower, balance_upper
-        )
-        # Parameters that would leave through their bound stay; so do those that a step throws against it.
-        for i in range(size):
-            moving[i] = free[i] and hessian[i, i] > 0.0
-            if moving[i] and theta[i] <= lower[i] and gradient[i] > 0.0:
-                moving[i] = False
-            if moving[i] and theta[i] >= upper[i] and gradient[i] < 0.0:
-                moving[i] = False
-        fixed_step = np.zeros(size)
-        solved = True
-        for _ in range(size + 1):
-            right = -gradient - hessian @ fixed_step
-            damped[:] = hessian
-            for i in range(size):
-                damped[i, i] += damping * hessian[i, i]
-            solved = _solve(damped, right, moving, step)
-            if not solved:
-                break
-            hit = False
-            for i in range(size):
-                if moving[i]:
-                    if theta[i] + step[i] < lower[i]:
-                        fixed_step[i] = lower[i] - theta[i]
-                        moving[i] = False
-                        hit = True
-                    elif theta[i] + step[i] > upper[i]:
-                        fixed_step[i] = upper[i] - theta[i]
-                        moving[i] = False
-                        hit = True
-            if not hit:
-                break
+        objective = value + penalty_kernel(theta, plan)
+        solved = _bounded_step(theta, plan, gradient, hessian, damping, step)
         iterations += 1
         if not solved:
             damping = max(damping * 10.0, 1e-6)
@@ -358,42 +415,19 @@ def fit_kernel(
         total = 0.0
         for i in range(size):
             trial[i] = theta[i]
-            move = fixed_step[i] + (step[i] if moving[i] else 0.0)
-            if move != 0.0:
-                trial[i] = min(max(theta[i] + move, lower[i]), upper[i])
-            step[i] = move
-        for i in range(size):
+            if step[i] != 0.0:
+                trial[i] = min(max(theta[i] + step[i], plan.lower[i]), plan.upper[i])
             expected -= gradient[i] * step[i]
             for j in range(size):
                 expected -= 0.5 * step[i] * hessian[i, j] * step[j]
         for j in range(elements):
-            if j != balance:
+            if j != plan.balance:
                 total += trial[j]
-        trial[balance] = 100.0 - total
+        trial[plan.balance] = 100.0 - total
         if abs(expected) < tolerance * 1e-3 and damping < 1.0:
             converged = True
             break
-        fractions[:] = trial[:elements] / 100.0
-        usable = True
-        for j in range(elements):
-            usable = usable and (fractions[j] >= 0.0 or j == balance)
-        if fractions[balance] < 0.0:
-            usable = fractions[balance] > -0.05
-            fractions[balance] = 0.0 if usable else fractions[balance]
-        candidate = np.inf
-        if usable:
-            intensity_kernel(
-                fractions, excited, mu, begin, mu_line, secondary, line_element, base, base_ratio, parent,
-                parent_ratio, sin_in, sin_out, wanted, intensity,
-            )  # fmt: skip
-            _rates(
-                trial, elements, tie, scatter_start, intensity, templates, scatter, scatter_slopes,
-                composition, trial[elements + 2] - slope, trial[elements + 3] - offset, gain, trial_rate,
-            )  # fmt: skip
-            candidate = statistic_kernel(statistic, trial_rate, counts, back, t, tb, variance)
-            candidate += penalty_kernel(
-                trial, elements, prior_mean, prior_weight, balance, balance_lower, balance_upper
-            )
+        candidate = _evaluate(trial, plan, data, linear, surface, wanted, intensity, trial_rate)
         if candidate <= objective:
             gained = objective - candidate
             theta[:] = trial
@@ -415,15 +449,16 @@ def fit_kernel(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _add_quadratic(gradient, hessian, i, balance, first, second, free, elements):
+def _add_quadratic(gradient, hessian, i, plan, first, second):
     # A term in the weight of element i alone; that of the balance element is 100 − the others.
-    if i != balance:
+    if i != plan.balance:
         gradient[i] += first
         hessian[i, i] += second
         return
+    elements = plan.prior_mean.size
     for a in range(elements):
-        if a != balance and free[a]:
+        if a != plan.balance and plan.free[a]:
             gradient[a] -= first
             for b in range(a + 1):
-                if b != balance and free[b]:
+                if b != plan.balance and plan.free[b]:
                     hessian[a, b] += second

@@ -1,6 +1,6 @@
-"""X-ray fluorescence and scattering of a thick, flat, homogeneous surface: pure kernels.
+"""X-ray fluorescence of a thick, flat, homogeneous surface: pure kernels.
 
-Notation of the paper (eqs. 1–9, after Shiraiwa & Fujino 1966): Φ and Ψ are the angles of the incident and the emergent
+Notation of the paper (eqs. 1–6, after Shiraiwa & Fujino 1966): Φ and Ψ are the angles of the incident and the emergent
 beam with the surface, μ/ρ mass attenuation coefficients in cm²/g, W weight fractions. Intensities are those for which
 the photon flux at a distant detector is ``intensity × solid angle / 4π``, the solid angle being that of the seen
 surface; they carry the unit of the incident spectrum, photons/s/cm² (per bin).
@@ -17,8 +17,7 @@ exciting line and serves all lines that it excites.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numba import njit, types
@@ -26,7 +25,6 @@ from numba.extending import intrinsic
 
 from lunarray.errors import InputError
 from lunarray.xrf.atomic import AtomicTables
-from lunarray.xrf.constants import ELECTRON_REST_ENERGY
 
 #: Reassociation lets sums run in vector registers; NaN and infinities keep their meaning.
 _FAST = {"reassoc", "contract", "nsz"}
@@ -34,8 +32,7 @@ _FAST = {"reassoc", "contract", "nsz"}
 _BLOCK = 512
 
 
-@dataclass(frozen=True, eq=False)
-class FluorescenceTables:
+class FluorescenceTables(NamedTuple):
     """What the kernels need of `AtomicTables` on one grid of incident energies; independent of the composition.
 
     Attributes
@@ -75,6 +72,24 @@ class FluorescenceTables:
     parent_ratio: np.ndarray
 
 
+class Surface(NamedTuple):
+    """A surface under one Sun, seen from one direction: what its lines depend on beside the composition.
+
+    Attributes
+    ----------
+    excited : ndarray of float64, (line, energy)
+        Excitation of each line × incident photons/s/cm² of each bin.
+    tables : FluorescenceTables
+    sin_in, sin_out : float
+        Sines of the angles of the incident (Φ) and the emergent (Ψ) beam with the surface.
+    """
+
+    excited: np.ndarray
+    tables: FluorescenceTables
+    sin_in: float
+    sin_out: float
+
+
 def fluorescence_tables(
     tables: AtomicTables,
     energy: Any,
@@ -99,7 +114,8 @@ def fluorescence_tables(
     -------
     FluorescenceTables
     """
-    energy = np.ascontiguousarray(energy, np.float64)
+    # A copy: compiled kernels tell arrays that may be written from those that may not.
+    energy = np.array(energy, np.float64)
     if energy.ndim != 1 or energy.size == 0 or np.any(np.diff(energy) <= 0) or energy[0] <= 0:
         raise InputError(
             "incident energies must be positive and rise", remedy="sort the solar model's bins"
@@ -190,19 +206,14 @@ def line_intensities(
     Shiraiwa, T., & Fujino, N. (1966), Jpn. J. Appl. Phys. 5, 886; eqs. 1–6 of the paper.
     """
     excited = tables.excitation * np.asarray(photons, np.float64)
-    intensity = np.zeros(excited.shape[0])
-    derivative = np.zeros((excited.shape[0], tables.mu.shape[0]))
-    wanted = np.ones(excited.shape[0], np.bool_)
-    arguments = (
-        np.ascontiguousarray(weights, np.float64), excited, tables.mu, tables.begin, tables.mu_line,
-        tables.secondary, tables.line_element,
-    )  # fmt: skip
-    geometry = (float(sin_in), float(sin_out), wanted, intensity)
+    surface = Surface(excited, tables, float(sin_in), float(sin_out))
+    weights = np.ascontiguousarray(weights, np.float64)
+    intensity, wanted = np.zeros(excited.shape[0]), np.ones(excited.shape[0], np.bool_)
     if not jacobian:
-        family = (tables.base, tables.base_ratio, tables.parent, tables.parent_ratio)
-        intensity_kernel(*arguments, *family, *geometry)
+        intensity_kernel(weights, surface, wanted, intensity)
         return intensity
-    jacobian_kernel(*arguments, tables.base, tables.base_ratio, *geometry, derivative)
+    derivative = np.zeros((excited.shape[0], tables.mu.shape[0]))
+    jacobian_kernel(weights, surface, wanted, intensity, derivative)
     return intensity, derivative
 
 
@@ -313,25 +324,38 @@ def _add_rows(f, rows, which, factors, count, n):
         i += 1
 
 
+class _Rows(NamedTuple):
+    """What is added up for each line: so many rows (line, line), and their factors."""
+
+    which: np.ndarray
+    factor: np.ndarray
+    used: np.ndarray
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
-def intensity_kernel(
-    weights, excited, mu, begin, mu_line, secondary, line_element, base, base_ratio, parent, parent_ratio,
-    sin_in, sin_out, wanted, intensity,
-):  # fmt: skip
-    """Intensities of the wanted lines. `excited` is excitation × photons, (line, energy); see `line_intensities`."""
+def _empty_rows(lines):
+    return _Rows(
+        np.empty((lines, lines), np.int64), np.empty((lines, lines)), np.zeros(lines, np.int64)
+    )
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def intensity_kernel(weights, surface, wanted, intensity):
+    """Intensities of the wanted lines of a `Surface`, into `intensity`; see `line_intensities`."""
+    excited, tables = surface.excited, surface.tables
+    begin, secondary, line_element = tables.begin, tables.secondary, tables.line_element
+    base, base_ratio = tables.base, tables.base_ratio
+    parent, parent_ratio = tables.parent, tables.parent_ratio
     lines, energies = excited.shape
     b, m = np.empty(lines), np.empty(lines)
-    _line_constants(weights, mu_line, sin_out, b, m)
+    _line_constants(weights, tables.mu_line, surface.sin_out, b, m)
     # What to add up for each line: rows of h(a, m) X (those that its parent does not add already), and rows of X.
     needed = np.zeros(lines, np.bool_)
     for p in range(lines):
         intensity[p] = 0.0
         needed[p] = wanted[p] and weights[line_element[p]] != 0.0
     exciting = np.zeros(lines, np.bool_)
-    passed, passed_count = np.empty((lines, lines), np.int64), np.zeros(lines, np.int64)
-    passed_factor = np.empty((lines, lines))
-    direct, direct_count = np.empty((lines, lines), np.int64), np.zeros(lines, np.int64)
-    direct_factor = np.empty((lines, lines))
+    passed, direct = _empty_rows(lines), _empty_rows(lines)
     by_base = np.empty(lines)
     for p in range(lines - 1, -1, -1):
         if not needed[p]:
@@ -346,22 +370,22 @@ def intensity_kernel(
             by_base[base[q]] += factor * base_ratio[q] * _h(b[p], m[q])
             if parent[p] < 0 or secondary[parent[p], q] == 0.0:
                 exciting[q] = True
-                passed[p, passed_count[p]] = q
-                passed_factor[p, passed_count[p]] = factor
-                passed_count[p] += 1
+                passed.which[p, passed.used[p]] = q
+                passed.factor[p, passed.used[p]] = factor
+                passed.used[p] += 1
         by_base[base[p]] += base_ratio[p]
         for q in range(lines):
             if by_base[q] != 0.0:
-                direct[p, direct_count[p]] = q
-                direct_factor[p, direct_count[p]] = by_base[q]
-                direct_count[p] += 1
+                direct.which[p, direct.used[p]] = q
+                direct.factor[p, direct.used[p]] = by_base[q]
+                direct.used[p] += 1
     a, f = np.empty(_BLOCK), np.empty(_BLOCK)
     products, sums = np.zeros((lines, _BLOCK)), np.zeros((lines, _BLOCK))
     local = np.zeros((lines, _BLOCK))
     for k0 in range(0, energies, _BLOCK):
         k1 = min(k0 + _BLOCK, energies)
         n = k1 - k0
-        _absorption(weights, mu, sin_in, k0, k1, a)
+        _absorption(weights, tables.mu, surface.sin_in, k0, k1, a)
         for q in range(lines):
             if begin[q] < k1:
                 # What is summed many times is summed from the nearest cache.
@@ -373,13 +397,13 @@ def intensity_kernel(
             if not needed[p] or begin[p] >= k1:
                 continue
             _scaled(sums, p, parent[p], parent_ratio[p], n)
-            _add_rows(sums[p], products, passed[p], passed_factor[p], passed_count[p], n)
+            _add_rows(sums[p], products, passed.which[p], passed.factor[p], passed.used[p], n)
             if wanted[p]:
                 f[:n] = sums[p, :n]
-                _add_rows(f, local, direct[p], direct_factor[p], direct_count[p], n)
+                _add_rows(f, local, direct.which[p], direct.factor[p], direct.used[p], n)
                 intensity[p] += _dot_inverse(f, a, b[p], n)
     for p in range(lines):
-        intensity[p] *= weights[line_element[p]] / sin_out
+        intensity[p] *= weights[line_element[p]] / surface.sin_out
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
@@ -434,21 +458,10 @@ def _dot(x, y, n):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def jacobian_kernel(
-    weights, excited, mu, begin, mu_line, secondary, line_element, base, base_ratio, sin_in, sin_out, wanted,
-    intensity, derivative,
-):  # fmt: skip
-    """Intensities of the wanted lines and their derivatives with respect to the weights, (line, element)."""
-    lines, energies = excited.shape
-    elements = weights.size
-    b, m = np.empty(lines), np.empty(lines)
-    _line_constants(weights, mu_line, sin_out, b, m)
-    exciting = np.zeros(lines, np.bool_)
-    h = np.zeros((lines, lines))
-    passed, passed_count = np.empty((lines, lines), np.int64), np.zeros(lines, np.int64)
-    passed_factor = np.empty((lines, lines))
-    direct, direct_count = np.empty((lines, lines), np.int64), np.zeros(lines, np.int64)
-    direct_factor = np.empty((lines, lines))
+def _excitations(weights, tables, wanted, b, m, h, exciting, passed, direct):
+    """Rows of h(a, m) X (`passed`) and of X (`direct`) of each wanted line, h(b, m), and which lines excite others."""
+    lines = b.size
+    secondary, base, base_ratio = tables.secondary, tables.base, tables.base_ratio
     by_base, used = np.empty(lines), np.empty(lines, np.bool_)
     for p in range(lines):
         if not wanted[p]:
@@ -461,17 +474,33 @@ def jacobian_kernel(
             if secondary[p, q] != 0.0:
                 exciting[q] = True
                 h[p, q] = _h(b[p], m[q])
-                factor = 0.5 * secondary[p, q] * weights[line_element[q]]
+                factor = 0.5 * secondary[p, q] * weights[tables.line_element[q]]
                 by_base[base[q]] += factor * base_ratio[q] * h[p, q]
                 used[base[q]] = True
-                passed[p, passed_count[p]] = q
-                passed_factor[p, passed_count[p]] = factor
-                passed_count[p] += 1
+                passed.which[p, passed.used[p]] = q
+                passed.factor[p, passed.used[p]] = factor
+                passed.used[p] += 1
         for q in range(lines):
             if used[q]:
-                direct[p, direct_count[p]] = q
-                direct_factor[p, direct_count[p]] = by_base[q]
-                direct_count[p] += 1
+                direct.which[p, direct.used[p]] = q
+                direct.factor[p, direct.used[p]] = by_base[q]
+                direct.used[p] += 1
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def jacobian_kernel(weights, surface, wanted, intensity, derivative):
+    """Intensities of the wanted lines of a `Surface`, and derivatives with respect to the weights, (line, element)."""
+    excited, tables = surface.excited, surface.tables
+    sin_in, sin_out = surface.sin_in, surface.sin_out
+    mu, begin, base, mu_line = tables.mu, tables.begin, tables.base, tables.mu_line
+    lines, energies = excited.shape
+    elements = weights.size
+    b, m = np.empty(lines), np.empty(lines)
+    _line_constants(weights, mu_line, sin_out, b, m)
+    exciting = np.zeros(lines, np.bool_)
+    h = np.zeros((lines, lines))
+    passed, direct = _empty_rows(lines), _empty_rows(lines)
+    _excitations(weights, tables, wanted, b, m, h, exciting, passed, direct)
     a, d, f = np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK)
     slope, v = np.empty(_BLOCK), np.empty(_BLOCK)
     local, near_mu = np.zeros((lines, _BLOCK)), np.zeros((elements, _BLOCK))
@@ -503,15 +532,16 @@ def jacobian_kernel(
                 d[k] = 1.0 / (a[k] + b[p])
             f[:n] = 0.0
             slope[:n] = 0.0
-            _add_rows(f, local, direct[p], direct_factor[p], direct_count[p], n)
-            _add_rows(f, products, passed[p], passed_factor[p], passed_count[p], n)
-            _add_rows(slope, slopes_a, passed[p], passed_factor[p], passed_count[p], n)
-            if passed_count[p] > 0:
-                for i in range(direct_count[p]):
-                    q = direct[p, i]
+            rows, factors, count = passed.which[p], passed.factor[p], passed.used[p]
+            _add_rows(f, local, direct.which[p], direct.factor[p], direct.used[p], n)
+            _add_rows(f, products, rows, factors, count, n)
+            _add_rows(slope, slopes_a, rows, factors, count, n)
+            if count > 0:
+                for i in range(direct.used[p]):
+                    q = direct.which[p, i]
                     direct_sums[p, q] += _dot(d, local[q], n)
-                for i in range(passed_count[p]):
-                    q = passed[p, i]
+                for i in range(count):
+                    q = rows[i]
                     one, two = _two_sums(products[q], slopes_m[q], d, n)
                     product_sums[p, q] += one
                     slope_sums[p, q] += two
@@ -521,188 +551,36 @@ def jacobian_kernel(
             for j in range(elements):
                 derivative[p, j] += _dot(v, near_mu[j], n)
     for p in range(lines):
-        i = line_element[p]
         for j in range(elements):
-            own = derivative[p, j] / sin_in - mu_line[j, p] / sin_out * total_d[p]
-            for n in range(passed_count[p]):
-                q = passed[p, n]
-                half = 0.5 * secondary[p, q]
-                x_d = direct_sums[p, base[q]] * base_ratio[q]
-                if line_element[q] == j:
-                    own += half * (h[p, q] * x_d + product_sums[p, q])
-                other = 1.0 / (b[p] + m[q])
-                change = (other - h[p, q]) / b[p] * mu_line[j, p] / sin_out
-                change -= other / m[q] * mu_line[j, q]
-                own += (
-                    half
-                    * weights[line_element[q]]
-                    * (change * x_d + mu_line[j, q] * slope_sums[p, q])
-                )
-            derivative[p, j] = weights[i] * own / sin_out
-            if j == i:
-                derivative[p, j] += total[p] / sin_out
+            derivative[p, j] = derivative[p, j] / sin_in - mu_line[j, p] / sin_out * total_d[p]
+        _add_secondary(
+            weights, surface, p, b[p], m, h[p], passed, direct_sums[p], product_sums[p], slope_sums[p], derivative[p]
+        )  # fmt: skip
+        i = tables.line_element[p]
+        for j in range(elements):
+            derivative[p, j] = weights[i] * derivative[p, j] / sin_out
+        derivative[p, i] += total[p] / sin_out
         intensity[p] = weights[i] * total[p] / sin_out
 
 
-# --- Scattering -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class ScatterTables:
-    """What the scattered continuum needs on one grid of incident energies and for one angle.
-
-    Attributes
-    ----------
-    mu, mu_shifted : ndarray of float64, (element, energy)
-        Total mass attenuation coefficients before scattering, and at the energies after Compton scattering, cm²/g.
-    rayleigh, compton : ndarray of float64, (element, energy)
-        4π dσ/dΩ at the angle, or the cross section over a range of angles (eq. 8), cm²/g.
-    shift : ndarray of float64, (energy,)
-        Energy after Compton scattering / energy before.
-    """
-
-    mu: np.ndarray
-    mu_shifted: np.ndarray
-    rayleigh: np.ndarray
-    compton: np.ndarray
-    shift: np.ndarray
-
-
-def scatter_tables(
-    tables: AtomicTables,
-    energy: Any,
-    angle: float,
-    *,
-    compton: bool = True,
-    theta_range: tuple[float, float] | None = None,
-) -> ScatterTables:
-    """Tabulate scattering cross sections on a grid of incident energies.
-
-    Parameters
-    ----------
-    tables : AtomicTables
-    energy : array_like of float64, (energy,)
-        Incident energies, keV, rising.
-    angle : float
-        Scattering angle in degrees: 180 − phase angle.
-    compton : bool
-        Whether to include Compton scattering.
-    theta_range : (float, float), optional
-        Integrate over these scattering angles, in degrees, as eq. 8 has it, and take the result as if it were
-        isotropic; the energies then do not shift. By default the differential cross section at `angle` is used.
-
-    Returns
-    -------
-    ScatterTables
-    """
-    energy = np.ascontiguousarray(energy, np.float64)
-    _, mu = tables.cross_sections(energy)
-    kinds = ("rayleigh", "compton") if compton else ("rayleigh",)
-    parts = {"compton": np.zeros_like(mu)}
-    if theta_range is None:
-        for kind in kinds:
-            parts[kind] = 4 * np.pi * tables.scattering(energy, angle, kinds=(kind,))
-        cos = np.cos(np.deg2rad(angle))
-        shift = (
-            1 / (1 + energy / ELECTRON_REST_ENERGY * (1 - cos)) if compton else np.ones_like(energy)
-        )
-        _, mu_shifted = tables.cross_sections(energy * shift)
-    else:
-        low, high = np.deg2rad(theta_range)
-        nodes, node_weights = np.polynomial.legendre.leggauss(24)
-        theta = (high + low) / 2 + (high - low) / 2 * nodes
-        for kind in kinds:
-            parts[kind] = sum(
-                w * (high - low) / 2 * 2 * np.pi * np.sin(t)
-                * tables.scattering(energy, float(np.rad2deg(t)), kinds=(kind,))
-                for t, w in zip(theta, node_weights, strict=True)
-            )  # fmt: skip
-        shift, mu_shifted = np.ones_like(energy), mu
-    return ScatterTables(
-        mu=mu,
-        mu_shifted=mu_shifted,
-        rayleigh=parts["rayleigh"],
-        compton=parts["compton"],
-        shift=shift,
-    )
-
-
 @njit(nogil=True, cache=True, error_model="numpy")
-def scatter_kernel(
-    weights,
-    photons,
-    mu,
-    mu_shifted,
-    cross_section,
-    sin_in,
-    sin_out,
-    derivative,
-    out,
-    out_derivative,
+def _add_secondary(
+    weights, surface, p, b, m, h, passed, direct_sums, product_sums, slope_sums, derivative
 ):
-    """Scattered photons of each bin of incident energy (eq. 9), into `out` (energy,).
-
-    ``photons × σ / ((μ(E)/sin Φ + μ(E')/sin Ψ) sin Ψ)`` with σ = Σ W σ_j, E' the energy after scattering; with
-    `derivative`, d out / d weight goes into `out_derivative`, (element, energy).
-    """
-    elements = weights.size
-    for k in range(photons.size):
-        absorption, sigma = 0.0, 0.0
-        for j in range(elements):
-            absorption += weights[j] * (mu[j, k] / sin_in + mu_shifted[j, k] / sin_out)
-            sigma += weights[j] * cross_section[j, k]
-        factor = photons[k] / (absorption * sin_out)
-        out[k] = factor * sigma
-        if derivative:
-            for j in range(elements):
-                change = mu[j, k] / sin_in + mu_shifted[j, k] / sin_out
-                out_derivative[j, k] = factor * (cross_section[j, k] - sigma * change / absorption)
-
-
-def scattered_continuum(
-    weights: Any,
-    photons: Any,
-    sin_in: float,
-    sin_out: float,
-    tables: ScatterTables,
-    *,
-    jacobian: bool = False,
-) -> tuple[np.ndarray, ...]:
-    """Incident photons that are scattered towards the detector (eqs. 7–9).
-
-    Parameters
-    ----------
-    weights : array_like of float64, (element,)
-        Weight fractions.
-    photons : array_like of float64, (energy,)
-        Incident photons/s/cm² in each bin.
-    sin_in, sin_out : float
-        Sines of the angles of the incident (Φ) and the emergent (Ψ) beam with the surface.
-    tables : ScatterTables
-    jacobian : bool
-        Whether to return the derivatives, too.
-
-    Returns
-    -------
-    rayleigh, compton : ndarray of float64, (energy,)
-        By bin of incident energy; Compton photons leave at `tables.shift` times it.
-    rayleigh_derivative, compton_derivative : ndarray of float64, (element, energy)
-        With respect to the weights, these being independent; only with `jacobian`.
-
-    References
-    ----------
-    Eqs. 7–9 of the paper. Eq. 9 lacks the 1/sin Ψ that eq. 1 has; here both are radiances, so both have it.
-    """
-    weights = np.ascontiguousarray(weights, np.float64)
-    photons = np.ascontiguousarray(photons, np.float64)
-    out, slopes = np.empty((2, photons.size)), np.empty((2, weights.size, photons.size))
-    for i, (mu_after, sigma) in enumerate(
-        ((tables.mu, tables.rayleigh), (tables.mu_shifted, tables.compton))
-    ):
-        scatter_kernel(
-            weights, photons, tables.mu, mu_after, sigma, float(sin_in), float(sin_out), jacobian,
-            out[i], slopes[i],
-        )  # fmt: skip
-    if jacobian:
-        return out[0], out[1], slopes[0], slopes[1]
-    return out[0], out[1]
+    """What the lines that excite line p add to its derivatives, beside the attenuation of the beam."""
+    tables = surface.tables
+    mu_line = tables.mu_line
+    for j in range(weights.size):
+        own = derivative[j]
+        for n in range(passed.used[p]):
+            q = passed.which[p, n]
+            half = 0.5 * tables.secondary[p, q]
+            x_d = direct_sums[tables.base[q]] * tables.base_ratio[q]
+            if tables.line_element[q] == j:
+                own += half * (h[q] * x_d + product_sums[q])
+            other = 1.0 / (b + m[q])
+            change = (other - h[q]) / b * mu_line[j, p] / surface.sin_out
+            change -= other / m[q] * mu_line[j, q]
+            weight = weights[tables.line_element[q]]
+            own += half * weight * (change * x_d + mu_line[j, q] * slope_sums[q])
+        derivative[j] = own

@@ -12,9 +12,10 @@ import numpy as np
 from lunarray.errors import InputError
 from lunarray.xrf.atomic import AtomicTables, atomic_tables
 from lunarray.xrf.constants import HIGHLAND
-from lunarray.xrf.fit import FitSettings, Observation, PhotonModel
 from lunarray.xrf.fit_kernels import template_kernel
+from lunarray.xrf.model import PhotonModel
 from lunarray.xrf.response import Response, rebin
+from lunarray.xrf.settings import FitSettings, Observation
 
 #: Lines between the instrument's threshold and the end of most flares' spectra.
 LINES = ("Mg Ka", "Al Ka", "Si Ka", "Ca Ka")

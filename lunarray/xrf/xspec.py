@@ -20,16 +20,14 @@ import numpy as np
 
 from lunarray.errors import LunarrayError, MissingDependencyError
 from lunarray.xrf.fit import (
-    ELEMENT_FLAGS,
-    FitResult,
-    FitSettings,
-    Observation,
-    PhotonModel,
-    SpectralModel,
-    _check_observation,
-    _failed,
-    _plan,
+    check_observation,
+    failed_fit,
+    judge_weights,
+    parameter_names,
+    plan_fit,
 )
+from lunarray.xrf.model import PhotonModel, SpectralModel
+from lunarray.xrf.settings import FitResult, FitSettings, Observation
 
 #: Name of the local model; components and parameters in XSPEC carry it.
 MODEL_NAME = "lunarxrf"
@@ -216,15 +214,12 @@ def fit_spectrum(
     """
     require_pyxspec()
     settings = settings if settings is not None else FitSettings()
-    elements = model.tables.elements
-    plan = _plan(elements, settings)
-    status = _check_observation(data, model._full)
-    if status == "fitted":
-        status = model.geometry.status()
-    if status == "fitted" and data.arrays(model._first, model._stop)[0].sum() == 0:
+    plan = plan_fit(model.tables.elements, settings)
+    status = check_observation(data, model)
+    if status == "fitted" and data.arrays(model.first, model.stop)[0].sum() == 0:
         status = "no_counts"
     if status != "fitted":
-        return _failed(elements, plan, model, status)
+        return failed_fit(plan, model, status)
     with tempfile.TemporaryDirectory(prefix="lunarray-xspec-") as folder:
         try:
             answer = _pool().submit(_run, _Job(data, model, settings, folder)).result()
@@ -243,40 +238,18 @@ def fit_spectrum(
 def _result(model: SpectralModel, settings: FitSettings, plan: Any, answer: _Answer) -> FitResult:
     elements = model.tables.elements
     n = len(elements)
-    names = np.array([*elements, "xrf_norm", "scatter_norm", "slope", "offset"])
-    parameters = tuple(names[plan.free])
+    parameters = parameter_names(elements, plan)
     index = [answer.order.index(name) if name in answer.order else -1 for name in parameters]
     covariance = np.full((len(parameters), len(parameters)), np.nan)
     known = [i for i, k in enumerate(index) if k >= 0]
     covariance[np.ix_(known, known)] = answer.covariance[
         np.ix_([index[i] for i in known], [index[i] for i in known])
     ]
-    errors = np.sqrt(np.diag(covariance))
     theta = np.array(
         [*answer.weights, answer.xrf_norm, answer.scatter_norm, answer.slope, answer.offset]
     )
-    weight_errors = np.full(n, np.nan)
-    of_elements = np.flatnonzero(plan.free) < n
-    weight_errors[np.flatnonzero(plan.free)[of_elements]] = errors[of_elements]
-    block = covariance[np.ix_(of_elements, of_elements)]
-    weight_errors[plan.balance] = np.sqrt(max(float(np.nansum(block)), 0.0))
-    flags = np.zeros(n, np.uint8)
-    flags[plan.balance] |= ELEMENT_FLAGS["from_closure"]
-    for i in range(n):
-        if not plan.free[i] and i != plan.balance:
-            flags[i] |= ELEMENT_FLAGS["frozen"]
-        elif plan.free[i]:
-            low, high = plan.lower[i], plan.upper[i]
-            # XSPEC stops short of a limit.
-            if theta[i] - low < 1e-4 * (high - low):
-                flags[i] |= ELEMENT_FLAGS["at_lower_bound"]
-            if high - theta[i] < 1e-4 * (high - low):
-                flags[i] |= ELEMENT_FLAGS["at_upper_bound"]
-            width = (high - low) / np.sqrt(12)
-            if plan.prior_weight[i] > 0:
-                width = min(width, 0.8 / np.sqrt(plan.prior_weight[i]))
-            if not weight_errors[i] < width:
-                flags[i] |= ELEMENT_FLAGS["not_constrained"]
+    # XSPEC stops short of a limit.
+    weight_errors, flags = judge_weights(plan, theta[:n], covariance, margin=1e-4)
     intensity = model.line_intensities(answer.weights)
     xrf = answer.xrf_norm * intensity @ model.line_templates(answer.slope, answer.offset)
     penalty = float(np.sum(plan.prior_weight * (theta[:n] - plan.prior_mean) ** 2))
@@ -287,7 +260,7 @@ def _result(model: SpectralModel, settings: FitSettings, plan: Any, answer: _Ans
         element_flags=flags,
         parameters=parameters,
         values=theta[plan.free],
-        errors=errors,
+        errors=np.sqrt(np.diag(covariance)),
         covariance=covariance,
         xrf_norm=answer.xrf_norm,
         scatter_norm=answer.scatter_norm,
@@ -325,7 +298,7 @@ def _run(job: _Job) -> _Answer:
     xspec.AllModels.clear()
 
     rmf, arf = folder / "response.rmf", folder / "response.arf"
-    write_response(model._full, rmf, arf, overwrite=True)
+    write_response(model.full_response, rmf, arf, overwrite=True)
     files = {"RESPFILE": str(rmf), "ANCRFILE": str(arf)}
     if data.background is not None:
         write_pha(folder / "back.pha", data.background, data.background_exposure)
@@ -337,8 +310,8 @@ def _run(job: _Job) -> _Answer:
         respFile=files["RESPFILE"],
         arfFile=files["ANCRFILE"],
     )
-    last = model._full.channels
-    outside = [(1, model._first), (model._stop + 1, last)]
+    last = model.full_response.channels
+    outside = [(1, model.first), (model.stop + 1, last)]
     ranges = ",".join(f"{low}-{high}" for low, high in outside if high >= low)
     if ranges:
         spectrum.ignore(ranges)
@@ -354,7 +327,7 @@ def _run(job: _Job) -> _Answer:
     weights = np.array([settings.start[name] for name in elements], np.float64)
     start, answer = settings, None
     scattered = bool(model.scattered(weights))
-    rounds = max(1, settings.scatter_iterations) if model._given_scatter is None else 1
+    rounds = max(1, settings.scatter_iterations) if model.given_scatter is None else 1
     for number in range(rounds if scattered else 1):
         expression = MODEL_NAME
         if scattered:

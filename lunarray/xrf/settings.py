@@ -1,0 +1,414 @@
+"""What goes into a spectral fit and what comes out of it: geometry, conventions, settings, spectrum, result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+
+from lunarray.errors import InputError
+from lunarray.xrf.constants import (
+    CLASS_FIELD_DEG,
+    HIGHLAND,
+    MARE,
+    PYXSPEC_BOUNDS,
+    PYXSPEC_START,
+)
+
+#: Bits of `FitResult.element_flags`.
+ELEMENT_FLAGS = MappingProxyType(
+    {
+        "at_lower_bound": 1,
+        "at_upper_bound": 2,
+        "not_constrained": 4,
+        "frozen": 8,
+        "from_closure": 16,
+    }
+)
+#: Values of `FitResult.status`; 0 is a fit that converged.
+STATUS = MappingProxyType(
+    {
+        "fitted": 0,
+        "not_converged": 1,
+        "night": 2,
+        "bad_geometry": 3,
+        "no_counts": 4,
+        "bad_data": 5,
+        "no_solar_flux": 6,
+        "too_few_channels": 7,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Angles and distance of one observation.
+
+    Attributes
+    ----------
+    incidence : float
+        Angle between the surface normal and the Sun, degrees; Φ = 90 − incidence.
+    emission : float
+        Angle between the surface normal and the detector, degrees; Ψ = 90 − emission.
+    phase : float, optional
+        Angle between the directions to Sun and detector, degrees; by default the incidence, as it is for a nadir view.
+    altitude : float
+        km; only the scale "x2abund" needs it.
+    """
+
+    incidence: float
+    emission: float = 0.0
+    phase: float | None = None
+    altitude: float = 100.0
+
+    @property
+    def sines(self) -> tuple[float, float]:
+        """sin Φ and sin Ψ."""
+        return float(np.cos(np.deg2rad(self.incidence))), float(np.cos(np.deg2rad(self.emission)))
+
+    @property
+    def scattering_angle(self) -> float:
+        """180 − phase, degrees."""
+        return 180.0 - (self.incidence if self.phase is None else self.phase)
+
+    def status(self) -> str:
+        """What is wrong with it: "fitted" (nothing), "night" or "bad_geometry"."""
+        values = (self.incidence, self.emission, self.scattering_angle, self.altitude)
+        if not np.all(np.isfinite(values)) or not 0 <= self.emission < 90 or self.incidence < 0:
+            return "bad_geometry"
+        if not 0 <= self.scattering_angle <= 180 or self.altitude <= 0:
+            return "bad_geometry"
+        return "night" if self.incidence >= 90 else "fitted"
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """How the model spectrum is made. The defaults are right; the others are what published software does.
+
+    Attributes
+    ----------
+    secondary : bool
+        Fluorescence excited by fluorescence (eq. 2).
+    secondary_jump : {"own", "exciting"}
+        Element whose jump factor stands in eq. 4; "exciting" is a mistake of published software.
+    line_shape : {"split", "bin", "gaussian"}
+        "split": the photons of a line go to the two energy bins beside it so that their mean energy is the line's.
+        "bin": to the bin that holds the line. "gaussian": a normal distribution of `line_sigma` keV.
+    line_sigma : float
+        keV; for "gaussian".
+    solar_energy : {"middle", "low"}
+        Energy of a solar bin at which cross sections are taken.
+    split_edges : bool
+        Divide solar bins at absorption edges.
+    beam : {"emergent", "incident"}
+        Whose sine stands before the integral of eq. 1; "incident" is a mistake of published software.
+    scale : {"solid_angle", "x2abund"} or float
+        Factor from intensity to flux at the detector. "solid_angle": the field of view in steradian / 4π. "x2abund":
+        12.5e4² (round(t/8) + 1) / (t · 4π (altitude · 1e4)²), as that software has it.
+    field : (float, float)
+        Full widths at half maximum of the field of view, degrees.
+    scatter : {"continuum", "none"}
+        Whether there is a scattered continuum, computed from the composition (an explicit spectrum is given to the fit
+        itself).
+    compton : bool
+        Compton scattering in it.
+    theta_range : (float, float), optional
+        Integrate the scattering cross section over these angles (eq. 8) instead of taking it at the scattering angle.
+    gain : {"area", "matrix", "channel"}
+        See `Response.with_gain` and `Response.with_channel_gain`.
+    normalise : bool
+        Divide weights by their sum (which only differs from 100 where it is not fitted).
+    """
+
+    secondary: bool = True
+    secondary_jump: Literal["own", "exciting"] = "own"
+    line_shape: Literal["split", "bin", "gaussian"] = "split"
+    line_sigma: float = 0.0
+    solar_energy: Literal["middle", "low"] = "middle"
+    split_edges: bool = True
+    beam: Literal["emergent", "incident"] = "emergent"
+    scale: Literal["solid_angle", "x2abund"] | float = "solid_angle"
+    field: tuple[float, float] = CLASS_FIELD_DEG
+    scatter: Literal["continuum", "none"] = "continuum"
+    compton: bool = True
+    theta_range: tuple[float, float] | None = None
+    gain: Literal["area", "matrix", "channel"] = "area"
+    normalise: bool = True
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("line_shape", ("split", "bin", "gaussian")),
+            ("secondary_jump", ("own", "exciting")), ("solar_energy", ("middle", "low")),
+            ("beam", ("emergent", "incident")), ("scatter", ("continuum", "none")),
+            ("gain", ("area", "matrix", "channel")),
+        ):  # fmt: skip
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"no {name} {getattr(self, name)!r}", remedy=f"choose from {', '.join(allowed)}"
+                )
+        if isinstance(self.scale, str) and self.scale not in ("solid_angle", "x2abund"):
+            raise InputError(
+                f"no scale {self.scale!r}", remedy="choose 'solid_angle', 'x2abund' or a number"
+            )
+
+    @classmethod
+    def published(cls, **changes: Any) -> Conventions:
+        """Those of ISSDC's X2ABUND local model for PyXspec.
+
+        With them go FFAST text tables, linearly interpolated, and a response read with ``first_channel=1`` and
+        ``area_at="rows"``.
+
+        Parameters
+        ----------
+        **changes : Any
+            Attributes that differ.
+
+        Returns
+        -------
+        Conventions
+        """
+        own: dict[str, Any] = {
+            "secondary_jump": "exciting",
+            "line_shape": "bin", "solar_energy": "low", "split_edges": False, "beam": "incident", "scale": "x2abund",
+        }  # fmt: skip
+        return cls(**(own | changes))
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What is fitted, from where, and within which bounds.
+
+    Attributes
+    ----------
+    start : mapping of str to float
+        Composition to start from, wt%; also the prior's mean, and the value of frozen elements.
+    bounds : mapping of str to (float, float)
+        Limits of the fitted elements, wt%.
+    frozen : tuple of str
+        Elements that keep their value. The CLASS window does not see oxygen, the bulk of the surface.
+    balance : str
+        The element that makes the sum 100 %.
+    balance_bounds : (float, float), optional
+        Limits of that element, wt%.
+    prior_sigma : mapping of str to float
+        Standard deviations of a normal prior around `start`, wt%; elements without one have none. By default what most
+        flares do not excite has one as wide as the surface varies: without it iron and the norm trade places freely,
+        and with them all abundances. ``{}`` is no prior at all.
+    xrf_norm, scatter_norm : float
+        Starting values.
+    norm_bounds : (float, float)
+        Limits of both.
+    fit_xrf_norm, fit_scatter_norm : bool
+    tie_norms : bool
+        Keep the scatter norm at `scatter_norm` times the XRF norm: the surface scatters the photons that excite it.
+    slope, offset : float
+        Gain: E' = E / slope − offset (keV).
+    fit_gain : bool
+    slope_bounds, offset_bounds : (float, float)
+    statistic : {"chi2", "cstat", "wstat"}
+        χ²; Poisson likelihood with the background taken as known; Poisson likelihood of data and background (W-stat).
+    variance : {"data", "gehrels", "model"}
+        Of χ²: counts (with background, both added, as PyXspec does; channels without either are left out), (1 + √(n +
+        ¾))², or the model's counts.
+    scatter_iterations : int
+        How often the scattered continuum is computed from the composition fitted before.
+    scatter_slopes : bool
+        Whether, between two of these, the continuum follows the weights to first order; else it stands still, as in the
+        published procedure.
+    max_iterations : int
+        Of the least-squares steps between two of these.
+    tolerance : float
+        The fit has converged when a step is expected to lower the statistic by less.
+    """
+
+    start: Mapping[str, float] = field(default_factory=lambda: dict(HIGHLAND))
+    bounds: Mapping[str, tuple[float, float]] = field(
+        default_factory=lambda: {
+            "Fe": (0.0, 30.0), "Ti": (0.0, 15.0), "Ca": (0.0, 25.0), "Si": (5.0, 40.0), "Al": (0.0, 25.0),
+            "Mg": (0.0, 30.0), "Na": (0.0, 8.0), "O": (30.0, 60.0),
+        }
+    )  # fmt: skip
+    frozen: tuple[str, ...] = ("O",)
+    balance: str = "Si"
+    balance_bounds: tuple[float, float] | None = (0.0, 60.0)
+    prior_sigma: Mapping[str, float] = field(
+        default_factory=lambda: {"Fe": 6.0, "Ti": 2.0, "Na": 0.3}
+    )
+    xrf_norm: float = 1.0
+    scatter_norm: float = 1.0
+    norm_bounds: tuple[float, float] = (0.0, 1e20)
+    fit_xrf_norm: bool = True
+    fit_scatter_norm: bool = True
+    tie_norms: bool = False
+    slope: float = 1.0
+    offset: float = 0.0
+    fit_gain: bool = False
+    slope_bounds: tuple[float, float] = (0.95, 1.05)
+    offset_bounds: tuple[float, float] = (-0.1, 0.1)
+    statistic: Literal["chi2", "cstat", "wstat"] = "chi2"
+    variance: Literal["data", "gehrels", "model"] = "data"
+    scatter_iterations: int = 2
+    scatter_slopes: bool = True
+    max_iterations: int = 100
+    tolerance: float = 1e-4
+
+    @classmethod
+    def published(cls, **changes: Any) -> FitSettings:
+        """Start, bounds, closure and gain of the published PyXspec fit.
+
+        Parameters
+        ----------
+        **changes : Any
+            Attributes that differ.
+
+        Returns
+        -------
+        FitSettings
+        """
+        own: dict[str, Any] = {
+            "start": dict(PYXSPEC_START), "bounds": dict(PYXSPEC_BOUNDS), "balance_bounds": None, "prior_sigma": {},
+            "slope": 1.0043, "offset": 0.0316,
+        }  # fmt: skip
+        return cls(**(own | changes))
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit found.
+
+    Attributes
+    ----------
+    elements : tuple of str
+    weights, weight_errors : ndarray of float64, (element,)
+        wt%; errors are one standard deviation from the curvature of the statistic, NaN for frozen elements.
+    element_flags : ndarray of uint8, (element,)
+        Bits of `ELEMENT_FLAGS`.
+    parameters : tuple of str
+        Names of the fitted parameters, in the order of `covariance`.
+    values, errors : ndarray of float64, (parameter,)
+    covariance, correlation : ndarray of float64, (parameter, parameter)
+    xrf_norm, scatter_norm, slope, offset : float
+    xrf_norm_error, scatter_norm_error : float
+    statistic : float
+        Of the data alone (no prior).
+    dof, channels : int
+    goodness : float
+        Probability of a larger χ² by chance; for the Poisson statistics an approximation that is good for many counts.
+    iterations : int
+    status : str
+        A key of `STATUS`.
+    model, xrf, scatter : ndarray of float64, (channel,)
+        Counts/s in the fitted channels: sum, fluorescence, scattered continuum.
+    line_names : tuple of str
+    line_fluxes : ndarray of float64, (line,)
+        Photons/s/cm² at the detector, norm included.
+    """
+
+    elements: tuple[str, ...]
+    weights: np.ndarray
+    weight_errors: np.ndarray
+    element_flags: np.ndarray
+    parameters: tuple[str, ...]
+    values: np.ndarray
+    errors: np.ndarray
+    covariance: np.ndarray
+    xrf_norm: float
+    scatter_norm: float
+    slope: float
+    offset: float
+    statistic: float
+    dof: int
+    channels: int
+    iterations: int
+    status: str
+    model: np.ndarray
+    xrf: np.ndarray
+    scatter: np.ndarray
+    line_names: tuple[str, ...] = ()
+    line_fluxes: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def correlation(self) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.covariance / np.outer(self.errors, self.errors)
+
+    @property
+    def goodness(self) -> float:
+        from scipy.stats import chi2
+
+        return float(chi2.sf(self.statistic, self.dof)) if self.dof > 0 else float("nan")
+
+    @property
+    def xrf_norm_error(self) -> float:
+        return self._error("xrf_norm")
+
+    @property
+    def scatter_norm_error(self) -> float:
+        return self._error("scatter_norm")
+
+    def _error(self, name: str) -> float:
+        return (
+            float(self.errors[self.parameters.index(name)]) if name in self.parameters else np.nan
+        )
+
+    def flags(self, element: str) -> tuple[str, ...]:
+        """Names of the flags of an element."""
+        bits = int(self.element_flags[self.elements.index(element)])
+        return tuple(name for name, bit in ELEMENT_FLAGS.items() if bits & bit)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Counts of one spectrum and of its background.
+
+    Attributes
+    ----------
+    counts : ndarray of float64, (channel,)
+        All channels of the response.
+    exposure : float
+        s.
+    background : ndarray of float64, (channel,), optional
+        Counts of the background spectrum.
+    background_exposure : float
+        s, already multiplied with whatever else (area, detectors) makes it comparable.
+    """
+
+    counts: np.ndarray
+    exposure: float
+    background: np.ndarray | None = None
+    background_exposure: float = 1.0
+
+    def arrays(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Counts and background counts of some channels."""
+        counts = np.ascontiguousarray(self.counts, np.float64)[first:stop]
+        if self.background is None:
+            return counts, np.zeros_like(counts)
+        return counts, np.ascontiguousarray(self.background, np.float64)[first:stop]
+
+
+def prior_composition(
+    mare_fraction: float,
+    *,
+    highland: Mapping[str, float] = HIGHLAND,
+    mare: Mapping[str, float] = MARE,
+) -> dict[str, float]:
+    """Composition to start from: highlands and mare mixed by area.
+
+    Parameters
+    ----------
+    mare_fraction : float
+        Area fraction of mare in the footprint, 0 to 1.
+    highland, mare : mapping of str to float
+        wt% of each.
+
+    Returns
+    -------
+    dict of str to float
+        wt%.
+    """
+    if not 0 <= mare_fraction <= 1:
+        raise InputError(f"a mare fraction of {mare_fraction}", remedy="it lies between 0 and 1")
+    return {e: (1 - mare_fraction) * highland[e] + mare_fraction * mare[e] for e in highland}
