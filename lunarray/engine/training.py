@@ -137,7 +137,10 @@ class TrainSettings:
                 where=cls.__name__,
                 remedy=f"Choose from {', '.join(field.name for field in fields(cls))}",
             )
-        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in named.items()})
+        known: dict[str, Any] = {
+            n: tuple(v) if isinstance(v, list) else v for n, v in named.items()
+        }
+        return cls(**known)
 
     def to_json(self) -> str:
         """Settings as text, equal for those that give equal numbers.
