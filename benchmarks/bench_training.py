@@ -17,18 +17,19 @@ class Folds:
 
     def setup(self, n: int) -> None:
         with needs_lunarray():
-            from lunarray.oxides.folds import train_folds
-            from lunarray.oxides.training import TrainingSettings
+            from lunarray.oxides.folds import FoldData, train_folds
+            from lunarray.oxides.settings import TrainSettings
         rng = np.random.default_rng(SEED)
-        self.x = spectra(self.samples)
-        self.y = rng.uniform(1, 20, (self.samples, 6)).astype(np.float32)
+        x = spectra(self.samples)
+        y = rng.uniform(1, 20, (self.samples, 6)).astype(np.float32)
+        self.data = FoldData(x, y)
         self.left_out = [np.array([i]) for i in range(4)]
-        self.train, self.settings = train_folds, TrainingSettings
+        self.train, self.settings = train_folds, TrainSettings
         self._run(n, 1)
 
     def _run(self, n: int, epochs: int) -> None:
         settings = self.settings(n=n, epochs=epochs, seed=SEED)
-        self.train(self.x, self.y, self.left_out, settings, device="cpu", threads=2)
+        self.train(self.data, self.left_out, settings, device="cpu", workers=2)
 
     def time_train(self, n: int) -> None:
         self._run(n, self.epochs)

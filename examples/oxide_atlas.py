@@ -10,7 +10,6 @@ the six oxides, and a second FeO map. A run that is stopped goes on where it was
 from __future__ import annotations
 
 import argparse
-import functools
 from pathlib import Path
 
 import dask
@@ -39,7 +38,7 @@ def main() -> None:
     parser.add_argument(
         "--width", type=int, default=32, help="channels of the first block of the network"
     )
-    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="learning rate")
     parser.add_argument(
         "--epochs", type=int, default=500, help="steps; the paper's 100 are too few for this Moon"
     )
@@ -80,21 +79,19 @@ def main() -> None:
     la.plot.correlation_curves(correlation, path=out / "figure02_correlation.png")
 
     # 3. Training. Tables 1 and 2 are a search; then the final model, whose left-out predictions are Table 3.
-    folds = None if args.full else args.folds
-    options = {"epochs": args.epochs, "device": args.device}
-    if args.search or args.full:
-        tried = {"folds": folds, "checkpoint": out / "search", **options}
-        table1 = la.oxides.search(samples, n=(16, 32, 64), lr=(1e-3,), **tried)
-        table2 = la.oxides.search(samples, n=(32,), lr=(1e-2, 1e-3, 1e-4), **tried)
-        show("Table 1. Channels", table1.squeeze("lr"), "n", out / "table1.csv")
-        show("Table 2. Learning rates", table2.squeeze("n"), "lr", out / "table2.csv")
-    options |= {"n": args.width, "lr": args.rate, "pixels": single, "checkpoint": out / "training"}
-    train = (
-        la.oxides.train_loocv
-        if args.full
-        else functools.partial(la.oxides.train_kfold, folds=args.folds, by="lon")
+    folds = "leave-one-out" if args.full else args.folds
+    options = {"folds": folds, "by": None if args.full else "lon", "device": args.device}
+    settings = la.oxides.TrainSettings(
+        n=args.width, learning_rate=args.learning_rate, epochs=args.epochs
     )
-    fit = train(samples, **options)
+    if args.search or args.full:
+        tried = {"folds": folds, "device": args.device, "checkpoint": out / "search"}
+        rates = (1e-2, 1e-3, 1e-4)
+        table1 = la.oxides.search(samples, settings, learning_rate=(1e-3,), **tried)
+        table2 = la.oxides.search(samples, settings, n=(32,), learning_rate=rates, **tried)
+        show("Table 1. Channels", table1.squeeze("learning_rate"), "n", out / "table1.csv")
+        show("Table 2. Learning rates", table2.squeeze("n"), "learning_rate", out / "table2.csv")
+    fit = la.oxides.train(samples, settings, pixels=single, checkpoint=out / "training", **options)
     show(
         f"Table 3. Left-out predictions, {len(fit.folds)} folds",
         fit.metrics(),

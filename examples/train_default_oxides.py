@@ -73,7 +73,7 @@ def targets(soils) -> np.ndarray:
 
 def calibration_of(model, seed: int) -> Calibration:
     """Errors on soils of their own, neither trained on nor reported on, seen as those of the training."""
-    from lunarray.oxides.training import predict
+    from lunarray.oxides.minibatch import predict
 
     soils = simulate.soils(HELD_OUT, seed + CALIBRATION_SEED)
     rng = np.random.default_rng(seed + CALIBRATION_SEED + 1)
@@ -92,8 +92,10 @@ def table(header: list[str], rows: list[list[object]]) -> str:
 
 def held_out_report(model, statistics, seed: int, path: Path) -> str:
     """Errors on soils that the model has not seen."""
-    from lunarray.oxides import invert_oxides
-    from lunarray.oxides.training import predict, scores
+    import xarray as xr
+
+    from lunarray.oxides import invert_oxides, metrics
+    from lunarray.oxides.minibatch import predict
 
     soils = simulate.soils(HELD_OUT, seed + HELD_OUT_SEED)
     truth = targets(soils)
@@ -107,8 +109,17 @@ def held_out_report(model, statistics, seed: int, path: Path) -> str:
         spectra = simulate.add_sp_errors(
             soils.reflectance, seed + HELD_OUT_SEED + 1, **options
         ).values
-        result = scores(truth, predict(model, spectra))
-        rows += [[name, measure, *result[measure]] for measure in ("RMSE", "MAE", "bias", "R2")]
+        found = {o: ("sample", v) for o, v in zip(OXIDES, predict(model, spectra).T, strict=True)}
+        result = metrics(xr.Dataset(found), soils[list(OXIDES)])
+        rows += [
+            [name, label, *result[measure].values]
+            for label, measure in (
+                ("RMSE", "RMSE"),
+                ("MAE", "MAE"),
+                ("bias", "bias"),
+                ("R2", "r2_correlation"),
+            )
+        ]
         unusual.append(f"{name}: {100 * (novelty(spectra, statistics) > 1).mean():.2f} %")
         maps = invert_oxides(soils.reflectance.copy(data=spectra), path, uncertainty=True)
         held = [100 * coverage(maps[f"{o}_lower"], maps[f"{o}_upper"], soils[o]) for o in OXIDES]
@@ -153,7 +164,7 @@ def lunar_prospector(folder: Path, lat: float, lon: float) -> list[float]:
 def real_report(model, statistics, folder: Path) -> str:
     """What the model says on real spectra, beside what is known about them."""
     import lunarray
-    from lunarray.oxides.training import predict
+    from lunarray.oxides.minibatch import predict
 
     rows, lines = [], []
     to_laboratory = 1 / instrument.sp_scale(WAVELENGTHS_150)
@@ -260,11 +271,12 @@ def main(argv: list[str] | None = None) -> None:
 
     import torch
 
-    from lunarray.oxides.training import TrainingSettings, train
+    from lunarray.oxides.minibatch import train_network
+    from lunarray.oxides.settings import MinibatchSettings
 
     torch.set_num_threads(options.threads)
     if not options.no_train:
-        settings = TrainingSettings(
+        settings = MinibatchSettings(
             epochs=options.epochs,
             learning_rate=options.learning_rate,
             weight_decay=options.weight_decay,
@@ -284,7 +296,9 @@ def main(argv: list[str] | None = None) -> None:
                 flush=True,
             )
 
-        model = train(spectra, targets(soils), settings, augment=with_errors, progress=progress)
+        model = train_network(
+            spectra, targets(soils), settings, augment=with_errors, progress=progress
+        )
         save_oxide_cnn(
             options.output,
             model,
@@ -295,12 +309,7 @@ def main(argv: list[str] | None = None) -> None:
             training={
                 "data": "lunarray.simulate.soils, simulations only",
                 "soils": options.soils,
-                "epochs": options.epochs,
-                "batch_size": options.batch_size,
-                "learning_rate": options.learning_rate,
-                "weight_decay": options.weight_decay,
-                "schedule": settings.schedule,
-                "seed": options.seed,
+                **settings.to_dict(),
                 "errors": SP_ERRORS,
                 "sp_scale_share": SP_SHARE,
                 "script": "examples/train_default_oxides.py",

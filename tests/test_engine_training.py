@@ -176,7 +176,7 @@ def test_weights_files_say_what_they_are(tmp_path):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        (None, "not a tests.table file"),
+        (None, "not a safetensors file of tests.table"),
         ({"format": "other", "format_version": 2, "bands": 1}, "holds other version 2"),
         ({"format": "tests.table", "format_version": 3, "bands": 1}, "version 3, not tests.table version 2 or 1"),
         ({"format": "tests.table", "format_version": 1}, "lacks bands"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -11,9 +9,9 @@ import xarray as xr
 
 import lunarray as la
 from lunarray import errors, oxides
-from lunarray.oxides import OXIDES, OxideCNN, folds, search, train, train_kfold, train_loocv
-from lunarray.oxides import training as plain
-from lunarray.oxides.training import TrainingSettings
+from lunarray.oxides import OXIDES, fold_batches, folds, minibatch, networks, search, train
+from lunarray.oxides.model import OxideCNN
+from lunarray.oxides.settings import MinibatchSettings, TrainSettings
 from lunarray.oxides.weights import load_networks, read_header
 
 BANDS = 20
@@ -72,7 +70,7 @@ def one_at_a_time(x, y, settings, dtype=torch.float64):
     return {name: value.numpy() for name, value in model.state_dict().items()}, losses
 
 
-BATCHES = {"fused": folds.FusedBatch, "stacked": folds.StackedBatch}
+BATCHES = {"fused": fold_batches.FusedBatch, "stacked": fold_batches.StackedBatch}
 
 
 # --- One fold ---------------------------------------------------------------------------------------
@@ -86,7 +84,7 @@ BATCHES = {"fused": folds.FusedBatch, "stacked": folds.StackedBatch}
 def test_a_fold_is_the_plain_loop(backend, n, count, bands, outputs):
     """Weights to 1e-4 after 5 epochs, and the running statistics, of the loop in float64."""
     x, y = problem(count, outputs, bands)
-    settings = TrainingSettings(n=n, epochs=5, seed=3)
+    settings = TrainSettings(n=n, epochs=5, seed=3)
     expected, losses = one_at_a_time(x, y, settings)
     batch = BATCHES[backend](x, y, [np.arange(count)], settings)
     np.testing.assert_allclose(batch.run(5)[0], losses, rtol=2e-4, atol=1e-6)
@@ -100,8 +98,8 @@ def test_a_fold_is_the_plain_loop(backend, n, count, bands, outputs):
 def test_a_fold_is_the_plain_trainer(backend):
     """In float32 as well, but for the biases before batch normalisation, whose gradient there is rounding error."""
     x, y = problem()
-    settings = TrainingSettings(n=4, epochs=5, seed=3)
-    model = plain.train(x, y, settings)
+    settings = TrainSettings(n=4, epochs=5, seed=3)
+    model = minibatch.train_network(x, y, MinibatchSettings(n=4, epochs=5, seed=3))
     batch = BATCHES[backend](x, y, [np.arange(len(x))], settings)
     batch.run(5)
     state = batch.states()[0]
@@ -143,9 +141,9 @@ def test_gradient_kernels_are_their_definitions(rng):
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
 def test_sample_counts_beside_the_kernels_groups(count):
     x, y = problem(count)
-    settings = TrainingSettings(n=4, epochs=3)
+    settings = TrainSettings(n=4, epochs=3)
     expected, _ = one_at_a_time(x, y, settings)
-    batch = folds.FusedBatch(x, y, [np.arange(count)], settings)
+    batch = fold_batches.FusedBatch(x, y, [np.arange(count)], settings)
     batch.run(3)
     np.testing.assert_allclose(batch.states()[0]["head.weight"], expected["head.weight"], atol=1e-4)
 
@@ -154,19 +152,27 @@ def test_sample_counts_beside_the_kernels_groups(count):
 
 
 @pytest.mark.parametrize(
-    ("backend", "size", "threads"), [("fused", 4, 2), ("fused", 100, 1), ("stacked", 5, 1)]
+    ("backend", "size", "workers"), [("fused", 4, 2), ("fused", 100, 1), ("stacked", 5, 1)]
 )
-def test_folds_at_once_are_folds_one_by_one(backend, size, threads):
+def test_folds_at_once_are_folds_one_by_one(backend, size, workers):
     x, y = problem()
-    settings = TrainingSettings(n=4, epochs=5, seed=3)
+    settings = TrainSettings(n=4, epochs=5, seed=3)
     left_out = [np.array([i]) for i in range(len(x))]
     got = folds.train_folds(
-        x, y, left_out, settings, members=3, backend=backend, fold_batch=size, threads=threads
+        folds.FoldData(x, y),
+        left_out,
+        settings,
+        members=3,
+        backend=backend,
+        fold_batch=size,
+        workers=workers,
     )
     states, losses, predicted = [], [], np.empty_like(y)
     for i in range(len(x)):
         keep = np.delete(np.arange(len(x)), i)
-        alone = folds.train_folds(x, y, [left_out[i]], settings, backend=backend, members=1)
+        alone = folds.train_folds(
+            folds.FoldData(x, y), [left_out[i]], settings, backend=backend, members=1
+        )
         plainly, loss = one_at_a_time(x[keep], y[keep], settings)
         for name, value in plainly.items():
             if "running" not in name:  # these are taken anew after training
@@ -187,12 +193,16 @@ def test_folds_at_once_are_folds_one_by_one(backend, size, threads):
 
 def test_batches_and_threads_change_nothing():
     x, y = problem()
-    settings = TrainingSettings(n=4, epochs=4)
+    settings = TrainSettings(n=4, epochs=4)
     left_out = np.array_split(
         np.arange(len(x)), 4
     )  # of three sizes of training sets, so of several batches
-    first = folds.train_folds(x, y, left_out, settings, polish_epochs=2, fold_batch=1, threads=1)
-    second = folds.train_folds(x, y, left_out, settings, polish_epochs=2, fold_batch=9, threads=3)
+    first = folds.train_folds(
+        folds.FoldData(x, y), left_out, settings, polish_epochs=2, fold_batch=1, workers=1
+    )
+    second = folds.train_folds(
+        folds.FoldData(x, y), left_out, settings, polish_epochs=2, fold_batch=9, workers=3
+    )
     np.testing.assert_array_equal(first.left_out, second.left_out)
     np.testing.assert_array_equal(first.loss, second.loss)
     for name, value in first.average.items():
@@ -204,10 +214,14 @@ def test_statistics_are_those_of_the_final_weights(backend):
     """In training mode on its own training samples the network gives the same as in evaluation mode."""
     x, y = problem()
     result = folds.train_folds(
-        x, y, [np.array([2])], TrainingSettings(n=4, epochs=6), backend=backend, members=1
+        folds.FoldData(x, y),
+        [np.array([2])],
+        TrainSettings(n=4, epochs=6),
+        backend=backend,
+        members=1,
     )
     keep = np.delete(np.arange(len(x)), 2)
-    model = folds.network_of(result.members[0])
+    model = networks.network_of(result.members[0])
     with torch.no_grad():
         evaluated = model(torch.from_numpy(x[keep]))
         trained = model.train()(torch.from_numpy(x[keep]))
@@ -219,18 +233,20 @@ def test_average_gets_statistics_of_its_own():
     x, y = problem()
     left_out = [np.array([i]) for i in range(len(x))]
     # A large rate: the folds' weights, and so their averages' activations, differ well.
-    result = folds.train_folds(x, y, left_out, TrainingSettings(n=4, epochs=30, learning_rate=1e-2))
-    state = folds.recompute_statistics(result.average, x)
+    result = folds.train_folds(
+        folds.FoldData(x, y), left_out, TrainSettings(n=4, epochs=30, learning_rate=1e-2)
+    )
+    state = networks.recompute_statistics(result.average, x)
     assert any(
         not np.allclose(state[k], result.average[k], rtol=0.02) for k in state if "running" in k
     )
     for name, value in result.average.items():
         if "running" not in name and "tracked" not in name:
             np.testing.assert_array_equal(state[name], value)
-    model = folds.network_of(state)
+    model = networks.network_of(state)
     with torch.no_grad():
         evaluated = model.forward_standardised(torch.from_numpy(x))
-        stale = folds.network_of(result.average).forward_standardised(torch.from_numpy(x))
+        stale = networks.network_of(result.average).forward_standardised(torch.from_numpy(x))
         trained = model.train().forward_standardised(torch.from_numpy(x))
     own, averaged = (float((a - trained).abs().max()) for a in (evaluated, stale))
     assert own < 0.05
@@ -250,8 +266,8 @@ def test_a_stopped_run_goes_on_to_the_same_result(tmp_path, monkeypatch, backend
     monkeypatch.setattr(folds, "CHECKPOINT_EPOCHS", 2)
     x, y = problem(8)
     left_out = [np.array([i]) for i in range(4)]
-    arguments = (x, y, left_out, TrainingSettings(n=2, epochs=5))
-    options = {"polish_epochs": 3, "members": 2, "backend": backend, "fold_batch": 2, "threads": 1}
+    arguments = (folds.FoldData(x, y), left_out, TrainSettings(n=2, epochs=5))
+    options = {"polish_epochs": 3, "members": 2, "backend": backend, "fold_batch": 2, "workers": 1}
     whole = folds.train_folds(*arguments, **options)
     steps = []
 
@@ -283,25 +299,34 @@ def test_a_stopped_run_goes_on_to_the_same_result(tmp_path, monkeypatch, backend
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     x, y = problem(8)
     left_out = [np.array([0]), np.array([1])]
-    folds.train_folds(x, y, left_out, TrainingSettings(n=2, epochs=1), checkpoint=tmp_path)
-    assert json.loads((tmp_path / "plan.json").read_text())["folds"] == 2
-    with pytest.raises(errors.StoreConflictError, match=r"settings.*differ"):
-        folds.train_folds(x, y, left_out, TrainingSettings(n=2, epochs=2), checkpoint=tmp_path)
-    with pytest.raises(errors.StoreConflictError, match="data_sha256"):
-        folds.train_folds(x + 1, y, left_out, TrainingSettings(n=2, epochs=1), checkpoint=tmp_path)
+    folds.train_folds(
+        folds.FoldData(x, y), left_out, TrainSettings(n=2, epochs=1), checkpoint=tmp_path
+    )
+    with pytest.raises(errors.StoreConflictError, match=r"other settings\.epochs"):
+        folds.train_folds(
+            folds.FoldData(x, y), left_out, TrainSettings(n=2, epochs=2), checkpoint=tmp_path
+        )
+    with pytest.raises(errors.StoreConflictError, match="other samples"):
+        folds.train_folds(
+            folds.FoldData(x + 1, y), left_out, TrainSettings(n=2, epochs=1), checkpoint=tmp_path
+        )
     (part,) = tmp_path.glob("folds-*.safetensors")
     part.write_bytes(part.read_bytes()[:-5])
     with pytest.raises(errors.StoreFormatError, match="broken checkpoint"):
-        folds.train_folds(x, y, left_out, TrainingSettings(n=2, epochs=1), checkpoint=tmp_path)
-    (tmp_path / "plan.json").write_text("{")
-    with pytest.raises(errors.StoreFormatError, match=r"plan\.json"):
-        folds.train_folds(x, y, left_out, TrainingSettings(n=2, epochs=1), checkpoint=tmp_path)
+        folds.train_folds(
+            folds.FoldData(x, y), left_out, TrainSettings(n=2, epochs=1), checkpoint=tmp_path
+        )
+    (tmp_path / "plan.safetensors").write_text("{")
+    with pytest.raises(errors.StoreFormatError, match=r"plan\.safetensors"):
+        folds.train_folds(
+            folds.FoldData(x, y), left_out, TrainSettings(n=2, epochs=1), checkpoint=tmp_path
+        )
 
 
 def test_workers_give_the_same(client, tmp_path):
     x, y = problem(8)
     left_out = [np.array([i]) for i in range(5)]
-    arguments = (x, y, left_out, TrainingSettings(n=2, epochs=3))
+    arguments = (folds.FoldData(x, y), left_out, TrainSettings(n=2, epochs=3))
     here = folds.train_folds(*arguments, members=2, fold_batch=2)
     done = []
     with client():
@@ -325,7 +350,7 @@ def test_workers_give_the_same(client, tmp_path):
 @pytest.mark.parametrize("joint", [True, False])
 def test_loocv_from_samples_to_maps(tmp_path, joint):
     ds = samples(16)
-    fit = train_loocv(ds, n=2, epochs=8, joint=joint, members=3)
+    fit = train(ds, TrainSettings(n=2, epochs=8, joint=joint), folds="leave-one-out", members=3)
     assert len(fit.folds) == 16
     assert len(fit.models) == (1 if joint else 6)
     assert fit.loss.shape == (1 if joint else 6, 16, 12)
@@ -355,18 +380,18 @@ def test_loocv_from_samples_to_maps(tmp_path, joint):
 
 def test_per_oxide_networks_are_those_of_one_oxide():
     ds = samples(9)
-    several = train_kfold(ds, folds=3, n=2, epochs=3, joint=False)
-    alone = train_kfold(ds, folds=3, n=2, epochs=3, oxides=["MgO"])
+    several = train(ds, TrainSettings(n=2, epochs=3, joint=False), folds=3)
+    alone = train(ds, TrainSettings(n=2, epochs=3), folds=3, oxides=["MgO"])
     np.testing.assert_array_equal(several.left_out.MgO, alone.left_out.MgO)
     np.testing.assert_array_equal(several.predict(ds).MgO, alone.predict(ds).MgO)
 
 
 def test_train_is_the_plain_trainer_with_its_own_statistics():
     ds = samples(12)
-    fit = train(ds, n=4, epochs=5, seed=3)
+    fit = train(ds, TrainSettings(n=4, epochs=5, seed=3))
     x = ds.reflectance.values
     y = np.stack([ds[o].values for o in OXIDES], axis=1)
-    plainly, _ = one_at_a_time(x, y, TrainingSettings(n=4, epochs=5, seed=3))
+    plainly, _ = one_at_a_time(x, y, TrainSettings(n=4, epochs=5, seed=3))
     for name, value in plainly.items():
         if "running" not in name:
             np.testing.assert_allclose(fit.states[0][name], value, atol=1e-4, rtol=1e-5)
@@ -377,7 +402,9 @@ def test_train_is_the_plain_trainer_with_its_own_statistics():
 
 def test_the_seed_decides():
     ds = samples(9)
-    a, b, c = (train(ds, n=2, epochs=2, seed=s).states[0]["head.weight"] for s in (1, 1, 2))
+    a, b, c = (
+        train(ds, TrainSettings(n=2, epochs=2, seed=s)).states[0]["head.weight"] for s in (1, 1, 2)
+    )
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a, c)
 
@@ -390,13 +417,13 @@ def test_the_average_is_as_good_as_a_single_fold():
         return xr.Dataset({"reflectance": drawn.reflectance, **{o: drawn[o] for o in OXIDES}})
 
     training, unseen = soils(48, 1), soils(400, 2)
-    fit = train_kfold(training, folds=8, n=8, epochs=60, lr=3e-3, members=8)
+    fit = train(training, TrainSettings(n=8, epochs=60, learning_rate=3e-3), folds=8, members=8)
     scores = oxides.metrics(fit.predict(unseen), unseen).RMSE
     truth = np.stack([unseen[o].values for o in OXIDES], axis=1)
     x = unseen.reflectance.values
     single = np.array(
         [
-            np.sqrt(np.mean((folds.predict_state(member[0], x) - truth) ** 2, axis=0))
+            np.sqrt(np.mean((networks.predict_state(member[0], x) - truth) ** 2, axis=0))
             for member in fit.members
         ]
     )
@@ -406,39 +433,43 @@ def test_the_average_is_as_good_as_a_single_fold():
 
 
 def test_folds_by_longitude_are_sectors():
-    fit = train_kfold(samples(12), folds=3, by="lon", n=2, epochs=1)
+    fit = train(samples(12), TrainSettings(n=2, epochs=1), folds=3, by="lon")
     np.testing.assert_array_equal(fit.left_out.fold, np.repeat([0, 1, 2], 4))
-    at_random = train_kfold(samples(12), folds=3, n=2, epochs=1, seed=5)
+    at_random = train(samples(12), TrainSettings(n=2, epochs=1, seed=5), folds=3)
     assert len(np.unique(at_random.left_out.fold)) == 3
     assert not np.array_equal(at_random.left_out.fold, fit.left_out.fold)
 
 
 def test_search_is_a_table_of_trainings():
     ds = samples(10)
-    table = search(ds, n=(2, 3), lr=(1e-2, 1e-3), folds=2, epochs=2)
-    assert dict(table.sizes) == {"n": 2, "lr": 2, "oxide": 6}
-    one = train_kfold(ds, folds=2, n=3, lr=1e-2, epochs=2, polish_epochs=0, members=0)
-    xr.testing.assert_allclose(table.sel(n=3, lr=1e-2, drop=True), one.metrics())
-    left_out = search(ds, n=(2,), lr=(1e-3,), folds=None, epochs=1)
+    table = search(ds, TrainSettings(epochs=2), n=(2, 3), learning_rate=(1e-2, 1e-3), folds=2)
+    assert dict(table.sizes) == {"n": 2, "learning_rate": 2, "oxide": 6}
+    one = train(
+        ds, TrainSettings(n=3, learning_rate=1e-2, epochs=2), folds=2, polish_epochs=0, members=0
+    )
+    xr.testing.assert_allclose(table.sel(n=3, learning_rate=1e-2, drop=True), one.metrics())
+    left_out = search(
+        ds, TrainSettings(epochs=1), n=(2,), learning_rate=(1e-3,), folds="leave-one-out"
+    )
     assert left_out.attrs["folds"] == "leave-one-out"
 
 
 def test_unusable_samples_are_dropped():
     ds = samples(12)
     ds["status"] = ("sample", np.r_[np.zeros(10, np.uint8), [1, 7]].astype(np.uint8))
-    fit = train(ds, n=2, epochs=1)
+    fit = train(ds, TrainSettings(n=2, epochs=1))
     assert fit.samples.sizes["sample"] == 10
     ds = samples(12)
     ds.reflectance[3, 2] = np.nan
     ds.FeO[5] = np.nan
-    assert train(ds.chunk(sample=5), n=2, epochs=1).samples.sizes["sample"] == 10
+    assert train(ds.chunk(sample=5), TrainSettings(n=2, epochs=1)).samples.sizes["sample"] == 10
 
 
 def test_constant_bands_and_oxides_are_learnt_as_constants():
     ds = samples(12)
     ds.reflectance[:, 4] = 0.2
     ds["SiO2"] = ("sample", np.full(12, 45.0, np.float32))
-    fit = train_kfold(ds, folds=3, n=2, epochs=40, lr=1e-2)
+    fit = train(ds, TrainSettings(n=2, epochs=40, learning_rate=1e-2), folds=3)
     assert np.isfinite(fit.left_out.to_dataarray()).all()
     np.testing.assert_allclose(fit.left_out.SiO2, 45.0, atol=1.0)
 
@@ -446,23 +477,31 @@ def test_constant_bands_and_oxides_are_learnt_as_constants():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda ds: train(ds.isel(sample=[0]), n=2, epochs=1), "1 usable sample.*at least two"),
-        (lambda ds: train_loocv(ds.isel(sample=[0]), n=2), "1 usable sample.*needs three"),
-        (lambda ds: train_loocv(ds.isel(sample=[0, 1]), n=2), "2 usable samples.*needs three"),
-        (lambda ds: train(ds.where(False), n=2), "no usable sample"),
-        (lambda ds: train(ds.drop_vars(OXIDES), n=2), "no variable"),
-        (lambda ds: train(ds, n=2, oxides=["FeO", "K2O"]), "K2O"),
-        (lambda ds: train(ds.drop_vars("reflectance"), n=2), "reflectance"),
-        (lambda ds: train(ds, n=0), "n: 0"),
-        (lambda ds: train(ds, lr=-1), "lr"),
-        (lambda ds: train(ds, epochs=0), "epochs"),
-        (lambda ds: train(ds, n=2, device="tpu"), "tpu"),
-        (lambda ds: train(ds, n=2, backend="fast"), "fast"),
-        (lambda ds: train_kfold(ds, folds=1), "1 folds"),
-        (lambda ds: train_kfold(ds, folds=13), "13 folds of 12"),
-        (lambda ds: train_kfold(ds, folds=2, by="lat"), "lat"),
-        (lambda ds: train_kfold(ds, folds=2, members=-1), "members"),
-        (lambda ds: train_kfold(ds, folds=2, polish_epochs=-1), "polish_epochs"),
+        (
+            lambda ds: train(ds.isel(sample=[0]), TrainSettings(n=2, epochs=1)),
+            "1 usable sample.*at least two",
+        ),
+        (
+            lambda ds: train(ds.isel(sample=[0]), TrainSettings(n=2), folds="leave-one-out"),
+            "1 usable sample.*needs three",
+        ),
+        (
+            lambda ds: train(ds.isel(sample=[0, 1]), TrainSettings(n=2), folds="leave-one-out"),
+            "2 usable samples.*needs three",
+        ),
+        (lambda ds: train(ds.where(False), TrainSettings(n=2)), "no usable sample"),
+        (lambda ds: train(ds.drop_vars(OXIDES), TrainSettings(n=2)), "no variable"),
+        (lambda ds: train(ds, TrainSettings(n=2), oxides=["FeO", "K2O"]), "K2O"),
+        (lambda ds: train(ds.drop_vars("reflectance"), TrainSettings(n=2)), "reflectance"),
+        (lambda ds: train(ds, TrainSettings(n=0)), "n=0"),
+        (lambda ds: train(ds, TrainSettings(learning_rate=-1)), "learning_rate=-1"),
+        (lambda ds: train(ds, TrainSettings(epochs=0)), "epochs"),
+        (lambda ds: train(ds, TrainSettings(n=2), device="tpu"), "tpu"),
+        (lambda ds: train(ds, folds=1), "1 folds"),
+        (lambda ds: train(ds, folds=13), "13 folds of 12"),
+        (lambda ds: train(ds, folds=2, by="lat"), "lat"),
+        (lambda ds: train(ds, folds=2, members=-1), "members"),
+        (lambda ds: train(ds, folds=2, polish_epochs=-1), "polish_epochs"),
         (lambda ds: search(ds, n=()), "nothing to try"),
     ],
 )
@@ -477,23 +516,23 @@ def test_bad_input_is_refused(call, match):
         ({"left_out": []}, "no fold"),
         ({"left_out": [[9]]}, "not there"),
         ({"left_out": [range(7)]}, "1 training samples of 8"),
-        ({"settings": TrainingSettings(schedule="one-cycle")}, "full batch"),
-        ({"settings": TrainingSettings(batch_size=4)}, "full batch"),
-        ({"settings": TrainingSettings(epochs=0)}, "0 epochs"),
+        ({"backend": "fast"}, "fast"),
+        ({"others": np.ones((8, 3))}, "same bands"),
         ({"fold_batch": 0}, "give 1 or more"),
     ],
 )
 def test_folds_that_make_no_sense(options, match):
     x, y = problem(8)
-    options = {"left_out": [[0]], "settings": TrainingSettings(n=2, epochs=1), **options}
+    options = {"left_out": [[0]], "settings": TrainSettings(n=2, epochs=1), **options}
+    data = folds.FoldData(x, y, options.pop("others", None))
     with pytest.raises(errors.InputError, match=match):
-        folds.train_folds(x, y, **options)
+        folds.train_folds(data, **options)
     with pytest.raises(errors.InputError, match="one row of oxides"):
-        folds.train_folds(x, y[:-1], [[0]])
+        folds.train_folds(folds.FoldData(x, y[:-1]), [[0]])
 
 
 def test_progress_shows_the_loss(capsys):
-    train(samples(9), n=2, epochs=2, progress=True)
+    train(samples(9), TrainSettings(n=2, epochs=2), progress=True)
     assert "loss" in capsys.readouterr().err
-    train(samples(9), n=2, epochs=2)
+    train(samples(9), TrainSettings(n=2, epochs=2))
     assert capsys.readouterr().err == ""

@@ -10,7 +10,7 @@ import xarray as xr
 
 import lunarray as la
 from lunarray import errors, oxides
-from lunarray.oxides import OXIDES, train_kfold, train_loocv
+from lunarray.oxides import OXIDES, TrainSettings, train
 from lunarray.oxides import uncertainty as module
 from lunarray.oxides.uncertainty import Calibration, calibrate, coverage, quantile, scale
 from lunarray.oxides.weights import load_calibration, load_networks, read_header
@@ -123,9 +123,9 @@ def test_what_the_reference_is_off_by_is_taken_off(rng):
 
 def test_samples_tell_what_the_reference_is_off_by():
     samples = soils(60, 3)
-    options = {"folds": 4, "n": 2, "epochs": 10, "members": 0}
-    usual = train_kfold(samples, **options)
-    told = train_kfold(samples.assign(FeO_std=("sample", np.full(60, 0.5, np.float32))), **options)
+    options = {"settings": TrainSettings(n=2, epochs=10), "folds": 4, "members": 0}
+    usual = train(samples, **options)
+    told = train(samples.assign(FeO_std=("sample", np.full(60, 0.5, np.float32))), **options)
     narrower = told.calibration.scales**2 - usual.calibration.scales**2
     np.testing.assert_allclose(
         narrower[0], -np.minimum(0.25, usual.calibration.scales[0] ** 2 / 2), rtol=1e-4
@@ -172,7 +172,9 @@ def soils(count, seed, noise=0.01) -> xr.Dataset:
 
 @pytest.fixture(scope="module")
 def fit():
-    return train_kfold(soils(160, 1), folds=8, n=4, epochs=80, lr=3e-3, members=4)
+    return train(
+        soils(160, 1), TrainSettings(n=4, epochs=80, learning_rate=3e-3), folds=8, members=4
+    )
 
 
 @pytest.fixture(scope="module")
@@ -252,9 +254,9 @@ def test_single_pixels_are_what_is_calibrated_on():
         soils(40, 1, noise=0.03).isel(sample=slice(None, None, -1)),
     )
     singles.reflectance[3, 2] = np.nan
-    options = {"folds": 4, "n": 2, "epochs": 10, "members": 2}
-    usual = train_kfold(means, **options)
-    noisy = train_kfold(means, pixels=singles.chunk(sample=9), **options)
+    options = {"settings": TrainSettings(n=2, epochs=10), "folds": 4, "members": 2}
+    usual = train(means, **options)
+    noisy = train(means, pixels=singles.chunk(sample=9), **options)
     np.testing.assert_array_equal(usual.states[0]["head.weight"], noisy.states[0]["head.weight"])
     xr.testing.assert_equal(usual.left_out, noisy.left_out)
     assert int(noisy.calibration.count[0]) == 39
@@ -263,7 +265,7 @@ def test_single_pixels_are_what_is_calibrated_on():
         noisy.pixels.reflectance.values[::-1][:3], singles.reflectance.values[:3]
     )
     assert not np.allclose(noisy.pixels.FeO, noisy.left_out.FeO, equal_nan=True)
-    same = train_kfold(means, pixels=means, **options)
+    same = train(means, pixels=means, **options)
     np.testing.assert_array_equal(same.pixels.FeO, same.left_out.FeO)
     for wrong, match in (
         (singles.drop_vars("lon"), "lon and lat"),
@@ -271,12 +273,14 @@ def test_single_pixels_are_what_is_calibrated_on():
         (singles.assign_coords(lon=singles.lon + 1), "no pixel at the place"),
     ):
         with pytest.raises(errors.InputError, match=match):
-            train_kfold(means, pixels=wrong, **options)
+            train(means, pixels=wrong, **options)
 
 
 @pytest.mark.parametrize("joint", [True, False])
 def test_without_an_ensemble_the_error_is_that_of_the_abundance(tmp_path, joint):
-    fit = train_loocv(soils(12, 3), n=2, epochs=4, members=0, joint=joint)
+    fit = train(
+        soils(12, 3), TrainSettings(n=2, epochs=4, joint=joint), folds="leave-one-out", members=0
+    )
     path = fit.save(tmp_path / "fit.safetensors")
     assert read_header(path)["members"] == 0
     maps = oxides.invert_oxides(soils(5, 4).reflectance, path, uncertainty=True)
@@ -285,7 +289,7 @@ def test_without_an_ensemble_the_error_is_that_of_the_abundance(tmp_path, joint)
 
 
 def test_per_oxide_networks_have_an_ensemble_each(tmp_path):
-    fit = train_kfold(soils(20, 3), folds=4, n=2, epochs=4, members=3, joint=False)
+    fit = train(soils(20, 3), TrainSettings(n=2, epochs=4, joint=False), folds=4, members=3)
     path = fit.save(tmp_path / "fit.safetensors")
     assert (read_header(path)["networks"], read_header(path)["members"]) == ([1] * 6, 3)
     maps = oxides.invert_oxides(soils(5, 4).reflectance, path, uncertainty=True)
@@ -296,10 +300,10 @@ def test_per_oxide_networks_have_an_ensemble_each(tmp_path):
 
 def test_what_cannot_be_said_is_refused(path, tmp_path):
     spectra = soils(5, 4).reflectance
-    plain = oxides.train(soils(10, 3), n=2, epochs=1).save(tmp_path / "plain.safetensors")
+    plain = train(soils(10, 3), TrainSettings(n=2, epochs=1)).save(tmp_path / "plain.safetensors")
     assert read_header(plain)["format_version"] == 1
     assert load_calibration(plain) is None
-    with pytest.raises(errors.ModelError, match=r"no calibration.*train_loocv"):
+    with pytest.raises(errors.ModelError, match=r"no calibration.*folds"):
         oxides.invert_oxides(spectra, plain, uncertainty=True)
     with pytest.raises(errors.InputError, match="level"):
         oxides.invert_oxides(spectra, path, uncertainty=True, level=1.5)

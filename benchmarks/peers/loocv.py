@@ -30,11 +30,11 @@ PAPER = (940, 100)
 
 def prepare(options: Options) -> Comparison:
     """Set up the contenders."""
-    from lunarray.oxides.training import TrainingSettings
+    from lunarray.oxides.settings import TrainSettings
 
     samples = 16 if options.quick else SAMPLES
     x, y = _data(samples)
-    settings = TrainingSettings(n=N, epochs=EPOCHS, seed=SEED)
+    settings = TrainSettings(n=N, epochs=EPOCHS, seed=SEED)
     kept = [np.delete(np.arange(samples), fold) for fold in range(4 * options.threads)]
     reference = _double(x[kept[0]], y[kept[0]], settings)
 
@@ -78,7 +78,7 @@ def _double(x: np.ndarray, y: np.ndarray, settings: Any) -> dict[str, np.ndarray
     """The plain loop in float64: the weights that all must reach."""
     import torch
 
-    from lunarray.oxides.folds import initial_state, network_of, standardisation
+    from lunarray.oxides.networks import initial_state, network_of, standardisation
 
     state = {**initial_state(settings, x.shape[1], y.shape[1]), **standardisation(x, y)}
     model = network_of(state).double().requires_grad_(True).train()
@@ -99,10 +99,10 @@ def _double(x: np.ndarray, y: np.ndarray, settings: Any) -> dict[str, np.ndarray
 def _ours(
     x: np.ndarray, y: np.ndarray, kept: list[np.ndarray], settings: Any, options: Options
 ) -> Contender:
-    from lunarray.oxides.folds import FusedBatch
+    from lunarray.oxides.fold_batches import FusedBatch
 
     def run() -> dict[str, np.ndarray]:
-        batch = FusedBatch(x, y, kept, settings, threads=options.threads)
+        batch = FusedBatch(x, y, kept, settings, workers=options.threads)
         batch.run(settings.epochs)
         return batch.states()[0]
 
@@ -112,11 +112,14 @@ def _ours(
 def _sequential(
     x: np.ndarray, y: np.ndarray, kept: list[np.ndarray], settings: Any, options: Options
 ) -> Contender:
-    from lunarray.oxides.training import train
+    from lunarray.oxides.minibatch import train_network
+    from lunarray.oxides.settings import MinibatchSettings
+
+    plain = MinibatchSettings(n=settings.n, epochs=settings.epochs, seed=settings.seed)
 
     def run(threads: int) -> dict[str, np.ndarray]:
         with _torch_threads(threads):
-            models = [train(x[index], y[index], settings) for index in kept]
+            models = [train_network(x[index], y[index], plain, device="cpu") for index in kept]
         return {name: value.numpy() for name, value in models[0].state_dict().items()}
 
     threads = sorted({1, options.threads})
@@ -135,7 +138,7 @@ def _stacked(
 ) -> Contender | Absent:
     import torch
 
-    from lunarray.oxides.folds import StackedBatch
+    from lunarray.oxides.fold_batches import StackedBatch
 
     if device == "cuda" and not torch.cuda.is_available():
         return Absent("torch finds no GPU")
@@ -160,14 +163,14 @@ def _finish(report: dict[str, Any], *, operations: int) -> dict[str, Any]:
     result: dict[str, Any] = {"gflops": round(rate)}
     if not torch.cuda.is_available():
         return result
-    from lunarray.oxides.folds import StackedBatch, _fit_gpu
-    from lunarray.oxides.training import TrainingSettings
+    from lunarray.oxides.fold_batches import StackedBatch, folds_that_fit
+    from lunarray.oxides.settings import TrainSettings
 
     samples, epochs = PAPER
     x, y = _data(samples)
-    folds = min(samples, _fit_gpu(x.shape, N))
+    folds = min(samples, folds_that_fit(x.shape, N))
     kept = [np.delete(np.arange(samples), fold) for fold in range(folds)]
-    batch = StackedBatch(x, y, kept, TrainingSettings(n=N), device="cuda")
+    batch = StackedBatch(x, y, kept, TrainSettings(n=N), device="cuda")
     batch.run(2)
     torch.cuda.synchronize()
     begin, some = time.perf_counter(), 10

@@ -179,15 +179,16 @@ def train_oxides(
         )
         if samples_output is not None:
             samples.lunar.to_zarr(samples_output, overwrite=True, progress=False)
-        options: dict[str, Any] = {
-            "n": width, "lr": learning_rate, "epochs": epochs, "joint": not separate, "seed": seed,
-            "device": device.value, "checkpoint": checkpoint, "pixels": pixels,
-        }  # fmt: skip
-        by = "lon" if "lon" in samples.coords else None
-        fit = (
-            la.oxides.train_kfold(samples, folds=folds, by=by, **options)
-            if folds
-            else la.oxides.train_loocv(samples, **options)
+        fit = la.oxides.train(
+            samples,
+            la.oxides.TrainSettings(
+                n=width, learning_rate=learning_rate, epochs=epochs, joint=not separate, seed=seed
+            ),
+            folds=folds or "leave-one-out",
+            by="lon" if "lon" in samples.coords else None,
+            pixels=pixels,
+            device=device.value,
+            checkpoint=checkpoint,
         )
         output.parent.mkdir(parents=True, exist_ok=True)
         fit.save(output)

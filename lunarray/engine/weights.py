@@ -91,7 +91,9 @@ class WeightsFormat:
         """
         header = peek_header(path)
         if header is None or self.key not in header:
-            raise ModelError(f"not a {self.name} file", where=path, remedy=self.remedy)
+            raise ModelError(
+                f"not a safetensors file of {self.name}", where=path, remedy=self.remedy
+            )
         missing = [f for f in ("format_version", *self.required) if f not in header]
         if missing:
             raise ModelError(

@@ -376,7 +376,7 @@ def _with_uncertainty(spec: ModelSpec) -> tuple[ModelSpec, intervals.Calibration
         raise ModelError(
             "the model has no calibration of its errors",
             where=spec.weights,
-            remedy="train with train_loocv or train_kfold, or leave uncertainty=False",
+            remedy="train with folds, or leave uncertainty=False",
         )
     if read_header(spec.weights).get("members", 0) < 2:
         return spec, calibration

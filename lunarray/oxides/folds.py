@@ -1,10 +1,6 @@
 """Training of many folds as one computation, in batches that bound memory, resumable and spread over Dask workers.
 
-All folds begin with the same weights (those of the seed), so that their weights may be averaged afterwards [1]_. Two
-formulations give the same numbers as training fold by fold with :func:`lunarray.oxides.training.train`:
-
-* "fused", on the CPU: :mod:`lunarray.oxides.train_kernels`, as many folds side by side as there are threads;
-* "stacked", for GPUs: parameters get a leading axis of folds, convolutions are batched matrix products.
+All folds begin with the same weights (those of the seed), so that their weights may be averaged afterwards [1]_.
 
 One thing differs from plain PyTorch, after the last step: batch-normalisation statistics are taken anew with the final
 weights. The running ones have a memory of ten steps, which in full-batch training are ten epochs of moving weights:
@@ -17,27 +13,24 @@ References
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from lunarray.engine.weights import write_tensors
-from lunarray.errors import InputError, StoreConflictError, StoreFormatError
-from lunarray.oxides.training import TrainingSettings
+from lunarray.engine import current_client
+from lunarray.engine.models import Device, resolve_device
+from lunarray.engine.training import Checkpoint
+from lunarray.engine.weights import tensors_digest
+from lunarray.errors import InputError
+from lunarray.oxides.fold_batches import FusedBatch, Progress, StackedBatch, folds_that_fit
+from lunarray.oxides.networks import State, finite_rows, predict_state
+from lunarray.oxides.settings import TrainSettings
 
 Backend = Literal["auto", "fused", "stacked"]
-State = dict[str, np.ndarray]
-#: Called with fold-epochs done since the last call and their mean loss.
-Progress = Callable[[int, float], None]
 
 #: Folds of a batch on the CPU: what a stopped run may lose of each is `CHECKPOINT_EPOCHS`.
 FOLD_BATCH = 16
@@ -45,9 +38,46 @@ FOLD_BATCH = 16
 CHECKPOINT_EPOCHS = 25
 #: Learning rate of polishing as a share of that of the training.
 POLISH_RATE = 0.1
-#: Share of a GPU's free memory that a batch of folds may take.
-_GPU_SHARE = 0.6
-_PLAN = "plan.json"
+
+
+class FoldData(NamedTuple):
+    """What folds are trained on.
+
+    Attributes
+    ----------
+    spectra : ndarray, shape (sample, bands), float32
+        Reflectance.
+    targets : ndarray, shape (sample, output), float32
+        Abundances in wt%.
+    others : ndarray, shape (sample, bands), float32, or None
+        Other spectra of the samples, such as single pixels where `spectra` are means: not trained on, but predicted
+        where left out. Rows with a NaN have no prediction.
+    """
+
+    spectra: np.ndarray
+    targets: np.ndarray
+    others: np.ndarray | None = None
+
+    def checked(self) -> FoldData:
+        """The same, if the arrays fit each other."""
+        spectra, targets = (
+            finite_rows(self.spectra, "spectra"),
+            finite_rows(self.targets, "targets"),
+        )
+        if len(spectra) != len(targets):
+            raise InputError(
+                f"{len(spectra)} spectra and {len(targets)} targets",
+                where="targets",
+                remedy="give one row of oxides per spectrum",
+            )
+        others = None if self.others is None else np.asarray(self.others, np.float32)
+        if others is not None and others.shape != spectra.shape:
+            raise InputError(
+                f"shape {others.shape}, beside spectra {spectra.shape}",
+                where="others",
+                remedy="give as many spectra on the same bands",
+            )
+        return FoldData(spectra, targets, others)
 
 
 @dataclass(frozen=True)
@@ -58,7 +88,7 @@ class Folds:
     ----------
     average : dict of ndarray
         Mean of all folds' weights before polishing, in the names of ``OxideCNN.state_dict``. Of several folds, its
-        batch-normalisation statistics are means too, see :func:`recompute_statistics`.
+        batch-normalisation statistics are means too, see :func:`lunarray.oxides.networks.recompute_statistics`.
     members : tuple of dict of ndarray
         Networks of some folds, evenly spaced.
     loss : ndarray, shape (fold, epoch)
@@ -76,134 +106,141 @@ class Folds:
     left_out_others: np.ndarray
 
 
-def initial_state(settings: TrainingSettings, bands: int, outputs: int) -> State:
-    """Weights that the seed gives, those that :func:`lunarray.oxides.training.train` begins with."""
-    import torch
+@dataclass(frozen=True)
+class _Job:
+    """What is the same for all batches of a training."""
 
-    from lunarray.oxides.model import OxideCNN
+    settings: TrainSettings
+    polish_epochs: int
+    chosen: np.ndarray
+    backend: Backend
+    device: str
+    workers: int
+    folder: str | None
+    stamp: dict[str, Any]
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        model = OxideCNN(settings.n, bands, outputs)
-    return {name: value.numpy() for name, value in model.state_dict().items()}
-
-
-def standardisation(spectra: np.ndarray, targets: np.ndarray) -> State:
-    """Mean and standard deviation per band and oxide; a constant one counts as of unit spread."""
-    spread = [np.where(s > 0, s, 1) for s in (_std(spectra), _std(targets))]
-    return {
-        "input_mean": spectra.mean(axis=0, dtype=np.float64).astype(np.float32),
-        "input_std": spread[0].astype(np.float32),
-        "target_mean": targets.mean(axis=0, dtype=np.float64).astype(np.float32),
-        "target_std": spread[1].astype(np.float32),
-    }
+    def checkpoint(self, name: str) -> Checkpoint | None:
+        """The file of that name, where the training has files."""
+        if self.folder is None:
+            return None
+        return Checkpoint(Path(self.folder) / f"{name}.safetensors", self.stamp)
 
 
-def _std(values: np.ndarray) -> np.ndarray:
-    # A constant has to come out as exactly zero, which rounding in the mean would spoil.
-    return np.where(np.ptp(values, axis=0) > 0, values.std(axis=0, dtype=np.float64), 0.0)
-
-
-def recompute_statistics(state: Mapping[str, np.ndarray], spectra: np.ndarray) -> State:
-    """Give a network the batch-normalisation statistics of its own activations on the training spectra.
-
-    Averaged weights give other activations than any of the networks averaged, so the mean of these networks' running
-    statistics belongs to no network. As after stochastic weight averaging [1]_, the statistics are taken anew: one
-    forward pass over the whole training set, each layer normalised by its own.
-
-    Parameters
-    ----------
-    state : mapping of str to ndarray
-        Of an ``OxideCNN``.
-    spectra : ndarray, shape (sample, bands)
-        The training spectra.
-
-    Returns
-    -------
-    dict of ndarray
-        The state with new ``running_mean`` and ``running_var``.
-
-    References
-    ----------
-    .. [1] Izmailov et al. (2018), Averaging weights leads to wider optima and better generalization, UAI, section 3.2.
-    """
-    import torch
-
-    model = network_of(state)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):
-            module.reset_running_stats()
-            module.momentum = None  # the mean over batches, of which there is one
-    model.train()
-    with torch.no_grad():
-        model.forward_standardised(torch.from_numpy(np.ascontiguousarray(spectra, np.float32)))
-    return {name: value.numpy().copy() for name, value in model.state_dict().items()}
-
-
-def network_of(state: Mapping[str, np.ndarray]) -> Any:
-    """The ``OxideCNN`` of a state, in evaluation mode, without gradients."""
-    import torch
-
-    from lunarray.oxides.model import OxideCNN
-
-    model = OxideCNN(
-        len(state["features.0.0.bias"]), len(state["input_mean"]), len(state["target_mean"])
-    )
-    model.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
-    return model.eval().requires_grad_(False)
-
-
-def polish(
-    state: State,
-    spectra: np.ndarray,
-    targets: np.ndarray,
-    settings: TrainingSettings,
+def train_folds(
+    data: FoldData,
+    left_out: Sequence[np.ndarray],
+    settings: TrainSettings | None = None,
     *,
+    polish_epochs: int = 0,
+    members: int = 0,
     backend: Backend = "auto",
-    device: str = "auto",
-) -> State:
-    """Train an average of folds on: full batch, on all samples.
+    device: Device = "auto",
+    fold_batch: int | None = None,
+    workers: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Folds:
+    """Train one network for each fold, on all samples but those that the fold leaves out.
 
     Parameters
     ----------
-    state : dict of ndarray
-        The average.
-    spectra, targets : ndarray, shape (sample, bands) and (sample, output)
-        All samples.
-    settings : TrainingSettings
-        Epochs and learning rate of this training.
-    backend, device
-        As of :func:`train_folds`.
+    data : FoldData
+        Spectra and abundances.
+    left_out : sequence of int arrays
+        Samples that each fold leaves out; an empty one trains on everything.
+    settings : TrainSettings, optional
+        How each is trained; the defaults if None.
+    polish_epochs : int
+        Epochs more of each fold at a tenth of the rate, after its weights were taken for the average and before it
+        predicts what it left out.
+    members : int
+        Folds, evenly spaced, whose networks are kept.
+    backend : {"auto", "fused", "stacked"}
+        The formulation, see :mod:`lunarray.oxides.fold_batches`; "auto" takes "stacked" on a GPU and "fused" elsewhere.
+    device : {"auto", "cpu", "cuda"}
+        Where to train.
+    fold_batch : int, optional
+        Folds that are in memory at once. By default 16, or what fits a GPU. It changes no result beyond rounding.
+    workers : int, optional
+        Folds trained side by side on the CPU; by default one to a core. Ignored on a Dask client, whose workers train
+        one batch in each of their threads.
+    checkpoint : path, optional
+        Folder for the state of the training. A stopped run that is started again with the same arguments goes on
+        where it was; a finished one is read. On a cluster it must be one that all workers see.
+    progress : callable, optional
+        See :data:`lunarray.oxides.fold_batches.Progress`.
 
     Returns
     -------
-    dict of ndarray
-        With batch-normalisation statistics of its own.
+    Folds
+
+    Raises
+    ------
+    InputError
+        Arrays that do not fit each other or are not finite, or a fold without training samples.
+    StoreConflictError
+        If the checkpoint is of another training.
     """
-    backend, place = _choose(backend, device)
-    everything = [np.arange(len(spectra))]
-    batch: FusedBatch | StackedBatch
-    if backend == "fused":
-        batch = FusedBatch(spectra, targets, everything, settings, begin=state)
+    settings = settings or TrainSettings()
+    data = data.checked()
+    left_out = _checked_folds(left_out, len(data.spectra))
+    backend, place = choose_backend(backend, device)
+    count = min(members, len(left_out))
+    chosen = np.unique(np.round(np.linspace(0, len(left_out) - 1, count)).astype(np.int64))
+    size = fold_batch
+    if size is None:
+        on_gpu = place == "cuda"
+        size = folds_that_fit(data.spectra.shape, settings.n) if on_gpu else FOLD_BATCH
+    batches = _batches(left_out, size)
+    client = current_client()
+    stamp: dict[str, Any] = {}
+    folder = None if checkpoint is None else os.fspath(Path(checkpoint).resolve())
+    if folder is not None:
+        arrays = {n: a for n, a in data._asdict().items() if a is not None}
+        arrays |= {f"fold {i}": index for i, index in enumerate(left_out)}
+        stamp = {
+            "settings": settings.to_dict(),
+            "polish_epochs": polish_epochs,
+            "members": chosen.tolist(),
+            "backend": backend,
+            "samples": tensors_digest(arrays),
+        }
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = (workers or cores or 1) if client is None else 1
+    job = _Job(settings, polish_epochs, chosen, backend, place, workers, folder, stamp)
+    plan = job.checkpoint("plan")
+    if plan is not None and plan.load() is None:
+        plan.save({"folds": len(left_out)})
+
+    work = [([left_out[i] for i in batch], batch) for batch in batches]
+    if client is None:
+        results = [_run_batch(data, *part, job, progress) for part in work]
     else:
-        batch = StackedBatch(spectra, targets, everything, settings, device=place, begin=state)
-    if settings.epochs:
-        batch.run(settings.epochs)
-    batch.settle()
-    return batch.states()[0]
+        results = _run_on(client, data, work, job, progress)
+    return _collect(results, batches, left_out, data.targets.shape, settings.epochs + polish_epochs)
 
 
-def _choose(backend: Backend, device: str) -> tuple[Backend, str]:
+def _checked_folds(left_out: Sequence[np.ndarray], samples: int) -> list[np.ndarray]:
+    folds = [np.unique(np.asarray(index, np.int64)) for index in left_out]
+    if not folds:
+        raise InputError("no fold", where="left_out", remedy="give one or more")
+    for i, index in enumerate(folds):
+        if index.size and (index[0] < 0 or index[-1] >= samples):
+            raise InputError("samples that are not there", where=f"fold {i}", remedy="give indices")
+        if samples - index.size < 2:
+            raise InputError(
+                f"{samples - index.size} training samples of {samples}",
+                where=f"fold {i}",
+                remedy="batch normalisation needs at least 2: give more samples or smaller folds",
+            )
+    return folds
+
+
+def choose_backend(backend: Backend, device: Device) -> tuple[Backend, str]:
     """The formulation and the device, where either is left open."""
-    from lunarray.engine.models import resolve_device
-
-    if backend not in ("auto", "fused", "stacked"):
+    if backend not in get_args(Backend):
         raise InputError(f"{backend!r}", where="backend", remedy='use "auto", "fused" or "stacked"')
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(
-            f"unknown device {device!r}", where="device", remedy="use auto, cpu or cuda"
-        )
-    place = "cpu" if backend == "fused" and device == "auto" else resolve_device(device)  # type: ignore[arg-type]
+    place = "cpu" if backend == "fused" and device == "auto" else resolve_device(device)
     if backend == "auto":
         backend = "stacked" if place == "cuda" else "fused"
     if backend == "fused" and place == "cuda":
@@ -213,415 +250,72 @@ def _choose(backend: Backend, device: str) -> tuple[Backend, str]:
     return backend, place
 
 
-# --- Batches of folds ------------------------------------------------------------------------------
-
-
-class FusedBatch:
-    """Folds on the CPU, one to a thread.
-
-    Parameters
-    ----------
-    spectra, targets : ndarray, shape (sample, bands) and (sample, output)
-    kept : sequence of ndarray
-        Training samples of each fold.
-    settings : TrainingSettings
-    threads : int
-    begin : dict of ndarray, optional
-        The network that each fold begins with, but for its standardisation; by default that of the seed.
-    """
-
-    def __init__(
-        self,
-        spectra: np.ndarray,
-        targets: np.ndarray,
-        kept: Sequence[np.ndarray],
-        settings: TrainingSettings,
-        *,
-        threads: int = 1,
-        begin: State | None = None,
-    ) -> None:
-        from lunarray.oxides.train_kernels import FoldState
-
-        if begin is None:
-            begin = initial_state(settings, spectra.shape[1], targets.shape[1])
-        self.threads = max(1, min(threads, len(kept)))
-        self._local = threading.local()
-        self._folds = []
-        for index in kept:
-            x, y = spectra[index], targets[index]
-            state = {**begin, **standardisation(x, y)}
-            fold = FoldState(state, x, y, settings.n, settings.learning_rate, settings.weight_decay)
-            self._folds.append(fold)
-
-    def run(self, epochs: int, progress: Progress | None = None) -> np.ndarray:
-        """Train some epochs more; losses of shape (fold, epoch)."""
-
-        def train(fold: Any) -> np.ndarray:
-            losses = fold.run(epochs, self._memory())
-            if progress is not None:
-                progress(epochs, float(losses[-1]))
-            return losses
-
-        return np.stack(self._each(train))
-
-    def set_rate(self, rate: float) -> None:
-        """Go on at another learning rate."""
-        for fold in self._folds:
-            fold.rate = rate
-
-    def settle(self) -> None:
-        """Take the statistics of batch normalisation anew, with the weights as they are now."""
-        self._each(lambda fold: fold.settle(self._memory()))
-
-    def _memory(self) -> Any:
-        from lunarray.oxides.train_kernels import Memory
-
-        if not hasattr(self._local, "memory"):
-            self._local.memory = Memory()
-        return self._local.memory
-
-    def _each(self, work: Callable[[Any], Any]) -> list[Any]:
-        if self.threads == 1:
-            return [work(fold) for fold in self._folds]
-        with ThreadPoolExecutor(self.threads) as pool:
-            return list(pool.map(work, self._folds))
-
-    def states(self) -> list[State]:
-        """The networks of the folds."""
-        return [fold.state() for fold in self._folds]
-
-    def snapshot(self) -> State:
-        """All that training goes on from."""
-        parts = [fold.snapshot() for fold in self._folds]
-        return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-
-    def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
-        """Go on from a :meth:`snapshot`."""
-        for i, fold in enumerate(self._folds):
-            fold.restore({name: array[i] for name, array in snapshot.items()})
-
-
-class StackedBatch:
-    """Folds stacked along a leading axis of every parameter: batched matrix products in PyTorch, on any device.
-
-    Parameters
-    ----------
-    spectra, targets : ndarray, shape (sample, bands) and (sample, output)
-    kept : sequence of ndarray
-        Training samples of each fold, as many in each.
-    settings : TrainingSettings
-    device : str
-    begin : dict of ndarray, optional
-        As of :class:`FusedBatch`.
-    """
-
-    def __init__(
-        self,
-        spectra: np.ndarray,
-        targets: np.ndarray,
-        kept: Sequence[np.ndarray],
-        settings: TrainingSettings,
-        *,
-        device: str = "cpu",
-        begin: State | None = None,
-    ) -> None:
-        import torch
-
-        self._folds, self._device = len(kept), device
-        if begin is None:
-            begin = initial_state(settings, spectra.shape[1], targets.shape[1])
-        fixed = [standardisation(spectra[i], targets[i]) for i in kept]
-        self._fixed = {name: np.stack([f[name] for f in fixed]) for name in fixed[0]}
-        x = np.stack([spectra[i] for i in kept])
-        y = np.stack([targets[i] for i in kept])
-        x = (x - self._fixed["input_mean"][:, None]) / self._fixed["input_std"][:, None]
-        y = (y - self._fixed["target_mean"][:, None]) / self._fixed["target_std"][:, None]
-        self._x, self._y = (torch.from_numpy(a.astype(np.float32)).to(device) for a in (x, y))
-        self._parameters: dict[str, Any] = {}
-        self._running: dict[str, Any] = {}
-        for name, value in begin.items():
-            if name in self._fixed or name.endswith("num_batches_tracked"):
-                continue
-            stacked = torch.from_numpy(np.stack([value] * self._folds)).to(device)
-            if "running" in name:
-                self._running[name] = stacked
-            else:
-                self._parameters[name] = stacked.requires_grad_()
-        self._number = 0
-        self._optimiser = torch.optim.Adam(
-            list(self._parameters.values()),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-        )
-        # All states exist from the start, so that a snapshot can be put in.
-        for parameter in self._parameters.values():
-            self._optimiser.state[parameter] = {
-                "step": torch.tensor(0.0),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
-
-    def _forward(self, momentum: float = 0.1) -> Any:
-        import torch
-        from torch.nn.functional import pad, relu
-
-        from lunarray.oxides.model import CHANNEL_FACTORS
-
-        p = self._parameters
-        folds, samples, bands = self._x.shape
-        positions = samples * bands
-        a = self._x.unsqueeze(-1)
-        for layer in range(len(CHANNEL_FACTORS)):
-            name = f"features.{layer}."
-            weight = p[name + "0.weight"]
-            columns = pad(a, (0, 0, 1, 1)).unfold(2, 3, 1).reshape(folds, positions, -1)
-            z = torch.baddbmm(
-                p[name + "0.bias"].unsqueeze(1), columns, weight.flatten(2).transpose(1, 2)
-            )
-            variance, mean = torch.var_mean(z, dim=1, correction=0)
-            with torch.no_grad():
-                unbiased = variance * (positions / (positions - 1))
-                self._running[name + "1.running_mean"].lerp_(mean, momentum)
-                self._running[name + "1.running_var"].lerp_(unbiased, momentum)
-            scale = p[name + "1.weight"] * torch.rsqrt(variance + 1e-5)
-            shift = p[name + "1.bias"] - mean * scale
-            a = relu(torch.addcmul(shift.unsqueeze(1), z, scale.unsqueeze(1)))
-            a = a.view(folds, samples, bands, -1)
-        flat = a.transpose(2, 3).flatten(2)
-        return torch.baddbmm(p["head.bias"].unsqueeze(1), flat, p["head.weight"].transpose(1, 2))
-
-    def run(self, epochs: int, progress: Progress | None = None) -> np.ndarray:
-        """Train some epochs more; losses of shape (fold, epoch)."""
-        import torch
-
-        history = []
-        for _ in range(epochs):
-            losses = ((self._forward() - self._y) ** 2).mean(dim=(1, 2))
-            self._optimiser.zero_grad(set_to_none=True)
-            losses.sum().backward()
-            for name, parameter in self._parameters.items():
-                if name.endswith("0.bias"):
-                    # Without effect before batch normalisation: what autograd gives is rounding error, not gradient.
-                    parameter.grad.zero_()
-            self._optimiser.step()
-            self._number += 1
-            history.append(losses.detach())
-            if progress is not None and self._device == "cpu":
-                progress(self._folds, float(history[-1].mean()))
-        result = torch.stack(history, dim=1).double().cpu().numpy()
-        if progress is not None and self._device != "cpu":
-            progress(self._folds * epochs, float(result[:, -1].mean()))
-        return result
-
-    def set_rate(self, rate: float) -> None:
-        """Go on at another learning rate."""
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
-
-    def settle(self) -> None:
-        """Take the statistics of batch normalisation anew, with the weights as they are now."""
-        import torch
-
-        with torch.no_grad():
-            self._forward(momentum=1.0)
-
-    def states(self) -> list[State]:
-        """The networks of the folds."""
-        tensors = {**self._parameters, **self._running}
-        arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
-        arrays |= self._fixed
-        number = np.array(self._number, np.int64)
-        result = []
-        for fold in range(self._folds):
-            state = {name: array[fold].copy() for name, array in arrays.items()}
-            for name in list(state):
-                if name.endswith("running_var"):
-                    state[name.replace("running_var", "num_batches_tracked")] = number
-            result.append(state)
-        return result
-
-    def snapshot(self) -> State:
-        """All that training goes on from."""
-        tensors = {**self._parameters, **self._running}
-        for name, parameter in self._parameters.items():
-            for part in ("exp_avg", "exp_avg_sq"):
-                tensors[f"{part}/{name}"] = self._optimiser.state[parameter][part]
-        arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
-        return {**arrays, "number": np.array([[self._number]] * self._folds, np.int64)}
-
-    def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
-        """Go on from a :meth:`snapshot`."""
-        import torch
-
-        def put(target: Any, name: str) -> None:
-            target.copy_(torch.from_numpy(snapshot[name]))
-
-        self._number = int(snapshot["number"][0, 0])
-        with torch.no_grad():
-            for name, tensor in {**self._parameters, **self._running}.items():
-                put(tensor, name)
-            for name, parameter in self._parameters.items():
-                state = self._optimiser.state[parameter]
-                state["step"].fill_(self._number)
-                for part in ("exp_avg", "exp_avg_sq"):
-                    put(state[part], f"{part}/{name}")
-
-
-# --- All folds -------------------------------------------------------------------------------------
-
-
-def train_folds(
-    spectra: np.ndarray,
-    targets: np.ndarray,
-    left_out: Sequence[np.ndarray],
-    settings: TrainingSettings | None = None,
+def polish(
+    state: State,
+    data: FoldData,
+    settings: TrainSettings,
     *,
-    others: np.ndarray | None = None,
-    polish_epochs: int = 0,
-    members: int = 0,
     backend: Backend = "auto",
-    device: str = "auto",
-    fold_batch: int | None = None,
-    threads: int | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-) -> Folds:
-    """Train one network for each fold, on all samples but those that the fold leaves out.
+    device: Device = "auto",
+) -> State:
+    """Train an average of folds on: full batch, on all samples.
 
     Parameters
     ----------
-    spectra : ndarray, shape (sample, bands)
-        Reflectance.
-    targets : ndarray, shape (sample, output)
-        Abundances in wt%.
-    left_out : sequence of int arrays
-        Samples that each fold leaves out; an empty one trains on everything.
-    settings : TrainingSettings, optional
-        Full batch and a constant learning rate only.
-    others : ndarray, shape (sample, bands), optional
-        Other spectra of the samples, such as single pixels where `spectra` are means: not trained on, but predicted
-        where left out. Rows with a NaN have no prediction.
-    polish_epochs : int
-        Epochs more of each fold at a tenth of the rate, after its weights were taken for the average and before it
-        predicts what it left out.
-    members : int
-        Folds, evenly spaced, whose networks are kept.
-    backend : {"auto", "fused", "stacked"}
-        The formulation; "auto" takes "stacked" on a GPU and "fused" elsewhere.
-    device : {"auto", "cpu", "cuda"}
-        Where to train.
-    fold_batch : int, optional
-        Folds that are in memory at once. By default 16, or what fits a GPU. It changes no result beyond rounding.
-    threads : int, optional
-        Folds trained side by side on the CPU; by default one to a core. Ignored on a Dask client, whose workers train
-        one batch in each of their threads.
-    checkpoint : path, optional
-        Folder for the state of the training. A stopped run that is started again with the same arguments goes on
-        where it was; a finished one is read. On a cluster it must be one that all workers see.
-    progress : callable, optional
-        See :data:`Progress`.
+    state : dict of ndarray
+        The average.
+    data : FoldData
+        All samples.
+    settings : TrainSettings
+        Epochs and learning rate of this training.
+    backend, device
+        As of :func:`train_folds`.
 
     Returns
     -------
-    Folds
-
-    Raises
-    ------
-    InputError
-        Arrays that do not fit each other or are not finite, a fold without training samples, settings other than full
-        batch.
-    StoreConflictError
-        If the checkpoint is of another training.
+    dict of ndarray
+        With batch-normalisation statistics of its own.
     """
-    from lunarray.oxides.training import _float32
-
-    settings = settings or TrainingSettings()
-    spectra, targets = _float32(spectra, "spectra"), _float32(targets, "targets")
-    if len(spectra) != len(targets):
-        raise InputError(
-            f"{len(spectra)} spectra and {len(targets)} targets",
-            where="targets",
-            remedy="give one row of oxides per spectrum",
-        )
-    if settings.schedule != "constant" or (settings.batch_size or len(spectra)) < len(spectra):
-        raise InputError(
-            f"schedule {settings.schedule!r} and batches of {settings.batch_size}",
-            where="settings",
-            remedy="folds are trained full batch at a constant rate; lunarray.oxides.training.train does the others",
-        )
-    if settings.epochs < 1:
-        raise InputError(f"{settings.epochs} epochs", where="settings", remedy="give 1 or more")
-    left_out = [np.unique(np.asarray(index, np.int64)) for index in left_out]
-    for i, index in enumerate(left_out):
-        if index.size and (index[0] < 0 or index[-1] >= len(spectra)):
-            raise InputError("samples that are not there", where=f"fold {i}", remedy="give indices")
-        if len(spectra) - index.size < 2:
-            raise InputError(
-                f"{len(spectra) - index.size} training samples of {len(spectra)}",
-                where=f"fold {i}",
-                remedy="batch normalisation needs at least 2: give more samples or smaller folds",
-            )
-    others = np.empty((0, 0), np.float32) if others is None else np.asarray(others, np.float32)
-    if others.size and others.shape != spectra.shape:
-        raise InputError(
-            f"shape {others.shape}, beside spectra {spectra.shape}",
-            where="others",
-            remedy="give as many spectra on the same bands",
-        )
-    if not left_out:
-        raise InputError("no fold", where="left_out", remedy="give one or more")
-    backend, place = _choose(backend, device)
-    count = min(members, len(left_out))
-    chosen = np.unique(np.round(np.linspace(0, len(left_out) - 1, count)).astype(np.int64))
-    size = fold_batch
-    if size is None:
-        size = _fit_gpu(spectra.shape, settings.n) if place == "cuda" else FOLD_BATCH
-    folder = None if checkpoint is None else Path(checkpoint)
-    if folder is not None:
-        _begin(folder, spectra, targets, others, left_out, settings, polish_epochs, chosen, backend)
-
-    batches = _batches(left_out, size)
-    client = _client()
-    common: dict[str, Any] = {
-        "settings": settings, "polish_epochs": polish_epochs, "backend": backend, "device": place,
-        "folder": None if folder is None else os.fspath(folder.resolve()),
-    }  # fmt: skip
-    if client is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        common["threads"] = threads or cores or 1
-        results = [
-            _run_batch(
-                spectra, targets, others, [left_out[i] for i in batch], batch, chosen, progress=progress, **common
-            )
-            for batch in batches
-        ]  # fmt: skip
-    else:
-        # Those with the most folds first would change nothing: the order of results is that of the batches.
-        data = client.scatter([spectra, targets, others], broadcast=True, hash=True)
-        futures = [
-            client.submit(
-                _run_batch, *data, [left_out[i] for i in batch], batch, chosen, threads=1, pure=False, **common
-            )
-            for batch in batches
-        ]  # fmt: skip
-        try:
-            if progress is not None:
-                from distributed import as_completed
-
-                for future in as_completed(futures):
-                    done = future.result()["loss"]
-                    progress(done.size, float(done[:, -1].mean()))
-            results = client.gather(futures)
-        except BaseException:
-            client.cancel(futures)
-            raise
-    return _collect(results, batches, left_out, targets.shape, settings.epochs + polish_epochs)
+    backend, place = choose_backend(backend, device)
+    batch = _batch(data, [np.arange(len(data.spectra))], settings, backend, place, begin=state)
+    batch.run(settings.epochs)
+    batch.settle()
+    return batch.states()[0]
 
 
-def _client() -> Any:
-    from lunarray.engine import current_client
+def _batch(
+    data: FoldData,
+    kept: Sequence[np.ndarray],
+    settings: TrainSettings,
+    backend: Backend,
+    device: str,
+    *,
+    workers: int = 1,
+    begin: State | None = None,
+) -> FusedBatch | StackedBatch:
+    arrays = (data.spectra, data.targets)
+    if backend == "fused":
+        return FusedBatch(*arrays, kept, settings, workers=workers, begin=begin)
+    return StackedBatch(*arrays, kept, settings, device=device, begin=begin)
 
-    return current_client()
+
+def _run_on(
+    client: Any, data: FoldData, work: Sequence[tuple], job: _Job, progress: Progress | None
+) -> list[State]:
+    """Train batches on the workers of a Dask client; results in the order of the batches."""
+    (there,) = client.scatter([data], broadcast=True, hash=True)
+    futures = [client.submit(_run_batch, there, *part, job, pure=False) for part in work]
+    try:
+        if progress is not None:
+            from distributed import as_completed
+
+            for future in as_completed(futures):
+                done = future.result()["loss"]
+                progress(done.size, float(done[:, -1].mean()))
+        return client.gather(futures)
+    except BaseException:
+        client.cancel(futures)
+        raise
 
 
 def _batches(left_out: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
@@ -636,68 +330,36 @@ def _batches(left_out: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
     return result
 
 
-def _fit_gpu(shape: tuple[int, ...], n: int) -> int:
-    """Folds that fit a GPU's memory: what autograd keeps of an epoch, and its gradients."""
-    import torch
-
-    from lunarray.oxides.model import CHANNEL_FACTORS
-
-    channels = [1, *(f * n for f in CHANNEL_FACTORS)]
-    # Of a layer: unfolded input, convolution, normalised, rectified, and as much again on the way back.
-    a_position = sum(2 * 3 * before + 6 * after for before, after in pairwise(channels))
-    free, _ = torch.cuda.mem_get_info()
-    return max(1, int(_GPU_SHARE * free / (4 * a_position * shape[0] * shape[1])))
-
-
 def _run_batch(
-    spectra: np.ndarray,
-    targets: np.ndarray,
-    others: np.ndarray,
+    data: FoldData,
     left_out: Sequence[np.ndarray],
     numbers: np.ndarray,
-    chosen: np.ndarray,
-    *,
-    settings: TrainingSettings,
-    polish_epochs: int,
-    backend: str,
-    device: str,
-    threads: int,
-    folder: str | None,
+    job: _Job,
     progress: Progress | None = None,
 ) -> State:
     """Train one batch of folds, or go on with it; the sum of weights, those of chosen folds, losses, predictions."""
-    done = running = None
-    if folder is not None:
-        name = f"folds-{numbers[0]:05d}-{numbers[-1]:05d}-{len(numbers)}"
-        done, running = (
-            Path(folder) / f"{name}.safetensors",
-            Path(folder) / f"{name}.running.safetensors",
-        )
-        if done.exists():
-            finished = _read(done)
-            if progress is not None:
-                progress(finished["loss"].size, float(finished["loss"][:, -1].mean()))
-            return finished
-    everything = np.arange(len(spectra))
+    settings = job.settings
+    name = f"folds-{numbers[0]:05d}-{numbers[-1]:05d}-{len(numbers)}"
+    finished, running = job.checkpoint(name), job.checkpoint(f"{name}.running")
+    if finished is not None and (done := finished.load()) is not None:
+        if progress is not None:
+            progress(done["loss"].size, float(done["loss"][:, -1].mean()))
+        return done
+    everything = np.arange(len(data.spectra))
     kept = [np.setdiff1d(everything, index, assume_unique=True) for index in left_out]
-    batch: FusedBatch | StackedBatch
-    if backend == "fused":
-        batch = FusedBatch(spectra, targets, kept, settings, threads=threads)
-    else:
-        batch = StackedBatch(spectra, targets, kept, settings, device=device)
+    batch = _batch(data, kept, settings, job.backend, job.device, workers=job.workers)
     losses = np.empty((len(kept), 0))
     result: State = {}
-    if running is not None and running.exists():
-        snapshot = _read(running)
-        losses = snapshot.pop("loss")
-        result = {name: snapshot.pop(name) for name in list(snapshot) if name.startswith("sum/")}
-        batch.restore(snapshot)
+    if running is not None and (state := running.load()) is not None:
+        batch.restore(state["batch"])
+        losses, result = state["loss"], state["sums"]
         if progress is not None:
             progress(losses.size, float(losses[:, -1].mean()))
     # The same steps with and without a checkpoint.
+    last = settings.epochs + job.polish_epochs
     for end, rate in (
         (settings.epochs, settings.learning_rate),
-        (settings.epochs + polish_epochs, POLISH_RATE * settings.learning_rate),
+        (last, POLISH_RATE * settings.learning_rate),
     ):
         batch.set_rate(rate)
         while losses.shape[1] < end:
@@ -708,8 +370,8 @@ def _run_batch(
                 for key in states[0]:
                     stack = np.stack([state[key] for state in states])
                     result[f"sum/{key}"] = np.asarray(stack.sum(axis=0, dtype=np.float64))
-            if running is not None and losses.shape[1] < settings.epochs + polish_epochs:
-                write_tensors(running, _contiguous({**batch.snapshot(), **result, "loss": losses}))
+            if running is not None and losses.shape[1] < last:
+                running.save({"batch": batch.snapshot(), "sums": result, "loss": losses})
     batch.settle()
     states = batch.states()
     result["loss"] = losses
@@ -717,26 +379,22 @@ def _run_batch(
         # A network that leaves nothing out is no average: it keeps its statistics.
         result |= {f"sum/{key}": np.asarray(value, np.float64) for key, value in states[0].items()}
     for number, state in zip(numbers, states, strict=True):
-        if number in chosen:
+        if number in job.chosen:
             result |= {f"{number}/{key}": value for key, value in state.items()}
-    predictions = [predict_state(s, spectra[i]) for s, i in zip(states, left_out, strict=True)]
-    result["left_out"] = np.concatenate(predictions)
-    if others.size:
-        predictions = [predict_state(s, others[i]) for s, i in zip(states, left_out, strict=True)]
-        result["left_out_others"] = np.concatenate(predictions)
-    if done is not None and running is not None:
-        write_tensors(done, _contiguous(result))
-        running.unlink(missing_ok=True)
+    result["left_out"] = _predicted(states, data.spectra, left_out)
+    if data.others is not None:
+        result["left_out_others"] = _predicted(states, data.others, left_out)
+    if finished is not None and running is not None:
+        finished.save(result)
+        running.remove()
     return result
 
 
-def predict_state(state: Mapping[str, np.ndarray], spectra: np.ndarray) -> np.ndarray:
-    """Abundances (wt%) by a network, shape (sample, output), float32."""
-    from lunarray.oxides.kernels import FusedCNN
-
-    if len(spectra) == 0:
-        return np.empty((0, len(state["target_mean"])), np.float32)
-    return FusedCNN.from_state(state)(np.ascontiguousarray(spectra, np.float32))
+def _predicted(
+    states: Sequence[State], spectra: np.ndarray, left_out: Sequence[np.ndarray]
+) -> np.ndarray:
+    parts = [predict_state(s, spectra[i]) for s, i in zip(states, left_out, strict=True)]
+    return np.concatenate(parts)
 
 
 def _collect(
@@ -775,69 +433,3 @@ def _collect(
         for name, value in sums.items()
     }
     return Folds(average, tuple(members[i] for i in sorted(members)), loss, predicted, others)
-
-
-# --- Checkpoints -----------------------------------------------------------------------------------
-
-
-def _begin(
-    folder: Path,
-    spectra: np.ndarray,
-    targets: np.ndarray,
-    others: np.ndarray,
-    left_out: Sequence[np.ndarray],
-    settings: TrainingSettings,
-    polish_epochs: int,
-    chosen: np.ndarray,
-    backend: str,
-) -> None:
-    """Make the folder, or see that it is of the same training."""
-    sha = hashlib.sha256()
-    for array in (spectra, targets, others, chosen, *left_out):
-        sha.update(f"{array.dtype.str}{array.shape};".encode())
-        sha.update(np.ascontiguousarray(array).tobytes())
-    plan = {
-        "format": "lunarray.oxides.folds",
-        "version": 1,
-        "settings": asdict(settings),
-        "polish_epochs": polish_epochs,
-        "backend": backend,
-        "folds": len(left_out),
-        "data_sha256": sha.hexdigest(),
-    }
-    path = folder / _PLAN
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(plan, indent=1, sort_keys=True), encoding="utf-8")
-        partial.replace(path)
-        return
-    except (OSError, ValueError) as error:
-        raise StoreFormatError(
-            f"cannot be read ({error})", where=path, remedy="delete the folder and start again"
-        ) from error
-    if there != plan:
-        differ = [key for key in plan if there.get(key) != plan[key]]
-        raise StoreConflictError(
-            f"the checkpoint is of another training ({', '.join(differ)} differ)",
-            where=folder,
-            remedy="give the arguments and samples that it was begun with, or another folder",
-        )
-
-
-def _contiguous(arrays: Mapping[str, np.ndarray]) -> State:
-    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-
-
-def _read(path: Path) -> State:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        return load(path.read_bytes())
-    except (OSError, SafetensorError, ValueError) as error:
-        raise StoreFormatError(
-            f"a broken checkpoint ({error})", where=path, remedy="delete this file and start again"
-        ) from error

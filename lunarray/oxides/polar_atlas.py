@@ -35,7 +35,7 @@ def atlas(
     north, south : Dataset or DataArray, optional
         Reflectance cubes in polar stereographic projection, IAU_2015:30130 and 30135; one of them may be left out.
     model : path or ModelSpec, optional
-        Weights that :func:`lunarray.oxides.train_loocv` or the like saved; by default those that come with lunarray.
+        Weights that ``lunarray.oxides.train(...).save`` wrote; by default those that come with lunarray.
     latitude : float
         Poleward of this (degrees, without sign) is mapped; what is further out is NaN and is not inverted.
     **options

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lunarray.engine.weights import METADATA_KEY, tensors_digest, write_tensors
+from lunarray.engine.weights import WeightsFormat
 from lunarray.errors import ModelError
 
 if TYPE_CHECKING:
@@ -27,13 +26,17 @@ _NOVELTY = "novelty."
 _CALIBRATION = "calibration."
 _NETWORK = "network."
 _MEMBER = "member."
-_REQUIRED = ("architecture", "format_version", "n", "bands", "wavelengths", "oxides", "digest")
 _REMEDY = (
     "give a file written by lunarray.oxides.save_oxide_cnn, "
     "or leave model out for the one that comes with lunarray"
 )
-#: A header larger than this is not one of ours; the format's own limit is 100 MB.
-_MAX_HEADER = 1_000_000
+FORMAT = WeightsFormat(
+    ARCHITECTURE,
+    _REMEDY,
+    key="architecture",
+    versions=FORMAT_VERSIONS,
+    required=("n", "bands", "wavelengths", "oxides", "digest"),
+)
 
 
 def save_oxide_cnn(
@@ -101,7 +104,6 @@ def save_oxide_cnn(
     if calibration is not None:
         tensors |= {_CALIBRATION + name: array for name, array in calibration.tensors().items()}
     header = {
-        "architecture": ARCHITECTURE,
         "format_version": 1,
         "n": networks[0].n,
         "bands": len(centres),
@@ -109,7 +111,6 @@ def save_oxide_cnn(
         "oxides": list(oxides),
         "novelty": novelty is not None,
         "training": training or {},
-        "digest": tensors_digest(tensors),
     }
     if len(networks) > 1 or members or calibration is not None:
         header |= {
@@ -118,7 +119,7 @@ def save_oxide_cnn(
             "members": len(members),
             "calibration": calibration is not None,
         }
-    write_tensors(Path(path), tensors, header)
+    FORMAT.write(path, tensors, header)
 
 
 def _sequence(model: OxideCNN | Sequence[OxideCNN]) -> list[OxideCNN]:
@@ -156,34 +157,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     ModelError
         No such file, not a safetensors file, or not one of an oxide model.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= _MAX_HEADER:
-                raise ModelError("not a safetensors file of lunarray", where=path, remedy=_REMEDY)
-            raw = json.loads(file.read(length))
-        header = json.loads(raw["__metadata__"][METADATA_KEY])
-        missing = [key for key in _REQUIRED if key not in header]
-    except OSError as error:
-        raise ModelError(
-            f"cannot read model weights ({error.strerror})", where=path, remedy=_REMEDY
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(
-            "no description of an oxide model in the file's header", where=path, remedy=_REMEDY
-        ) from error
-    if missing:
-        raise ModelError(f"header lacks {', '.join(missing)}", where=path, remedy=_REMEDY)
-    if header["architecture"] != ARCHITECTURE or header["format_version"] not in FORMAT_VERSIONS:
-        raise ModelError(
-            f"weights of {header['architecture']} version {header['format_version']}, "
-            f"not of {ARCHITECTURE} version {' or '.join(map(str, FORMAT_VERSIONS))}",
-            where=path,
-            remedy=_REMEDY,
-        )
+    header = FORMAT.read_header(path)
     if len(header["wavelengths"]) != header["bands"]:
         raise ModelError(
             f"{len(header['wavelengths'])} wavelengths for {header['bands']} bands",
@@ -195,23 +169,8 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read header and tensors, verified; needs no torch."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     header = read_header(path)
-    try:
-        tensors = load(Path(path).read_bytes())
-    except (SafetensorError, ValueError) as error:
-        raise ModelError(
-            f"broken safetensors file ({error})", where=path, remedy="fetch or write it again"
-        ) from error
-    if tensors_digest(tensors) != header["digest"]:
-        raise ModelError(
-            "the weights are not those that were written: their SHA-256 differs from the one in the header",
-            where=path,
-            remedy="fetch or write the file again",
-        )
-    return header, tensors
+    return header, FORMAT.read(path)[1]
 
 
 def load_oxide_cnn(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> OxideCNN:

@@ -1,0 +1,126 @@
+"""Training of one network in minibatches, with inputs drawn anew each epoch: how the embedded default was made.
+
+Of users' samples, which are few, :func:`lunarray.oxides.train` trains many folds at once, full batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from lunarray.engine.models import Device, resolve_device
+from lunarray.engine.training import seeded
+from lunarray.errors import InputError
+from lunarray.oxides.model import OxideCNN
+from lunarray.oxides.networks import finite_rows
+from lunarray.oxides.settings import MinibatchSettings
+
+#: Makes one epoch's inputs of the training spectra: (spectra, generator) -> spectra, shape (sample, bands), float32.
+Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+def train_network(
+    spectra: np.ndarray,
+    targets: np.ndarray,
+    settings: MinibatchSettings | None = None,
+    *,
+    augment: Augment | None = None,
+    device: Device = "auto",
+    progress: Callable[[int, float], None] | None = None,
+) -> OxideCNN:
+    """Train an :class:`OxideCNN` with Adam on the mean square error of standardised oxides.
+
+    Parameters
+    ----------
+    spectra : ndarray, shape (sample, bands), float32
+        Reflectance.
+    targets : ndarray, shape (sample, oxide), float32
+        Abundances in wt%.
+    settings : MinibatchSettings, optional
+        The paper's by default.
+    augment : callable, optional
+        Draws each epoch's version of the spectra, for instance with new measurement errors.
+    device : {"auto", "cpu", "cuda"}
+        Where to train.
+    progress : callable, optional
+        Called after each epoch with its number and mean loss.
+
+    Returns
+    -------
+    OxideCNN
+        On the CPU, in evaluation mode, without gradients.
+
+    Raises
+    ------
+    InputError
+        Arrays that do not fit each other, are not finite, or too few for batch normalisation.
+    """
+    settings = settings or MinibatchSettings()
+    place = resolve_device(device)
+    spectra, targets = finite_rows(spectra, "spectra"), finite_rows(targets, "targets")
+    samples = len(spectra)
+    if len(targets) != samples or samples < 2:
+        raise InputError(
+            f"{samples} spectra and {len(targets)} targets",
+            where="targets",
+            remedy="give one row of oxides per spectrum, and at least 2",
+        )
+    rng = np.random.default_rng(settings.seed)
+
+    def inputs() -> torch.Tensor:
+        drawn = spectra if augment is None else augment(spectra, rng)
+        return torch.from_numpy(np.ascontiguousarray(drawn, np.float32)).to(place)
+
+    x = inputs()
+    y = torch.from_numpy(targets).to(place)
+    with seeded(settings.seed):
+        model = OxideCNN(settings.n, spectra.shape[1], targets.shape[1]).to(place)
+    # A constant column would divide by zero; it then counts as of unit spread.
+    spread = [np.where(s > 0, s, 1.0) for s in (x.cpu().numpy().std(axis=0), targets.std(axis=0))]
+    model.set_standardisation(
+        x.mean(dim=0), torch.as_tensor(spread[0]), y.mean(dim=0), torch.as_tensor(spread[1])
+    )
+    standard = (y - model.target_mean) / model.target_std
+    optimiser = torch.optim.Adam(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    batch = min(settings.batch_size or samples, samples)
+    # What is left over is spread over the batches: batch normalisation wants no batch of one.
+    steps = samples // batch
+    schedule = None
+    if settings.schedule == "one-cycle":
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, settings.learning_rate, total_steps=settings.epochs * steps, pct_start=0.15
+        )
+    loss_of = nn.MSELoss()
+    model.train()
+    for epoch in range(settings.epochs):
+        if epoch and augment is not None:
+            x = inputs()
+        total = 0.0
+        for chosen in np.array_split(rng.permutation(samples), steps):
+            index = torch.from_numpy(chosen).to(place)
+            loss = loss_of(model.forward_standardised(x[index]), standard[index])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            if schedule is not None:
+                schedule.step()
+            total += loss.item()
+        if progress is not None:
+            progress(epoch + 1, total / steps)
+    return model.cpu().eval().requires_grad_(False)
+
+
+def predict(model: OxideCNN, spectra: np.ndarray, batch_size: int = 512) -> np.ndarray:
+    """Abundances in wt% of spectra in memory, shape (sample, oxide), float32."""
+    spectra = np.ascontiguousarray(spectra, np.float32)
+    with torch.inference_mode():
+        parts = [
+            model(torch.from_numpy(spectra[i : i + batch_size])).numpy()
+            for i in range(0, len(spectra), batch_size)
+        ]
+    return np.concatenate(parts)
