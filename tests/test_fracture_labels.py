@@ -12,7 +12,7 @@ import xarray as xr
 from lunarray import geo
 from lunarray.errors import BodyMismatchError, GridError, InputError, LunarrayWarning
 from lunarray.fractures import CLASS_WIDTHS, vectorize, weak_labels, width_class
-from lunarray.fractures.ground import assign_grid, covering_box, planet_crs, transform_geometry
+from lunarray.geo import BODIES, assign_grid, covering_box, require_body, transform_geometry
 
 # rasterio opens its own grid in memory without a place, and hides that in the main thread only.
 pytestmark = [
@@ -199,7 +199,7 @@ def test_what_is_refused(tmp_path):
 
 
 def _around(frame, resolution):
-    crs = planet_crs(frame.crs)
+    crs = require_body(frame.crs, BODIES)
     box = covering_box(tuple(frame.total_bounds), resolution, crs)
     dims = ("lat", "lon") if crs.is_geographic else ("y", "x")
     return assign_grid(xr.DataArray(np.ones(box.shape, np.float32), dims=dims), box)

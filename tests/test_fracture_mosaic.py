@@ -10,7 +10,8 @@ import xarray as xr
 from lunarray import geo
 from lunarray.errors import BodyMismatchError, GridError, InputError, LunarrayWarning
 from lunarray.fractures import mosaic, resample
-from lunarray.fractures.ground import assign_grid, box_of, covering_box, lonlat_of, planet_crs
+from lunarray.fractures.ground import box_of
+from lunarray.geo import BODIES, assign_grid, covering_box, require_body, to_lonlat
 
 R = 1_737_400.0
 SOUTH = geo.moon_crs("south")
@@ -22,7 +23,7 @@ def _field(box):
     rows, columns = box.shape
     a = box.transform
     x, y = np.meshgrid(a.c + (np.arange(columns) + 0.5) * a.a, a.f + (np.arange(rows) + 0.5) * a.e)
-    lon, lat = lonlat_of(planet_crs(box.crs), x, y)
+    lon, lat = to_lonlat(require_body(box.crs, BODIES), x, y)
     u = R * np.deg2rad(np.mod(lon, 360)) * np.cos(np.deg2rad(lat))
     return (3 + np.sin(R * np.deg2rad(lat) / 40) + np.cos(u / 60)).astype(np.float32)
 

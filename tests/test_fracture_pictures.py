@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgba
 from lunarray import geo, plot
 from lunarray.errors import GridError, InputError
 from lunarray.fractures import compare, density, orientation_rose, vectorize
-from lunarray.fractures.ground import assign_grid, covering_box
+from lunarray.geo import assign_grid, covering_box
 from lunarray.plot.fractures import AGREEMENT, DETECTION
 
 SOUTH = geo.moon_crs("south")

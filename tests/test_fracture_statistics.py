@@ -23,7 +23,7 @@ from lunarray.fractures import (
     vectorize,
     write_fractures,
 )
-from lunarray.fractures.ground import assign_grid, covering_box, transform_geometry
+from lunarray.geo import assign_grid, covering_box, transform_geometry
 
 SOUTH = geo.moon_crs("south")
 R = 1_737_400.0

@@ -9,7 +9,7 @@ import xarray as xr
 from lunarray import geo
 from lunarray.errors import GridError, InputError
 from lunarray.fractures import split, tiles
-from lunarray.fractures.ground import assign_grid, covering_box
+from lunarray.geo import assign_grid, covering_box
 
 SOUTH = geo.moon_crs("south")
 

@@ -19,7 +19,7 @@ from scipy import ndimage
 from lunarray import geo
 from lunarray.errors import BodyMismatchError, GridError, InputError
 from lunarray.fractures import vectorize
-from lunarray.fractures.ground import assign_grid, covering_box, metric_of
+from lunarray.fractures.ground import metric_of
 from lunarray.fractures.run_kernels import (
     SIMPLE,
     _neighbours,
@@ -27,6 +27,7 @@ from lunarray.fractures.run_kernels import (
     extract_runs,
     inscribed_radius,
 )
+from lunarray.geo import assign_grid, covering_box
 
 EIGHT = np.ones((3, 3))
 R = 1_737_400.0
@@ -419,7 +420,7 @@ def test_only_within_units():
     assert less["unit"].tolist() == ["floor", "floor", "pond"]
     # The same units in degrees, and one in pieces that overlap.
     degrees = units.copy()
-    from lunarray.fractures.ground import transform_geometry
+    from lunarray.geo import transform_geometry
 
     degrees["geometry"] = transform_geometry(
         shapely.segmentize(units.geometry.to_numpy(), 5.0), units.crs, "geographic"

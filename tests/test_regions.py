@@ -17,8 +17,7 @@ import xarray as xr
 import lunarray as la
 from lunarray import geo
 from lunarray.errors import BodyMismatchError, InputError
-from lunarray.geo import Box, Circle, Polygon
-from lunarray.geo.regions import coverage, region_window
+from lunarray.geo import Box, Circle, Polygon, coverage, region_window
 
 R = geo.RADIUS
 GRIDS = {

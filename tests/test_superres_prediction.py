@@ -10,7 +10,7 @@ from superres_cases import ELEMENTS, TINY, bank, fields, region
 
 import lunarray.superres as sr
 from lunarray.errors import InputError, ModelError
-from lunarray.geo.sphere import great_circle_distance
+from lunarray.geo import great_circle_distance
 from lunarray.superres.model import HybridModel, Scaling
 from lunarray.superres.training import TrainedRegion
 

@@ -123,7 +123,7 @@ def to_vector(
 def _statistics_frame(stats: xr.Dataset, regions: Any, crs: Any) -> geopandas.GeoDataFrame:
     import geopandas
 
-    from lunarray.geo.regions import as_regions, region_name, region_shape
+    from lunarray.geo import as_regions, region_name, region_shape
 
     if regions is None:
         raise InputError(

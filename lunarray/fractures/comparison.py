@@ -11,17 +11,18 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError
-from lunarray.fractures.ground import (
-    box_of,
-    lonlat_of,
-    metric_of,
-    planet_crs,
+from lunarray.fractures.ground import box_of, metric_of
+from lunarray.fractures.statistics import _area_task, _valid_area
+from lunarray.fractures.vectors import same_grid
+from lunarray.geo import (
+    BODIES,
     radius_of,
+    read_vectors,
+    require_body,
+    spatial_dims,
+    to_lonlat,
     transform_geometry,
 )
-from lunarray.fractures.statistics import _area_task, _valid_area
-from lunarray.fractures.vectors import read_vectors, same_grid
-from lunarray.geo.crs import spatial_dims
 
 if TYPE_CHECKING:
     import geopandas
@@ -202,7 +203,7 @@ def _of_vectors(a: Any, b: Any, tolerance: float) -> Comparison:
     first = a if hasattr(a, "geometry") else read_vectors(a, where=os.fspath(a))
     second = b if hasattr(b, "geometry") else read_vectors(b, where=os.fspath(b))
     first, second = read_vectors(first, where="a"), read_vectors(second, where="b")
-    crs = planet_crs(first.crs)
+    crs = require_body(first.crs, BODIES)
     if crs.is_geographic:
         # Distances and areas are taken on a map that is true around the fractures.
         crs = _local_crs(first, second)
@@ -210,7 +211,7 @@ def _of_vectors(a: Any, b: Any, tolerance: float) -> Comparison:
     lines: list[Any] = []
     # Where x repeats with longitude, both on the turn that the first is on.
     centre = 0.0
-    if len(first) and planet_crs(first.crs) == crs:
+    if len(first) and require_body(first.crs, BODIES) == crs:
         box = shapely.total_bounds(first.geometry.to_numpy())
         centre = float(box[0] + box[2]) / 2
     for frame in (first, second):
@@ -269,12 +270,12 @@ def _local_crs(*frames: Any) -> Any:
     points: list[tuple[float, float]] = []
     for frame in frames:
         if len(frame):
-            crs = planet_crs(frame.crs)
+            crs = require_body(frame.crs, BODIES)
             x0, y0, x1, y1 = frame.total_bounds
-            place = lonlat_of(crs, np.array([(x0 + x1) / 2]), np.array([(y0 + y1) / 2]))
+            place = to_lonlat(crs, np.array([(x0 + x1) / 2]), np.array([(y0 + y1) / 2]))
             points.append((float(place[0][0]), float(place[1][0])))
     lon, lat = points[0] if points else (0.0, 0.0)
-    radius = radius_of(planet_crs(frames[0].crs))
+    radius = radius_of(require_body(frames[0].crs, BODIES))
     return pyproj.CRS.from_proj4(f"+proj=laea +lat_0={lat} +lon_0={lon} +R={radius} +units=m +no_defs")  # fmt: skip
 
 
@@ -286,7 +287,7 @@ def _ground_area(shapes: np.ndarray, crs: Any) -> np.ndarray:
     if not len(shapes):
         return np.empty(0)
     middle = shapely.get_coordinates(shapely.centroid(shapes))
-    lon, lat = lonlat_of(crs, middle[:, 0], middle[:, 1])
+    lon, lat = to_lonlat(crs, middle[:, 0], middle[:, 1])
     scale = pyproj.Proj(crs).get_factors(lon, np.clip(lat, -89.999999, 89.999999)).areal_scale
     return shapely.area(shapes) / np.asarray(scale)
 
@@ -302,7 +303,7 @@ def _covered(lines: np.ndarray, others: np.ndarray, crs: Any, tolerance: float) 
         return math.nan
     # One scale for a line: maps stretch little over the length of a fracture.
     middle = shapely.get_coordinates(shapely.centroid(parts))
-    lon, lat = lonlat_of(crs, middle[:, 0], middle[:, 1])
+    lon, lat = to_lonlat(crs, middle[:, 0], middle[:, 1])
     scale = np.sqrt(
         np.asarray(
             pyproj.Proj(crs).get_factors(lon, np.clip(lat, -89.999999, 89.999999)).areal_scale

@@ -10,7 +10,7 @@ import numpy as np
 
 from lunarray.errors import GridError, InputError
 from lunarray.export.vector import DRIVERS, _short_names, _write, _write_text, vector_style
-from lunarray.fractures.ground import planet_crs
+from lunarray.geo import BODIES, require_body
 
 if TYPE_CHECKING:
     import geopandas
@@ -80,7 +80,7 @@ def write_fractures(
         )
     if fractures.crs is None:
         raise GridError("fractures without a CRS", where=path, remedy="assign one, frame.set_crs(...)")  # fmt: skip
-    planet_crs(fractures.crs, where=str(path))
+    require_body(fractures.crs, BODIES, where=str(path))
     table = fractures.drop(columns=[c for c in ("centreline",) if c in fractures.columns])
     # Writers know one kind of geometry a layer.
     table = table.set_geometry(

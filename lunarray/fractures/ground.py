@@ -1,90 +1,38 @@
-"""From pixels to the ground: grids of the Moon and of Mercury, true lengths and areas, geometries between projections.
-
-The rooms that make maps hold to the Moon; the images of this one may also be of Mercury, so the few things that it
-needs of a grid are here, for either body.
-"""
+"""Images on the ground: their grids, and true lengths, areas and directions on them, of the Moon and of Mercury."""
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lunarray.errors import BodyMismatchError, GridError
-from lunarray.geo.crs import CRS_COORD, assign_crs, crs_of, is_moon, require_moon, spatial_dims
-from lunarray.geo.grid import affine_of_coords
+from lunarray.errors import GridError
+from lunarray.geo import (
+    BODIES,
+    crs_of,
+    geobox_of,
+    pixel_size,
+    radius_of,
+    require_body,
+    spatial_dims,
+    to_lonlat,
+)
 
 if TYPE_CHECKING:
-    import pyproj
     import xarray as xr
     from affine import Affine
     from odc.geo.geobox import GeoBox
 
-__all__ = ["Metric", "assign_grid", "box_of", "metric_of", "planet_crs", "transform_geometry"]
+__all__ = ["Metric", "box_of", "metric_of", "north_of"]
 
-# Spheres and ellipsoids in use for Mercury (m).
-_MERCURY_RADII = (2_437_000.0, 2_441_500.0)
 _UNPROJECTED = (
     "map-project it first (ISIS: cam2map, or lunarray.fractures.process_edr); where the coordinates are known, assign "
     "them with lunarray.geo.assign_crs"
 )
-
-
-def planet_crs(crs: Any, where: str | None = None) -> pyproj.CRS:
-    """Insist that a CRS is of the Moon or of Mercury.
-
-    Parameters
-    ----------
-    crs : str, int or CRS object
-        What :func:`lunarray.geo.moon_crs` takes.
-    where : str, optional
-        The file or variable, for the message.
-
-    Returns
-    -------
-    pyproj.CRS
-        The CRS.
-
-    Raises
-    ------
-    GridError
-        If there is none.
-    BodyMismatchError
-        If it is of another body.
-    """
-    wkt = crs.to_wkt() if hasattr(crs, "to_wkt") else None
-    known = None if wkt is None else _PLANETS.get(wkt)
-    if known is None:
-        known = _recognised(crs, where)
-        if wkt is not None and len(_PLANETS) < 256:
-            _PLANETS[wkt] = known
-    return known
-
-
-#: Systems recognised so far, by their WKT: to recognise one costs milliseconds, and each block of a mosaic asks.
-_PLANETS: dict[str, Any] = {}
-
-
-def _recognised(crs: Any, where: str | None) -> pyproj.CRS:
-    try:
-        return require_moon(crs, where=where)
-    except BodyMismatchError as error:
-        from lunarray.geo.crs import _to_pyproj
-
-        parsed: pyproj.CRS = _to_pyproj(crs)
-        ellipsoid = parsed.ellipsoid
-        radius = 0.0 if ellipsoid is None else float(ellipsoid.semi_major_metre)
-        if _MERCURY_RADII[0] <= radius <= _MERCURY_RADII[1]:
-            return parsed
-        raise BodyMismatchError(
-            error.problem.replace("not of the Moon", "neither of the Moon nor of Mercury"),
-            where=error.where,
-            remedy=error.remedy,
-        ) from None
+#: Ground between the nodes of the metric (m): linear interpolation is then good to a millionth.
+_NODES = 4_000.0
 
 
 def box_of(obj: xr.Dataset | xr.DataArray, purpose: str = "") -> GeoBox:
@@ -109,8 +57,6 @@ def box_of(obj: xr.Dataset | xr.DataArray, purpose: str = "") -> GeoBox:
     BodyMismatchError
         If it is of a body other than the Moon and Mercury.
     """
-    from odc.geo.geobox import GeoBox
-
     dims = spatial_dims(obj)
     name = str(getattr(obj, "name", None) or "image")
     if dims is None:
@@ -123,225 +69,7 @@ def box_of(obj: xr.Dataset | xr.DataArray, purpose: str = "") -> GeoBox:
     if crs is None or any(dim not in obj.coords for dim in dims):
         need = f"; {purpose} needs its place and scale on the ground" if purpose else ""
         raise GridError(f"the image is not georeferenced{need}", where=name, remedy=_UNPROJECTED)
-    crs = planet_crs(crs, where=name)
-    return GeoBox((obj.sizes[dims[0]], obj.sizes[dims[1]]), affine_of_coords(obj, dims), crs)
-
-
-def assign_grid(obj: Any, geobox: GeoBox) -> Any:
-    """Give an image the coordinates and the CRS of a grid.
-
-    Parameters
-    ----------
-    obj : Dataset or DataArray
-        With the dimensions of the grid.
-    geobox : odc.geo.geobox.GeoBox
-        Of the Moon or of Mercury.
-
-    Returns
-    -------
-    same type as `obj`
-        With coordinates of the pixel centres and ``spatial_ref``.
-    """
-    import xarray as xr
-
-    from lunarray.geo.crs import _COORD_ATTRS
-
-    crs = planet_crs(geobox.crs)
-    dims = ("lat", "lon") if crs.is_geographic else ("y", "x")
-    affine = geobox.transform
-    rows, columns = geobox.shape
-    obj = obj.assign_coords(
-        {
-            dims[0]: (
-                dims[0],
-                affine.f + (np.arange(rows) + 0.5) * affine.e,
-                dict(_COORD_ATTRS[dims[0]]),
-            ),
-            dims[1]: (
-                dims[1],
-                affine.c + (np.arange(columns) + 0.5) * affine.a,
-                dict(_COORD_ATTRS[dims[1]]),
-            ),
-        }
-    )
-    if is_moon(crs):
-        return assign_crs(obj, geobox)
-    attrs = {key: value for key, value in crs.to_cf().items() if value is not None}
-    attrs["crs_wkt"] = attrs["spatial_ref"] = crs.to_wkt("WKT2_2019")
-    attrs["GeoTransform"] = " ".join(repr(float(value)) for value in affine.to_gdal())
-    obj = obj.assign_coords({CRS_COORD: xr.Variable((), np.int64(0), attrs)})
-    if isinstance(obj, xr.DataArray):
-        obj.attrs["grid_mapping"] = CRS_COORD
-    else:
-        for variable in obj.data_vars.values():
-            if set(dims) <= set(variable.dims):
-                variable.attrs["grid_mapping"] = CRS_COORD
-    return obj
-
-
-def covering_box(
-    bounds: Sequence[float], resolution: float | tuple[float, float], crs: Any
-) -> GeoBox:
-    """Grid of whole pixels, counted from the origin of the CRS, that covers bounds."""
-    from affine import Affine
-    from odc.geo.geobox import GeoBox
-
-    dx, dy = resolution if isinstance(resolution, tuple) else (resolution, resolution)
-    if not (dx > 0 and dy > 0 and math.isfinite(dx) and math.isfinite(dy)):
-        raise GridError(
-            f"a resolution of {resolution}", where="resolution", remedy="give metres, more than 0"
-        )
-    left, bottom, right, top = (float(value) for value in bounds)
-    if not (left < right and bottom < top and all(map(math.isfinite, (left, bottom, right, top)))):
-        raise GridError(
-            f"bounds {left}, {bottom}, {right}, {top} enclose nothing",
-            where="bounds",
-            remedy="give (left, bottom, right, top)",
-        )
-    # A thousandth of a pixel of overhang is rounding, not ground.
-    x0, x1 = math.floor(left / dx + 1e-3), math.ceil(right / dx - 1e-3)
-    y0, y1 = math.floor(bottom / dy + 1e-3), math.ceil(top / dy - 1e-3)
-    return GeoBox((y1 - y0, x1 - x0), Affine(dx, 0.0, x0 * dx, 0.0, -dy, y1 * dy), crs)
-
-
-def metres_per_pixel(geobox: GeoBox) -> float:
-    """Side of a pixel (m) by the map's own scale: of the square root of its nominal area."""
-    crs = planet_crs(geobox.crs)
-    side = math.sqrt(abs(geobox.transform.a * geobox.transform.e))
-    return side * math.radians(1.0) * radius_of(crs) if crs.is_geographic else side
-
-
-def radius_of(crs: pyproj.CRS) -> float:
-    """Radius (m) of the sphere, or the longer one of the ellipsoid, of a CRS."""
-    ellipsoid = crs.ellipsoid
-    if ellipsoid is None:
-        raise GridError(
-            "a CRS without a body", where="crs", remedy="give one of the Moon or of Mercury"
-        )
-    return float(ellipsoid.semi_major_metre)
-
-
-@functools.lru_cache(maxsize=64)
-def _transformer(wkt: str, forward: bool) -> pyproj.Transformer:
-    """Between a projection and longitudes and latitudes; kept, since making one costs milliseconds.
-
-    On the projection's own sphere: no datum shift between a body's many equal spheres. pyproj sees to it that each
-    thread has one of its own.
-    """
-    import pyproj
-
-    crs = pyproj.CRS.from_wkt(wkt)
-    source, target = (crs.geodetic_crs, crs) if forward else (crs, crs.geodetic_crs)
-    return pyproj.Transformer.from_crs(source, target, always_xy=True)
-
-
-def lonlat_of(crs: pyproj.CRS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Longitudes and latitudes (degrees) on the sphere that a projection is defined on."""
-    if crs.is_geographic:
-        return np.asarray(x, np.float64), np.asarray(y, np.float64)
-    lon, lat = _transformer(crs.to_wkt(), False).transform(x, y)
-    return np.asarray(lon), np.asarray(lat)
-
-
-def xy_of(crs: pyproj.CRS, lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates in a CRS of longitudes and latitudes (degrees); infinite where it has no image."""
-    if crs.is_geographic:
-        return np.asarray(lon, np.float64), np.asarray(lat, np.float64)
-    x, y = _transformer(crs.to_wkt(), True).transform(lon, lat)
-    return np.asarray(x), np.asarray(y)
-
-
-def period_of(crs: pyproj.CRS) -> float | None:
-    """Length of one turn of longitude along x, where x repeats."""
-    if crs.is_geographic:
-        return 360.0
-    operation = crs.coordinate_operation
-    if operation is None or "cylindrical" not in operation.method_name.lower():
-        return None
-    parallel = next(
-        (p.value for p in operation.params if "standard parallel" in p.name.lower()), 0.0
-    )
-    return 2.0 * math.pi * radius_of(crs) * math.cos(math.radians(float(parallel)))
-
-
-def transform_geometry(
-    geometries: Any, source: Any, target: Any, *, centre: float = 0.0, step: float | None = None
-) -> np.ndarray:
-    """Bring geometries into another projection of the same body.
-
-    Parameters
-    ----------
-    geometries : array of shapely geometries
-        In the coordinates of `source`.
-    source, target : CRS
-        Of the Moon or of Mercury. Between spheres of slightly different radius, longitude and latitude are kept.
-    centre : float
-        Where x repeats with longitude: the x that results lie around.
-    step : float, optional
-        Longest side (units of `source`) before transformation, so that straight lines become the curves that they are.
-
-    Returns
-    -------
-    ndarray of shapely geometries
-        In the coordinates of `target`.
-
-    Raises
-    ------
-    BodyMismatchError
-        If one CRS is of the Moon and the other of Mercury.
-    """
-    import shapely
-
-    source, target = planet_crs(source), planet_crs(target)
-    if is_moon(source) != is_moon(target):
-        raise BodyMismatchError(
-            f"{source.name!r} and {target.name!r} are of different bodies",
-            where="crs",
-            remedy="give vectors of the body that the image is of",
-        )
-    shapes = np.asarray(geometries, dtype=object)
-    period = period_of(target)
-    same = source == target
-    if same and period is None:
-        return shapes
-    if step is not None and not same:
-        shapes = shapely.segmentize(shapes, step)
-    shapes = shapely.force_2d(shapes)
-
-    def move(points: np.ndarray) -> np.ndarray:
-        if same:
-            return points.copy()
-        lon, lat = lonlat_of(source, points[:, 0], points[:, 1])
-        return np.column_stack(xy_of(target, lon, lat))
-
-    moved = shapely.transform(shapes, move)
-    return moved if period is None else _unrolled(moved, period, centre)
-
-
-def _unrolled(shapes: np.ndarray, period: float, centre: float) -> np.ndarray:
-    """Geometries without jumps of a whole turn of longitude, on the turn that holds `centre`."""
-    import shapely
-
-    coords, index = shapely.get_coordinates(shapes, return_index=True)
-    if not len(coords):
-        return shapes
-    # Rings and parts of one geometry are unrolled together: the first point of each near its neighbour's last.
-    x = coords[:, 0].copy()
-    starts = np.flatnonzero(np.diff(index, prepend=-1))
-    jumps = np.diff(x, prepend=x[0])
-    jumps[starts] = 0.0
-    with np.errstate(invalid="ignore"):
-        turns = np.where(np.isfinite(jumps), -np.round(jumps / period), 0.0)
-    turns = np.cumsum(turns)
-    turns -= np.repeat(turns[starts], np.diff(np.append(starts, len(x))))
-    x += turns * period
-    counts = np.diff(np.append(starts, len(x)))
-    lowest, highest = np.minimum.reduceat(x, starts), np.maximum.reduceat(x, starts)
-    middle = (lowest + highest) / 2
-    with np.errstate(invalid="ignore"):
-        shift = np.where(np.isfinite(middle), np.round((centre - middle) / period), 0.0) * period
-    coords = np.column_stack([x + np.repeat(shift, counts), coords[:, 1]])
-    return shapely.set_coordinates(shapes.copy(), coords)
+    return geobox_of(obj, BODIES)
 
 
 @dataclass(frozen=True)
@@ -382,10 +110,6 @@ class Metric:
         return np.sqrt(np.maximum(t[..., 0] * t[..., 1] - t[..., 2] ** 2, 0.0))
 
 
-#: Ground between the nodes of the metric (m): linear interpolation is then good to a millionth.
-_NODES = 4_000.0
-
-
 def metric_of(geobox: GeoBox) -> Metric:
     """True lengths and areas on a grid.
 
@@ -410,17 +134,17 @@ def metric_of(geobox: GeoBox) -> Metric:
     affine: Affine = geobox.transform
     if affine.b or affine.d:
         raise GridError("the grid is rotated", where="grid", remedy="give an axis-aligned grid")
-    crs = planet_crs(geobox.crs)
+    crs = require_body(geobox.crs, BODIES)
     radius = radius_of(crs)
-    step = max(1.0, _NODES / max(metres_per_pixel(geobox), 1e-6))
+    step = max(1.0, _NODES / max(pixel_size(geobox), 1e-6))
     rows, columns = (math.ceil(size / step) + 1 for size in geobox.shape)
     rows, columns = max(rows, 2), max(columns, 2)
     row, column = np.meshgrid(np.arange(rows) * step, np.arange(columns) * step, indexing="ij")
     # Steps of some metres: far above rounding, far below the curvature.
-    delta = max(1e-6 * radius / max(metres_per_pixel(geobox), 1e-12), 1e-6)
+    delta = max(1e-6 * radius / max(pixel_size(geobox), 1e-12), 1e-6)
 
     def place(r: np.ndarray, c: np.ndarray) -> np.ndarray:
-        lon, lat = lonlat_of(crs, affine.a * c + affine.c, affine.e * r + affine.f)
+        lon, lat = to_lonlat(crs, affine.a * c + affine.c, affine.e * r + affine.f)
         if crs.is_geographic:
             lat = np.clip(lat, -90.0, 90.0)
         lam, phi = np.deg2rad(lon), np.deg2rad(lat)
@@ -440,12 +164,12 @@ def north_of(
     geobox: GeoBox, row: np.ndarray, column: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Longitude, latitude, and how one pixel along x and y moves east and north (m), at pixel positions."""
-    crs, affine = planet_crs(geobox.crs), geobox.transform
+    crs, affine = require_body(geobox.crs, BODIES), geobox.transform
     radius = radius_of(crs)
-    delta = max(1e-6 * radius / max(metres_per_pixel(geobox), 1e-12), 1e-6)
+    delta = max(1e-6 * radius / max(pixel_size(geobox), 1e-12), 1e-6)
 
     def at(r: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return lonlat_of(crs, affine.a * c + affine.c, affine.e * r + affine.f)
+        return to_lonlat(crs, affine.a * c + affine.c, affine.e * r + affine.f)
 
     lon, lat = at(row, column)
     lam, phi = np.deg2rad(lon), np.deg2rad(lat)

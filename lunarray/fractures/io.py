@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.errors import InputError, ProductFormatError
-from lunarray.fractures.ground import assign_grid, planet_crs
+from lunarray.geo import BODIES, assign_grid, require_body
 from lunarray.geo.rasters import isis_label
 from lunarray.store.provenance import stamp
 
@@ -109,7 +109,7 @@ def open_nac(
     # PROJ may know more than the file: a CRS that is given wins.
     found = None
     if info["georeferenced"] and (crs is not None or info["crs"] is not None):
-        found = planet_crs(info["crs"] if crs is None else crs, where=path)
+        found = require_body(info["crs"] if crs is None else crs, BODIES, where=path)
     elif crs is not None:
         raise InputError(
             "a CRS is given, but the file has no geotransform to go with it",

@@ -11,9 +11,15 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError, LunarrayWarning
-from lunarray.fractures.ground import box_of, planet_crs, radius_of, transform_geometry
-from lunarray.fractures.vectors import read_vectors
-from lunarray.geo.crs import spatial_dims
+from lunarray.fractures.ground import box_of
+from lunarray.geo import (
+    BODIES,
+    radius_of,
+    read_vectors,
+    require_body,
+    spatial_dims,
+    transform_geometry,
+)
 from lunarray.store.provenance import stamp
 
 __all__ = ["CLASS_LIMITS", "CLASS_WIDTHS", "weak_labels", "width_class"]
@@ -175,8 +181,8 @@ def _in_pixels(
     """Bands and polygons in pixels of the grid: column, row."""
     import shapely
 
-    crs, affine = planet_crs(geobox.crs), geobox.transform
-    source = planet_crs(frame.crs)
+    crs, affine = require_body(geobox.crs, BODIES), geobox.transform
+    source = require_body(frame.crs, BODIES)
     box = geobox.boundingbox
     full = _widths(frame, width, widths)
     geometry = frame.geometry.to_numpy()

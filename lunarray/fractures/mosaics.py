@@ -13,18 +13,20 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import BodyMismatchError, GridError, InputError, LunarrayWarning
-from lunarray.fractures.ground import (
+from lunarray.fractures.ground import box_of
+from lunarray.geo import (
+    BODIES,
     assign_grid,
-    box_of,
     covering_box,
-    lonlat_of,
-    metres_per_pixel,
+    from_lonlat,
+    grid_token,
+    is_moon,
     period_of,
-    planet_crs,
-    xy_of,
+    pixel_size,
+    require_body,
+    spatial_dims,
+    to_lonlat,
 )
-from lunarray.geo.crs import is_moon, spatial_dims
-from lunarray.geo.rasters import grid_token
 from lunarray.store.provenance import stamp
 
 if TYPE_CHECKING:
@@ -129,7 +131,7 @@ def mosaic(
         raise InputError(f"{len(pictures)} images", where="mosaic", remedy="give 32767 at most")
     _check_rules(overlap, method, min_valid)
     boxes = [box_of(image, "a mosaic") for image in pictures]
-    bodies = {is_moon(planet_crs(box.crs)) for box in boxes}
+    bodies = {is_moon(require_body(box.crs, BODIES)) for box in boxes}
     if len(bodies) > 1:
         raise BodyMismatchError(
             "images of the Moon and of Mercury", where="mosaic", remedy="give images of one body"
@@ -140,23 +142,23 @@ def mosaic(
                 "a grid and a resolution or CRS", where="grid", remedy="give one or the other"
             )
         target = box_of(grid) if isinstance(grid, (xr.Dataset, xr.DataArray)) else grid
-        planet_crs(target.crs, where="grid")
+        require_body(target.crs, BODIES, where="grid")
     else:
         target = _common_box(
             boxes, boxes[0].crs if crs is None else crs, RESOLUTION if resolution is None else resolution
         )  # fmt: skip
     names = [str(p.attrs.get("source", f"image {k}")) for k, p in enumerate(pictures)]
-    fine = metres_per_pixel(target)
+    fine = pixel_size(target)
     for name, box in zip(names, boxes, strict=True):
-        if metres_per_pixel(box) >= 1.5 * fine:
+        if pixel_size(box) >= 1.5 * fine:
             warnings.warn(
-                f"{name} has {metres_per_pixel(box):g} m a pixel and is interpolated to {fine:g} m",
+                f"{name} has {pixel_size(box):g} m a pixel and is interpolated to {fine:g} m",
                 LunarrayWarning,
                 stacklevel=2,
             )
     ranks = _ranks(order, boxes)
     data, source = _compose(pictures, boxes, target, ranks, overlap, method, min_valid, chunks)
-    dims = ("lat", "lon") if planet_crs(target.crs).is_geographic else ("y", "x")
+    dims = ("lat", "lon") if require_body(target.crs, BODIES).is_geographic else ("y", "x")
     first = pictures[ranks[0]]
     ds = xr.Dataset(
         {
@@ -171,7 +173,7 @@ def mosaic(
                 {
                     "long_name": "number of the image that a pixel came from, -1 none",
                     "images": names,
-                    "resolutions": [round(metres_per_pixel(box), 6) for box in boxes],
+                    "resolutions": [round(pixel_size(box), 6) for box in boxes],
                 },
             ),
             "valid": (dims, source >= 0, {"long_name": "pixels with data"}),
@@ -243,7 +245,7 @@ def resample(
             out[start:stop] = sampler.block(
                 (start, stop), (0, columns), [(0, 0)], [np.asarray(data)]
             )
-    names = ("lat", "lon") if planet_crs(target.crs).is_geographic else ("y", "x")
+    names = ("lat", "lon") if require_body(target.crs, BODIES).is_geographic else ("y", "x")
     attrs = {k: v for k, v in image.attrs.items() if k not in ("grid_mapping", "crs")}
     result = xr.DataArray(out, dims=names, name=image.name, attrs=attrs)
     return assign_grid(stamp(result, f"resample, {method!r}"), target)
@@ -271,7 +273,7 @@ def _ranks(order: Any, boxes: list[GeoBox]) -> list[int]:
         if order == "given":
             return list(range(count))
         if order == "finest":
-            return sorted(range(count), key=lambda k: (metres_per_pixel(boxes[k]), k))
+            return sorted(range(count), key=lambda k: (pixel_size(boxes[k]), k))
         raise InputError(
             f"order={order!r}", where="order", remedy='give "given", "finest" or a number for each image'
         )  # fmt: skip
@@ -285,7 +287,7 @@ def _ranks(order: Any, boxes: list[GeoBox]) -> list[int]:
 
 def _common_box(boxes: list[GeoBox], crs: Any, resolution: Any) -> GeoBox:
     """Smallest grid around all of some grids."""
-    target = planet_crs(crs)
+    target = require_body(crs, BODIES)
     try:
         size = float(resolution)
     except (TypeError, ValueError):
@@ -325,8 +327,8 @@ def _outline(box: GeoBox, target: Any) -> tuple[np.ndarray, np.ndarray]:
     row = np.concatenate([np.zeros(33), r, np.full(33, rows), r[::-1]])
     column = np.concatenate([c, np.full(33, columns), c[::-1], np.zeros(33)])
     x, y = box.transform.a * column + box.transform.c, box.transform.e * row + box.transform.f
-    source = planet_crs(box.crs)
-    return (x, y) if source == target else xy_of(target, *lonlat_of(source, x, y))
+    source = require_body(box.crs, BODIES)
+    return (x, y) if source == target else from_lonlat(target, *to_lonlat(source, x, y))
 
 
 def _reach(source: GeoBox, target: GeoBox) -> tuple[float, float, float, float]:
@@ -381,7 +383,7 @@ class _Sampler:
         c = np.arange(c0, max(columns[1], c0 + step) + step, step, dtype=np.float64)
         row, column = np.meshgrid(r, c, indexing="ij")
         places = np.stack(_source_positions(self.source, self.target, row, column), -1)
-        period = period_of(planet_crs(self.source.crs))
+        period = period_of(require_body(self.source.crs, BODIES))
         if period is not None:
             # Behind the Moon, a cell would reach from one edge of the turn to the other, right over the source.
             half = 0.5 * period / abs(self.source.transform.a)
@@ -477,11 +479,11 @@ def _source_positions(
     source: GeoBox, target: GeoBox, row: np.ndarray, column: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fractional pixel positions in the source of those in the target."""
-    a, b = planet_crs(target.crs), planet_crs(source.crs)
+    a, b = require_body(target.crs, BODIES), require_body(source.crs, BODIES)
     affine, inverse = target.transform, ~source.transform
     x, y = affine.a * column + affine.c, affine.e * row + affine.f
     if a != b:
-        x, y = xy_of(b, *lonlat_of(a, x, y))
+        x, y = from_lonlat(b, *to_lonlat(a, x, y))
     period = period_of(b)
     if period is not None:
         box = source.boundingbox
@@ -503,7 +505,7 @@ def _source_positions(
 def _sampler(dtype: Any, source: GeoBox, target: GeoBox, method: str, min_valid: float) -> _Sampler:
     dtype = np.dtype(dtype)
     whole = dtype.kind in "biu"
-    ratio = metres_per_pixel(target) / metres_per_pixel(source)
+    ratio = pixel_size(target) / pixel_size(source)
     if method == "auto":
         method = "nearest" if whole else "average" if ratio >= 4 / 3 else "bilinear"
     elif method != "nearest" and whole:
@@ -528,7 +530,7 @@ def _sampler(dtype: Any, source: GeoBox, target: GeoBox, method: str, min_valid:
 
 
 def _same_lattice(source: GeoBox, target: GeoBox) -> bool:
-    if planet_crs(source.crs) != planet_crs(target.crs):
+    if require_body(source.crs, BODIES) != require_body(target.crs, BODIES):
         return False
     relative = ~source.transform * target.transform
     offsets = (relative.c, relative.f)
@@ -541,7 +543,7 @@ def _same_lattice(source: GeoBox, target: GeoBox) -> bool:
 
 def _lattice_step(source: GeoBox, target: GeoBox) -> int:
     """Widest lattice between whose nodes positions are interpolated well enough, tried all over the overlap."""
-    if planet_crs(source.crs) == planet_crs(target.crs):
+    if require_body(source.crs, BODIES) == require_body(target.crs, BODIES):
         return _STEPS[0]
     rows, columns = target.shape
     for step in _STEPS[:-1]:

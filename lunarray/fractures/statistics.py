@@ -10,16 +10,16 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import GridError, InputError
-from lunarray.fractures.ground import (
+from lunarray.fractures.ground import box_of, metric_of
+from lunarray.geo import (
+    BODIES,
     assign_grid,
-    box_of,
     covering_box,
-    lonlat_of,
-    metric_of,
-    planet_crs,
     radius_of,
+    require_body,
+    spatial_dims,
+    to_lonlat,
 )
-from lunarray.geo.crs import spatial_dims
 from lunarray.store.provenance import stamp
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def segments(fractures: geopandas.GeoDataFrame) -> dict[str, np.ndarray]:
         raise GridError(
             "fractures without a CRS", where="fractures", remedy="assign one, frame.set_crs(...)"
         )
-    crs = planet_crs(fractures.crs)
+    crs = require_body(fractures.crs, BODIES)
     if "centreline" in fractures.columns:
         lines = fractures["centreline"].to_numpy()
     elif fractures.geom_type.isin(["LineString", "MultiLineString"]).all():
@@ -74,7 +74,7 @@ def segments(fractures: geopandas.GeoDataFrame) -> dict[str, np.ndarray]:
     radius = radius_of(crs)
     places = []
     for x, y in (a.T, b.T, ((a + b) / 2).T) if len(a) else [np.empty((2, 0))] * 3:
-        lon, lat = lonlat_of(crs, x, y)
+        lon, lat = to_lonlat(crs, x, y)
         lam, phi = np.deg2rad(lon), np.deg2rad(lat)
         places.append((lam, phi, _unit(lam, phi)))
     chord = places[1][2] - places[0][2]
@@ -329,7 +329,7 @@ def density(
         raise GridError(
             "fractures without a CRS", where="fractures", remedy="assign one, frame.set_crs(...)"
         )
-    crs = planet_crs(fractures.crs)
+    crs = require_body(fractures.crs, BODIES)
     if like is None:
         if not len(fractures):
             raise InputError(
@@ -340,7 +340,7 @@ def density(
         bounds = (bounds[0] - pad, bounds[1] - pad, bounds[2] + pad, bounds[3] + pad)
     else:
         box = box_of(like) if isinstance(like, (xr.Dataset, xr.DataArray)) else like
-        if planet_crs(box.crs) != crs:
+        if require_body(box.crs, BODIES) != crs:
             raise GridError(
                 "the map is not in the CRS of the fractures",
                 where="like",

@@ -12,9 +12,9 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import GridError, InputError
-from lunarray.fractures.ground import box_of, lonlat_of, planet_crs, xy_of
+from lunarray.fractures.ground import box_of
 from lunarray.fractures.vectors import same_grid
-from lunarray.geo.crs import crs_of, spatial_dims
+from lunarray.geo import BODIES, crs_of, from_lonlat, require_body, spatial_dims, to_lonlat
 
 __all__ = ["TileSet", "split", "tiles"]
 
@@ -460,7 +460,11 @@ def _outlines(corners: np.ndarray, size: int, geobox: Any, target: Any) -> np.nd
     """Outlines of windows in the CRS of the first image."""
     import shapely
 
-    affine, source, crs = geobox.transform, planet_crs(geobox.crs), planet_crs(target)
+    affine, source, crs = (
+        geobox.transform,
+        require_body(geobox.crs, BODIES),
+        require_body(target, BODIES),
+    )
     rows, columns = geobox.shape
     r0, c0 = corners[:, 0], corners[:, 1]
     r1, c1 = np.minimum(r0 + size, rows), np.minimum(c0 + size, columns)
@@ -469,7 +473,7 @@ def _outlines(corners: np.ndarray, size: int, geobox: Any, target: Any) -> np.nd
     x = affine.c + affine.a * np.stack([c0, c1, c1, c0], 1)
     y = affine.f + affine.e * np.stack([r0, r0, r1, r1], 1)
     if source != crs:
-        x, y = xy_of(crs, *lonlat_of(source, x, y))
+        x, y = from_lonlat(crs, *to_lonlat(source, x, y))
     good = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
     return shapely.polygons(np.stack([x[good], y[good]], axis=-1))
 

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from lunarray.errors import GridError, InputError
-from lunarray.fractures.ground import (
-    Metric,
-    box_of,
-    metric_of,
-    north_of,
-    planet_crs,
-    transform_geometry,
-)
-from lunarray.geo.crs import spatial_dims
+from lunarray.fractures.ground import Metric, box_of, metric_of, north_of
+from lunarray.geo import BODIES, read_vectors, require_body, spatial_dims, transform_geometry
 
 if TYPE_CHECKING:
     import geopandas
@@ -392,7 +384,7 @@ def _features(
     table["id"] = np.arange(1, len(table) + 1)
     if units is not None and "unit" not in table:
         table["unit"] = pd.Series(dtype=object)
-    crs = planet_crs(geobox.crs)
+    crs = require_body(geobox.crs, BODIES)
     table = table[[*names, "geometry", *(["centreline"] if centrelines else [])]]
     frame = geopandas.GeoDataFrame(table, geometry="geometry", crs=crs.to_wkt())
     if centrelines:
@@ -532,83 +524,13 @@ def _collect(parts: np.ndarray, owner: np.ndarray, count: int, join: Any) -> np.
 # --- units ----------------------------------------------------------------------------------------
 
 
-def read_vectors(vectors: Any, crs: Any = None, *, where: str = "vectors") -> Any:
-    """Vectors from a GeoDataFrame or any file that OGR reads, with a CRS.
-
-    Parameters
-    ----------
-    vectors : GeoDataFrame or path
-        What to read; of a file with several layers, the first with geometry.
-    crs : optional
-        What :func:`lunarray.geo.moon_crs` takes, for a file that does not say; it wins over the file's.
-    where : str
-        What they are, for messages.
-
-    Returns
-    -------
-    geopandas.GeoDataFrame
-        Without empty geometries.
-
-    Raises
-    ------
-    InputError
-        If they cannot be read.
-    GridError
-        If they have no CRS and none is given.
-    BodyMismatchError
-        If they are of another body.
-    """
-    import geopandas
-
-    if isinstance(vectors, (str, os.PathLike)):
-        import pyogrio
-
-        path = os.path.expanduser(os.fspath(vectors))
-        where = path
-        if not os.path.exists(path):
-            raise InputError("no such file", where=path, remedy="check the path")
-        try:
-            # GeoPackages keep styles in a layer without geometry.
-            layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
-            frame = geopandas.read_file(path, layer=layers[0] if layers else None)
-        except Exception as error:
-            raise InputError(
-                f"cannot be read as vectors ({error})",
-                where=path,
-                remedy="give a GeoPackage, a shapefile or another file that OGR reads",
-            ) from error
-    elif hasattr(vectors, "geometry") and hasattr(vectors, "crs"):
-        frame = vectors
-    else:
-        raise InputError(
-            f"{type(vectors).__name__} is no set of vectors",
-            where=where,
-            remedy="give a GeoDataFrame or a vector file",
-        )
-    if frame.crs is None and crs is None:
-        beside = (
-            "; a shapefile keeps it in a .prj, which is absent"
-            if where.lower().endswith(".shp")
-            else ""
-        )
-        raise GridError(
-            f"the vectors have no coordinate reference system{beside}",
-            where=where,
-            remedy="give crs=, for instance crs='geographic' for lunar longitudes and latitudes",
-        )
-    known = planet_crs(frame.crs if crs is None else crs, where=where)
-    frame = frame.set_crs(known.to_wkt(), allow_override=True)
-    good = ~(frame.geometry.isna() | frame.geometry.is_empty)
-    return frame[good]
-
-
 def _units(within: Any, geobox: GeoBox) -> Any:
     """Units as (geometries, names) in the CRS of the grid."""
     import shapely
 
-    from lunarray.geo.regions import Box, Circle, Polygon, as_regions, region_name, region_shape
+    from lunarray.geo import Box, Circle, Polygon, as_regions, region_name, region_shape
 
-    crs = planet_crs(geobox.crs)
+    crs = require_body(geobox.crs, BODIES)
     box = geobox.boundingbox
     if isinstance(within, (Box, Circle, Polygon)) or (
         isinstance(within, (list, tuple))
@@ -640,7 +562,9 @@ def _units(within: Any, geobox: GeoBox) -> Any:
             frame.crs,
             crs,
             centre=(box.left + box.right) / 2,
-            step=None if planet_crs(frame.crs).is_geographic != crs.is_geographic else span / 100,
+            step=None
+            if require_body(frame.crs, BODIES).is_geographic != crs.is_geographic
+            else span / 100,
         )
     shapes = shapely.make_valid(shapes)
     return shapes, np.array(names, dtype=object)

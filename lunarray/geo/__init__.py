@@ -1,30 +1,52 @@
-"""Lunar coordinate systems, longitudes, and grids."""
+"""The ground: bodies and their reference systems, grids, rasters, vectors, regions."""
 
 from __future__ import annotations
 
+from lunarray.geo.coverage import coverage, pixel_area, region_mask, region_window
 from lunarray.geo.crs import (
+    BODIES,
+    MERCURY,
+    MOON,
     NAMED_CRS,
-    assign_crs,
+    Body,
+    body_of,
     crs_code,
-    crs_of,
+    crs_name,
+    from_lonlat,
     is_moon,
     moon_crs,
+    period_of,
+    radius_of,
+    require_body,
     require_moon,
-    spatial_dims,
+    to_lonlat,
 )
 from lunarray.geo.footprints import (
+    densify,
     footprint_area,
     footprint_polygons,
     hull_corners,
+    lonlat_of,
     merge_footprints,
+    unit_vectors,
 )
-from lunarray.geo.grid import (
+from lunarray.geo.georeference import (
+    affine_of_coords,
+    assign_crs,
+    assign_grid,
+    crs_of,
     geobox_of,
     grid_coords,
     grid_dims,
+    spatial_dims,
+)
+from lunarray.geo.grid import (
+    covering_box,
+    grid_token,
     lonlat,
     lunar_grid,
     pixel_of,
+    pixel_size,
     polar_grid,
     project,
 )
@@ -34,47 +56,72 @@ from lunarray.geo.regions import (
     Circle,
     Polygon,
     as_regions,
-    pixel_area,
     region_grid,
-    region_mask,
+    region_name,
     region_shape,
 )
-from lunarray.geo.resample import reproject
+from lunarray.geo.resample import Method, reproject
 from lunarray.geo.sphere import RADIUS, great_circle_distance
+from lunarray.geo.vectors import read_vectors, transform_geometry
 from lunarray.geo.zonal import region_statistics
 
 __all__ = [
+    "BODIES",
+    "MERCURY",
+    "MOON",
     "NAMED_CRS",
     "RADIUS",
+    "Body",
     "Box",
     "Circle",
+    "Method",
     "Polygon",
+    "affine_of_coords",
     "as_regions",
     "assign_crs",
+    "assign_grid",
+    "body_of",
+    "coverage",
+    "covering_box",
     "crs_code",
+    "crs_name",
     "crs_of",
+    "densify",
     "footprint_area",
     "footprint_polygons",
+    "from_lonlat",
     "geobox_of",
     "great_circle_distance",
     "grid_coords",
     "grid_dims",
+    "grid_token",
     "hull_corners",
     "is_moon",
     "lonlat",
+    "lonlat_of",
     "lunar_grid",
     "merge_footprints",
     "moon_crs",
+    "period_of",
     "pixel_area",
     "pixel_of",
+    "pixel_size",
     "polar_grid",
     "project",
+    "radius_of",
+    "read_vectors",
     "region_grid",
     "region_mask",
+    "region_name",
     "region_shape",
     "region_statistics",
+    "region_window",
     "reproject",
+    "require_body",
     "require_moon",
     "spatial_dims",
+    "to_lonlat",
+    "transform_geometry",
+    "unit_vectors",
     "wrap_longitude",
 ]

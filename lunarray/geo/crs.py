@@ -1,14 +1,17 @@
-"""Lunar coordinate reference systems, and keeping them with the data.
+"""Bodies and their coordinate reference systems.
 
-rasterio names no authority for lunar systems (``to_epsg()`` is None), so identity is decided here: by the code that
-the WKT carries, else by comparing parameters.
+rasterio names no authority for systems of other bodies than the Earth (``to_epsg()`` is None), so identity is decided
+here: by the code that the WKT carries, else by comparing parameters.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import re
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,20 +20,58 @@ from lunarray.geo.sphere import RADIUS
 
 if TYPE_CHECKING:
     import pyproj
-    import xarray as xr
 
-T = TypeVar("T", "xr.Dataset", "xr.DataArray")
+# What IAU_2015 adds to a hundred times the number of a body.
+_SYSTEMS = {"geographic": 0, "equirectangular": 10, "north": 30, "south": 35}
+
+
+@dataclass(frozen=True)
+class Body:
+    """A body whose maps lunarray takes.
+
+    Attributes
+    ----------
+    name : str
+        In English, as after "of".
+    naif : int
+        Its number at NAIF, from which its IAU_2015 codes are made.
+    radius : float
+        Of its sphere, m.
+    radii : tuple of 2 float
+        Between these (m) lie the semi-major axes that are in use for it.
+    """
+
+    name: str
+    naif: int
+    radius: float
+    radii: tuple[float, float]
+
+    @property
+    def systems(self) -> dict[str, str]:
+        """Codes of its reference systems by short name."""
+        return {name: f"IAU_2015:{100 * self.naif + k}" for name, k in _SYSTEMS.items()}
+
+    def crs(self, system: str = "geographic") -> pyproj.CRS:
+        """One of its reference systems, by short name: "geographic", "equirectangular", "north" or "south"."""
+        return parse_crs(self.systems[system])
+
+    def holds(self, crs: Any) -> bool:
+        """Whether a CRS is of this body, judged by the radius of its sphere or ellipsoid."""
+        ellipsoid = as_crs(crs).ellipsoid
+        return ellipsoid is not None and (
+            self.radii[0] <= float(ellipsoid.semi_major_metre) <= self.radii[1]
+        )
+
+
+#: Spheres in use lie between 1736.0 km (polar radius) and 1738.1 km (equatorial radius, older products).
+MOON = Body("the Moon", 301, RADIUS, (1_735_900.0, 1_738_400.0))
+MERCURY = Body("Mercury", 199, 2_439_400.0, (2_437_000.0, 2_441_500.0))
+#: Every body that some verb takes.
+BODIES = (MOON, MERCURY)
+Bodies = Body | Sequence[Body]
 
 #: The short names of the lunar systems, with their codes.
-NAMED_CRS = {
-    "geographic": "IAU_2015:30100",
-    "equirectangular": "IAU_2015:30110",
-    "north": "IAU_2015:30130",
-    "south": "IAU_2015:30135",
-}
-
-#: Name of the coordinate that holds the CRS, as rioxarray and odc-geo expect it.
-CRS_COORD = "spatial_ref"
+NAMED_CRS = MOON.systems
 
 # Mean radii (m) of bodies, only to name the body in a message where the CRS does not name it itself.
 _RADII = {
@@ -47,39 +88,6 @@ _RADII = {
     "Vesta": 262_700.0,
     "Pluto": 1_188_300.0,
 }
-# Spheres in use for the Moon lie between 1736.0 km (polar radius) and 1738.1 km (equatorial radius, older products).
-_MOON_RADII = (1_735_900.0, 1_738_400.0)
-
-_SPATIAL_DIMS = (("y", "x"), ("lat", "lon"), ("latitude", "longitude"))
-
-_COORD_ATTRS = {
-    "x": {
-        "standard_name": "projection_x_coordinate",
-        "long_name": "x coordinate of projection",
-        "units": "m",
-        "axis": "X",
-    },
-    "y": {
-        "standard_name": "projection_y_coordinate",
-        "long_name": "y coordinate of projection",
-        "units": "m",
-        "axis": "Y",
-    },
-    "lon": {
-        "standard_name": "longitude",
-        "long_name": "longitude",
-        "units": "degrees_east",
-        "axis": "X",
-    },
-    "lat": {
-        "standard_name": "latitude",
-        "long_name": "latitude",
-        "units": "degrees_north",
-        "axis": "Y",
-    },
-}
-_COORD_ATTRS["longitude"] = _COORD_ATTRS["lon"]
-_COORD_ATTRS["latitude"] = _COORD_ATTRS["lat"]
 
 
 def moon_crs(name_or_code: Any = "geographic") -> pyproj.CRS:
@@ -103,11 +111,11 @@ def moon_crs(name_or_code: Any = "geographic") -> pyproj.CRS:
     GridError
         If it cannot be understood as a CRS.
     """
-    return require_moon(name_or_code)
+    return require_body(name_or_code)
 
 
 def require_moon(crs: Any, where: str | None = None) -> pyproj.CRS:
-    """Insist that a CRS is of the Moon.
+    """Insist that a CRS is of the Moon; :func:`require_body` with nothing else allowed.
 
     Parameters
     ----------
@@ -128,6 +136,34 @@ def require_moon(crs: Any, where: str | None = None) -> pyproj.CRS:
     GridError
         If there is none, or it cannot be understood.
     """
+    return require_body(crs, MOON, where)
+
+
+def require_body(crs: Any, body: Bodies = MOON, where: str | None = None) -> pyproj.CRS:
+    """Insist that a CRS is of a body, or of one of some.
+
+    Parameters
+    ----------
+    crs : str, int, CRS object or None
+        What `moon_crs` takes.
+    body : Body or sequence of Body
+        Which are allowed: ``MOON``, ``MERCURY``, ``BODIES``.
+    where : str, optional
+        The file or variable that the CRS came with, for the message.
+
+    Returns
+    -------
+    pyproj.CRS
+        The CRS. Systems equal to one of a body's named ones come back as that one, with its code.
+
+    Raises
+    ------
+    BodyMismatchError
+        If it is a CRS of another body; the message names the body.
+    GridError
+        If there is none, or it cannot be understood.
+    """
+    allowed = (body,) if isinstance(body, Body) else tuple(body)
     if crs is None:
         raise GridError(
             "there is no coordinate reference system",
@@ -135,32 +171,42 @@ def require_moon(crs: Any, where: str | None = None) -> pyproj.CRS:
             remedy="give one of IAU_2015:30100, 30110, 30130 or 30135, for instance with "
             "lunarray.geo.assign_crs(obj, 'north')",
         )
-    if isinstance(crs, (str, int, np.integer)):
-        try:
-            parsed = _parse(crs if isinstance(crs, str) else int(crs))
-        except InputError as error:
-            raise type(error)(
-                error.problem, where=where or error.where, remedy=error.remedy
-            ) from None
-    else:
-        parsed = _to_pyproj(crs)
-    if not is_moon(parsed):
-        body, radius = _body(parsed)
-        size = (
-            ""
-            if radius is None
-            else f" (semi-major axis {radius:,.0f} m; the Moon's is {RADIUS:,.0f} m)"
-        )
-        raise BodyMismatchError(
-            f"the CRS {parsed.name!r} is of {body}{size}, not of the Moon",
-            where=where,
-            remedy=(
-                "Give lunar data; if the coordinates are lunar and only the label is wrong, assign the right CRS with "
-                "lunarray.geo.assign_crs (IAU_2015:30100, 30110, 30130 or 30135)"
-            ),
-        )
-    code = crs_code(parsed)
-    return _parse(code) if code in NAMED_CRS.values() else parsed
+    try:
+        parsed = as_crs(crs)
+    except InputError as error:
+        raise type(error)(error.problem, where=where or error.where, remedy=error.remedy) from None
+    known = _recognised(parsed.to_wkt())
+    if known is not None and known[0] in allowed:
+        return known[1]
+    name, radius = _name_of_body(parsed)
+    names = [one.name for one in allowed]
+    size = "" if radius is None else f" (semi-major axis {radius:,.0f} m; the Moon's is {RADIUS:,.0f} m)"  # fmt: skip
+    not_of = f"not of {names[0]}" if len(names) == 1 else f"neither of {' nor of '.join(names)}"
+    raise BodyMismatchError(
+        f"the CRS {parsed.name!r} is of {name}{size}, {not_of}",
+        where=where,
+        remedy=(
+            "Give lunar data; if the coordinates are lunar and only the label is wrong, assign the right CRS with "
+            "lunarray.geo.assign_crs (IAU_2015:30100, 30110, 30130 or 30135)"
+        ),
+    )
+
+
+def body_of(crs: Any) -> Body | None:
+    """Body that a CRS is of.
+
+    Parameters
+    ----------
+    crs : str, int or CRS object
+        What `moon_crs` takes.
+
+    Returns
+    -------
+    Body or None
+        One of ``BODIES``, or None for any other.
+    """
+    known = _recognised(as_crs(crs).to_wkt())
+    return None if known is None else known[0]
 
 
 def is_moon(crs: Any) -> bool:
@@ -176,9 +222,18 @@ def is_moon(crs: Any) -> bool:
     bool
         True for any geographic or projected lunar CRS, named or "unnamed" (ISIS and GDAL write such).
     """
-    crs = _to_pyproj(crs)
-    _, radius = _body(crs)
-    return radius is not None and _MOON_RADII[0] <= radius <= _MOON_RADII[1]
+    return body_of(crs) == MOON
+
+
+@functools.lru_cache(maxsize=256)
+def _recognised(wkt: str) -> tuple[Body, pyproj.CRS] | None:
+    """Body of a CRS, and the CRS by its code where it has one: milliseconds of work, that every block asks for."""
+    parsed = parse_crs(wkt)
+    body = next((one for one in BODIES if one.holds(parsed)), None)
+    if body is None:
+        return None
+    code = crs_code(parsed)
+    return body, parse_crs(code) if code in body.systems.values() else parsed
 
 
 def crs_code(crs: Any) -> str | None:
@@ -192,213 +247,42 @@ def crs_code(crs: Any) -> str | None:
     Returns
     -------
     str or None
-        "AUTHORITY:CODE"; for systems without one, the code of the named lunar system with the same parameters, else
-        None.
+        "AUTHORITY:CODE"; for systems without one, the code of the named system of the Moon or of Mercury with the same
+        parameters, else None.
     """
-    crs = _to_pyproj(crs)
+    crs = as_crs(crs)
     authority = crs.to_authority(min_confidence=100)
     if authority is not None:
         return ":".join(authority)
     wanted = _parameters(crs)
     if wanted is None:
         return None
-    for code in NAMED_CRS.values():
-        if wanted == _parameters(_parse(code)):
-            return code
+    for body in BODIES:
+        for code in body.systems.values() if body.holds(crs) else ():
+            if wanted == _parameters(parse_crs(code)):
+                return code
     return None
 
 
-def crs_of(obj: xr.Dataset | xr.DataArray) -> pyproj.CRS | None:
-    """CRS that an xarray object carries.
+def crs_name(crs: Any) -> str:
+    """Short name of a lunar CRS.
 
     Parameters
     ----------
-    obj : xarray.Dataset or xarray.DataArray
-        With a CF grid mapping, a ``spatial_ref`` coordinate, or a ``crs`` attribute.
+    crs : str, int or CRS object
+        What `moon_crs` takes, of any body.
 
     Returns
     -------
-    pyproj.CRS or None
-        The CRS of whatever body, or None where there is none.
-
-    Raises
-    ------
-    GridError
-        If variables carry different systems.
+    str
+        As :func:`moon_crs` takes it; empty where it has none.
     """
-    found: list[pyproj.CRS] = []
-    for name in _grid_mapping_names(obj):
-        source = (
-            obj.coords[name]
-            if name in obj.coords
-            else obj[name]
-            if _is_dataset(obj) and name in obj
-            else None
-        )
-        crs = None if source is None else _crs_from_attrs(source.attrs)
-        if crs is not None and all(crs != other for other in found):
-            found.append(crs)
-    if not found:
-        holders = [obj.attrs]
-        if _is_dataset(obj):
-            holders += [variable.attrs for variable in obj.data_vars.values()]
-        for attrs in holders:
-            crs = _crs_from_attrs(attrs)
-            if crs is not None and all(crs != other for other in found):
-                found.append(crs)
-    if len(found) > 1:
-        raise GridError(
-            "variables carry different coordinate reference systems: "
-            + ", ".join(repr(crs.name) for crs in found),
-            remedy="work on variables of one grid at a time, ds[[...]]",
-        )
-    return found[0] if found else None
-
-
-def assign_crs(obj: T, crs: Any) -> T:
-    """Give an xarray object a lunar CRS that rioxarray, odc-geo and CF readers understand.
-
-    Parameters
-    ----------
-    obj : xarray.Dataset or xarray.DataArray
-        With dimensions (y, x) or (lat, lon).
-    crs : str, int, CRS object or GeoBox
-        What `moon_crs` takes; a GeoBox also gives the transform, to the last bit.
-
-    Returns
-    -------
-    same type as `obj`
-        With a scalar coordinate ``spatial_ref`` (WKT2, CF parameters and, where the coordinates are regular, the
-        GeoTransform), ``grid_mapping`` in the attributes of every spatial variable, and CF attributes on x and y or
-        lon and lat. Data are untouched and stay lazy.
-
-    Raises
-    ------
-    BodyMismatchError
-        If `crs` is of another body.
-    GridError
-        If a GeoBox is given that is not the grid of the coordinates.
-
-    Notes
-    -----
-    ``grid_mapping`` stands in ``attrs``, not in ``encoding``: xarray drops the encoding in most operations, and
-    rioxarray, odc-geo and xarray's writers read either.
-    """
-    import xarray as xr
-
-    geobox = crs if hasattr(crs, "transform") and hasattr(crs, "crs") else None
-    crs = require_moon(crs if geobox is None else geobox.crs)
-    dims = spatial_dims(obj)
-    attrs: dict[str, Any] = {}
-    # CF has no projection of the equirectangular kind on every version; to_cf then gives the WKT alone.
-    attrs.update(
-        {key: value for key, value in crs.to_cf().items() if value is not None and key != "crs_wkt"}
-    )
-    attrs["crs_wkt"] = attrs["spatial_ref"] = crs.to_wkt("WKT2_2019")
     code = crs_code(crs)
-    if code is not None:
-        attrs["crs_code"] = code
-    if dims is not None:
-        transform = (
-            _transform_of_coords(obj, dims)
-            if geobox is None
-            else _checked_transform(obj, dims, geobox)
-        )
-        if transform is not None:
-            attrs["GeoTransform"] = " ".join(repr(float(value)) for value in transform)
-
-    stale = [
-        name
-        for name in _grid_mapping_names(obj)
-        if name != CRS_COORD and name in obj.coords and obj.coords[name].ndim == 0
-    ]
-    obj = obj.drop_vars(stale)
-    obj = obj.assign_coords({CRS_COORD: xr.Variable((), np.int64(0), attrs)})
-    for dim in dims or ():
-        if dim in obj.coords:
-            coordinate = obj.coords[dim]
-            obj = obj.assign_coords(
-                {dim: coordinate.assign_attrs({**coordinate.attrs, **_COORD_ATTRS[dim]})}
-            )
-    if isinstance(obj, xr.DataArray):
-        return _with_mapping(obj)
-    spatial = {
-        name: _with_mapping(obj[name])
-        for name in obj.data_vars
-        if dims is None or set(dims) <= set(obj[name].dims)
-    }
-    obj = obj.assign(spatial)
-    obj.encoding.pop("grid_mapping", None)
-    return obj
-
-
-def spatial_dims(obj: xr.Dataset | xr.DataArray) -> tuple[str, str] | None:
-    """Find the two spatial dimensions.
-
-    Parameters
-    ----------
-    obj : xarray.Dataset or xarray.DataArray
-        A map, or anything else.
-
-    Returns
-    -------
-    tuple of str or None
-        ("y", "x") or ("lat", "lon"), or None where there are none.
-    """
-    for dims in _SPATIAL_DIMS:
-        if set(dims) <= set(obj.dims):
-            return dims
-    return None
-
-
-def _with_mapping(array: xr.DataArray) -> xr.DataArray:
-    array = array.copy(deep=False)
-    array.attrs = {**array.attrs, "grid_mapping": CRS_COORD}
-    # In both places xarray refuses to write.
-    array.encoding = {key: value for key, value in array.encoding.items() if key != "grid_mapping"}
-    return array
-
-
-def _is_dataset(obj: Any) -> bool:
-    return hasattr(obj, "data_vars")
-
-
-def _grid_mapping_names(obj: Any) -> list[str]:
-    variables = [obj, *obj.data_vars.values()] if _is_dataset(obj) else [obj]
-    names: list[str] = []
-    for variable in variables:
-        name = variable.encoding.get("grid_mapping") or variable.attrs.get("grid_mapping")
-        if name is not None:
-            # CF allows "name: coordinate coordinate"; the mapping's name comes first.
-            names.append(str(name).split(":")[0].split()[0])
-    names += [
-        name
-        for name in (CRS_COORD, "crs")
-        if name in obj.coords or (_is_dataset(obj) and name in obj)
-    ]
-    return list(dict.fromkeys(names))
-
-
-def _crs_from_attrs(attrs: Any) -> pyproj.CRS | None:
-    for key in ("crs_wkt", CRS_COORD, "crs", "proj4"):
-        value = attrs.get(key)
-        if value is not None and not (isinstance(value, str) and not value.strip()):
-            try:
-                return _parse(value) if isinstance(value, str) else _to_pyproj(value)
-            except InputError:
-                continue
-    if "grid_mapping_name" in attrs:
-        import pyproj
-
-        try:
-            return pyproj.CRS.from_cf(dict(attrs))
-        except (pyproj.exceptions.CRSError, KeyError):
-            return None
-    return None
+    return next((name for name, known in NAMED_CRS.items() if known == code), "")
 
 
 @functools.lru_cache(maxsize=256)
-def _parse(text: str | int) -> pyproj.CRS:
+def parse_crs(text: str | int) -> pyproj.CRS:
     """CRS from a name, code or WKT; one object for each, since parsing costs milliseconds."""
     import pyproj
 
@@ -407,13 +291,13 @@ def _parse(text: str | int) -> pyproj.CRS:
         text = text.strip()
         if text.lower() in NAMED_CRS:
             text = NAMED_CRS[text.lower()]
-        elif re.fullmatch(r"301\d\d", text):
+        elif re.fullmatch(r"(301|199)\d\d", text):
             text = int(text)
     if isinstance(text, int):
-        # Bare lunar numbers are IAU's; any other bare number is an EPSG code, as everywhere.
+        # Bare numbers of the Moon and of Mercury are IAU's; any other bare number is an EPSG code, as everywhere.
         text = (
             f"IAU_2015:{text}"
-            if 30100 <= text <= 30199
+            if text // 100 in {one.naif for one in BODIES}
             else f"ESRI:{text}"
             if text == 104903
             else f"EPSG:{text}"
@@ -430,18 +314,19 @@ def _parse(text: str | int) -> pyproj.CRS:
         ) from error
 
 
-def _to_pyproj(crs: Any) -> pyproj.CRS:
+def as_crs(crs: Any) -> pyproj.CRS:
+    """CRS of any body from whatever says one: what `moon_crs` takes."""
     import pyproj
 
     if isinstance(crs, pyproj.CRS):
         return crs
     if isinstance(crs, (str, int, np.integer)):
-        return _parse(crs if isinstance(crs, str) else int(crs))
+        return parse_crs(crs if isinstance(crs, str) else int(crs))
     proj = getattr(crs, "proj", None)  # odc-geo
     if isinstance(proj, pyproj.CRS):
         return proj
     try:
-        return _parse(crs.to_wkt())  # rasterio, osgeo-like
+        return parse_crs(crs.to_wkt())  # rasterio, osgeo-like
     except AttributeError:
         raise GridError(
             f"an object of type {type(crs).__name__} is not a coordinate reference system",
@@ -449,7 +334,117 @@ def _to_pyproj(crs: Any) -> pyproj.CRS:
         ) from None
 
 
-def _body(crs: pyproj.CRS) -> tuple[str, float | None]:
+# --- between projections and longitudes -----------------------------------------------------------
+
+
+def radius_of(crs: Any) -> float:
+    """Radius of the sphere of a CRS.
+
+    Parameters
+    ----------
+    crs : str, int or CRS object
+        What `moon_crs` takes, of any body.
+
+    Returns
+    -------
+    float
+        m; of an ellipsoid the longer one.
+    """
+    ellipsoid = as_crs(crs).ellipsoid
+    if ellipsoid is None:
+        raise GridError(
+            "a CRS without a body", where="crs", remedy="give one of the Moon or of Mercury"
+        )
+    return float(ellipsoid.semi_major_metre)
+
+
+@functools.lru_cache(maxsize=64)
+def _transformer(wkt: str, forward: bool) -> pyproj.Transformer:
+    """Between a projection and longitudes and latitudes; kept, since making one costs milliseconds.
+
+    On the projection's own sphere: no datum shift between a body's many equal spheres. pyproj sees to it that each
+    thread has one of its own.
+    """
+    import pyproj
+
+    crs = parse_crs(wkt)
+    source, target = (crs.geodetic_crs, crs) if forward else (crs, crs.geodetic_crs)
+    return pyproj.Transformer.from_crs(source, target, always_xy=True)
+
+
+def to_lonlat(crs: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Longitudes and latitudes of coordinates in a CRS, on the sphere that it is defined on.
+
+    Parameters
+    ----------
+    crs : str, int or CRS object
+        What `moon_crs` takes, of any body.
+    x, y : array_like
+        In the units of the CRS.
+
+    Returns
+    -------
+    lon, lat : ndarray, float64
+        Degrees; infinite where the coordinates are of no place.
+    """
+    crs = as_crs(crs)
+    if crs.is_geographic:
+        return np.asarray(x, np.float64), np.asarray(y, np.float64)
+    lon, lat = _transformer(crs.to_wkt(), False).transform(x, y)
+    return np.asarray(lon), np.asarray(lat)
+
+
+def from_lonlat(crs: Any, lon: Any, lat: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates in a CRS of longitudes and latitudes.
+
+    Parameters
+    ----------
+    crs : str, int or CRS object
+        What `moon_crs` takes, of any body.
+    lon, lat : array_like
+        Degrees.
+
+    Returns
+    -------
+    x, y : ndarray, float64
+        In the units of the CRS; infinite where it has no image.
+    """
+    crs = as_crs(crs)
+    if crs.is_geographic:
+        return np.asarray(lon, np.float64), np.asarray(lat, np.float64)
+    x, y = _transformer(crs.to_wkt(), True).transform(lon, lat)
+    return np.asarray(x), np.asarray(y)
+
+
+def period_of(crs: Any) -> float | None:
+    """Length of one turn of longitude along x.
+
+    Parameters
+    ----------
+    crs : str, int or CRS object
+        What `moon_crs` takes, of any body.
+
+    Returns
+    -------
+    float or None
+        Degrees, or metres in cylindrical projections; None where x does not repeat.
+    """
+    crs = as_crs(crs)
+    if crs.is_geographic:
+        return 360.0
+    operation = crs.coordinate_operation
+    if operation is None or "cylindrical" not in operation.method_name.lower():
+        return None
+    parallel = next(
+        (p.value for p in operation.params if "standard parallel" in p.name.lower()), 0.0
+    )
+    return 2.0 * math.pi * radius_of(crs) * math.cos(math.radians(float(parallel)))
+
+
+# --- comparing and naming -------------------------------------------------------------------------
+
+
+def _name_of_body(crs: pyproj.CRS) -> tuple[str, float | None]:
     """Name of the body as well as can be told, and its semi-major axis (m)."""
     ellipsoid = crs.ellipsoid
     if ellipsoid is None:
@@ -502,33 +497,3 @@ def _parameters(crs: pyproj.CRS) -> tuple | None:
             for key, value in values.items()
         )
     )
-
-
-def _checked_transform(obj: Any, dims: tuple[str, str], geobox: Any) -> tuple[float, ...]:
-    from lunarray.geo.grid import grid_coords
-
-    for dim, wanted in zip(dims, grid_coords(geobox).values(), strict=True):
-        values = obj.coords[dim].values if dim in obj.coords else None
-        step = abs(geobox.transform.e if dim == dims[0] else geobox.transform.a)
-        if (
-            values is None
-            or values.shape != wanted.shape
-            or np.abs(values - wanted.values).max() > 1e-3 * step
-        ):
-            raise GridError(
-                "the coordinates are not those of the grid that is assigned",
-                where=dim,
-                remedy="assign the coordinates of lunarray.geo.grid_coords(geobox) first, or give the CRS alone",
-            )
-    return geobox.transform.to_gdal()
-
-
-def _transform_of_coords(obj: Any, dims: tuple[str, str]) -> tuple[float, ...] | None:
-    """GDAL-ordered transform, or None where the coordinates are not there or not regular."""
-    from lunarray.geo.grid import affine_of_coords
-
-    try:
-        affine = affine_of_coords(obj, dims)
-    except GridError:
-        return None
-    return affine.to_gdal()

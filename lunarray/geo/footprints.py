@@ -11,6 +11,7 @@ from lunarray.geo.lon import wrap_longitude
 from lunarray.geo.sphere import RADIUS
 
 __all__ = [
+    "densify",
     "footprint_area",
     "footprint_polygons",
     "hull_corners",
@@ -174,8 +175,19 @@ def merge_footprints(lon: Any, lat: Any) -> Any:
     return shapely.union_all(parts)
 
 
-def _densify(points: np.ndarray) -> np.ndarray:
-    """Points along the great circles of a closed ring, so close that straight lines in degrees follow them."""
+def densify(points: np.ndarray) -> np.ndarray:
+    """Points along the great circles of a closed ring, so close that straight lines in degrees follow them.
+
+    Parameters
+    ----------
+    points : ndarray, (corner, 3)
+        Directions, in order.
+
+    Returns
+    -------
+    ndarray, (point, 3)
+        Directions, with those of the corners among them.
+    """
     nodes = []
     for a, b in zip(points, np.roll(points, -1, axis=0), strict=True):
         angle = np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)
@@ -192,7 +204,7 @@ def _ring_in_degrees(points: np.ndarray) -> Any:
     """Polygon in degrees of a ring of directions, split at ±180°, closed over the pole where it holds one."""
     import shapely
 
-    points = _densify(points)
+    points = densify(points)
     lon, lat = lonlat_of(points)
     steps = np.diff(np.append(lon, lon[0]))
     steps = steps - 360.0 * np.round(steps / 360.0)

@@ -1,12 +1,9 @@
-"""What raster files say of themselves beyond what rasterio reads, and grids as values."""
+"""What raster files say of themselves beyond what rasterio reads."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from odc.geo.geobox import GeoBox
+from typing import Any
 
 
 def isis_label(raster: Any) -> dict[str, Any]:
@@ -31,20 +28,3 @@ def isis_label(raster: Any) -> dict[str, Any]:
             except (ValueError, AttributeError):
                 continue
     return {}
-
-
-def grid_token(geobox: GeoBox) -> Any:
-    """Token of a grid, the same for equal grids.
-
-    Parameters
-    ----------
-    geobox : GeoBox
-
-    Returns
-    -------
-    object
-        For ``__dask_tokenize__``.
-    """
-    from dask.base import normalize_token
-
-    return normalize_token((tuple(geobox.shape), tuple(geobox.transform), str(geobox.crs)))

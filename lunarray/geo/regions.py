@@ -1,4 +1,4 @@
-"""Regions of the Moon: circles, boxes in longitude and latitude, polygons; and what share of each pixel they cover."""
+"""Regions of the Moon: circles, boxes in longitude and latitude, polygons."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.errors import GridError, InputError
-from lunarray.geo.crs import moon_crs, require_moon
-from lunarray.geo.grid import _lonlat_block, grid_dims, lunar_grid, project
+from lunarray.geo.crs import MOON, from_lonlat, moon_crs, require_moon, to_lonlat
+from lunarray.geo.grid import lunar_grid
 from lunarray.geo.lon import wrap_longitude
 from lunarray.geo.sphere import RADIUS, great_circle_distance
+from lunarray.geo.vectors import read_vectors
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
     from shapely.geometry.base import BaseGeometry
 
-#: Sub-pixels along a side of a pixel that a border crosses.
-SUBPIXELS = 8
 #: Step along an outline (degrees of arc, or of the turn of a circle).
-_STEP = 2.0
+OUTLINE_STEP = 2.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Circle:
         """Longitudes and latitudes of places inside, one at least in each part."""
         return np.array([self.lon]), np.array([self.lat])
 
-    def rings(self, step: float = _STEP) -> list[tuple[np.ndarray, np.ndarray]]:
+    def rings(self, step: float = OUTLINE_STEP) -> list[tuple[np.ndarray, np.ndarray]]:
         """Outline as longitudes and latitudes, closed, with a corner every `step` degrees of the turn."""
         turn = np.linspace(0.0, 2 * math.pi, math.ceil(360.0 / step) + 1)
         phi, lam, d = math.radians(self.lat), math.radians(self.lon), self.radius / RADIUS
@@ -135,7 +134,7 @@ class Box:
         """Longitudes and latitudes of places inside, one at least in each part."""
         return np.array([self.west + self.width / 2]), np.array([(self.south + self.north) / 2])
 
-    def rings(self, step: float = _STEP) -> list[tuple[np.ndarray, np.ndarray]]:
+    def rings(self, step: float = OUTLINE_STEP) -> list[tuple[np.ndarray, np.ndarray]]:
         """Outline as longitudes and latitudes, closed, with corners at most `step` degrees apart.
 
         Two circles where it is all around.
@@ -236,15 +235,12 @@ class Polygon:
 
     def contains(self, lon: Any, lat: Any) -> np.ndarray:
         """Which places lie inside, as booleans."""
-        import pyproj
         import shapely
 
         lon, lat = np.broadcast_arrays(np.asarray(lon, np.float64), np.asarray(lat, np.float64))
         flat = self._flat
         if not self.crs.is_geographic:
-            transformer = pyproj.Transformer.from_crs(self.crs.geodetic_crs, self.crs, always_xy=True)  # fmt: skip
-            x, y = transformer.transform(lon, lat)
-            return np.asarray(shapely.contains_xy(flat, x, y))
+            return np.asarray(shapely.contains_xy(flat, *from_lonlat(self.crs, lon, lat)))
         left = flat.bounds[0]
         # The first turn that the polygon is on, and the next.
         lon = left + np.mod(lon - left, 360.0)
@@ -268,10 +264,9 @@ class Polygon:
                 if abs(pole) == 90.0:
                     lon, lat = np.append(lon, 0.0), np.append(lat, pole)
         else:
-            inverse = _to_lonlat(self.crs)
             # Triangles fill it, so that no part of the inside is far from a point.
             for part in shapely.get_parts(self._flat):
-                px, py = inverse(*np.array(part.representative_point().coords).T)
+                px, py = to_lonlat(self.crs, *np.array(part.representative_point().coords).T)
                 lon, lat = np.append(lon, px), np.append(lat, py)
         return _cap_of(lon, lat)
 
@@ -281,12 +276,9 @@ class Polygon:
 
         points = [p.representative_point().coords[0] for p in shapely.get_parts(self._flat)]
         x, y = np.array(points).T
-        if self.crs.is_geographic:
-            return x, y
-        lon, lat = _to_lonlat(self.crs)(x, y)
-        return np.asarray(lon), np.asarray(lat)
+        return to_lonlat(self.crs, x, y)
 
-    def rings(self, step: float = _STEP) -> list[tuple[np.ndarray, np.ndarray]]:
+    def rings(self, step: float = OUTLINE_STEP) -> list[tuple[np.ndarray, np.ndarray]]:
         """Outlines as longitudes and latitudes, closed, with corners at most `step` degrees apart."""
         import shapely
 
@@ -296,8 +288,8 @@ class Polygon:
         for part in shapely.get_parts(dense):
             for ring in (part.exterior, *part.interiors):
                 x, y = np.array(ring.coords).T
-                lon, lat = (x, y) if self.crs.is_geographic else _to_lonlat(self.crs)(x, y)
-                out.append((wrap_longitude(np.asarray(lon, np.float64)), np.asarray(lat)))
+                lon, lat = to_lonlat(self.crs, x, y)
+                out.append((wrap_longitude(lon), lat))
         return out
 
 
@@ -328,22 +320,9 @@ def as_regions(obj: Any) -> list[Region]:
     if isinstance(obj, (Circle, Box, Polygon)):
         return [obj]
     if isinstance(obj, (str, os.PathLike)):
-        import geopandas
-        import pyogrio
-
-        try:
-            # The first layer with geometry: GeoPackages keep styles in a layer without.
-            layers = [str(name) for name, kind in pyogrio.list_layers(obj) if kind is not None]
-            frame = geopandas.read_file(obj, layer=layers[0] if layers else None)
-        except Exception as error:
-            raise InputError(
-                f"cannot be read as vectors ({error})",
-                where=os.fspath(obj),
-                remedy="give a GeoPackage or a shapefile of polygons",
-            ) from error
-        return _from_frame(frame, os.fspath(obj))
+        return _from_frame(read_vectors(obj, body=MOON), os.fspath(obj))
     if hasattr(obj, "geometry") and hasattr(obj, "crs") and hasattr(obj, "iterrows"):
-        return _from_frame(obj, "regions")
+        return _from_frame(read_vectors(obj, where="regions", body=MOON), "regions")
     regions = list(obj) if isinstance(obj, Iterable) else [obj]
     wrong = [r for r in regions if not isinstance(r, (Circle, Box, Polygon))]
     if wrong or not regions:
@@ -356,20 +335,31 @@ def as_regions(obj: Any) -> list[Region]:
 
 
 def _from_frame(frame: Any, where: str) -> list[Region]:
-    crs = require_moon(frame.crs, where=where)
     column = next((c for c in ("name", "Name", "region", "Region") if c in frame.columns), None)
     short = next((c for c in ("abbreviation", "abbrev") if c in frame.columns), None)
     out: list[Region] = []
     for number, (_, row) in enumerate(frame.iterrows()):
         name = str(row[column]) if column else f"region {number + 1}"
-        out.append(Polygon(row.geometry, crs, name, str(row[short]) if short else ""))
+        out.append(Polygon(row.geometry, frame.crs, name, str(row[short]) if short else ""))
     if not out:
         raise InputError("there is no region", where=where, remedy="give polygons")
     return out
 
 
 def region_name(region: Region, number: int) -> str:
-    """What a region is called: its name, or its number counted from 0."""
+    """Name of a region.
+
+    Parameters
+    ----------
+    region : Circle, Box or Polygon
+        Which.
+    number : int
+        Its number, counted from 0, for one without a name.
+
+    Returns
+    -------
+    str
+    """
     return region.name or f"region {number + 1}"
 
 
@@ -396,8 +386,6 @@ def region_grid(region: Region, resolution: float, crs: Any = "geographic") -> G
     GridError
         If the region has no extent in that CRS.
     """
-    import pyproj
-
     target = moon_crs(crs)
     if target.is_geographic and isinstance(region, Box):
         return lunar_grid(
@@ -409,219 +397,12 @@ def region_grid(region: Region, resolution: float, crs: Any = "geographic") -> G
         middle = region.cap()[0]
         x, y = middle + np.mod(lon - middle + 180.0, 360.0) - 180.0, lat
     else:
-        x, y = pyproj.Transformer.from_crs(target.geodetic_crs, target, always_xy=True).transform(lon, lat)  # fmt: skip
+        x, y = from_lonlat(target, lon, lat)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise GridError(
             "the region does not fit in this projection", where=region.name or "region", remedy="choose another CRS"
         )  # fmt: skip
     return lunar_grid(target, resolution, (x.min(), y.min(), x.max(), y.max()))
-
-
-def region_window(region: Region, geobox: GeoBox) -> tuple[slice, slice]:
-    """Rows and columns of a grid outside of which a region has no pixel; empty slices where it is not on the grid.
-
-    Parameters
-    ----------
-    region : Circle, Box or Polygon
-        Which.
-    geobox : odc.geo.geobox.GeoBox
-        The grid.
-
-    Returns
-    -------
-    rows, columns : slice
-        Around the region, with a pixel to spare; never too small.
-    """
-    rows, columns = geobox.shape
-    # Outline and inside: circles around the middle, to the edge.
-    lon0, lat0, radius = region.cap()
-    count = 24
-    lons, lats = [np.array([lon0])], [np.array([lat0])]
-    for k in range(1, count + 1):
-        ring = Circle(lon0, lat0, max(radius * k / count, 1.0)).rings()[0]
-        lons.append(ring[0])
-        lats.append(ring[1])
-    r, c = project(geobox, np.concatenate(lons), np.concatenate(lats))
-    good = np.isfinite(r)
-    if not good.any():
-        return slice(0, 0), slice(0, 0)
-    # Between two of the points lies at most this much of the ground.
-    from lunarray.geo.resample import pixel_size
-
-    gap = max(radius / count, 2 * math.pi * radius * _STEP / 360.0) / pixel_size(geobox)
-    polar = "polar" in getattr(moon_crs(geobox.crs).coordinate_operation, "method_name", "").lower()
-    gap = math.ceil(2 * gap) + 2
-    if not polar:
-        # Near the poles of a cylindrical grid, and across its seam, columns mean little: all of them.
-        reach = math.degrees(radius / RADIUS)
-        squeezed = abs(lat0) + reach > 85.0 or np.ptp(c[good]) > columns / 2
-        first_c, last_c = (0, columns) if squeezed else (c[good].min(), c[good].max())
-        gap_c = gap / max(math.cos(math.radians(min(abs(lat0) + reach, 85.0))), 0.05)
-    else:
-        first_c, last_c, gap_c = c[good].min(), c[good].max(), float(gap)
-    low_r, high_r = r[good].min() - gap, r[good].max() + gap
-    return (
-        slice(int(np.clip(low_r, 0, rows)), int(np.clip(math.ceil(high_r), 0, rows))),
-        slice(
-            int(np.clip(first_c - gap_c, 0, columns)),
-            int(np.clip(math.ceil(last_c + gap_c), 0, columns)),
-        ),
-    )
-
-
-def coverage(
-    region: Region, geobox: GeoBox, rows: tuple[int, int], columns: tuple[int, int]
-) -> np.ndarray:
-    """Share of each pixel that lies in a region.
-
-    Parameters
-    ----------
-    region : Circle, Box or Polygon
-        Which.
-    geobox : odc.geo.geobox.GeoBox
-        The grid.
-    rows, columns : tuple of 2 int
-        The part of the grid, [first, last).
-
-    Returns
-    -------
-    ndarray, shape (rows, columns), float32
-        0 to 1; 1 or 0 where no border is near, else the share, by area, of 8 × 8 sub-pixels whose centre is inside.
-    """
-    # One pixel more on each side, so that borders between parts are found in both.
-    wide = (rows[0] - 1, rows[1] + 1), (columns[0] - 1, columns[1] + 1)
-    lon, lat = _lonlat_block(geobox, *wide)
-    known = np.isfinite(lon)
-    inside = np.zeros(lon.shape, bool)
-    inside[known] = region.contains(lon[known], lat[known])
-    share = inside[1:-1, 1:-1].astype(np.float32)
-    border = np.zeros_like(share, dtype=bool)
-    height, width = share.shape
-    for i in (0, 1, 2):
-        for j in (0, 1, 2):
-            border |= inside[i : i + height, j : j + width] != inside[1:-1, 1:-1]
-    # What is narrower than a pixel may hold no pixel's centre: all pixels on the outline are of the border.
-    step = _outline_step(region, geobox)
-    for ring in region.rings(step):
-        r, c = project(geobox, *ring)
-        i, j = np.floor(r) - rows[0], np.floor(c) - columns[0]
-        here = (i >= 0) & (i < height) & (j >= 0) & (j < width)
-        border[i[here].astype(np.intp), j[here].astype(np.intp)] = True
-    r, c = project(geobox, *region.seeds())
-    for row, column in zip(r, c, strict=True):
-        if np.isfinite(row) and np.isfinite(column):
-            i, j = int(row) - rows[0], int(column) - columns[0]
-            border[max(i - 1, 0) : max(i + 2, 0), max(j - 1, 0) : max(j + 2, 0)] = True
-    at = np.flatnonzero(border)
-    if at.size:
-        import pyproj
-
-        crs, affine = moon_crs(geobox.crs), geobox.transform
-        offset = (np.arange(SUBPIXELS) + 0.5) / SUBPIXELS
-        row, column = rows[0] + at // width, columns[0] + at % width
-        sub_r = (row[:, None, None] + offset[:, None]) + 0 * offset
-        sub_c = (column[:, None, None] + offset) + 0 * offset[:, None]
-        x, y = affine.a * sub_c + affine.c, affine.e * sub_r + affine.f
-        if not crs.is_geographic:
-            x, y = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform(x, y)  # fmt: skip
-        ok = np.isfinite(x) & np.isfinite(y) & (np.abs(np.where(np.isfinite(y), y, 99)) <= 90)
-        found = region.contains(np.where(ok, x, 0.0), np.where(ok, y, 0.0)) & ok
-        if crs.is_geographic:
-            # Towards a pole the parts of a pixel are ever smaller.
-            weight = np.where(ok, np.cos(np.deg2rad(np.where(ok, y, 0.0))), 0.0)
-            total = weight.sum(axis=(1, 2))
-            covered = (found * weight).sum(axis=(1, 2)) / np.where(total > 0, total, 1.0)
-        else:
-            covered = found.mean(axis=(1, 2))
-        share.ravel()[at] = covered
-    # One smaller than a sub-pixel is the sub-pixel it lies in.
-    for row, column in zip(r, c, strict=True):
-        if np.isfinite(row) and rows[0] <= row < rows[1] and columns[0] <= column < columns[1]:
-            pixel = int(row) - rows[0], int(column) - columns[0]
-            share[pixel] = max(share[pixel], np.float32(1 / SUBPIXELS**2))
-    return share
-
-
-def _outline_step(region: Region, geobox: GeoBox) -> float:
-    """Degrees between the corners of an outline that leave out no pixel on it that matters."""
-    from lunarray.geo.resample import pixel_size
-
-    # Half a pixel, but no more than 100 000 corners: those of a large region's thin parts are 100 m apart.
-    pixel = math.degrees(pixel_size(geobox) / RADIUS)
-    step = max(pixel / 2, 360.0 / 100_000)
-    if isinstance(region, Circle):
-        # Degrees of its turn; of the smallest still some, for its pixels may be much narrower than high.
-        step = min(step / max(math.sin(region.radius / RADIUS), 1e-6), _STEP)
-        step = max(step, 360.0 / 100_000)
-    return step
-
-
-def pixel_area(geobox: GeoBox, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
-    """Area of pixels on the ground.
-
-    Parameters
-    ----------
-    geobox : odc.geo.geobox.GeoBox
-        The grid.
-    rows, columns : tuple of 2 int
-        The part of the grid, [first, last).
-
-    Returns
-    -------
-    ndarray, shape (rows, columns), float64
-        m², on the sphere; NaN outside of the projection.
-    """
-    crs, affine = moon_crs(geobox.crs), geobox.transform
-    shape = rows[1] - rows[0], columns[1] - columns[0]
-    if crs.is_geographic:
-        edges = np.clip(affine.f + np.arange(rows[0], rows[1] + 1) * affine.e, -90, 90)
-        strip = np.abs(np.diff(np.sin(np.deg2rad(edges)))) * RADIUS**2 * math.radians(abs(affine.a))
-        return np.repeat(strip[:, None], shape[1], axis=1)
-    import pyproj
-
-    lon, lat = _lonlat_block(geobox, rows, columns)
-    flat = abs(affine.a * affine.e)
-    factors = pyproj.Proj(crs).get_factors(
-        np.where(np.isfinite(lon), lon, 0.0), np.clip(np.where(np.isfinite(lat), lat, 0.0), -89.999999, 89.999999)
-    )  # fmt: skip
-    return np.where(np.isfinite(lon), flat / np.asarray(factors.areal_scale), np.nan)
-
-
-def region_mask(obj: Any, region: Region) -> Any:
-    """Share of each pixel of a map that lies in a region.
-
-    Parameters
-    ----------
-    obj : Dataset, DataArray or GeoBox
-        The map, or its grid.
-    region : Circle, Box or Polygon
-        Which.
-
-    Returns
-    -------
-    xarray.DataArray
-        ``coverage`` (y, x) or (lat, lon), float32, 0 to 1, in memory.
-    """
-    import xarray as xr
-
-    from lunarray.geo.crs import assign_crs
-    from lunarray.geo.grid import grid_coords
-
-    geobox = lunar_grid(obj)
-    rows, columns = region_window(region, geobox)
-    values = np.zeros(tuple(geobox.shape), np.float32)
-    if rows.stop > rows.start and columns.stop > columns.start:
-        values[rows, columns] = coverage(
-            region, geobox, (rows.start, rows.stop), (columns.start, columns.stop)
-        )
-    out = xr.DataArray(
-        values,
-        dims=grid_dims(geobox),
-        coords=grid_coords(geobox),
-        name="coverage",
-        attrs={"long_name": f"share of the pixel in {region.name or 'the region'}", "units": "1"},
-    )
-    return assign_crs(out, geobox)
 
 
 def region_shape(region: Region, crs: Any) -> BaseGeometry:
@@ -639,7 +420,6 @@ def region_shape(region: Region, crs: Any) -> BaseGeometry:
     shapely Polygon or MultiPolygon
         With corners every 2° at most along what is curved.
     """
-    import pyproj
     import shapely
 
     target = moon_crs(crs)
@@ -652,8 +432,7 @@ def region_shape(region: Region, crs: Any) -> BaseGeometry:
             lon = middle + np.mod(lon - middle + 180.0, 360.0) - 180.0
             shapes.append(_unrolled(shapely.Polygon(np.column_stack([lon, lat])), region.name))
         else:
-            transformer = pyproj.Transformer.from_crs(target.geodetic_crs, target, always_xy=True)
-            x, y = transformer.transform(lon, lat)
+            x, y = from_lonlat(target, lon, lat)
             shapes.append(shapely.Polygon(np.column_stack([x, y])))
     # Rings inside of others are their holes.
     shapes = sorted((s.buffer(0) for s in shapes), key=lambda s: -s.area)
@@ -719,9 +498,3 @@ def _unrolled_ring(points: np.ndarray) -> np.ndarray:
         pole = 90.0 if points[:, 1].mean() > 0 else -90.0
         points = np.vstack([points, [lon[-1], pole], [lon[0], pole], points[0]])
     return points
-
-
-def _to_lonlat(crs: Any) -> Any:
-    import pyproj
-
-    return pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform

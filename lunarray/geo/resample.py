@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from lunarray.errors import GridError, InputError
-from lunarray.geo.crs import assign_crs, moon_crs, spatial_dims
-from lunarray.geo.grid import (
-    _lonlat_block,
-    _period,
+from lunarray.geo.crs import moon_crs, period_of
+from lunarray.geo.georeference import (
+    assign_crs,
     geobox_of,
     grid_coords,
     grid_dims,
-    lunar_grid,
-    project,
+    spatial_dims,
 )
-from lunarray.geo.rasters import grid_token
-from lunarray.geo.sphere import RADIUS
+from lunarray.geo.grid import grid_token, lonlat_block, lunar_grid, pixel_size, project
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -152,19 +149,12 @@ def _method_of(method: Method, source: GeoBox, target: GeoBox) -> str:
     return "average" if pixel_size(source) < 0.75 * pixel_size(target) else "bilinear"
 
 
-def pixel_size(geobox: GeoBox) -> float:
-    """Side of a pixel of a grid in metres: of the square root of its nominal area."""
-    area = abs(geobox.transform.a * geobox.transform.e)
-    unit = math.radians(1) * RADIUS if moon_crs(geobox.crs).is_geographic else 1.0
-    return math.sqrt(area) * unit
-
-
 class _Sampler:
     """Values of a source grid at the pixels of a target grid."""
 
     def __init__(self, source: GeoBox, target: GeoBox, method: str, min_valid: float) -> None:
         self.source, self.target, self.method, self.min_valid = source, target, method, min_valid
-        period = _period(moon_crs(source.crs))
+        period = period_of(moon_crs(source.crs))
         width = source.shape[1] * abs(source.transform.a)
         #: Columns of the source in one turn, if it goes around and they are whole.
         self.around = (
@@ -210,7 +200,7 @@ class _Sampler:
         lead, dtype = blocks[0].shape[:-2], blocks[0].dtype
         n = self.subpixels
         if n == 1:
-            lon, lat = _lonlat_block(self.target, rows, columns)
+            lon, lat = lonlat_block(self.target, rows, columns)
             r, c = project(self.source, lon.ravel(), lat.ravel())
             found = (
                 self._nearest(r, c, corners, blocks, lead, dtype)
@@ -228,7 +218,7 @@ class _Sampler:
             for j in range(n):
                 shift = Affine.translation((j + 0.5) / n - 0.5, (i + 0.5) / n - 0.5)
                 box = GeoBox(self.target.shape, self.target.transform * shift, self.target.crs)
-                lon, lat = _lonlat_block(box, rows, columns)
+                lon, lat = lonlat_block(box, rows, columns)
                 r, c = project(self.source, lon.ravel(), lat.ravel())
                 values = self._nearest(r, c, corners, blocks, lead, dtype)
                 good = np.isfinite(values)

@@ -9,17 +9,9 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError
-from lunarray.geo.crs import spatial_dims
-from lunarray.geo.grid import geobox_of
-from lunarray.geo.regions import (
-    Circle,
-    Region,
-    as_regions,
-    coverage,
-    pixel_area,
-    region_name,
-    region_window,
-)
+from lunarray.geo.coverage import coverage, pixel_area, region_window
+from lunarray.geo.georeference import geobox_of, spatial_dims
+from lunarray.geo.regions import Circle, Region, as_regions, region_name
 
 #: Statistics besides the percentiles, in order.
 _MOMENTS = ("count", "mean", "std", "min", "max")

@@ -11,9 +11,19 @@ import xarray as xr
 
 from lunarray.engine import ModelSpec
 from lunarray.errors import GridError, InputError
-from lunarray.geo import assign_crs, geobox_of, lonlat, region_grid, reproject, spatial_dims
-from lunarray.geo.regions import Box, Circle, Polygon, as_regions
-from lunarray.geo.resample import Method
+from lunarray.geo import (
+    Box,
+    Circle,
+    Method,
+    Polygon,
+    as_regions,
+    assign_crs,
+    geobox_of,
+    lonlat,
+    region_grid,
+    reproject,
+    spatial_dims,
+)
 from lunarray.oxides.regions import table_variables
 from lunarray.store.provenance import stamp
 
@@ -103,10 +113,10 @@ def polar_cap(
     GridError
         If it is not on a polar grid, of another pole, or does not reach `latitude`.
     """
-    from lunarray.geo.grid import _name_of
+    from lunarray.geo import crs_name
 
     geobox = geobox_of(obj)
-    name = _name_of(geobox.crs)
+    name = crs_name(geobox.crs)
     if name not in POLES or (pole is not None and name != pole):
         raise GridError(
             f"the grid is {f'of the {name} pole' if name in POLES else 'not polar'}",
@@ -314,9 +324,7 @@ def region_maps(
     ----------
     .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figures 10 to 13.
     """
-    from lunarray.geo import moon_crs
-    from lunarray.geo.resample import pixel_size
-    from lunarray.geo.sphere import RADIUS
+    from lunarray.geo import RADIUS, moon_crs, pixel_size
 
     region = as_regions(region)[0]
     names = [n for n in table_variables(result) if n in reference]

@@ -9,8 +9,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError
-from lunarray.geo.regions import Box, Circle
-from lunarray.geo.zonal import region_statistics
+from lunarray.geo import Box, Circle, region_statistics
 from lunarray.oxides.constants import OXIDES
 
 #: Candidate landing regions of Artemis III (Bian et al. 2025, table 4; NASA, 28 October 2024): name, abbreviation,

@@ -11,9 +11,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import BandMismatchError, GridError, InputError
-from lunarray.geo import geobox_of, pixel_of, project, wrap_longitude
-from lunarray.geo.crs import spatial_dims
-from lunarray.geo.grid import _period
+from lunarray.geo import geobox_of, period_of, pixel_of, project, spatial_dims, wrap_longitude
 from lunarray.oxides.constants import OXIDES
 from lunarray.sp.api import resample_bands, spectra_of
 from lunarray.store.provenance import stamp
@@ -642,7 +640,7 @@ def _window(
     )
     rows, columns = rows.reshape(lon.size, -1).copy(), columns.reshape(lon.size, -1).copy()
     # Pixels in a turn of longitude; a map may overhang it by parts of pixels.
-    period = _period(_pyproj(geobox.crs))
+    period = period_of(_pyproj(geobox.crs))
     turn = 0 if period is None else round(period / abs(geobox.transform.a))
     if 0 < turn <= width:
         for pole in (90.0, -90.0):

@@ -10,8 +10,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import GridError, InputError
-from lunarray.geo import geobox_of, lunar_grid, spatial_dims
-from lunarray.geo.regions import as_regions, region_shape
+from lunarray.geo import as_regions, geobox_of, lunar_grid, region_shape, spatial_dims
 from lunarray.plot.drawing import (
     _INK,
     DIVERGING,

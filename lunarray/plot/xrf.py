@@ -285,7 +285,7 @@ def footprints(
     import shapely
     from matplotlib.collections import PolyCollection
 
-    from lunarray.geo.footprints import footprint_polygons
+    from lunarray.geo import footprint_polygons
 
     needed = {"abundance", "corner_lon", "corner_lat"}
     if not needed <= set(result.variables) or element not in result["element"].values:
@@ -352,7 +352,7 @@ def footprints(
 
 
 def _middle(lon: np.ndarray, lat: np.ndarray) -> tuple[float, float]:
-    from lunarray.geo.footprints import lonlat_of, unit_vectors
+    from lunarray.geo import lonlat_of, unit_vectors
 
     vectors = unit_vectors(lon, lat).reshape(-1, 3)
     vectors = vectors[np.isfinite(vectors).all(axis=1)]

@@ -316,7 +316,7 @@ def moon(
     ----------
     Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, sections 2.1 and 2.2: the data.
     """
-    from lunarray.geo.grid import lunar_grid, polar_grid
+    from lunarray.geo import lunar_grid, polar_grid
 
     nm = np.asarray(WAVELENGTHS_150 if wavelengths is None else wavelengths, np.float32).reshape(-1)
     if nm.size < 2 or nm.min() < 450 or nm.max() > 1800 or not (np.diff(nm) > 0).all():
@@ -584,7 +584,7 @@ def _block(
     rows: np.ndarray, columns: np.ndarray, geobox: GeoBox, source: Any, what: str, layers: int
 ) -> np.ndarray:
     """Values (layer, row, column) of the pixels of some rows and columns of a grid."""
-    from lunarray.geo.crs import moon_crs
+    from lunarray.geo import moon_crs
 
     crs = moon_crs(geobox.crs)
     # Rows of the source of randomness are numbered over the whole grid, whatever the chunks.
@@ -634,8 +634,7 @@ def _lazy(geobox: GeoBox, source: Any, what: str, layers: int, chunks: int | Non
 def _cube(geobox: GeoBox, sight: _Sight, chunks: int | None, source: str) -> xr.Dataset:
     import xarray as xr
 
-    from lunarray.geo.crs import assign_crs
-    from lunarray.geo.grid import grid_coords
+    from lunarray.geo import assign_crs, grid_coords
 
     nm = sight.wavelengths
     truth = _lazy(geobox, sight, "truth", len(OXIDES), chunks)
@@ -667,8 +666,7 @@ def _cube(geobox: GeoBox, sight: _Sight, chunks: int | None, source: str) -> xr.
 def _maps(geobox: GeoBox, errors: _Errors, chunks: int | None, source: str) -> xr.Dataset:
     import xarray as xr
 
-    from lunarray.geo.crs import assign_crs
-    from lunarray.geo.grid import grid_coords, grid_dims
+    from lunarray.geo import assign_crs, grid_coords, grid_dims
 
     names = OXIDES[: len(errors.noise)]
     values = _lazy(geobox, errors, "mapped", len(names), chunks)

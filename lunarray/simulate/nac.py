@@ -246,8 +246,7 @@ def nac_scene(
     """
     import xarray as xr
 
-    from lunarray.geo.crs import assign_crs
-    from lunarray.geo.grid import grid_coords
+    from lunarray.geo import assign_crs, grid_coords
     from lunarray.store.provenance import stamp
 
     rows, columns = _check_shape(shape)
@@ -583,7 +582,7 @@ def _grid(
     from odc.geo.geobox import GeoBox
 
     from lunarray.errors import GridError
-    from lunarray.geo.crs import moon_crs
+    from lunarray.geo import moon_crs
 
     system = moon_crs(crs)
     if system.is_geographic:

@@ -322,8 +322,7 @@ def polar_scene(
     """
     import xarray as xr
 
-    from lunarray.geo.crs import assign_crs
-    from lunarray.geo.grid import grid_coords, polar_grid
+    from lunarray.geo import assign_crs, grid_coords, polar_grid
 
     nm = np.asarray(WAVELENGTHS_150 if wavelengths is None else wavelengths, np.float32).reshape(-1)
     if nm.size < 2 or nm.min() < 450 or nm.max() > 1800 or not (np.diff(nm) > 0).all():

@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.errors import InputError
-from lunarray.geo.crs import assign_crs, moon_crs
-from lunarray.geo.lon import wrap_longitude
-from lunarray.geo.sphere import RADIUS
+from lunarray.geo import RADIUS, assign_crs, moon_crs, wrap_longitude
 from lunarray.simulate import kernels, priors
 from lunarray.simulate.globe import Surface, _draw_waves, random_fields, unit_vector
 from lunarray.simulate.scene import _hash_normal

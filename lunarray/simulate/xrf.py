@@ -9,8 +9,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError
-from lunarray.geo.footprints import lonlat_of, unit_vectors
-from lunarray.geo.sphere import RADIUS
+from lunarray.geo import RADIUS, lonlat_of, unit_vectors
 from lunarray.store.provenance import stamp
 from lunarray.xrf.constants import CLASS_FIELD_DEG, ELEMENTS
 

@@ -92,7 +92,7 @@ def open_cube(
     """
     import rioxarray
 
-    from lunarray.geo.crs import assign_crs, moon_crs, require_moon
+    from lunarray.geo import assign_crs, moon_crs, require_moon
 
     path = os.path.expanduser(os.fspath(path))
     if not os.path.exists(path):
@@ -394,7 +394,7 @@ def open_sp_cube(
     import xarray as xr
     from dask.base import tokenize
 
-    from lunarray.geo.crs import assign_crs
+    from lunarray.geo import assign_crs
 
     path = os.path.expanduser(os.fspath(path))
     _check_cube_size(path)

@@ -504,8 +504,7 @@ class _Fill(NamedTuple):
 
 
 def _fill_plan(geobox: GeoBox, radius: float) -> _Fill:
-    from lunarray.geo import moon_crs
-    from lunarray.geo.grid import _period
+    from lunarray.geo import moon_crs, period_of
 
     crs = moon_crs(geobox.crs)
     rows, columns = geobox.shape
@@ -516,7 +515,7 @@ def _fill_plan(geobox: GeoBox, radius: float) -> _Fill:
     ]
     depth_y = math.ceil(radius / min(float(step_y[0, 0]) for step_y, _ in corners))
     depth_x = math.ceil(radius / min(max(float(step_x[0, 0]), 1e-6) for _, step_x in corners))
-    period = _period(crs)
+    period = period_of(crs)
     if period is None:
         turn = False
     else:
@@ -534,14 +533,13 @@ def _ground_steps(
     geobox: GeoBox, rows: tuple[int, int], columns: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Size of pixels on the ground (m) along y and x."""
-    from lunarray.geo import RADIUS, moon_crs
-    from lunarray.geo.grid import _period
+    from lunarray.geo import RADIUS, moon_crs, period_of
 
     crs = moon_crs(geobox.crs)
     affine = geobox.transform
     y = affine.f + (np.arange(*rows) + 0.5)[:, None] * affine.e
     x = affine.c + (np.arange(*columns) + 0.5)[None, :] * affine.a
-    if _period(crs) is not None:
+    if period_of(crs) is not None:
         per_unit = RADIUS * math.pi / 180.0 if crs.is_geographic else 1.0
         angle = np.deg2rad(y) if crs.is_geographic else y / RADIUS
         shrink = np.broadcast_to(

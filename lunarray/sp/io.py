@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lunarray.errors import InputError, ProductFormatError
-from lunarray.geo.lon import wrap_longitude
+from lunarray.geo import wrap_longitude
 from lunarray.sp.labels import (
     MAX_LABEL_BYTES,
     LabelObject,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.errors import InputError
-from lunarray.geo.sphere import RADIUS
+from lunarray.geo import RADIUS
 
 if TYPE_CHECKING:
     from lunarray.superres.training import RegionData

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.errors import CoverageError, InputError
-from lunarray.geo.rasters import grid_token
-from lunarray.geo.sphere import RADIUS
+from lunarray.geo import RADIUS, grid_token
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,10 +25,7 @@ class BaseMap:
     """A base map: where its pixels are, and its values as they are needed."""
 
     def __init__(self, basemap: xr.DataArray) -> None:
-        from lunarray.geo import geobox_of, moon_crs
-        from lunarray.geo.crs import spatial_dims
-        from lunarray.geo.grid import _period
-        from lunarray.geo.resample import pixel_size
+        from lunarray.geo import geobox_of, moon_crs, period_of, pixel_size, spatial_dims
 
         self.geobox = geobox_of(basemap)
         dims = spatial_dims(basemap) or ("y", "x")
@@ -45,7 +41,7 @@ class BaseMap:
         self.data, self.lazy = data, basemap.chunks is not None
         self.valid_range = basemap.attrs.get("valid_range")
         self.pixel = pixel_size(self.geobox) / 1e3
-        period = _period(moon_crs(self.geobox.crs))
+        period = period_of(moon_crs(self.geobox.crs))
         #: Columns in one turn of longitude, and whether the map goes all around in whole pixels.
         self.turn = None if period is None else period / abs(self.geobox.transform.a)
         self.around = self.turn is not None and abs(self.turn - data.shape[2]) < 0.01

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lunarray.errors import InputError
-from lunarray.geo.sphere import RADIUS
+from lunarray.geo import RADIUS
 from lunarray.superres.backbone import (
     DEVIATION,
     FEATURES,

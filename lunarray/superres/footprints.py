@@ -220,7 +220,7 @@ def _problems(arrays: dict[str, np.ndarray]) -> np.ndarray:
     note((np.abs(lat) > 90).any(axis=1), "a latitude beyond ±90°")
     note((np.abs(lon) > 720).any(axis=1), "no longitude in degrees")
     good = out == ""
-    from lunarray.geo.footprints import unit_vectors
+    from lunarray.geo import unit_vectors
 
     v = unit_vectors(np.where(good[:, None], lon, 0.0), np.where(good[:, None], lat, 0.0))
     sides = np.linalg.norm(v - np.roll(v, -1, axis=1), axis=2)

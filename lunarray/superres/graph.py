@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lunarray.errors import InputError
-from lunarray.geo.sphere import RADIUS
+from lunarray.geo import RADIUS
 
 #: Weights of place and of features in the exponent, once both are scaled; the paper asks for beta > alpha.
 ALPHA, BETA = 1.0, 2.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.errors import GridError
-from lunarray.geo.lon import wrap_longitude
+from lunarray.geo import wrap_longitude
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -123,7 +123,7 @@ class GIBGrid:
         from affine import Affine
         from odc.geo.geobox import GeoBox
 
-        from lunarray.geo.crs import moon_crs
+        from lunarray.geo import moon_crs
 
         height, width = self.step
         west, _, _, north = self.extent

@@ -187,8 +187,7 @@ def _nearest(raster: Any, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
 
 
 def _from_polygons(geobox: GeoBox, polygons: Any) -> np.ndarray:
-    from lunarray.geo import as_regions, lonlat
-    from lunarray.geo.regions import region_window
+    from lunarray.geo import as_regions, lonlat, region_window
 
     values = np.full(tuple(geobox.shape), HIGHLAND_CLASS, np.uint8)
     lon, lat = lonlat(geobox)

@@ -18,7 +18,7 @@ import numpy as np
 
 from lunarray.engine.models import ModelSpec
 from lunarray.errors import InputError, ModelError
-from lunarray.geo.sphere import RADIUS
+from lunarray.geo import RADIUS
 from lunarray.store.provenance import stamp
 from lunarray.superres.gib import gib_grid
 from lunarray.superres.grid import GIBGrid

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError
-from lunarray.geo.footprints import footprint_area, lonlat_of, unit_vectors
+from lunarray.geo import footprint_area, lonlat_of, unit_vectors
 from lunarray.store.provenance import stamp
 from lunarray.xrf.selection import FRAME_FLAGS, _bounds, _is_dask, _read_apart, _require_class
 

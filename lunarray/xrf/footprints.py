@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.errors import InputError
-from lunarray.geo.footprints import _densify, footprint_polygons, lonlat_of, unit_vectors
+from lunarray.geo import densify, footprint_polygons, lonlat_of, unit_vectors
 
 if TYPE_CHECKING:
     import geopandas
@@ -205,7 +205,7 @@ def _grid_kernel(lon: Any, lat: Any, values: Any, errors: Any, geobox: Any) -> n
         normals = np.cross(corners, np.roll(corners, -1, axis=0))
         # Whichever way around the corners go, the inside is where their mean is; the antipodes are not.
         normals *= np.sign(normals @ corners.sum(axis=0))[:, None]
-        ring_lon, ring_lat = lonlat_of(_densify(corners))
+        ring_lon, ring_lat = lonlat_of(densify(corners))
         poles = [p for p in (90.0, -90.0) if _inside(unit_vectors(0.0, p)[None], normals)[0]]
         ring_lon = np.append(ring_lon, [0.0] * len(poles))
         ring_lat = np.append(ring_lat, poles)
@@ -265,7 +265,7 @@ def to_geodataframe(ds: xr.Dataset) -> geopandas.GeoDataFrame:
     import dask
     import geopandas
 
-    from lunarray.geo.crs import moon_crs
+    from lunarray.geo import moon_crs
 
     if not {"corner_lon", "corner_lat"} <= set(ds.variables):
         raise InputError(

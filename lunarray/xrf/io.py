@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lunarray.errors import InputError, ProductFormatError
-from lunarray.geo.lon import wrap_longitude
+from lunarray.geo import wrap_longitude
 from lunarray.store.products import find_files, lazy_array, read_all, warn_skipped
 
 if TYPE_CHECKING:
@@ -564,7 +564,7 @@ def _centre(lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _in_order(lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Corners in order around each footprint: near the poles some files list them crosswise."""
-    from lunarray.geo.footprints import unit_vectors
+    from lunarray.geo import unit_vectors
 
     points = unit_vectors(lon, lat)
     centre = points.mean(axis=1, keepdims=True)
