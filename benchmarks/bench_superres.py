@@ -120,7 +120,8 @@ class SurfaceFeatures:
 
     def setup(self) -> None:
         with needs_lunarray():
-            from lunarray.superres import GIBGrid, patch_features, surface_features
+            from lunarray.superres import GIBGrid, surface_features
+            from lunarray.superres.features import patch_features
         self.surface, self.patches = surface_features, patch_features
         self.map = basemap(4.0)
         self.grid = GIBGrid((1, 1), (24, 24), (0.0, 0.0, 24 * STEP, 24 * STEP))
@@ -173,7 +174,7 @@ class Populate:
 
     def setup(self, footprints: int) -> None:
         with needs_lunarray():
-            from lunarray.superres import split_abundances
+            from lunarray.superres.population import split_abundances
         rng = np.random.default_rng(SEED)
         self.abundance = rng.uniform(1, 40, (footprints, 8))
         self.classes = rng.integers(1, 3, (footprints, 8)).astype(np.uint8)
@@ -216,7 +217,7 @@ class Study:
         import lunarray.superres as sr
 
         torch.set_num_threads(1)
-        settings = sr.TrainSettings.paper(k=40, passes=1, steps=(1, 1), seed=SEED)
+        settings = sr.TrainSettings(k=40, epochs=1, steps=(1, 1), seed=SEED)
         sr.train_gib(path / "gib.zarr", path / models, settings, overwrite=True)
 
     def setup(self, path: str) -> None:

@@ -23,7 +23,8 @@ import xarray as xr
 import lunarray as la
 import lunarray.superres as sr
 from lunarray.superres.evaluation import format_table, score_table
-from lunarray.superres.training import region_data
+from lunarray.superres.gib import STATE_FLAGS
+from lunarray.superres.regions import region_data
 
 #: Procellarum's western shore for the simulation; for the real data 22.5° × 45° of the near side's equator.
 SIMULATED_EXTENT = (-85.0, 12.0, -65.3, 25.2)
@@ -49,13 +50,11 @@ def bank(
     mare = sr.mare_class(grid.geobox, albedo=basemap)
     state = sr.open_gib(path)["state"].values
     for region in grid.all_regions():
-        if not state[region] & sr.STATE_FLAGS["mare"]:
+        if not state[region] & STATE_FLAGS["mare"]:
             rows, columns = grid.slices(*region)
             sr.write_region(path, region, mare=mare.values[rows, columns])
     say("surface features")
-    sr.fill_features(
-        path, basemap, arguments.weights, progress=lambda region: say(f"features of {region}")
-    )
+    sr.fill_features(path, basemap, arguments.weights)
     done = sr.populate(path, footprints, outside="skip")
     say(f"{done.footprints} footprints populate {len(done.regions)} regions anew")
     return sr.open_gib(path)
@@ -64,14 +63,14 @@ def bank(
 def variants(arguments: argparse.Namespace) -> dict[str, sr.TrainSettings]:
     """The networks of the tables."""
     common: dict[str, Any] = {
-        "passes": arguments.passes,
+        "epochs": arguments.epochs,
         "steps": tuple(arguments.steps),
         "k": arguments.k,
         "seed": arguments.seed,
     }
-    own = sr.TrainSettings(**common)
+    own = sr.TrainSettings.footprint_aware(**common)
     return {
-        "network": sr.TrainSettings.paper(members=arguments.members, **common),
+        "network": sr.TrainSettings(members=arguments.members, **common),
         "network, footprint losses": own,
         "network, footprint losses, no trend": replace(own, trend="mean"),
     }
@@ -104,7 +103,7 @@ def simulated(folder: Path, arguments: argparse.Namespace) -> None:
         if name not in arguments.networks:
             continue
         models = folder / ("models_" + "".join(c for c in name if c.isalnum()))
-        sr.train_gib(folder / "gib.zarr", models, settings, progress=watch, overwrite=True)
+        sr.train_gib(folder / "gib.zarr", models, settings, overwrite=True, report=watch)
         maps = ds.lunar.superresolve(models, max_distance=None).compute()
         rows[name] = maps["abundance"].values.reshape(len(elements), -1).T[free]
         if chosen is None:
@@ -145,12 +144,12 @@ def real(folder: Path, arguments: argparse.Namespace) -> None:
     if arguments.folds:
         table = sr.cross_validate(
             grid, data.features, data.mare, footprints, networks,
-            folds=arguments.folds, only=range(arguments.only or arguments.folds), seed=arguments.seed, progress=say,
+            folds=arguments.folds, only=range(arguments.only or arguments.folds), seed=arguments.seed,
         )  # fmt: skip
         report(folder, table, "Real footprints: error at footprints of tracks that were held out")
     name, settings = next(iter(networks.items()))
     models = folder / "models"
-    sr.train_gib(folder / "gib.zarr", models, settings, progress=watch, overwrite=True)
+    sr.train_gib(folder / "gib.zarr", models, settings, overwrite=True, report=watch)
     maps = ds.lunar.superresolve(models).compute()
     say(f"map of {name}: {float(maps['abundance'][0].notnull().mean()):.0%} of the pixels")
     maps.to_netcdf(folder / "maps.nc")
@@ -223,7 +222,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=300)
     parser.add_argument("--coverage", type=float, default=0.2, help="share covered by footprints")
     parser.add_argument("--k", type=int, default=100, help="neighbours of a node")
-    parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--steps", type=int, nargs=2, default=(2, 2), help="a visit, in each phase")
     parser.add_argument("--members", type=int, default=2, help="networks in the ensemble")
     parser.add_argument("--folds", type=int, default=5, help="of the cross-validation; 0 for none")

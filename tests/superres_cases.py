@@ -8,8 +8,8 @@ import xarray as xr
 from lunarray.superres import GIBGrid, TrainSettings
 
 #: So small that a training takes a fraction of a second.
-TINY = TrainSettings(
-    size=12, stride=6, k=6, hidden=4, heads=1, channels=(4, 4, 4), fusion=6, passes=1, steps=(1, 1), rate=1e-2,
+TINY = TrainSettings.footprint_aware(
+    size=12, stride=6, k=6, hidden=4, heads=1, channels=(4, 4, 4), fusion=6, epochs=1, steps=(1, 1), learning_rate=1e-2,
 )  # fmt: skip
 ELEMENTS = ("Fe", "Al", "Mg")
 
@@ -66,7 +66,7 @@ def footprints_of(rng, grid, truth, number=40, noise=0.02, elements=ELEMENTS):
 
 def region(rng, shape=(24, 30), number=40, noise=0.02, extent=(10.0, 0.0, 11.98, 1.584)):
     """One region populated in memory, and its truth."""
-    from lunarray.superres import assemble_region
+    from lunarray.superres.regions import assemble_region
 
     grid = GIBGrid((1, 1), shape, extent)
     features = fields(rng, grid)

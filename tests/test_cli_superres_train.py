@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import lunarray as la
 from lunarray import superres as sr
 from lunarray.cli import app
+from lunarray.superres.trained import load_region_model
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -26,7 +27,7 @@ def test_train_and_predict(tmp_path, rng, monkeypatch):
     grid = sr.GIBGrid((1, 2), (16, 16), (0.0, 0.0, 2.0, 1.0))
     footprints, _ = bank(tmp_path / "gib.zarr", rng, grid)
     sr.populate(tmp_path / "gib.zarr", footprints, progress=False)
-    options = ["--models", tmp_path / "models", "--members", 1, "--passes", 1, "--steps", 1, 1]
+    options = ["--models", tmp_path / "models", "--members", 1, "--epochs", 1, "--steps", 1, 1]
     options += ["--neighbours", 6]
     text = run("gib", "train", tmp_path / "gib.zarr", *options, "--region", "0,1")
     assert "loss" in text
@@ -37,8 +38,8 @@ def test_train_and_predict(tmp_path, rng, monkeypatch):
     text = run("gib", "train", tmp_path / "gib.zarr", *options, "--seed", 1, code=1)
     assert "overwrite" in text
     run("gib", "train", tmp_path / "gib.zarr", *options, "--losses", "paper", "--overwrite")
-    trained = sr.load_region_model(tmp_path / "models" / "region_00_00.safetensors")
-    assert trained.settings == sr.TrainSettings.paper(passes=1, steps=(1, 1), k=6)
+    trained = load_region_model(tmp_path / "models" / "region_00_00.safetensors")
+    assert trained.settings == sr.TrainSettings.paper(epochs=1, steps=(1, 1), k=6)
 
     command = ["gib", "predict", tmp_path / "gib.zarr", "-m", tmp_path / "models"]
     command += ["-o", tmp_path / "maps.zarr", "--max-distance"]

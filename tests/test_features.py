@@ -14,10 +14,8 @@ from lunarray.geo import assign_crs, great_circle_distance, lonlat, lunar_grid, 
 from lunarray.superres import (
     GIBGrid,
     create_gib,
-    feature_agreement,
     fill_features,
     open_gib,
-    patch_features,
     resnet50_backbone,
     surface_features,
 )
@@ -25,6 +23,7 @@ from lunarray.superres import backbone as module
 from lunarray.superres.backbone import FEATURES, Backbone, random_digest, random_state
 from lunarray.superres.basemap import BaseMap, project_plane, unproject
 from lunarray.superres.feature_kernels import pool, sample
+from lunarray.superres.features import feature_agreement, patch_features
 
 STEP = 22.5 / 342
 
@@ -275,7 +274,7 @@ def test_pooling_weighs_by_overlap(rng):
 @pytest.mark.parametrize("shift", [0.0, 180.0])
 def test_images_know_no_seam_and_no_pole(lat, lon, shift):
     """What the sampler gives around a place is the field there, whatever the map's edges are."""
-    from lunarray.superres.features import _around, _image, _setup
+    from lunarray.superres.feature_tiles import around, image_around, prepare
 
     step = 0.05
     west = -180.0 + shift
@@ -287,10 +286,10 @@ def test_images_know_no_seam_and_no_pole(lat, lon, shift):
     values[keep] = on_the_sphere(grid_lat[keep][:, None], lon_axis)
     base = map_of(values, west, 90.0, step)
     slim = Backbone("random", random_digest(3, 4), seed=3, width=4, device="cpu")
-    setup = _setup(base, GIBGrid(), slim, "patch", 12.5, None, (-6.0, 6.0), 0.05, 8, 1, 4, 0, "cpu")
+    setup = prepare(base, GIBGrid(), slim, mode="patch", value_range=(-6.0, 6.0))
 
-    places = functools.partial(_around, (lat, lon), 200, setup.pixel)
-    image, gaps = _image(
+    places = functools.partial(around, (lat, lon), 200, setup.pixel)
+    image, gaps = image_around(
         setup, setup.source.data, (lat, lon), places, (200, 200), (-6.0, 6.0), None
     )
     assert gaps is None
@@ -322,17 +321,17 @@ def test_result(slim, base):
     np.testing.assert_array_equal(few, out.sel(feature=[1999, 3, 70]))
 
 
-def test_patches_are_images_of_their_own(slim, base):
+def test_patches_are_images_of_their_own(slim, base, monkeypatch):
     grid = region(2, 3)
     whole = surface_features(base, grid, (0, 0), slim, "patch", select=[5, 900])
     lat, lon = np.meshgrid(grid.lat(0), grid.lon(0), indexing="ij")
+    monkeypatch.setattr("lunarray.superres.feature_tiles.BATCH", 1)
     single = patch_features(
         base,
         lat.ravel(),
         lon.ravel() + 360,
         slim,
         select=[5, 900],
-        batch=1,
         pixel_km=grid.step[0] * 30.3233506,
     )
     np.testing.assert_allclose(single.values.reshape(2, 2, 3), whole, rtol=1e-4, atol=1e-5)
@@ -558,15 +557,13 @@ def test_filling_a_store(slim, base, tmp_path):
     grid = GIBGrid((1, 3), (4, 4), (5.0, 1.0, 5.0 + 12 * STEP, 1.0 + 4 * STEP))
     path = tmp_path / "gib.zarr"
     create_gib(path, grid, features=10)
-    seen = []
-    options = {"context": 0, "progress": seen.append}
+    options = {"context": 0}
     assert fill_features(path, base, slim, regions=[(0, 1)], **options) == [(0, 1)]
     ds = open_gib(path)
     assert (ds["state"].values & 1).tolist() == [[0, 1, 0]]
     # Goes on with what is left, and with the features that were chosen.
     assert fill_features(path, base, slim, **options) == [(0, 0), (0, 2)]
     assert fill_features(path, base, slim, **options) == []
-    assert seen == [(0, 1), (0, 0), (0, 2)]
     import json
 
     model = json.loads(open_gib(path).attrs["feature_model"])

@@ -22,7 +22,8 @@ from lunarray.errors import (
     StoreConflictError,
     StoreFormatError,
 )
-from lunarray.superres.gib import _inner_chunk
+from lunarray.superres.gib import _inner_chunk, set_feature_model
+from lunarray.superres.mare import albedo_threshold
 
 SMALL = sr.GIBGrid(regions=(2, 3), shape=(6, 8))
 MODEL = {"sha256": "ab" * 32, "mode": "dense", "selection": [3, 1, 2]}
@@ -200,11 +201,11 @@ class TestStore:
         with pytest.raises(ModelError, match="differ in sha256"):
             sr.write_region(store, (0, 1), feature=features(1), feature_model=other)
         with pytest.raises(ModelError, match="differ in selection"):
-            sr.set_feature_model(store, {**MODEL, "selection": [1, 2, 3]})
+            set_feature_model(store, {**MODEL, "selection": [1, 2, 3]})
         with pytest.raises(ModelError, match="without a word"):
             sr.write_region(store, (0, 1), feature=features(1))
         with pytest.raises(InputError, match="sha256"):
-            sr.set_feature_model(store, {"mode": "dense"})
+            set_feature_model(store, {"mode": "dense"})
         ds = sr.open_gib(store)
         assert ds.state.values.tolist() == [[1, 0, 0], [0, 0, 0]]
         assert np.isnan(ds["feature"].values).sum() == 5 * features(1).size
@@ -331,7 +332,7 @@ class TestMare:
         dark = rng.random((18, 36)) < 0.3
         values = np.where(dark, 0.1, 0.3) + rng.normal(0, 0.01, (18, 36))
         albedo = xr.DataArray(values, {"lat": lat, "lon": lon}, ("lat", "lon"))
-        cut = sr.albedo_threshold(albedo)
+        cut = albedo_threshold(albedo)
         assert 0.13 < cut < 0.27
         for threshold in ("otsu", 0.2):
             got = sr.mare_class(geobox, albedo=albedo, threshold=threshold)
@@ -340,7 +341,7 @@ class TestMare:
         albedo[3, 4] = np.nan
         assert sr.mare_class(geobox, albedo=albedo).values[3, 4] == 0
         with pytest.raises(InputError, match="no bright and dark"):
-            sr.albedo_threshold(xr.full_like(albedo, 0.2))
+            albedo_threshold(xr.full_like(albedo, 0.2))
 
     def test_otsu_against_brute_force(self, rng):
         values = np.concatenate([rng.normal(1, 0.3, 300), rng.normal(3, 0.5, 700)]).reshape(20, 50)
@@ -349,7 +350,7 @@ class TestMare:
         cuts = np.linspace(values.min(), values.max(), 2000)[1:-1]
         v = values.ravel()
         within = [v[v < c].var() * (v < c).sum() + v[v >= c].var() * (v >= c).sum() for c in cuts]
-        assert sr.albedo_threshold(flat) == pytest.approx(cuts[np.argmin(within)], abs=0.1)
+        assert albedo_threshold(flat) == pytest.approx(cuts[np.argmin(within)], abs=0.1)
 
     def test_classify(self, store):
         box = la.geo.Box(-180, -90, 0, 90)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from lunarray.errors import InputError
 from lunarray.geo import RADIUS, great_circle_distance
-from lunarray.superres import edge_list, neighbours
-from lunarray.superres.graph import ALPHA, BETA, LENGTH, _Problem
+from lunarray.superres import neighbours
+from lunarray.superres.graph import ALPHA, BETA, LENGTH, _Problem, edge_list
 
 
 def brute_force(lat, lon, w, k, *, alpha=ALPHA, beta=BETA, length=LENGTH, square=None, own=False):

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lunarray.errors import InputError
-from lunarray.superres import FeatureMoments, feature_moments, select_features
+from lunarray.superres import select_features
+from lunarray.superres.mrmr import FeatureMoments, feature_moments
 
 
 def straightforward(x, n, target=None, scheme="difference"):

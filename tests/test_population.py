@@ -21,8 +21,8 @@ from lunarray.errors import (
 )
 from lunarray.geo import great_circle_distance
 from lunarray.superres import population_kernels as kernels
-from lunarray.superres.footprints import cell_pixels
-from lunarray.superres.population import populate_pixels
+from lunarray.superres.footprints import cell_pixels, footprint_cells, touched_regions
+from lunarray.superres.population import populate_pixels, population_loss, split_abundances
 from lunarray.xrf import ELEMENTS, HIGHLAND, MARE
 
 GRID = sr.GIBGrid(regions=(2, 4), shape=(30, 30))
@@ -78,19 +78,19 @@ class TestCells:
             corner_lat=(("footprint", "corner"), [[4.0, -4.0, -4.0, 4.0]]),
             corner_lon=(("footprint", "corner"), [[10.0, 10.0, 11.0, 11.0]]),
         )
-        cells = sr.footprint_cells(fp)
+        cells = footprint_cells(fp)
         np.testing.assert_allclose(cells.lat.values[0], np.arange(3.5, -4, -1), atol=0.002)
         np.testing.assert_allclose(cells.lon.values[0], 10.5, atol=1e-9)
 
     def test_which_axis_is_longer_does_not_depend_on_the_corners_order(self, rng):
         fp = tracks(20, 3)
-        want = np.sort(sr.footprint_cells(fp).lat.values, axis=1)
+        want = np.sort(footprint_cells(fp).lat.values, axis=1)
         for shift in range(1, 4):
             rolled = fp.roll(corner=shift)
-            got = sr.footprint_cells(rolled).lat.values
+            got = footprint_cells(rolled).lat.values
             np.testing.assert_allclose(np.sort(got, axis=1), want, atol=1e-9)
         back = fp.isel(corner=[3, 2, 1, 0])
-        np.testing.assert_allclose(np.sort(sr.footprint_cells(back).lat.values, 1), want, atol=1e-9)
+        np.testing.assert_allclose(np.sort(footprint_cells(back).lat.values, 1), want, atol=1e-9)
 
     def test_equal_spacing_over_the_pole(self):
         # 20° from 85° N on one side to 75° N on the other.
@@ -107,17 +107,17 @@ class TestCells:
             corner_lat=(("footprint", "corner"), [[1.0, 1.0, -1.0, -1.0]]),
             corner_lon=(("footprint", "corner"), [[176.0, -176.0, -176.0, 176.0]]),
         )
-        cells = sr.footprint_cells(fp)
+        cells = footprint_cells(fp)
         assert np.sort(cells.lon.values[0] % 360) == pytest.approx(np.arange(176.5, 184), abs=0.01)
         assert (cells.lon < 180).all()
-        same = sr.footprint_cells(fp.assign(corner_lon=fp.corner_lon % 360))
+        same = footprint_cells(fp.assign(corner_lon=fp.corner_lon % 360))
         np.testing.assert_allclose(same.lon.values, cells.lon.values, atol=1e-9)
-        assert {j for _, j in sr.touched_regions(fp, GRID)} == {0, 3}
+        assert {j for _, j in touched_regions(fp, GRID)} == {0, 3}
 
     def test_pixels_are_those_of_the_grid(self, rng):
         for grid in (GRID, sr.GIBGrid(), sr.GIBGrid((2, 2), (9, 11), (-20, -10, 60, 70))):
             fp = tracks(300, 5)
-            cells = sr.footprint_cells(fp)
+            cells = footprint_cells(fp)
             row, column = grid.pixel_of(cells.lat.values, cells.lon.values)
             expected = np.where(row < 0, -1, row * grid.size[1] + column)
             np.testing.assert_array_equal(cell_pixels(fp, grid), expected)
@@ -175,7 +175,7 @@ class TestExact:
             # Far beyond what mare and highland differ by, so that constraints bind.
             expected = rng.uniform(0, 60, (2, 8)) * rng.choice([0.1, 1.0, 4.0], (2, 1))
             classes = rng.integers(0, 3, (1, cells)).astype("u1")
-            got = sr.split_abundances(a[None], classes, expected=expected)[0]
+            got = split_abundances(a[None], classes, expected=expected)[0]
             own = [expected[c - 1] if c else a for c in classes[0]]
             d = np.stack(own, axis=1)
             worst = max(worst, np.abs(got - self.qp(a, d)).max())
@@ -195,11 +195,11 @@ class TestExact:
         a = rng.uniform(0.1, 45.0, (1, 4))
         expected = rng.uniform(0, 60, (2, 4))
         classes = rng.integers(0, 3, (1, 8)).astype("u1")
-        best = sr.population_loss(
-            a, classes, sr.split_abundances(a, classes, expected=expected), expected=expected
+        best = population_loss(
+            a, classes, split_abundances(a, classes, expected=expected), expected=expected
         )
         others = rng.dirichlet(np.full(8, rng.choice([0.1, 1.0, 30.0])), 50) * 8
-        losses = sr.population_loss(
+        losses = population_loss(
             np.repeat(a, 50, 0), np.repeat(classes, 50, 0), others, expected=expected
         )
         assert (losses >= best * (1 - 1e-12)).all()
@@ -208,14 +208,14 @@ class TestExact:
         n = 3000
         a = EXPECTED[rng.integers(0, 2, n)] * rng.uniform(0.6, 1.4, (n, 8))
         classes = rng.integers(0, 3, (n, 8)).astype("u1")
-        exact = sr.split_abundances(a, classes)
-        descent = sr.split_abundances(a, classes, method="lagrangian")
+        exact = split_abundances(a, classes)
+        descent = split_abundances(a, classes, method="lagrangian")
         # The descent leaves the constraints, and what breaks them can have any loss: it is held to them for comparison.
         off = np.abs(descent.sum(axis=1) - 8)
         assert off.max() > 0.01
         assert descent.min() > 0
         fair = descent * (8 / descent.sum(axis=1))[:, None]
-        gain = sr.population_loss(a, classes, fair) - sr.population_loss(a, classes, exact)
+        gain = population_loss(a, classes, fair) - population_loss(a, classes, exact)
         assert gain.min() >= -1e-9
         # As it stands, its lower loss is never more than what freeing the sum is worth: the exact minimum at its sum.
         own = EXPECTED[np.maximum(classes, 1) - 1]
@@ -223,21 +223,21 @@ class TestExact:
         t = np.where(classes > 0, t, 1.0)
         freed = t + ((descent.sum(1) - t.sum(1)) / 8)[:, None]
         assert (
-            sr.population_loss(a, classes, descent) - sr.population_loss(a, classes, freed)
+            population_loss(a, classes, descent) - population_loss(a, classes, freed)
         ).min() >= -1e-9
 
     def test_one_class_divides_evenly(self):
         a = np.array([list(HIGHLAND.values())]) * 0.8
         for c in (0, 1, 2):
-            got = sr.split_abundances(a, np.full((1, 8), c))
+            got = split_abundances(a, np.full((1, 8), c))
             np.testing.assert_allclose(got, 1.0, atol=1e-14)
-        assert (sr.split_abundances(np.zeros((1, 8)), np.full((1, 8), 1)) == 1).all()
+        assert (split_abundances(np.zeros((1, 8)), np.full((1, 8), 1)) == 1).all()
 
     def test_mare_cells_get_more_iron(self):
         # Of iron alone: what is richer in it gets more.
         a = np.full((1, 8), np.nan)
         a[0, 0] = 8.0
-        b = sr.split_abundances(a, [[1, 1, 1, 1, 2, 2, 2, 2]])[0]
+        b = split_abundances(a, [[1, 1, 1, 1, 2, 2, 2, 2]])[0]
         assert (b[:4] > b[4:]).all()
         np.testing.assert_allclose(8 * (b[0] - b[4]), MARE["Fe"] - HIGHLAND["Fe"], rtol=1e-12)
 
@@ -266,7 +266,7 @@ class TestExact:
     )
     def test_nonsense(self, match, a, classes, options):
         with pytest.raises(InputError, match=match):
-            sr.split_abundances(a, classes, **options)
+            split_abundances(a, classes, **options)
 
 
 class TestLagrangian:
@@ -283,14 +283,14 @@ class TestLagrangian:
                 to_lam = a @ (b @ one) - 8 * a
                 to_mu = np.maximum(0, -b)
                 b, lam, mu = b - eta * to_b, lam - eta * to_lam, mu - eta * to_mu
-            got = sr.split_abundances(a.T, classes[None], method="lagrangian")
+            got = split_abundances(a.T, classes[None], method="lagrangian")
             np.testing.assert_allclose(got, b, rtol=1e-12)
 
     def test_comes_near_the_exact(self):
         a = EXPECTED.mean(axis=0, keepdims=True)
         classes = np.array([[1, 1, 1, 1, 2, 2, 2, 2]])
-        exact = sr.split_abundances(a, classes)
-        descent = sr.split_abundances(a, classes, method="lagrangian")
+        exact = split_abundances(a, classes)
+        descent = split_abundances(a, classes, method="lagrangian")
         assert np.abs(exact - descent).max() < 0.05
 
     def test_missing_elements_do_not_count(self, rng):
@@ -300,8 +300,8 @@ class TestLagrangian:
         few = [0, 2, 3, 4, 5, 7]
         for method in ("exact", "lagrangian"):
             np.testing.assert_allclose(
-                sr.split_abundances(a, classes, method=method),
-                sr.split_abundances(a[:, few], classes, expected=EXPECTED[:, few], method=method),
+                split_abundances(a, classes, method=method),
+                split_abundances(a[:, few], classes, expected=EXPECTED[:, few], method=method),
                 rtol=1e-12,
             )
 
@@ -479,7 +479,7 @@ class TestPopulate:
         for part in (slice(0, 80), slice(80, 83), slice(83, 120)):
             new = fp.isel(footprint=part)
             done = sr.populate(store, new, method=method)
-            assert list(done.regions) == sr.touched_regions(new, GRID)
+            assert list(done.regions) == touched_regions(new, GRID)
             touched.append(len(done.regions))
         assert touched[1] < 8
         one, two = contents(store), contents(other)
@@ -530,7 +530,7 @@ class TestPopulate:
         assert (sr.open_gib(store).state.values & 4 > 0).sum() == 2
         done = sr.populate(store, fp)
         assert done.added == 0
-        assert len(done.regions) == len(sr.touched_regions(fp, GRID)) - 2
+        assert len(done.regions) == len(touched_regions(fp, GRID)) - 2
         other = tmp_path / "other.zarr"
         sr.create_gib(other, GRID, features=2)
         fill_mare(other, GRID)

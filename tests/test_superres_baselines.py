@@ -11,6 +11,15 @@ from superres_cases import ELEMENTS, TINY, region
 import lunarray.superres as sr
 import lunarray.superres.baselines as bl
 from lunarray.errors import InputError
+from lunarray.geo.footprints import unit_vectors
+from lunarray.superres.baselines import BASELINES
+from lunarray.superres.evaluation import (
+    format_table,
+    score,
+    score_table,
+    track_folds,
+    track_numbers,
+)
 from lunarray.superres.support import footprint_support
 
 torch.set_num_threads(1)
@@ -20,9 +29,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.fixture
 def points(rng):
     lat, lon = rng.uniform(-3, 3, 40), rng.uniform(-183, -177, 40)
-    known = bl._directions(lat, lon)
+    known = unit_vectors(lon, lat)
     values = rng.uniform(1, 20, (40, 2))
-    wanted = bl._directions(rng.uniform(-3, 3, 25), rng.uniform(177, 183, 25))
+    lat, lon = rng.uniform(-3, 3, 25), rng.uniform(177, 183, 25)
+    wanted = unit_vectors(lon, lat)
     return known, values, wanted
 
 
@@ -68,7 +78,7 @@ def test_ordinary_kriging_in_the_variogram_form(points):
 
 def test_variogram_of_a_known_process(rng):
     lat, lon = rng.uniform(-4, 4, 500), rng.uniform(0, 8, 500)
-    known = bl._directions(lat, lon)
+    known = unit_vectors(lon, lat)
     covariance = 4.0 * np.exp(-angle(known, known) * 1737.4 / 30.0)
     values = np.linalg.cholesky(covariance + 1e-9 * np.eye(500)) @ rng.standard_normal(500)
     nugget, sill, length = bl.fit_variogram(known, values + 0.7 * rng.standard_normal(500))
@@ -94,7 +104,7 @@ def test_class_mean():
 def test_all_of_them_on_a_region(rng):
     data, truth, *_ = region(rng, number=60)
     maps = sr.baseline_maps(data)
-    assert tuple(maps) == sr.BASELINES
+    assert tuple(maps) == BASELINES
     for name, values in maps.items():
         assert values.shape == truth.shape, name
         assert np.isfinite(values).all(), name
@@ -118,7 +128,7 @@ def test_scores_are_scikit_learns(rng):
     predicted = known + rng.standard_normal((30, 2))
     missing = predicted.copy()
     missing[3, 1] = np.nan
-    got = sr.score(missing, known)
+    got = score(missing, known)
     keep = np.arange(30) != 3
     for e, rows in ((0, slice(None)), (1, keep)):
         p, k = predicted[rows, e], known[rows, e]
@@ -127,15 +137,15 @@ def test_scores_are_scikit_learns(rng):
         assert got["skill"][e] == pytest.approx(r2_score(k, p))
         assert got["r"][e] == pytest.approx(np.corrcoef(k, p)[0, 1])
         assert got["bias"][e] == pytest.approx((p - k).mean())
-    nothing = sr.score(np.full((3, 1), np.nan), np.ones((3, 1)))
+    nothing = score(np.full((3, 1), np.nan), np.ones((3, 1)))
     assert np.isnan(nothing["rmse"]).all()
 
 
 def test_a_table_ranks_methods(rng):
     known = rng.uniform(1, 20, (30, 2))
-    table = sr.score_table({"bad": known + 5, "good": known + 0.1}, known, ["Fe", "Al"])
+    table = score_table({"bad": known + 5, "good": known + 0.1}, known, ["Fe", "Al"])
     assert table["relative"].values[1] < table["relative"].values[0]
-    lines = sr.format_table(table).splitlines()
+    lines = format_table(table).splitlines()
     assert lines[0] == "| rmse | Fe | Al | relative |"
     assert lines[2].startswith("| good | 0.100 | 0.100 |")
 
@@ -151,22 +161,22 @@ def strip(lon, lat, height=3.0, width=0.5):
 def test_tracks_are_chains_of_footprints():
     lon = [10, 10.1, 10.2, 50, 50, 179.9, -179.9, 30]
     lat = [0, 3, 6, 0, 20, 0, 3, 3]
-    assert sr.track_numbers(strip(lon, lat)).tolist() == [0, 0, 0, 1, 2, 3, 3, 4]
-    assert sr.track_numbers(strip([0], [0])).tolist() == [0]
-    assert sr.track_numbers(strip([], [])).size == 0
+    assert track_numbers(strip(lon, lat)).tolist() == [0, 0, 0, 1, 2, 3, 3, 4]
+    assert track_numbers(strip([0], [0])).tolist() == [0]
+    assert track_numbers(strip([], [])).size == 0
     named = strip([0, 0, 0], [0, 0, 0]).assign_coords(track=("footprint", [7, 3, 7]))
-    assert sr.track_numbers(named).tolist() == [1, 0, 1]
+    assert track_numbers(named).tolist() == [1, 0, 1]
 
 
 def test_folds_hold_whole_tracks(rng):
     tracks = np.repeat(np.arange(12), rng.integers(1, 8, 12))
-    folds = sr.track_folds(tracks, 4, seed=1)
+    folds = track_folds(tracks, 4, seed=1)
     assert all(len(np.unique(folds[tracks == t])) == 1 for t in range(12))
     counts = np.bincount(folds)
     assert len(counts) == 4
     assert counts.max() - counts.min() <= 7
     with pytest.raises(InputError, match="folds"):
-        sr.track_folds(tracks, 13)
+        track_folds(tracks, 13)
 
 
 def test_cross_validation_holds_out_whole_tracks(rng, monkeypatch):
@@ -197,7 +207,7 @@ def test_cross_validation_holds_out_whole_tracks(rng, monkeypatch):
         assert not tracks & set(footprints["track"].values[own].tolist())
         start += len(own)
     np.testing.assert_allclose(table["measured"], footprints["abundance"].values[rows], rtol=1e-6)
-    want = sr.score(table["predicted"].values[1], table["measured"].values)["rmse"]
+    want = score(table["predicted"].values[1], table["measured"].values)["rmse"]
     np.testing.assert_allclose(table["rmse"].values[1], want)
 
 

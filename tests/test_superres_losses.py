@@ -86,7 +86,7 @@ def test_feature_similarity(case):
             norm = sum((y[s, j] - y[t, j]) ** 2 for j in range(8))
             total += math.exp(-distance) * norm
             edges += 1
-    weight = losses.feature_weights(tensor(features), tensor(index), block=4)
+    weight = torch.exp(-tensor(np.linalg.norm(features[index] - features[:, None], axis=-1)))
     got = losses.similarity(tensor(y), tensor(index), weight)
     assert got.item() == pytest.approx(total / edges, rel=1e-12)
 

@@ -16,6 +16,7 @@ from lunarray import plot
 from lunarray import superres as sr
 from lunarray.errors import BodyMismatchError, InputError
 from lunarray.plot.superres import _gaussian, _spread, class_breaks
+from lunarray.superres.maps import footprint_frame
 
 GRID = sr.GIBGrid((2, 2), (30, 40), (-20, -10, 60, 50))
 
@@ -204,7 +205,7 @@ class TestFiles:
             corner_lat=(("footprint", "corner"), [[0.0, 6.0, 6.0, 0.0]]),
             corner_lon=(("footprint", "corner"), [[179.0, 179.0, -179.0, -179.0]]),
         )
-        frame = sr.footprint_frame(one)
+        frame = footprint_frame(one)
         assert frame.geometry[0].geom_type == "MultiPolygon"
         assert frame.geometry[0].area == pytest.approx(12.0, rel=1e-2)
 
@@ -235,6 +236,6 @@ class TestFiles:
             with pytest.raises(InputError, match=match):
                 call()
         assert not list(tmp_path.glob("x*"))
-        earth = sr.footprint_frame(tracks).set_crs("EPSG:4326", allow_override=True)
+        earth = footprint_frame(tracks).set_crs("EPSG:4326", allow_override=True)
         with pytest.raises(BodyMismatchError):
             la.export.to_vector(earth, tmp_path / "x.gpkg")

@@ -12,7 +12,8 @@ import lunarray.superres as sr
 from lunarray.errors import InputError, ModelError
 from lunarray.geo import great_circle_distance
 from lunarray.superres.model import HybridModel, Scaling
-from lunarray.superres.training import TrainedRegion
+from lunarray.superres.prediction import predict_region
+from lunarray.superres.trained import TrainedRegion, region_models, save_region_model
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -97,7 +98,7 @@ def test_networks_that_disagree_meet_without_a_step(tmp_path, rng, regions, marg
         trained = level(ELEMENTS, [10.0 + 6 * (number % 2) + number, 20.0, 30.0], region=own)
         trained.feature_model = sr.open_gib(tmp_path / "gib.zarr").attrs["feature_model"]
         gap = 6.0 + len(list(grid.all_regions()))
-        sr.save_region_model(tmp_path / f"region_{own[0]:02d}_{own[1]:02d}.safetensors", trained)
+        save_region_model(tmp_path / f"region_{own[0]:02d}_{own[1]:02d}.safetensors", trained)
     ds = sr.open_gib(tmp_path / "gib.zarr").compute()
     iron = ds.lunar.superresolve(tmp_path, max_distance=None, margin=margin)["abundance"]
     # The taper falls over twice the margin; in a corner both ways at once.
@@ -118,7 +119,7 @@ def test_overlapping_sub_regions_share_to_one(rng):
     data, *_ = region(rng)
     trend = rng.standard_normal((9, 3)).astype(np.float32)
     trained = level(ELEMENTS, [50.0, 60.0, 70.0], trend=trend)
-    mean, variance = sr.predict_region(trained, data.lat, data.lon, data.features, data.mare)
+    mean, variance = predict_region(trained, data.lat, data.lon, data.features, data.mare)
     flat = data.features.reshape(6, -1).T
     lat, lon = (v.ravel() for v in np.meshgrid(data.lat, data.lon, indexing="ij"))
     x = trained.scaling.inputs(flat, data.mare.ravel(), lat, lon)
@@ -134,7 +135,7 @@ def test_members_that_disagree_are_the_uncertainty(rng):
         model = level(ELEMENTS, [0.0, 0.0, 0.0]).models[0]
         torch.nn.init.constant_(model.output.bias, shift)
         one.models.append(model)
-    mean, variance = sr.predict_region(one, data.lat, data.lon, data.features, data.mare)
+    mean, variance = predict_region(one, data.lat, data.lon, data.features, data.mare)
     shifts = np.array([0.0, -1.0, 3.0])
     np.testing.assert_allclose(mean[0], 10 + shifts.mean(), rtol=1e-5)
     np.testing.assert_allclose(variance[0], shifts.var(), rtol=1e-4)
@@ -142,7 +143,7 @@ def test_members_that_disagree_are_the_uncertainty(rng):
 
 def test_no_network_means_no_map(study, ds):
     folder, grid, _ = study
-    models = sr.region_models(folder / "models")
+    models = region_models(folder / "models")
     del models[0, 1]
     result = ds.lunar.superresolve(models, max_distance=None)["abundance"]
     rows, columns = grid.slices(0, 1)
@@ -185,10 +186,10 @@ def test_models_that_do_not_fit(study, ds, tmp_path, rng):
         ds.lunar.superresolve(folder / "models", margin=-1)
     data, *_ = region(rng)
     with pytest.raises(ModelError, match="features for a network"):
-        sr.predict_region(
+        predict_region(
             level(ELEMENTS, [1, 1, 1], features=4), data.lat, data.lon, data.features, data.mare
         )
-    models = sr.region_models(folder / "models")
+    models = region_models(folder / "models")
     with pytest.raises(ModelError, match="made for region"):
         ds.lunar.superresolve({(0, 0): models[1, 1]})
 

@@ -113,8 +113,8 @@ def graph(options: Options) -> dict[str, Any]:
 
 def features(options: Options) -> dict[str, Any]:
     """Dense features against patches, per pixel, and their agreement."""
-    from lunarray.superres import GIBGrid, feature_agreement, patch_features, surface_features
-    from lunarray.superres.features import TILE
+    from lunarray.superres import GIBGrid, surface_features
+    from lunarray.superres.features import TILE, feature_agreement, patch_features
 
     side, few = (16, 4) if options.quick else (min(TILE, 86), 16)
     base = basemap(side * STEP + 3)
@@ -219,8 +219,10 @@ def step(side: int, k: int) -> dict[str, Any]:
     Before, there are the region's data and the graph; the rise is inputs, network, activations, gradients and the
     optimiser's state.
     """
-    from lunarray.superres import TrainSettings, train_region
-    from lunarray.superres.training import GraphCache, RegionData
+    from lunarray.superres import TrainSettings
+    from lunarray.superres.regions import RegionData
+    from lunarray.superres.subgraphs import GraphCache
+    from lunarray.superres.training import train_region
     from lunarray.xrf import ELEMENTS, HIGHLAND
 
     lat, lon, w = subregion(side)
@@ -235,18 +237,18 @@ def step(side: int, k: int) -> dict[str, Any]:
         np.full((side, side), 2, np.uint8), abundance, tuple(ELEMENTS),
     )  # fmt: skip
     result: dict[str, Any] = {"nodes": side * side, "neighbours": k, "unit": "MB"}
-    common = {"size": side, "stride": side, "k": k, "passes": 1, "steps": (1, 1)}
+    common = {"size": side, "stride": side, "k": k, "epochs": 1, "steps": (1, 1)}
     for name, settings in (
-        ("paper", TrainSettings.paper(**common)),
-        ("default", TrainSettings(**{**common, "point": 1.0, "footprint": 0.0})),
+        ("paper", TrainSettings(**common)),
+        ("footprint", TrainSettings.footprint_aware(**common, point=1.0, footprint=0.0)),
     ):
         cache = GraphCache(2 << 30)
-        train_region(data, settings, cache=cache)  # compiles, and builds the graph
+        train_region(data, settings, cache=cache, device="cpu")  # compiles, and builds the graph
         gc.collect()
         # Since Linux 4.0: the peak begins anew.
         Path("/proc/self/clear_refs").write_text("5")
         before, begin = memory("VmRSS"), time.perf_counter()
-        train_region(data, settings, cache=cache)
+        train_region(data, settings, cache=cache, device="cpu")
         result[f"{name}_rise"] = round(memory("VmHWM") - before, 1)
         result[f"{name}_peak"] = round(memory("VmHWM"), 1)
         result[f"{name}_seconds"] = round(time.perf_counter() - begin, 3)

@@ -32,9 +32,9 @@ FURTHER: list[Callable[[Options], dict[str, Any]]] = [*ROWS]
 def prepare(options: Options) -> Comparison:
     import xarray as xr
 
-    from lunarray.superres import GIBGrid, split_abundances
+    from lunarray.superres import GIBGrid
     from lunarray.superres.footprints import cell_pixels
-    from lunarray.superres.population import populate_pixels
+    from lunarray.superres.population import populate_pixels, split_abundances
     from lunarray.xrf import HIGHLAND, MARE
 
     n = 20_000 if options.quick else 200_000

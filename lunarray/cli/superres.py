@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lunarray.cli.console import console, friendly, say
-from lunarray.cli.options import Output, Overwrite, Quicklook
+from lunarray.cli.options import Device, Output, Overwrite, Quicklook, RunDevice, TrainDevice
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -198,7 +198,7 @@ def train(
     members: Annotated[
         int, typer.Option(min=1, help="Networks in the ensemble that tells the uncertainty.")
     ] = 3,
-    passes: Annotated[
+    epochs: Annotated[
         int, typer.Option(min=1, help="Passes over all sub-regions, in each phase.")
     ] = 3,
     steps: Annotated[
@@ -206,6 +206,7 @@ def train(
     ] = (4, 4),
     neighbours: Annotated[int, typer.Option(min=1, help="Neighbours of a node.")] = 100,
     seed: Annotated[int, typer.Option(help="Another number, other networks.")] = 0,
+    device: TrainDevice = Device.auto,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -223,15 +224,13 @@ def train(
     with friendly():
         if basemap is not None:
             wanted = None if region is None else [_region(r) for r in region]
-            superres.fill_features(
-                store,
-                _open_map(basemap),
-                weights,
-                regions=wanted,
-                progress=lambda r: say(f"Features   of region {r}"),
+            filled = superres.fill_features(
+                store, _open_map(basemap), weights, regions=wanted, device=device.value
             )
-        make = superres.TrainSettings.paper if losses is Losses.paper else superres.TrainSettings
-        settings = make(members=members, passes=passes, steps=tuple(steps), k=neighbours, seed=seed)
+            say(f"Features   of {len(filled)} regions")
+        kind = superres.TrainSettings
+        make = kind.paper if losses is Losses.paper else kind.footprint_aware
+        settings = make(members=members, epochs=epochs, steps=tuple(steps), k=neighbours, seed=seed)
 
         def report(state: dict[str, Any]) -> None:
             if state["visit"] == state["visits"] or state["visit"] % 20 == 0:
@@ -246,7 +245,9 @@ def train(
             settings,
             regions=None if region is None else [_region(r) for r in region],
             overwrite=overwrite,
-            progress=report,
+            device=device.value,
+            progress=False,
+            report=report,
         )
         say(f"Models     {len(files)} in {models}")
 
@@ -259,6 +260,7 @@ def predict(
     max_distance: Annotated[
         float, typer.Option(min=0, help="Mask pixels farther from any populated one (km).")
     ] = 150.0,
+    device: RunDevice = Device.auto,
     quicklook: Quicklook = None,
     geotiff: GeoTiffs = None,
     overwrite: Overwrite = False,
@@ -266,12 +268,13 @@ def predict(
     """Predict the elements of every pixel, with their uncertainty."""
     from lunarray import plot, superres
     from lunarray.store import open_zarr, to_zarr
+    from lunarray.superres.trained import region_models
 
     with friendly():
         ds = superres.open_gib(store)
-        maps = superres.superresolve(ds, models, max_distance=1e3 * max_distance)
+        specs = region_models(models, device.value)
+        maps = superres.superresolve(ds, specs, max_distance=1e3 * max_distance)
         # Blocks of a growing store have no name of their own: what makes the map says whether it is the same one.
-        specs = superres.region_models(models)
         footprints = superres.gib_footprints(store).sizes["footprint"]
         token = f"{sorted((r, s.sha256) for r, s in specs.items())} {max_distance} {footprints}"
         to_zarr(maps, output, overwrite=overwrite, token=token)
@@ -349,7 +352,7 @@ def _summary(ds: xr.Dataset) -> None:
     """Print how many regions hold what."""
     from rich.table import Table
 
-    from lunarray.superres import STATE_FLAGS
+    from lunarray.superres.gib import STATE_FLAGS
 
     state = ds["state"].values
     table = Table("part", "regions")

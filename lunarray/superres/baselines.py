@@ -7,15 +7,15 @@ Pure NumPy, SciPy and scikit-learn. Every function takes known places or inputs 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lunarray.errors import InputError
-from lunarray.geo import RADIUS
+from lunarray.geo import RADIUS, unit_vectors
 
 if TYPE_CHECKING:
-    from lunarray.superres.training import RegionData
+    from lunarray.superres.regions import RegionData
 
 #: Baselines of :func:`baseline_maps`, in the order of a table.
 BASELINES = (
@@ -26,11 +26,6 @@ BASELINES = (
     "boosted trees",
     "footprint ridge",
 )
-
-
-def _directions(lat: Any, lon: Any) -> np.ndarray:
-    phi, lam = np.deg2rad(np.asarray(lat, np.float64)), np.deg2rad(np.asarray(lon, np.float64))
-    return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=-1)
 
 
 def nearest(known: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -291,7 +286,9 @@ def baseline_maps(
     InputError
         If a name is unknown, or no pixel is populated.
     """
-    from lunarray.superres.training import TrainSettings, _input_planes, fit_scaling
+    from lunarray.superres.settings import TrainSettings
+    from lunarray.superres.subgraphs import input_planes
+    from lunarray.superres.trend import fit_scaling
 
     unknown = set(names) - set(BASELINES)
     if unknown:
@@ -307,9 +304,10 @@ def baseline_maps(
         raise InputError(
             "no populated pixel", where=f"region {data.region}", remedy="Populate the region"
         )
-    scaling, _ = fit_scaling(data, TrainSettings(trend="linear", footprint=1.0))
-    x = _input_planes(data, scaling)[0].reshape(rows * columns, -1)
-    places = _directions(*(v.ravel() for v in np.meshgrid(data.lat, data.lon, indexing="ij")))
+    scaling, _ = fit_scaling(data, TrainSettings.footprint_aware())
+    x = input_planes(data, scaling)[0].reshape(rows * columns, -1)
+    lat, lon = (v.ravel() for v in np.meshgrid(data.lat, data.lon, indexing="ij"))
+    places = unit_vectors(lon, lat)
     classes, values = data.mare.ravel(), flat[known]
     result = {}
     for name in names:

@@ -2,89 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 
+from lunarray.engine.models import Device
+from lunarray.engine.progress import step_bar
 from lunarray.errors import InputError
 from lunarray.superres.baselines import BASELINES, baseline_maps
+from lunarray.superres.prediction import predict_region
+from lunarray.superres.regions import assemble_region
+from lunarray.superres.settings import TrainSettings
+from lunarray.superres.subgraphs import GraphCache
 from lunarray.superres.support import support_of
+from lunarray.superres.training import train_region
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from lunarray.superres.grid import GIBGrid
-    from lunarray.superres.training import RegionData, TrainSettings
 
 #: Names under which networks stand in tables.
 NETWORK = "network"
-
-
-def assemble_region(
-    grid: GIBGrid,
-    features: np.ndarray,
-    mare: np.ndarray,
-    footprints: xr.Dataset,
-    *,
-    region: tuple[int, int] = (0, 0),
-) -> RegionData:
-    """Populate one region in memory, from some footprints only: what cross-validation needs.
-
-    Parameters
-    ----------
-    grid : GIBGrid
-        The grid.
-    features : ndarray, (feature, row, column)
-        Of the region.
-    mare : ndarray, (row, column)
-        0 unknown, 1 mare, 2 highland.
-    footprints : Dataset
-        As :func:`lunarray.superres.as_footprints` gives them.
-    region : tuple of 2 int
-        Which region of the grid.
-
-    Returns
-    -------
-    RegionData
-        Populated as :func:`lunarray.superres.populate` would.
-    """
-    from lunarray.superres.footprints import cell_pixels
-    from lunarray.superres.population import populate_pixels, split_abundances
-    from lunarray.superres.training import RegionData
-    from lunarray.xrf.constants import HIGHLAND, MARE
-
-    elements = [str(e) for e in footprints["element"].values]
-    abundance, error = (
-        np.ascontiguousarray(footprints[n].transpose("footprint", "element").values, np.float64)
-        for n in ("abundance", "abundance_std")
-    )
-    rows, columns = grid.slices(*region)
-    width = grid.size[1]
-    pixel = cell_pixels(footprints, grid)
-    row, column = pixel // width, pixel % width
-    inside = (pixel >= 0) & (row >= rows.start) & (row < rows.stop)
-    inside &= (column >= columns.start) & (column < columns.stop)
-    classes = np.zeros(pixel.shape, np.uint8)
-    classes[inside] = mare[row[inside] - rows.start, column[inside] - columns.start]
-    expected = [[kind[e] for e in elements] for kind in (MARE, HIGHLAND)]
-    weights = split_abundances(abundance, classes, expected=expected)
-    hits = populate_pixels(np.where(inside, pixel, -1), weights, abundance, error)
-    lat, lon = grid.lat(region[0]), grid.lon(region[1])
-    dense = np.full((len(elements), len(lat), len(lon)), np.nan, np.float32)
-    dense[:, hits["pixel"] // width - rows.start, hits["pixel"] % width - columns.start] = hits[
-        "abundance"
-    ].T
-    return RegionData(
-        lat,
-        lon,
-        features,
-        mare,
-        dense,
-        tuple(elements),
-        support_of(footprints, lat, lon),
-        region,
-    )
 
 
 def track_numbers(footprints: xr.Dataset, *, gap: float = 1.0) -> np.ndarray:
@@ -214,8 +153,6 @@ def score_table(
         ``rmse``, ``mae``, ``bias``, ``r``, ``skill`` (method, element), and ``relative`` (method): the mean over
         elements of rmse over the standard deviation of `known`, by which methods may be ranked.
     """
-    import xarray as xr
-
     scores = {name: score(values, known) for name, values in predictions.items()}
     units = {"rmse": "wt%", "mae": "wt%", "bias": "wt%", "r": "1", "skill": "1"}
     arrays: dict[str, Any] = {
@@ -270,7 +207,8 @@ def cross_validate(
     methods: Sequence[str] = BASELINES,
     region: tuple[int, int] = (0, 0),
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+    device: Device = "auto",
+    progress: bool | None = None,
 ) -> xr.Dataset:
     """Predict footprints of tracks that were held out, with a network and with the baselines.
 
@@ -285,7 +223,7 @@ def cross_validate(
     footprints : Dataset
         As :func:`lunarray.superres.as_footprints` gives them.
     settings : TrainSettings or mapping of str to TrainSettings, optional
-        How networks are trained, :meth:`TrainSettings.paper` if None; several by name.
+        How networks are trained, ``TrainSettings()`` if None; several by name.
     folds : int
         Into which whole tracks are dealt.
     only : sequence of int, optional
@@ -296,8 +234,10 @@ def cross_validate(
         Which region of the grid.
     seed : int
         Of the deal.
-    progress : callable, optional
-        Told what is being done.
+    device : {"auto", "cpu", "cuda"}
+        Where networks are trained and predict.
+    progress : bool, optional
+        Show a progress bar; by default where standard error is a terminal.
 
     Returns
     -------
@@ -306,11 +246,8 @@ def cross_validate(
         it measured. With ``predicted`` (method, footprint, element), ``measured`` (footprint, element) and the
         footprint's number in the table, ``row``.
     """
-    from lunarray.superres.prediction import predict_region
-    from lunarray.superres.training import GraphCache, TrainSettings, train_region
-
     if settings is None or isinstance(settings, TrainSettings):
-        settings = {NETWORK: settings or TrainSettings.paper()}
+        settings = {NETWORK: settings or TrainSettings()}
     lat, lon = grid.lat(region[0]), grid.lon(region[1])
     whole = support_of(footprints, lat, lon)
     inside = footprints.isel(footprint=whole.number)
@@ -319,31 +256,33 @@ def cross_validate(
     caches = {name: GraphCache(own.cache) for name, own in settings.items()}
     predicted: dict[str, list[np.ndarray]] = {n: [] for n in (*settings, *methods)}
     measured, rows = [], []
-    for fold in range(folds) if only is None else only:
-        held = np.flatnonzero(fold_of == fold)
-        data = assemble_region(
-            grid, features, mare, inside.isel(footprint=fold_of != fold), region=region
-        )
-        support = support_of(inside.isel(footprint=held), lat, lon)
-        maps: dict[str, np.ndarray] = {}
-        for name, own in settings.items():
-            if progress is not None:
-                progress(f"fold {fold}: {name}")
-            trained = train_region(data, own, cache=caches[name])
-            if trained is not None:
-                maps[name] = predict_region(trained, lat, lon, features, mare, cache=caches[name])[
-                    0
-                ]
-        if progress is not None:
-            progress(f"fold {fold}: baselines")
-        maps |= baseline_maps(data, methods, seed=seed)
-        for name, values in maps.items():
-            # Where a pixel has no features, the rest of the footprint stands for it.
-            flat = values.reshape(len(values), -1).T
-            there = support.restricted(np.isfinite(flat).all(axis=1), least=0.0)
-            predicted[name].append(there.mean(np.nan_to_num(flat)))
-        measured.append(support.measured)
-        rows.append(whole.number[held[support.number]])
+    chosen = range(folds) if only is None else only
+    with step_bar("Held out", len(chosen) * (len(settings) + 1), show=progress) as advance:
+        for fold in chosen:
+            held = np.flatnonzero(fold_of == fold)
+            data = assemble_region(
+                grid, features, mare, inside.isel(footprint=fold_of != fold), region=region
+            )
+            support = support_of(inside.isel(footprint=held), lat, lon)
+            maps: dict[str, np.ndarray] = {}
+            for name, own in settings.items():
+                trained = train_region(data, own, cache=caches[name], device=device, progress=False)
+                if trained is not None:
+                    maps[name], _ = predict_region(
+                        trained, lat, lon, features, mare, cache=caches[name]
+                    )
+                if advance is not None:
+                    advance(1, f"fold {fold}: {name}")
+            maps |= baseline_maps(data, methods, seed=seed)
+            if advance is not None:
+                advance(1, f"fold {fold}: baselines")
+            for name, values in maps.items():
+                # Where a pixel has no features, the rest of the footprint stands for it.
+                flat = values.reshape(len(values), -1).T
+                there = support.restricted(np.isfinite(flat).all(axis=1), least=0.0)
+                predicted[name].append(there.mean(np.nan_to_num(flat)))
+            measured.append(support.measured)
+            rows.append(whole.number[held[support.number]])
     known = np.concatenate(measured)
     joined = {n: np.concatenate(v) for n, v in predicted.items()}
     table = score_table(joined, known, [str(e) for e in footprints["element"].values])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lunarray.errors import InputError
-from lunarray.geo import RADIUS
+from lunarray.geo import RADIUS, unit_vectors
 
 #: Weights of place and of features in the exponent, once both are scaled; the paper asks for beta > alpha.
 ALPHA, BETA = 1.0, 2.0
@@ -167,11 +167,8 @@ class _Problem:
         self.n, self.k, self.skip_self = w.shape[0], int(k), not include_self
         self.valid, self.nodes = valid, nodes
         self.block, self.threads = block, threads
-        phi, lam = np.deg2rad(lat[valid]), np.deg2rad(lon[valid])
         #: Places on the unit sphere, of the nodes that have edges; chords do not know of ±180° or poles.
-        self.place = np.stack(
-            [np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=1
-        )
+        self.place = unit_vectors(lon[valid], lat[valid])
         self.w = w if nodes == self.n else np.ascontiguousarray(w[valid])
         #: Factors of the angle and of the squared feature distance.
         self.a = 2.0 * RADIUS * alpha / length

@@ -75,34 +75,6 @@ def masked_log(
     return (weights * ratio**2).sum() / max(int(mask.sum()), 1)
 
 
-def feature_weights(
-    features: torch.Tensor, index: torch.Tensor, scale: float = 1.0, block: int = 1024
-) -> torch.Tensor:
-    """Weights exp(-‖W_s − W_t‖ / scale) of edges.
-
-    Parameters
-    ----------
-    features : tensor, (node, feature)
-        Surface features.
-    index : tensor, (node, k)
-        Neighbours.
-    scale : float
-        1 is the paper's; with hundreds of standardised features distances are tens, and all weights vanish.
-    block : int
-        Nodes at a time.
-
-    Returns
-    -------
-    tensor, (node, k)
-    """
-    parts = []
-    for start in range(0, len(index), block):
-        near = features[index[start : start + block].long()]
-        difference = near - features[start : start + block, None]
-        parts.append(torch.exp(-torch.linalg.vector_norm(difference, dim=-1) / scale))
-    return torch.cat(parts)
-
-
 def spatial_weights(
     location: torch.Tensor, index: torch.Tensor, epsilon: float = EPSILON
 ) -> torch.Tensor:
@@ -145,7 +117,7 @@ def similarity(predicted: torch.Tensor, index: torch.Tensor, weight: torch.Tenso
     index : tensor, (node, k)
         Neighbours.
     weight : tensor, (node, k)
-        Of :func:`feature_weights` or :func:`spatial_weights`.
+        Of :func:`spatial_weights`, or exp(−‖W_s − W_t‖) of the surface features.
 
     Returns
     -------
@@ -182,6 +154,30 @@ def deviation(predicted: torch.Tensor, total: float = 100.0) -> torch.Tensor:
     return (predicted.sum(-1) - total).abs().mean()
 
 
+def footprint_means(
+    predicted: torch.Tensor,
+    pixel: torch.Tensor,
+    footprint: torch.Tensor,
+    share: torch.Tensor,
+    count: int,
+) -> torch.Tensor:
+    """Means over footprints, as an instrument sees them.
+
+    Parameters
+    ----------
+    predicted, pixel, footprint, share
+        As in :func:`footprint_mse`.
+    count : int
+        Footprints.
+
+    Returns
+    -------
+    tensor, (footprint, element)
+    """
+    seen = predicted.new_zeros((count, predicted.shape[1]))
+    return seen.index_add(0, footprint, share[:, None] * predicted[pixel])
+
+
 def footprint_mse(
     predicted: torch.Tensor,
     pixel: torch.Tensor,
@@ -212,9 +208,7 @@ def footprint_mse(
     tensor
         Mean over the measurements; 0 without any.
     """
-    seen = predicted.new_zeros(measured.shape).index_add(
-        0, footprint, share[:, None] * predicted[pixel]
-    )
+    seen = footprint_means(predicted, pixel, footprint, share, len(measured))
     there = torch.isfinite(measured)
     error = torch.where(there, seen - torch.nan_to_num(measured), 0)
     return (torch.where(there, weights, 0) * error**2).sum() / max(int(there.sum()), 1)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -278,23 +278,3 @@ class Scaling:
         a, b, c, d = (float(v) for v in tensors["place"])
         names = ("feature_mean", "feature_std", "mean", "std", "trend")
         return cls(lat=(a, b), lon=(c, d), **{n: tensors[n] for n in names})
-
-
-def unscale(scaled: Any, x: Any, mean: Any, std: Any, trend: Any) -> Any:
-    """Abundances in wt% of a network's outputs and inputs.
-
-    Parameters
-    ----------
-    scaled : array or tensor, (node, element)
-        What the network gave.
-    x : array or tensor, (node, input)
-        Its inputs.
-    mean, std, trend : array or tensor
-        Of :class:`Scaling`.
-
-    Returns
-    -------
-    array or tensor, (node, element)
-        wt%.
-    """
-    return mean + x @ trend + std * scaled

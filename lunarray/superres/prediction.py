@@ -7,98 +7,23 @@ has no step at the border of a sub-region or region, nor at ±180°.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
+import torch
 
 from lunarray.engine.models import ModelSpec
-from lunarray.errors import InputError, ModelError
-from lunarray.geo import RADIUS
-from lunarray.store.provenance import stamp
-from lunarray.superres.gib import gib_grid
+from lunarray.errors import ModelError
+from lunarray.geo import RADIUS, unit_vectors
 from lunarray.superres.grid import GIBGrid
+from lunarray.superres.regions import RegionData
+from lunarray.superres.subgraphs import GraphCache, RegionGraphs
+from lunarray.superres.trained import TrainedRegion
 
-if TYPE_CHECKING:
-    import xarray as xr
-
-    from lunarray.superres.training import GraphCache, TrainedRegion
-
-_FILE = re.compile(r"region_(\d+)_(\d+)\.safetensors")
-_LOADER = "lunarray.superres.prediction:load_predictor"
 #: Arrays of a prediction before it is cut to its place: means and variances (element, row, column).
-_Field = tuple[np.ndarray, np.ndarray]
-
-
-def model_path(folder: str | os.PathLike[str], region: tuple[int, int]) -> Path:
-    """File of a region's networks.
-
-    Parameters
-    ----------
-    folder : path-like
-        Where models lie.
-    region : tuple of 2 int
-        Which.
-
-    Returns
-    -------
-    Path
-    """
-    return Path(folder) / f"region_{region[0]:02d}_{region[1]:02d}.safetensors"
-
-
-def region_models(folder: str | os.PathLike[str]) -> dict[tuple[int, int], ModelSpec]:
-    """Models of regions in a folder, as values that travel to workers.
-
-    Parameters
-    ----------
-    folder : path-like
-        As :func:`lunarray.superres.train_gib` filled it.
-
-    Returns
-    -------
-    dict
-        A :class:`lunarray.engine.ModelSpec` by region.
-
-    Raises
-    ------
-    ModelError
-        If there is none.
-    """
-    found = {}
-    for path in sorted(Path(folder).glob("region_*.safetensors")):
-        match = _FILE.fullmatch(path.name)
-        if match:
-            region = int(match[1]), int(match[2])
-            found[region] = ModelSpec.from_file(_LOADER, path, outputs=0, device="cpu")
-    if not found:
-        raise ModelError(
-            "no models of regions", where=folder, remedy="Train some: lunarray gib train"
-        )
-    return found
-
-
-def load_predictor(path: Path, device: str) -> TrainedRegion:
-    """Load a region's networks once for a process; what :class:`lunarray.engine.ModelSpec` calls.
-
-    Parameters
-    ----------
-    path : Path
-        Weights.
-    device : str
-        Unused: prediction runs where its arrays are.
-
-    Returns
-    -------
-    TrainedRegion
-    """
-    from lunarray.superres.training import load_region_model
-
-    return load_region_model(path)
+Field = tuple[np.ndarray, np.ndarray]
 
 
 def _hat(count: int) -> np.ndarray:
@@ -116,13 +41,13 @@ def predict_region(
     *,
     stride: int | None = None,
     cache: GraphCache | None = None,
-) -> _Field:
+) -> Field:
     """Predict all pixels of a region, or of a region and its margin.
 
     Parameters
     ----------
     trained : TrainedRegion
-        Networks and scales.
+        Networks and scales; it runs where the networks are.
     lat, lon : ndarray, (row,) and (column,)
         Degrees; longitudes without a jump, in the same turn as the region's centre.
     features : ndarray, (feature, row, column), float32
@@ -141,12 +66,6 @@ def predict_region(
     variance : ndarray, (element, row, column), float32
         How far members and sub-regions disagree, (wt%)².
     """
-    import torch
-
-    from lunarray.superres.grid import starts
-    from lunarray.superres.model import unscale
-    from lunarray.superres.training import GraphCache, RegionData, _Graphs
-
     count = trained.scaling.feature_mean.size
     if features.shape[0] != count:
         raise ModelError(
@@ -158,40 +77,30 @@ def predict_region(
     outputs = len(trained.elements)
     abundance = np.broadcast_to(np.float32(np.nan), (outputs, len(lat), len(lon)))
     data = RegionData(lat, lon, features, mare, abundance, trained.elements, region=trained.region)
-    graphs = _Graphs(
-        data,
-        scaling,
-        replace(settings, feature_similarity=0.0, spatial_similarity=0.0),
-        GraphCache(0) if cache is None else cache,
-    )
-    x, shape = graphs.x, graphs.valid.shape
+    step = settings.stride if stride is None else stride
+    own = replace(settings, stride=step, feature_similarity=0.0, spatial_similarity=0.0)
+    device = next(trained.models[0].parameters()).device.type
+    graphs = RegionGraphs(data, scaling, own, GraphCache(0) if cache is None else cache, device)
+    shape = graphs.valid.shape
     total = np.zeros(shape)
     first, second = np.zeros((outputs, *shape)), np.zeros((outputs, *shape))
-    mean, std, trend = (torch.from_numpy(a) for a in (scaling.mean, scaling.std, scaling.trend))
-    step = settings.stride if stride is None else stride
-    for top in starts(shape[0], settings.size, step):
-        for left in starts(shape[1], settings.size, step):
-            rows, columns = (
-                slice(top, top + settings.size),
-                slice(left, left + settings.size),
-            )
-            graph = graphs.at(rows, columns)
-            if graph is None:
-                continue
-            at = (graph.rows, graph.columns)
-            nodes = torch.from_numpy(x[at])
-            height, width = graph.shape
-            weight = np.outer(_hat(height), _hat(width))[graph.rows - top, graph.columns - left]
-            for model in trained.models:
-                with torch.no_grad():
-                    scaled = model(
-                        nodes, graph.index, graph.edge, graph.row, graph.column, graph.shape
-                    )
-                    values = unscale(scaled, nodes, mean, std, trend).numpy().T.astype(np.float64)
-                first[(slice(None), *at)] += weight * values
-                # Around the mean of all: squares of small differences of large numbers would lose their digits.
-                second[(slice(None), *at)] += weight * (values - scaling.mean[:, None]) ** 2
-            total[at] += weight * len(trained.models)
+    for number, (rows, columns) in enumerate(graphs.windows):
+        graph = graphs[number]
+        if graph is None:
+            continue
+        at = (graph.rows, graph.columns)
+        nodes = graphs.inputs(graph)
+        height, width = graph.shape
+        weight = np.outer(_hat(height), _hat(width))[
+            graph.rows - rows.start, graph.columns - columns.start
+        ]
+        for model in trained.models:
+            with torch.no_grad():
+                values = graphs.predict(model, graph, nodes).cpu().numpy().T.astype(np.float64)
+            first[(slice(None), *at)] += weight * values
+            # Around the mean of all: squares of small differences of large numbers would lose their digits.
+            second[(slice(None), *at)] += weight * (values - scaling.mean[:, None]) ** 2
+        total[at] += weight * len(trained.models)
     with np.errstate(invalid="ignore", divide="ignore"):
         average = first / total
         variance = second / total - (average - scaling.mean[:, None, None]) ** 2
@@ -199,160 +108,48 @@ def predict_region(
     return np.maximum(average, 0).astype(np.float32), np.maximum(variance, 0).astype(np.float32)
 
 
-def superresolve(
-    ds: xr.Dataset,
-    models: str | os.PathLike[str] | Mapping[tuple[int, int], ModelSpec],
-    *,
-    margin: int | None = None,
-    max_distance: float | None = 150_000.0,
-) -> xr.Dataset:
-    """Predict the elements of every pixel of a Global Information Bank.
+@dataclass(frozen=True)
+class Plan:
+    """Where each region's prediction lies and how much it counts there.
 
-    Parameters
+    Attributes
     ----------
-    ds : Dataset
-        Of :func:`lunarray.superres.open_gib`: surface features, mare class, and populated pixels for the mask.
-    models : path-like or mapping
-        Folder of the regions' networks, or what :func:`region_models` gives.
-    margin : int, optional
-        Pixels that a network predicts beyond its region, over which it is blended with its neighbours'; by default the
-        stride of its training, and half a region at most.
+    grid : GIBGrid
+        The grid.
+    specs : mapping of (int, int) to ModelSpec
+        Networks by region.
+    margin : int
+        Pixels that a network predicts beyond its region.
     max_distance : float or None
-        Metres; pixels farther from any populated one are masked. None masks nothing.
-
-    Returns
-    -------
-    Dataset
-        ``abundance`` and ``abundance_std`` (element, lat, lon), wt%, float32, NaN where a region has no network, a
-        pixel no features, or nothing is known nearby; ``distance`` (lat, lon), km, to the nearest populated pixel.
-        Lazy where `ds` is, in blocks of a region; the numbers do not depend on chunks.
-
-    Raises
-    ------
-    ModelError
-        If there are no models, or they are of other elements, features or another grid.
-    InputError
-        If `ds` lacks surface features.
-
-    Notes
-    -----
-    The uncertainty is the root of the sum of two squares: how far the members of the ensemble and the overlapping
-    sub-regions disagree, and the misfit of the network at what it was trained on. It knows nothing of errors that all
-    members share, such as a bias of the instrument.
-
-    References
-    ----------
-    The paper, section IV.B.3 (overlapping subgraphs) and IV.C.3.
+        Metres from populated pixels beyond which nothing is said.
+    outputs : int
+        Elements.
     """
-    import xarray as xr
 
-    for name in ("feature", "mare", "abundance"):
-        if name not in ds:
-            raise InputError(
-                f"no variable {name}",
-                where="superresolve",
-                remedy="Give what lunarray.superres.open_gib gives",
-            )
-    grid = gib_grid(ds)
-    if (ds.sizes["lat"], ds.sizes["lon"]) != grid.size:
-        raise InputError(
-            f"{ds.sizes['lat']} × {ds.sizes['lon']} pixels on a grid of {grid.size[0]} × {grid.size[1]}",
-            where="superresolve",
-            remedy="Give the whole of the Global Information Bank, and cut the result",
-        )
-    specs = dict(models) if isinstance(models, Mapping) else region_models(models)
-    specs = {r: s for r, s in specs.items() if r in set(grid.all_regions())}
-    elements = _check_models(ds, grid, specs)
-    lazy = ds["feature"].chunks is not None
-    plan = _Plan(grid, specs, _margin(grid, specs, margin), max_distance, len(elements))
-    arrays = {n: ds[n].transpose(..., "lat", "lon").data for n in ("feature", "mare", "abundance")}
-    build = _lazy if lazy else _eager
-    mean, std, distance = build(plan, arrays)
-    coords = {k: v for k, v in ds.coords.items() if set(v.dims) <= {"lat", "lon"}}
-    result = xr.Dataset(
-        {
-            "abundance": (
-                ("element", "lat", "lon"),
-                mean,
-                {"units": "wt%", "long_name": "abundance of the element"},
-            ),
-            "abundance_std": (
-                ("element", "lat", "lon"),
-                std,
-                {"units": "wt%", "long_name": "uncertainty of the abundance (1 sigma)"},
-            ),
-            "distance": (
-                ("lat", "lon"),
-                distance,
-                {"units": "km", "long_name": "distance to the nearest populated pixel"},
-            ),
-        },
-        {**coords, "element": list(elements)},
-        {"grid": grid.to_json(), **{k: v for k, v in ds.attrs.items() if k == "source"}},
-    )
-    digest = ",".join(s.sha256[:12] for s in specs.values())
-    return stamp(result, f"superresolve(regions={len(specs)})", model_sha256=digest)
+    grid: GIBGrid
+    specs: Mapping[tuple[int, int], ModelSpec]
+    margin: int
+    max_distance: float | None
+    outputs: int
 
+    def predict(self, arrays: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+        """Map the whole grid.
 
-def _check_models(
-    ds: xr.Dataset, grid: GIBGrid, specs: Mapping[tuple[int, int], ModelSpec]
-) -> tuple[str, ...]:
-    """Elements of models that fit a store and each other."""
-    from lunarray.superres.training import read_region_header
+        Parameters
+        ----------
+        arrays : mapping of str to NumPy or Dask array
+            ``feature`` (feature, row, column), ``mare`` (row, column), ``abundance`` (element, row, column).
 
-    elements: tuple[str, ...] = ()
-    for region, spec in specs.items():
-        header = read_region_header(spec.weights)
-        own = tuple(header["elements"])
-        elements = elements or own
-        faults = {
-            f"elements {', '.join(own)} and {', '.join(elements)}": own != elements,
-            f"{header['features']} surface features, the store has {ds.sizes['feature']}": (
-                header["features"] != ds.sizes["feature"]
-            ),
-            "another grid than the store's": header["grid"] not in ("", grid.to_json()),
-            "surface features of another feature model than the store's": (
-                header["feature_model"] != ds.attrs.get("feature_model", "")
-            ),
-            f"made for region {tuple(header['region'])}, not {region}": (
-                tuple(header["region"]) != region
-            ),
-        }
-        for fault, wrong in faults.items():
-            if wrong:
-                raise ModelError(fault, where=spec.weights, remedy="Train on this store")
-    if not elements:
-        raise ModelError(
-            "no model of any region of this grid", where="superresolve", remedy="Train some"
-        )
-    return elements
-
-
-def _margin(grid: GIBGrid, specs: Mapping[tuple[int, int], ModelSpec], margin: int | None) -> int:
-    from lunarray.superres.training import TrainSettings, read_region_header
-
-    most = min(grid.shape) // 2
-    if margin is None:
-        first = next(iter(specs.values()))
-        margin = TrainSettings.from_json(read_region_header(first.weights)["settings"]).stride
-    elif margin < 0:
-        raise InputError(f"a margin of {margin}", where="margin", remedy="Give 0 or more")
-    return min(margin, most)
-
-
-class _Plan:
-    """Where each region's prediction lies and how much it counts there."""
-
-    def __init__(
-        self,
-        grid: GIBGrid,
-        specs: Mapping[tuple[int, int], ModelSpec],
-        margin: int,
-        max_distance: float | None,
-        outputs: int,
-    ) -> None:
-        self.grid, self.specs, self.margin, self.outputs = grid, specs, margin, outputs
-        self.max_distance = max_distance
+        Returns
+        -------
+        mean, std : array, (element, row, column), float32
+            wt%.
+        distance : array, (row, column), float32
+            Kilometres to the nearest populated pixel.
+        """
+        whole = (_lazy if hasattr(arrays["feature"], "dask") else _eager)(self, arrays)
+        n = self.outputs
+        return whole[:n], whole[n : 2 * n], whole[2 * n]
 
     def span(self, region: tuple[int, int]) -> tuple[int, int, int, int]:
         """First and last rows and columns with margin; columns go on past the grid where it wraps."""
@@ -413,7 +210,7 @@ class _Plan:
 
 
 def _predict(
-    plan: _Plan, region: tuple[int, int], feature: np.ndarray, mare: np.ndarray
+    plan: Plan, region: tuple[int, int], feature: np.ndarray, mare: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of a region and its margin by its own network."""
     trained = cast(Any, plan.specs[region].load())
@@ -425,14 +222,13 @@ def _predict(
 def _known(abundance: np.ndarray, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
     """Directions of populated pixels, (pixel, 3)."""
     row, column = np.nonzero(np.isfinite(abundance).any(axis=0))
-    phi, lam = np.deg2rad(lat[row]), np.deg2rad(lon[column])
-    return np.column_stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)])
+    return unit_vectors(lon[column], lat[row])
 
 
 def _combine(
-    plan: _Plan,
+    plan: Plan,
     region: tuple[int, int],
-    fields: Mapping[tuple[int, int], _Field],
+    fields: Mapping[tuple[int, int], Field],
     known: list[np.ndarray],
 ) -> np.ndarray:
     """One block of the map: means, standard deviations and distance, (2 × element + 1, row, column)."""
@@ -480,7 +276,7 @@ def _combine(
     return out
 
 
-def _eager(plan: _Plan, arrays: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _eager(plan: Plan, arrays: Mapping[str, Any]) -> np.ndarray:
     n, size = plan.outputs, plan.grid.size
     whole = np.empty((2 * n + 1, *size), np.float32)
     fields = {
@@ -491,16 +287,15 @@ def _eager(plan: _Plan, arrays: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarr
     for region in plan.grid.all_regions():
         own = {r: fields[r] for r in plan.sources(region)}
         whole[(slice(None), *plan.grid.slices(*region))] = _combine(plan, region, own, known)
-    return whole[:n], whole[n : 2 * n], whole[2 * n]
+    return whole
 
 
-def _lazy(plan: _Plan, arrays: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+def _lazy(plan: Plan, arrays: Mapping[str, Any]) -> Any:
     import dask
     import dask.array as da
 
     n, grid = plan.outputs, plan.grid
-    predict, combine = dask.delayed(_predict, pure=False), dask.delayed(_combine, pure=False)
-    find = dask.delayed(_known, pure=False)
+    predict, combine, find = (dask.delayed(f, pure=True) for f in (_predict, _combine, _known))
     fields = {
         r: predict(plan, r, plan.cut(arrays["feature"], r), plan.cut(arrays["mare"], r))
         for r in plan.specs
@@ -522,5 +317,4 @@ def _lazy(plan: _Plan, arrays: Mapping[str, Any]) -> tuple[Any, Any, Any]:
         ]
         for i in range(grid.regions[0])
     ]
-    whole = da.block(blocks)
-    return whole[:n], whole[n : 2 * n], whole[2 * n]
+    return da.block(blocks)

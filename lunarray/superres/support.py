@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lunarray.geo import unit_vectors
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -193,7 +195,7 @@ def footprint_support(
     Edges are great circles: the test is made in the gnomonic projection around each footprint, where they are straight,
     so that neither ±180° nor a pole is special.
     """
-    points = _unit(corner_lon, corner_lat)
+    points = unit_vectors(corner_lon, corner_lat)
     centre = points.mean(axis=1)
     centre /= np.linalg.norm(centre, axis=1, keepdims=True)
     reach = np.linalg.norm(points - centre[:, None], axis=2).max(axis=1)
@@ -219,7 +221,7 @@ def footprint_support(
             near = np.flatnonzero(gap <= angle / np.cos(np.deg2rad(abs(phi) + angle)))
         if not len(near):
             continue
-        p = _unit(np.tile(lon[near], len(rows)), np.repeat(lat[rows], len(near)))
+        p = unit_vectors(np.tile(lon[near], len(rows)), np.repeat(lat[rows], len(near)))
         east = np.cross([0.0, 0.0, 1.0] if abs(c[2]) < 0.9 else [1.0, 0.0, 0.0], c)
         east /= np.linalg.norm(east)
         frame = np.column_stack([east, np.cross(c, east)])
@@ -249,11 +251,6 @@ def footprint_support(
         np.asarray(error, np.float32)[number],
         number,
     )
-
-
-def _unit(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-    lam, phi = np.deg2rad(np.asarray(lon, np.float64)), np.deg2rad(np.asarray(lat, np.float64))
-    return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=-1)
 
 
 def _in_polygon(xy: np.ndarray, polygon: np.ndarray) -> np.ndarray:

@@ -1,0 +1,492 @@
+"""What is done with a whole Global Information Bank: features filled, networks trained and updated, maps predicted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from lunarray.engine.execution import current_client
+from lunarray.engine.models import Device, ModelSpec
+from lunarray.engine.progress import progress_bar
+from lunarray.engine.training import Checkpoint
+from lunarray.errors import InputError, ModelError, StoreConflictError
+from lunarray.store.provenance import stamp as stamped
+from lunarray.superres.backbone import FEATURES, Backbone, resnet50_backbone
+from lunarray.superres.feature_tiles import WINDOW, prepare
+from lunarray.superres.features import Mode, surface_features
+from lunarray.superres.footprints import as_footprints, touched_regions
+from lunarray.superres.gib import (
+    STATE_FLAGS,
+    gib_footprints,
+    gib_grid,
+    meta_of,
+    open_gib,
+    require_parts,
+    write_region,
+)
+from lunarray.superres.mrmr import select_features
+from lunarray.superres.population import populate
+from lunarray.superres.prediction import Plan
+from lunarray.superres.regions import region_data
+from lunarray.superres.settings import TrainSettings
+from lunarray.superres.trained import (
+    model_path,
+    read_region_header,
+    region_models,
+    save_region_model,
+)
+from lunarray.superres.training import Report, stamp, train_region
+
+if TYPE_CHECKING:
+    from lunarray.superres.grid import GIBGrid
+
+
+def fill_features(
+    path: str | os.PathLike[str],
+    basemap: xr.DataArray,
+    weights: str | os.PathLike[str] | Backbone | None = None,
+    *,
+    regions: Iterable[tuple[int, int]] | None = None,
+    select: Sequence[int] | np.ndarray | None = None,
+    mode: Mode = "dense",
+    window_km: float = WINDOW,
+    value_range: tuple[float, float] | None = None,
+    device: Device = "auto",
+    progress: bool | None = None,
+    **options: Any,
+) -> list[tuple[int, int]]:
+    """Fill the surface features of a Global Information Bank, region by region; go on where it was interrupted.
+
+    Parameters
+    ----------
+    path : path
+        The store that :func:`lunarray.superres.create_gib` made.
+    basemap : DataArray
+        Image of the surface, as in :func:`surface_features`.
+    weights : path, "torchvision", Backbone or None
+        Of the network, as there.
+    regions : iterable of (int, int), optional
+        Regions to fill; all by default. Those that have features are passed over.
+    select : sequence of int, optional
+        The features to keep, as many as the store has. By default those that :func:`select_features` chooses by
+        variance on the first region to be filled; a store begun earlier keeps its own.
+    mode : {"dense", "patch"}
+        As there.
+    window_km : float
+        Side of the square around a pixel (km).
+    value_range : (float, float), optional
+        Values of the base map that are black and white; by default those of a store begun earlier, else as there, of
+        the whole map.
+    device : {"auto", "cpu", "cuda"}
+        Where the network runs.
+    progress : bool, optional
+        Show a progress bar; by default where standard error is a terminal.
+    **options : Any
+        Further options of :func:`surface_features`.
+
+    Returns
+    -------
+    list of (int, int)
+        Regions that were filled now.
+
+    Raises
+    ------
+    ModelError
+        The store's features come from other weights, another mode or selection.
+    CoverageError
+        The base map does not cover a region; nothing has been written then.
+    InputError
+        `select` is not as long as the store's features.
+
+    Notes
+    -----
+    Values are scaled by `value_range` of the whole base map, so that all regions see the same grey; it is recorded in
+    the store with network, weights, mode, window and selection, and must be the same when more regions are filled.
+    """
+    ds = open_gib(path)
+    grid, meta = gib_grid(ds), meta_of(path)
+    known = meta["feature_model"] or {}
+    if value_range is None and "value_range" in known:
+        value_range = tuple(known["value_range"])
+    setup = prepare(
+        basemap, grid, resnet50_backbone(weights, device=device), mode=mode, window=window_km,
+        value_range=value_range,
+    )  # fmt: skip
+    low, high = setup.grey()
+    wanted = [(int(i), int(j)) for i, j in (grid.all_regions() if regions is None else regions)]
+    there = ds["state"].values & STATE_FLAGS["features"]
+    todo = [region for region in dict.fromkeys(wanted) if not there[region]]
+    for region in todo:
+        lat, lon = grid.lat(region[0]), grid.lon(region[1])
+        setup.source.require(np.repeat(lat, lon.size), np.tile(lon, lat.size), f"region {region}")
+    model = {**setup.backbone.description, "mode": mode, "window_km": float(window_km)}
+    model["sha256"] = model.pop("weights_sha256")
+    model["value_range"] = [low, high]
+    if select is None and "selection" in known:
+        select = known["selection"]
+    with progress_bar("Surface features", len(todo), show=progress) as advance:
+        for region in todo:
+            features = surface_features(
+                basemap, grid, region, setup.backbone, mode, window_km, select=select,
+                value_range=(low, high), **options,
+            ).compute()  # fmt: skip
+            if select is None:
+                count = meta["features"]
+                select = (
+                    np.arange(FEATURES) if count == FEATURES else select_features(features, count)
+                )
+                features = features.isel(feature=select)
+            model["selection"] = [int(f) for f in np.asarray(select)]
+            if len(model["selection"]) != meta["features"]:
+                raise InputError(
+                    f"{len(model['selection'])} features for a store of {meta['features']}",
+                    where="select",
+                    remedy="give as many as the store was made for",
+                )
+            write_region(path, region, feature=features.values, feature_model=model)
+            advance()
+    return todo
+
+
+def train_gib(
+    path: str | os.PathLike[str],
+    models: str | os.PathLike[str],
+    settings: TrainSettings | None = None,
+    *,
+    regions: Iterable[tuple[int, int]] | None = None,
+    overwrite: bool = False,
+    compute: bool = True,
+    device: Device = "auto",
+    progress: bool | None = None,
+    report: Report | None = None,
+) -> list[Any]:
+    """Train the networks of regions of a Global Information Bank, each from its own content alone.
+
+    Parameters
+    ----------
+    path : path-like
+        The store; every worker must see it.
+    models : path-like
+        Folder for the networks, a file a region; every worker must see it. Checkpoints lie there too: the same call
+        completes an interrupted one.
+    settings : TrainSettings, optional
+        How; ``TrainSettings()`` if None.
+    regions : iterable of tuple of 2 int, optional
+        Which; by default all that hold features, mare class and abundances.
+    overwrite : bool
+        Train regions anew whose networks are there and of other data or settings. Those of the same are kept always.
+    compute : bool
+        Train now: on the workers of the Dask client that is active, or else one region after another. False gives Dask
+        Delayed objects, for a scheduler of your choice.
+    device : {"auto", "cpu", "cuda"}
+        Where to train; "auto" takes a GPU in each process that sees one.
+    progress : bool, optional
+        Show a bar for each region; by default where standard error is a terminal. Workers show none.
+    report : callable, optional
+        As in :func:`lunarray.superres.training.train_region`; not with workers in other processes.
+
+    Returns
+    -------
+    list
+        Path of each region's networks, or Delayed objects that give them.
+
+    Raises
+    ------
+    StoreConflictError
+        If a region's networks are there, of other data or settings, and `overwrite` is not set.
+    InputError
+        If no region can be trained, or one that was asked for.
+    """
+    import dask
+
+    settings = settings or TrainSettings()
+    ds = open_gib(path)
+    if regions is None:
+        state = ds["state"].values
+        reached = set(touched_regions(gib_footprints(path), gib_grid(ds)))
+        wanted = [r for r in gib_grid(ds).all_regions() if state[r] == 7 and r in reached]
+    else:
+        wanted = [(int(i), int(j)) for i, j in regions]
+        for part in STATE_FLAGS:
+            require_parts(ds, wanted, part)
+    if not wanted:
+        raise InputError(
+            "no region holds features, mare class and abundances",
+            where=path,
+            remedy="Write features and populate the store first",
+        )
+    Path(models).mkdir(parents=True, exist_ok=True)
+    common = os.fspath(path), os.fspath(models), settings, overwrite, device
+    workers = current_client() is not None
+    if compute and not workers:
+        return [_train_one(region, *common, progress, report) for region in wanted]
+    task = dask.delayed(_train_one, pure=False)
+    tasks = [task(region, *common, False, report) for region in wanted]
+    return list(dask.compute(*tasks)) if compute else tasks
+
+
+def _train_one(
+    region: tuple[int, int],
+    path: str,
+    models: str,
+    settings: TrainSettings,
+    overwrite: bool,
+    device: Device,
+    progress: bool | None,
+    report: Report | None,
+) -> Path:
+    target = model_path(models, region)
+    ds = open_gib(path)
+    data = region_data(ds, region)
+    digest = data.digest()
+    if target.exists():
+        header = read_region_header(target)
+        if header["data_digest"] == digest and header["settings"] == settings.to_json():
+            return target
+        if not overwrite:
+            raise StoreConflictError(
+                "networks of other data or settings are there",
+                where=target,
+                remedy="Train into another folder, or pass overwrite=True",
+            )
+    checkpoint = Checkpoint(target.with_suffix(".checkpoint"), stamp(digest, settings))
+    if overwrite:
+        try:
+            checkpoint.load()
+        except StoreConflictError:
+            checkpoint.remove()
+    trained = train_region(
+        data, settings, checkpoint=checkpoint.path, device=device, progress=progress, report=report
+    )
+    if trained is None:  # only with stop_after
+        raise InputError("training was stopped", where=target, remedy="Call it again")
+    trained.grid = ds.attrs["grid"]
+    trained.feature_model = ds.attrs.get("feature_model", "")
+    save_region_model(target, trained)
+    checkpoint.remove()
+    return target
+
+
+@dataclass(frozen=True)
+class Updated:
+    """What an update did.
+
+    Attributes
+    ----------
+    added : int
+        Footprints that the store had not yet.
+    regions : tuple of tuple of 2 int
+        Regions that were populated and trained anew.
+    models : tuple of Path
+        Their networks.
+    """
+
+    added: int
+    regions: tuple[tuple[int, int], ...]
+    models: tuple[Path, ...]
+
+
+def update_gib(
+    path: str | os.PathLike[str],
+    models: str | os.PathLike[str],
+    footprints: xr.Dataset,
+    settings: TrainSettings | None = None,
+    *,
+    device: Device = "auto",
+    progress: bool | None = None,
+    **options: Any,
+) -> Updated:
+    """Add footprints to a Global Information Bank, and train the regions that they touch anew.
+
+    Parameters
+    ----------
+    path : path-like
+        The store.
+    models : path-like
+        Folder of the regions' networks.
+    footprints : Dataset
+        As :func:`lunarray.superres.as_footprints` takes them.
+    settings : TrainSettings, optional
+        Those of the first training, for the same result as starting over; by default those in the networks' files.
+    device : {"auto", "cpu", "cuda"}
+        Where to train.
+    progress : bool, optional
+        Show progress bars; by default where standard error is a terminal.
+    **options
+        Passed to :func:`lunarray.superres.populate`.
+
+    Returns
+    -------
+    Updated
+
+    Notes
+    -----
+    Training is a function of a region's content, settings and seed. Population by region is that of all footprints in
+    their order. The result therefore equals, to the bit, starting over with all footprints in the order in which they
+    were added. An interrupted update is completed by the same call.
+
+    References
+    ----------
+    The paper, section IV.C.2: the dynamic nature of the algorithm.
+    """
+    checked = as_footprints(footprints, errors=options.get("errors", "raise"))
+    ds = open_gib(path)
+    touched = touched_regions(checked, gib_grid(ds))
+    # Before anything is written: a region that cannot be trained must not be left populated and untrained.
+    require_parts(ds, touched, "features")
+    if settings is None:
+        known = sorted(Path(models).glob("region_*.safetensors"))
+        settings = (
+            TrainSettings.from_json(read_region_header(known[0])["settings"])
+            if known
+            else TrainSettings()
+        )
+    done = populate(path, footprints, progress=progress, **options)
+    if not touched:
+        return Updated(done.added, (), ())
+    files = train_gib(
+        path, models, settings, regions=touched, overwrite=True, device=device, progress=progress
+    )
+    return Updated(done.added, tuple(touched), tuple(files))
+
+
+def superresolve(
+    ds: xr.Dataset,
+    models: str | os.PathLike[str] | Mapping[tuple[int, int], ModelSpec],
+    *,
+    margin: int | None = None,
+    max_distance: float | None = 150_000.0,
+    device: Device = "auto",
+) -> xr.Dataset:
+    """Predict the elements of every pixel of a Global Information Bank.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Of :func:`lunarray.superres.open_gib`: surface features, mare class, and populated pixels for the mask.
+    models : path-like or mapping
+        Folder of the regions' networks, or what :func:`lunarray.superres.trained.region_models` gives.
+    margin : int, optional
+        Pixels that a network predicts beyond its region, over which it is blended with its neighbours'; by default the
+        stride of its training, and half a region at most.
+    max_distance : float or None
+        Metres; pixels farther from any populated one are masked. None masks nothing.
+    device : {"auto", "cpu", "cuda"}
+        Where the networks run; "auto" takes a GPU in each process that sees one. Specs of models say it themselves.
+
+    Returns
+    -------
+    Dataset
+        ``abundance`` and ``abundance_std`` (element, lat, lon), wt%, float32, NaN where a region has no network, a
+        pixel no features, or nothing is known nearby; ``distance`` (lat, lon), km, to the nearest populated pixel.
+        Lazy where `ds` is, in blocks of a region; the numbers do not depend on chunks.
+
+    Raises
+    ------
+    ModelError
+        If there are no models, or they are of other elements, features or another grid.
+    InputError
+        If `ds` lacks surface features.
+
+    Notes
+    -----
+    The uncertainty is the root of the sum of two squares: how far the members of the ensemble and the overlapping
+    sub-regions disagree, and the misfit of the network at what it was trained on. It knows nothing of errors that all
+    members share, such as a bias of the instrument.
+
+    References
+    ----------
+    The paper, section IV.B.3 (overlapping subgraphs) and IV.C.3.
+    """
+    for name in ("feature", "mare", "abundance"):
+        if name not in ds:
+            raise InputError(
+                f"no variable {name}",
+                where="superresolve",
+                remedy="Give what lunarray.superres.open_gib gives",
+            )
+    grid = gib_grid(ds)
+    if (ds.sizes["lat"], ds.sizes["lon"]) != grid.size:
+        raise InputError(
+            f"{ds.sizes['lat']} × {ds.sizes['lon']} pixels on a grid of {grid.size[0]} × {grid.size[1]}",
+            where="superresolve",
+            remedy="Give the whole of the Global Information Bank, and cut the result",
+        )
+    specs = dict(models) if isinstance(models, Mapping) else region_models(models, device)
+    specs = {r: s for r, s in specs.items() if r in set(grid.all_regions())}
+    elements = _check_models(ds, grid, specs)
+    plan = Plan(grid, specs, _margin(grid, specs, margin), max_distance, len(elements))
+    arrays = {n: ds[n].transpose(..., "lat", "lon").data for n in ("feature", "mare", "abundance")}
+    mean, std, distance = plan.predict(arrays)
+    coords = {k: v for k, v in ds.coords.items() if set(v.dims) <= {"lat", "lon"}}
+    result = xr.Dataset(
+        {
+            "abundance": (
+                ("element", "lat", "lon"),
+                mean,
+                {"units": "wt%", "long_name": "abundance of the element"},
+            ),
+            "abundance_std": (
+                ("element", "lat", "lon"),
+                std,
+                {"units": "wt%", "long_name": "uncertainty of the abundance (1 sigma)"},
+            ),
+            "distance": (
+                ("lat", "lon"),
+                distance,
+                {"units": "km", "long_name": "distance to the nearest populated pixel"},
+            ),
+        },
+        {**coords, "element": list(elements)},
+        {"grid": grid.to_json(), **{k: v for k, v in ds.attrs.items() if k == "source"}},
+    )
+    digest = ",".join(s.sha256[:12] for s in specs.values())
+    return stamped(result, f"superresolve(regions={len(specs)})", model_sha256=digest)
+
+
+def _check_models(
+    ds: xr.Dataset, grid: GIBGrid, specs: Mapping[tuple[int, int], ModelSpec]
+) -> tuple[str, ...]:
+    """Elements of models that fit a store and each other."""
+    elements: tuple[str, ...] = ()
+    for region, spec in specs.items():
+        header = read_region_header(spec.weights)
+        own = tuple(header["elements"])
+        elements = elements or own
+        faults = {
+            f"elements {', '.join(own)} and {', '.join(elements)}": own != elements,
+            f"{header['features']} surface features, the store has {ds.sizes['feature']}": (
+                header["features"] != ds.sizes["feature"]
+            ),
+            "another grid than the store's": header["grid"] not in ("", grid.to_json()),
+            "surface features of another feature model than the store's": (
+                header["feature_model"] != ds.attrs.get("feature_model", "")
+            ),
+            f"made for region {tuple(header['region'])}, not {region}": (
+                tuple(header["region"]) != region
+            ),
+        }
+        for fault, wrong in faults.items():
+            if wrong:
+                raise ModelError(fault, where=spec.weights, remedy="Train on this store")
+    if not elements:
+        raise ModelError(
+            "no model of any region of this grid", where="superresolve", remedy="Train some"
+        )
+    return elements
+
+
+def _margin(grid: GIBGrid, specs: Mapping[tuple[int, int], ModelSpec], margin: int | None) -> int:
+    most = min(grid.shape) // 2
+    if margin is None:
+        first = next(iter(specs.values()))
+        margin = TrainSettings.from_json(read_region_header(first.weights)["settings"]).stride
+    elif margin < 0:
+        raise InputError(f"a margin of {margin}", where="margin", remedy="Give 0 or more")
+    return min(margin, most)

@@ -1,0 +1,201 @@
+"""What is known of a region, as plain arrays: what networks are trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lunarray.errors import InputError
+from lunarray.superres.support import Support, support_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from lunarray.superres.grid import GIBGrid
+
+
+@dataclass
+class RegionData:
+    """What is known of a region, as plain arrays.
+
+    Attributes
+    ----------
+    lat, lon : ndarray, (row,) and (column,)
+        Degrees; latitudes descending, longitudes ascending without a jump at ±180°.
+    features : ndarray, (feature, row, column), float32
+        Surface features; NaN where the base map has none.
+    mare : ndarray, (row, column), uint8
+        0 unknown, 1 mare, 2 highland.
+    abundance : ndarray, (element, row, column), float32
+        Populated pixels, wt%; NaN elsewhere.
+    elements : tuple of str
+        Their names.
+    support : Support
+        Footprints: the pixels that each covers, and what was measured.
+    region : tuple of 2 int
+        Which one it is in the grid.
+    """
+
+    lat: np.ndarray
+    lon: np.ndarray
+    features: np.ndarray
+    mare: np.ndarray
+    abundance: np.ndarray
+    elements: tuple[str, ...]
+    support: Support = field(default_factory=Support.empty)
+    region: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        rows, columns = len(self.lat), len(self.lon)
+        for name in ("features", "mare", "abundance"):
+            shape = getattr(self, name).shape
+            if shape[-2:] != (rows, columns):
+                raise InputError(
+                    f"{name} has shape {shape} on a grid of {rows} × {columns}",
+                    where=f"region {self.region}",
+                    remedy="Give arrays whose last axes are the latitudes and longitudes",
+                )
+        if len(self.abundance) != len(self.elements):
+            raise InputError(
+                f"{len(self.abundance)} layers of abundance for {len(self.elements)} elements",
+                where=f"region {self.region}",
+                remedy="Give one layer an element",
+            )
+
+    def digest(self) -> str:
+        """SHA-256 over everything that training depends on.
+
+        Returns
+        -------
+        str
+        """
+        sha = hashlib.sha256(json.dumps([self.elements, self.region]).encode())
+        arrays = [self.lat, self.lon, self.features, self.mare, self.abundance]
+        for array in (*arrays, *self.support.arrays()):
+            sha.update(f"{array.dtype.str}{array.shape}".encode())
+            sha.update(np.ascontiguousarray(array).data)
+        return sha.hexdigest()
+
+
+def region_data(
+    ds: xr.Dataset, region: tuple[int, int], footprints: xr.Dataset | None = None
+) -> RegionData:
+    """Read what a Global Information Bank knows of a region.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Of :func:`lunarray.superres.open_gib`; the region must hold features, mare class and abundances.
+    region : tuple of 2 int
+        Which.
+    footprints : Dataset, optional
+        The table of footprints; by default that of the store that `ds` was opened from.
+
+    Returns
+    -------
+    RegionData
+        In memory. Elements that no pixel of the region knows are left out.
+
+    Raises
+    ------
+    InputError
+        If nothing is known there.
+    """
+    from lunarray.superres.gib import gib_footprints, gib_grid
+
+    grid = gib_grid(ds)
+    rows, columns = grid.slices(*region)
+    part = ds[["feature", "mare", "abundance"]].isel(lat=rows, lon=columns).compute()
+    abundance = part["abundance"].transpose("element", "lat", "lon").values
+    there = np.isfinite(abundance).any(axis=(1, 2))
+    if not there.any():
+        raise InputError(
+            "no populated pixel", where=f"region {region}", remedy="Populate the store first"
+        )
+    if footprints is None and "source" in ds.encoding:
+        footprints = gib_footprints(ds.encoding["source"])
+    lat, lon = grid.lat(region[0]), grid.lon(region[1])
+    names = tuple(str(e) for e in part["element"].values[there])
+    support = Support.empty(len(names))
+    if footprints is not None and footprints.sizes["footprint"]:
+        table = footprints.sel(element=list(names))
+        support = support_of(table, lat, lon)
+    return RegionData(
+        lat,
+        lon,
+        np.ascontiguousarray(part["feature"].transpose("feature", "lat", "lon").values),
+        part["mare"].transpose("lat", "lon").values,
+        np.ascontiguousarray(abundance[there]),
+        names,
+        support,
+        region,
+    )
+
+
+def assemble_region(
+    grid: GIBGrid,
+    features: np.ndarray,
+    mare: np.ndarray,
+    footprints: xr.Dataset,
+    *,
+    region: tuple[int, int] = (0, 0),
+) -> RegionData:
+    """Populate one region in memory, from some footprints only: what cross-validation needs.
+
+    Parameters
+    ----------
+    grid : GIBGrid
+        The grid.
+    features : ndarray, (feature, row, column)
+        Of the region.
+    mare : ndarray, (row, column)
+        0 unknown, 1 mare, 2 highland.
+    footprints : Dataset
+        As :func:`lunarray.superres.as_footprints` gives them.
+    region : tuple of 2 int
+        Which region of the grid.
+
+    Returns
+    -------
+    RegionData
+        Populated as :func:`lunarray.superres.populate` would.
+    """
+    from lunarray.superres.footprints import cell_pixels
+    from lunarray.superres.population import populate_pixels, split_abundances
+    from lunarray.xrf.constants import HIGHLAND, MARE
+
+    elements = [str(e) for e in footprints["element"].values]
+    abundance, error = (
+        np.ascontiguousarray(footprints[n].transpose("footprint", "element").values, np.float64)
+        for n in ("abundance", "abundance_std")
+    )
+    rows, columns = grid.slices(*region)
+    width = grid.size[1]
+    pixel = cell_pixels(footprints, grid)
+    row, column = pixel // width, pixel % width
+    inside = (pixel >= 0) & (row >= rows.start) & (row < rows.stop)
+    inside &= (column >= columns.start) & (column < columns.stop)
+    classes = np.zeros(pixel.shape, np.uint8)
+    classes[inside] = mare[row[inside] - rows.start, column[inside] - columns.start]
+    expected = [[kind[e] for e in elements] for kind in (MARE, HIGHLAND)]
+    weights = split_abundances(abundance, classes, expected=expected)
+    hits = populate_pixels(np.where(inside, pixel, -1), weights, abundance, error)
+    lat, lon = grid.lat(region[0]), grid.lon(region[1])
+    dense = np.full((len(elements), len(lat), len(lon)), np.nan, np.float32)
+    dense[:, hits["pixel"] // width - rows.start, hits["pixel"] % width - columns.start] = hits[
+        "abundance"
+    ].T
+    return RegionData(
+        lat,
+        lon,
+        features,
+        mare,
+        dense,
+        tuple(elements),
+        support_of(footprints, lat, lon),
+        region,
+    )

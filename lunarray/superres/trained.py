@@ -1,0 +1,222 @@
+"""Networks of regions: as values, as files, and as what travels to workers."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lunarray.engine.models import Device, ModelSpec
+from lunarray.engine.weights import WeightsFormat
+from lunarray.errors import ModelError
+from lunarray.superres.model import HybridModel, Scaling
+from lunarray.superres.settings import TrainSettings
+
+#: Version 1 called the data's digest, which every file has of its weights, by the same name.
+_FORMAT = WeightsFormat(
+    "lunarray.superres.HybridModel", "Train the region with this lunarray", versions=(2,), required=("settings",)
+)  # fmt: skip
+_FILE = re.compile(r"region_(\d+)_(\d+)\.safetensors")
+_LOADER = "lunarray.superres.trained:load_region_model"
+
+
+@dataclass
+class TrainedRegion:
+    """A region's networks with all that is needed to use them.
+
+    Attributes
+    ----------
+    models : list of HybridModel
+        One a member, in evaluation mode, on the device where predictions are to run.
+    scaling : Scaling
+        Of inputs and outputs.
+    elements : tuple of str
+        Names of the outputs.
+    settings : TrainSettings
+        What they were trained with.
+    region : tuple of 2 int
+        Of the grid.
+    residual : ndarray, (element,), float32
+        Root mean square misfit at what they were trained on, wt%.
+    history : list of float
+        Loss of each step, member after member.
+    digest : str
+        SHA-256 of the data that they were trained on.
+    grid, feature_model : str
+        The grid and the origin of the features as JSON, where they are known.
+    """
+
+    models: list[HybridModel]
+    scaling: Scaling
+    elements: tuple[str, ...]
+    settings: TrainSettings
+    region: tuple[int, int]
+    residual: np.ndarray
+    history: list[float]
+    digest: str
+    grid: str = ""
+    feature_model: str = ""
+
+
+def read_region_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the file of a region's networks says of itself, without reading the weights.
+
+    Parameters
+    ----------
+    path : path-like
+        File that :func:`save_region_model` wrote.
+
+    Returns
+    -------
+    dict
+        ``elements``, ``features``, ``region``, ``grid``, ``feature_model``, ``settings``, ``members``,
+        ``data_digest``.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, or none of lunarray's.
+    """
+    return _FORMAT.read_header(path)
+
+
+def save_region_model(path: str | os.PathLike[str], trained: TrainedRegion) -> None:
+    """Write a region's networks with all that is needed to use them.
+
+    Parameters
+    ----------
+    path : path-like
+        File to write (safetensors), replaced only once the new one is complete.
+    trained : TrainedRegion
+        What :func:`train_region` gave.
+    """
+    tensors = {f"scaling.{k}": v for k, v in trained.scaling.tensors().items()}
+    for number, model in enumerate(trained.models):
+        tensors |= {
+            f"member.{number}.{k}": v.detach().cpu().numpy() for k, v in model.state_dict().items()
+        }
+    tensors["residual"] = trained.residual
+    tensors["history"] = np.array(trained.history, np.float64)
+    header = {
+        "elements": list(trained.elements),
+        "settings": trained.settings.to_json(),
+        "members": len(trained.models),
+        "region": list(trained.region),
+        "data_digest": trained.digest,
+        "grid": trained.grid,
+        "feature_model": trained.feature_model,
+        "features": int(trained.scaling.feature_mean.size),
+    }
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    _FORMAT.write(path, tensors, header)
+
+
+def load_region_model(path: str | os.PathLike[str], device: str = "cpu") -> TrainedRegion:
+    """Read a region's networks.
+
+    Parameters
+    ----------
+    path : path-like
+        File that :func:`save_region_model` wrote.
+    device : {"cpu", "cuda"}
+        Where its networks are to be; predictions run there.
+
+    Returns
+    -------
+    TrainedRegion
+        In evaluation mode.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, or none of lunarray's.
+    """
+    header, tensors = _FORMAT.read(path)
+    settings = TrainSettings.from_json(header["settings"])
+    elements = tuple(header["elements"])
+
+    def part(prefix: str) -> dict[str, np.ndarray]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    models = []
+    for number in range(header["members"]):
+        model = HybridModel(settings.architecture(header["features"], len(elements)))
+        weights = {k: torch.from_numpy(v.copy()) for k, v in part(f"member.{number}.").items()}
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ModelError(
+                "tensors do not fit the architecture in the header",
+                where=path,
+                remedy="Train the region anew",
+            ) from error
+        models.append(model.eval().requires_grad_(False).to(device))
+    return TrainedRegion(
+        models,
+        Scaling.from_tensors(part("scaling.")),
+        elements,
+        settings,
+        (header["region"][0], header["region"][1]),
+        tensors["residual"],
+        tensors["history"].tolist(),
+        header["data_digest"],
+        header["grid"],
+        header["feature_model"],
+    )
+
+
+def model_path(folder: str | os.PathLike[str], region: tuple[int, int]) -> Path:
+    """File of a region's networks.
+
+    Parameters
+    ----------
+    folder : path-like
+        Where models lie.
+    region : tuple of 2 int
+        Which.
+
+    Returns
+    -------
+    Path
+    """
+    return Path(folder) / f"region_{region[0]:02d}_{region[1]:02d}.safetensors"
+
+
+def region_models(
+    folder: str | os.PathLike[str], device: Device = "auto"
+) -> dict[tuple[int, int], ModelSpec]:
+    """Models of regions in a folder, as values that travel to workers.
+
+    Parameters
+    ----------
+    folder : path-like
+        As :func:`lunarray.superres.train_gib` filled it.
+    device : {"auto", "cpu", "cuda"}
+        Where they predict; "auto" takes a GPU in each process that sees one.
+
+    Returns
+    -------
+    dict
+        A :class:`lunarray.engine.ModelSpec` by region.
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    """
+    found = {}
+    for path in sorted(Path(folder).glob("region_*.safetensors")):
+        match = _FILE.fullmatch(path.name)
+        if match:
+            region = int(match[1]), int(match[2])
+            found[region] = ModelSpec.from_file(_LOADER, path, outputs=0, device=device)
+    if not found:
+        raise ModelError(
+            "no models of regions", where=folder, remedy="Train some: lunarray gib train"
+        )
+    return found
