@@ -26,7 +26,7 @@ import xarray as xr
 
 from lunarray import fractures, simulate
 from lunarray.errors import LunarrayWarning
-from lunarray.fractures.checkpoints import DEFAULT_MODEL
+from lunarray.fractures.weights import DEFAULT_MODEL
 from lunarray.fractures.classical import classical_fractures, tune_classical
 from lunarray.fractures.labels import CLASS_WIDTHS
 from lunarray.fractures.metrics import confusion, pixel_metrics, tile_metrics
@@ -243,7 +243,7 @@ def adopt(checkpoint: Path, output: Path, options: argparse.Namespace) -> None:
     import torch
 
     state = torch.load(checkpoint.with_name(checkpoint.name + ".resume"), weights_only=True)
-    loaded = fractures.load_checkpoint(checkpoint)
+    loaded = fractures.load_model(checkpoint)
     tiles = json.loads(state["stamp"])["tiles"][0]
     fractures.save_model(
         output,
@@ -267,7 +267,7 @@ def set_overlap(path: Path, overlap: int | None) -> int:
             )
             measured.append(fractures.measure_overlap(path, scene.dataset["image"])[0])
         overlap = max(measured)
-    loaded = fractures.load_checkpoint(path)
+    loaded = fractures.load_model(path)
     fractures.save_model(
         path,
         loaded.network,

@@ -206,7 +206,7 @@ def test_stopped_training_goes_on_to_the_same_bits(tmp_path, schedule):
         assert np.array_equal(straight.history[name], resumed.history[name], equal_nan=True)
     assert straight.best_epoch == resumed.best_epoch
     # The file has the best epoch's weights.
-    assert_same(state_of(resumed), fractures.load_checkpoint(path).network.state_dict())
+    assert_same(state_of(resumed), fractures.load_model(path).network.state_dict())
     header = fractures.read_model_header(path)
     assert header["training"]["best_epoch"] == resumed.best_epoch
     assert header["training"]["schedule"] == schedule
@@ -243,7 +243,7 @@ def test_checkpoint_of_another_training_is_refused(tmp_path):
 def test_fit_is_saved_and_read(tmp_path):
     fit = run(model=initial(), epochs=1)
     path = fit.save(tmp_path / "fit.safetensors", overlap=96, ground="lines")
-    loaded = fractures.load_checkpoint(path)
+    loaded = fractures.load_model(path)
     assert_same(state_of(fit), loaded.network.state_dict())
     header = fractures.read_model_header(path)
     assert header["overlap"] == 96

@@ -19,10 +19,10 @@ from dask.highlevelgraph import HighLevelGraph
 from lunarray.engine import ModelSpec, in_batches, placed, resolve_device
 from lunarray.engine.models import Device
 from lunarray.errors import InputError, MissingDependencyError, ModelError
-from lunarray.fractures.checkpoints import DEFAULT_MODEL, load_checkpoint, read_model_header
 from lunarray.fractures.lattice import ALIGN, Axis, check_lattice
 from lunarray.fractures.metrics import NO_DATA, check_same_grid
 from lunarray.fractures.normalise import Normalisation
+from lunarray.fractures.weights import DEFAULT_MODEL, load_model, read_model_header
 from lunarray.store.provenance import stamp
 
 #: Pixels of a tile's side, as in the paper.
@@ -50,7 +50,7 @@ def fracture_model(
     Parameters
     ----------
     model : path or ModelSpec, optional
-        A file that :func:`lunarray.fractures.load_checkpoint` reads; by default the light model that comes with
+        A file that :func:`lunarray.fractures.load_model` reads; by default the light model that comes with
         lunarray. That one was trained on simulated scenes alone: read its card, ``lunarray/fractures/data/light.md``.
     device : {"auto", "cpu", "cuda"}
         Where to run it.
@@ -81,7 +81,7 @@ def fracture_model(
         )
     if read_model_header(path) is None:
         # Another's file: that it fits is better known now than on a worker.
-        load_checkpoint(path, replace_head=False)
+        load_model(path, replace_head=False)
     return ModelSpec.from_file(_LOADER, path, outputs=1, device=device)
 
 
@@ -591,7 +591,7 @@ def _stretch(
         )
     header = read_model_header(spec.weights)
     rule = (
-        load_checkpoint(spec.weights).normalisation
+        load_model(spec.weights).normalisation
         if header is None
         else Normalisation.from_json(header["normalisation"])
     )

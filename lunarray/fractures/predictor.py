@@ -21,9 +21,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lunarray.fractures.checkpoints import load_checkpoint
 from lunarray.fractures.model import Block
 from lunarray.fractures.normalise import Normalisation, normalise
+from lunarray.fractures.weights import load_model
 
 #: (tile, h, w) float32, NaN without data, to probabilities of the same shape.
 TilePredictor = Callable[[np.ndarray], np.ndarray]
@@ -38,7 +38,7 @@ def load_predictor(path: str | os.PathLike[str], device: str) -> TilePredictor:
     Parameters
     ----------
     path : path
-        What :func:`lunarray.fractures.load_checkpoint` reads, with one output.
+        What :func:`lunarray.fractures.load_model` reads, with one output.
     device : {"cpu", "cuda"}
         Where to run.
 
@@ -53,7 +53,7 @@ def load_predictor(path: str | os.PathLike[str], device: str) -> TilePredictor:
     ModelError
         If the file cannot be read, does not fit, or has other than one output.
     """
-    loaded = load_checkpoint(path, replace_head=False)
+    loaded = load_model(path, replace_head=False)
     return predictor_of(loaded.network, loaded.normalisation, device)
 
 

@@ -21,7 +21,6 @@ from lunarray.engine import resolve_device
 from lunarray.engine.models import Device
 from lunarray.engine.progress import step_bar
 from lunarray.errors import InputError, ModelError, StoreConflictError
-from lunarray.fractures.checkpoints import load_checkpoint, save_model
 from lunarray.fractures.metrics import NO_DATA, confusion, pixel_metrics, tile_metrics
 from lunarray.fractures.model import (
     ARCHITECTURES,
@@ -31,6 +30,7 @@ from lunarray.fractures.model import (
     default_normalisation,
 )
 from lunarray.fractures.normalise import Normalisation, normalise
+from lunarray.fractures.weights import load_model, save_model
 
 Loss = Literal["bce", "focal", "bce_dice"]
 Schedule = Literal["constant", "cosine"]
@@ -225,7 +225,7 @@ def train(
         Other ground, on which the best epoch is chosen.
     model : {"light", "deeplabv3_resnet50", "deeplabv3_resnet101"}, path or Module
         What to train: an architecture with random weights; a file of weights to begin with
-        (:func:`lunarray.fractures.load_checkpoint`: torchvision's own get a new last layer); or a network, which is
+        (:func:`lunarray.fractures.load_model`: torchvision's own get a new last layer); or a network, which is
         changed.
     epochs : int
         Passes over `tiles`.
@@ -335,7 +335,7 @@ def validate(
     Parameters
     ----------
     network : Module
-        As of :func:`train` or :func:`lunarray.fractures.load_checkpoint`.
+        As of :func:`train` or :func:`lunarray.fractures.load_model`.
     tiles : sequence of (image, mask, valid), or tuple of arrays
         As of :func:`train`.
     normalisation : Normalisation
@@ -798,7 +798,7 @@ def _begin(
             where=model,
             remedy=f"Choose from {', '.join(ARCHITECTURES)}, or give a file of weights",
         )
-    loaded = load_checkpoint(model, normalisation=rule, seed=seed)
+    loaded = load_model(model, normalisation=rule, seed=seed)
     digest = hashlib.sha256(Path(model).read_bytes())
     return loaded.network, loaded.normalisation, f"{loaded.architecture}:{digest.hexdigest()}"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import pickle
 import zipfile
@@ -12,9 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from lunarray.engine.weights import METADATA_KEY, write_tensors
+from lunarray.engine.weights import WeightsFormat, peek_header
 from lunarray.errors import ModelError
 from lunarray.fractures.normalise import Normalisation, imagenet
 
@@ -24,14 +20,15 @@ if TYPE_CHECKING:
 
 #: The model that comes with lunarray.
 DEFAULT_MODEL = Path(__file__).parent / "data" / "light.safetensors"
-FORMAT = "lunarray.fractures"
-FORMAT_VERSION = 1
-_REQUIRED = ("format", "format_version", "architecture", "sizes", "normalisation", "digest")
-#: A header larger than this is not one of ours; the format's own limit is 100 MB.
-_MAX_HEADER = 1_000_000
 _REMEDY = (
     "give a file that lunarray.fractures.save_model wrote, a state dict of torchvision's DeepLabV3, or the published"
     " IMFMapper checkpoint; or leave model out for the one that comes with lunarray"
+)
+#: Our files.
+FORMAT = WeightsFormat(
+    "lunarray.fractures",
+    _REMEDY,
+    required=("architecture", "sizes", "normalisation", "digest"),
 )
 #: What data-parallel and compiled modules put before their names.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -42,7 +39,7 @@ _HEAD = "classifier.4."
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class LoadedModel:
     """A network with its weights, and what must be known to use it.
 
     Attributes
@@ -102,7 +99,6 @@ def save_model(
     ModelError
         If the network is none of ours, or takes another number of channels than the normalisation gives.
     """
-
     from lunarray.fractures.model import architecture_of, default_normalisation
 
     architecture, sizes = architecture_of(network)
@@ -110,17 +106,13 @@ def save_model(
     _check_channels(sizes["channels"], rule, path)
     tensors = {n: v.detach().cpu().contiguous().numpy() for n, v in network.state_dict().items()}
     header = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
         "architecture": architecture,
         "sizes": sizes,
         "normalisation": rule.to_json(),
         "overlap": overlap,
         "training": training or {},
-        "digest": _digest(tensors),
     }
-    write_tensors(Path(path), tensors, header)
-    return Path(path)
+    return FORMAT.write(path, tensors, header)
 
 
 def read_model_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -142,41 +134,19 @@ def read_model_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     ModelError
         If there is no such file, or it is of a version that this one does not read.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= _MAX_HEADER:
-                return None
-            raw = json.loads(file.read(length))
-        header = json.loads(raw["__metadata__"][METADATA_KEY])
-    except OSError as error:
-        raise ModelError(
-            f"the weights cannot be read ({error.strerror})", where=path, remedy=_REMEDY
-        ) from error
-    except (ValueError, KeyError, TypeError):
+    header = peek_header(path)
+    if header is None or header.get(FORMAT.key) != FORMAT.name:
         return None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        return None
-    missing = [key for key in _REQUIRED if key not in header]
-    if missing:
-        raise ModelError(f"the header lacks {', '.join(missing)}", where=path, remedy=_REMEDY)
-    if header["format_version"] != FORMAT_VERSION:
-        raise ModelError(
-            f"format version {header['format_version']}, not {FORMAT_VERSION}",
-            where=path,
-            remedy="Read it with a newer lunarray",
-        )
-    return header
+    return FORMAT.read_header(path)
 
 
-def load_checkpoint(
+def load_model(
     path: str | os.PathLike[str],
     *,
     normalisation: Normalisation | None = None,
     replace_head: bool = True,
     seed: int = 0,
-) -> Checkpoint:
+) -> LoadedModel:
     """Read a fracture model: ours, torchvision's DeepLabV3, or the published IMFMapper.
 
     Nothing in the file is executed: pickles are read by torch's restricted reader, which knows tensors and plain
@@ -203,7 +173,7 @@ def load_checkpoint(
 
     Returns
     -------
-    Checkpoint
+    LoadedModel
 
     Raises
     ------
@@ -215,23 +185,19 @@ def load_checkpoint(
     ----------
     .. [1] Le Corre et al. (2025), doi:10.1029/2025JE009145; checkpoint doi:10.5281/zenodo.15101175.
     """
+    import torch
+
     path = Path(path)
-    header = read_model_header(path)
-    if header is not None:
-        state = _read_safetensors(path)
-        if _digest({n: v.numpy() for n, v in state.items()}) != header["digest"]:
-            raise ModelError(
-                "the weights are not those that were written: their SHA-256 differs from the one in the header",
-                where=path,
-                remedy="Fetch or write the file again",
-            )
+    if read_model_header(path) is not None:
+        header, tensors = FORMAT.read(path)
+        state = {n: torch.tensor(a) for n, a in tensors.items()}
         rule = Normalisation.from_json(header["normalisation"])
         if normalisation is not None:
             rule = normalisation
         network = _built(header["architecture"], header["sizes"], path)
         _fill(network, state, path, header["architecture"])
         _check_channels(header["sizes"].get("channels", 3), rule, path)
-        return Checkpoint(network, header["architecture"], rule, "lunarray", False, header)
+        return LoadedModel(network, header["architecture"], rule, "lunarray", False, header)
     state, kind = _read_foreign(path)
     architecture, sizes = _recognise(state)
     network = _built(architecture, sizes, path)
@@ -243,7 +209,7 @@ def load_checkpoint(
     if normalisation is None:
         normalisation = Normalisation() if architecture == "light" else imagenet()
     _check_channels(sizes["channels"], normalisation, path)
-    return Checkpoint(network, architecture, normalisation, kind, replaced)
+    return LoadedModel(network, architecture, normalisation, kind, replaced)
 
 
 def _replace_head(
@@ -328,24 +294,21 @@ def _listed(names: list[str], most: int = 8) -> str:
     return some if len(names) <= most else f"{some} and {len(names) - most} more"
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        return load(path.read_bytes())
-    except (SafetensorError, ValueError) as error:
-        raise ModelError(
-            f"broken safetensors file ({error})", where=path, remedy="Fetch or write it again"
-        ) from error
-
-
 def _read_foreign(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     """Read a state dict, whatever is round it."""
     import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
+    content: Any
     if path.suffix == ".safetensors":
-        content: Any = _read_safetensors(path)
+        try:
+            # torch's reader, for NumPy has no bfloat16.
+            content = load(path.read_bytes())
+        except (SafetensorError, ValueError) as error:
+            raise ModelError(
+                f"broken safetensors file ({error})", where=path, remedy="Fetch or write it again"
+            ) from error
     else:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -417,13 +380,3 @@ def _check_channels(
             where=path,
             remedy="Give a normalisation with as many channels",
         )
-
-
-def _digest(tensors: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over names, types, shapes and bytes of all tensors, in order of name."""
-    sha = hashlib.sha256()
-    for name in sorted(tensors):
-        array = tensors[name]  # ascontiguousarray would make a vector of a scalar
-        sha.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
-        sha.update(array.tobytes())
-    return sha.hexdigest()
