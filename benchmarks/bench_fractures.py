@@ -101,17 +101,23 @@ class Train:
         with needs_lunarray():
             import torch
 
-            from lunarray.fractures import train
+            from lunarray.fractures import TrainSettings, train
         torch.set_num_threads(1)
         images = brightness(1024, 1024).reshape(4, 256, 4, 256).swapaxes(1, 2).reshape(-1, 256, 256)
         masks = (np.nan_to_num(images) < 0.035).astype(np.uint8)
-        self.train, self.tiles = train, (images, masks)
+        self.train, self.settings = train, TrainSettings(epochs=1, batch_size=8)
+        self.tiles = (images, masks)
         self.few = (images[:1], masks[:1])
         self._run(self.few)
 
     def _run(self, tiles: tuple[np.ndarray, ...]) -> None:
         self.train(
-            tiles, self.few, epochs=1, batch_size=8, augment=None, device="cpu", progress=False
+            tiles,
+            self.few,
+            settings=self.settings,
+            augment=None,
+            device="cpu",
+            progress=False,
         )
 
     def time_epoch(self) -> None:

@@ -13,7 +13,6 @@ scene's. The two classical filters beside the model are tuned on training scenes
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 import time
@@ -25,11 +24,13 @@ import numpy as np
 import xarray as xr
 
 from lunarray import fractures, simulate
+from lunarray.engine.training import Checkpoint
+from lunarray.engine.weights import peek_header
 from lunarray.errors import LunarrayWarning
-from lunarray.fractures.weights import DEFAULT_MODEL
 from lunarray.fractures.classical import classical_fractures, tune_classical
 from lunarray.fractures.labels import CLASS_WIDTHS
 from lunarray.fractures.metrics import confusion, pixel_metrics, tile_metrics
+from lunarray.fractures.weights import DEFAULT_MODEL
 from lunarray.simulate.nac_ground import WIDTH_CLASSES
 
 TEST_INCIDENCES = (30.0, 40.0, 50.0, 60.0, 70.0, 78.0)
@@ -240,11 +241,10 @@ def about(options: argparse.Namespace, tiles: int, epochs_run: int) -> dict[str,
 
 def adopt(checkpoint: Path, output: Path, options: argparse.Namespace) -> None:
     """Take the best weights so far of a training that was stopped."""
-    import torch
-
-    state = torch.load(checkpoint.with_name(checkpoint.name + ".resume"), weights_only=True)
+    resume = checkpoint.with_name(checkpoint.name + ".resume")
+    stamp = peek_header(resume)["stamp"]
+    state = Checkpoint(resume, stamp).load()
     loaded = fractures.load_model(checkpoint)
-    tiles = json.loads(state["stamp"])["tiles"][0]
     fractures.save_model(
         output,
         loaded.network,
@@ -252,7 +252,7 @@ def adopt(checkpoint: Path, output: Path, options: argparse.Namespace) -> None:
         training={
             **loaded.header["training"],
             "seconds": state["seconds"],
-            **about(options, tiles, state["epoch"]),
+            **about(options, stamp["tiles"][0], state["epoch"]),
         },
     )
 
@@ -415,15 +415,17 @@ def main(argv: list[str] | None = None) -> None:
         fit = fractures.train(
             tiles,
             validation,
+            settings=fractures.TrainSettings(
+                epochs=options.epochs,
+                batch_size=options.batch_size,
+                learning_rate=options.learning_rate,
+                weight_decay=options.weight_decay,
+                loss="bce_dice",
+                schedule="cosine",
+                seed=options.seed,
+            ),
             model="light",
-            epochs=options.epochs,
-            batch_size=options.batch_size,
-            learning_rate=options.learning_rate,
-            weight_decay=options.weight_decay,
-            loss="bce_dice",
-            schedule="cosine",
             augment=vary,
-            seed=options.seed,
             checkpoint=options.work,
             device="cpu",
             mixed_precision=options.half,

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from lunarray import fractures  # noqa: E402
-from lunarray.errors import InputError, ModelError, StoreConflictError  # noqa: E402
-from lunarray.fractures import training  # noqa: E402
+from lunarray.errors import (  # noqa: E402
+    InputError,
+    ModelError,
+    StoreConflictError,
+    StoreFormatError,
+)
+from lunarray.fractures.batches import ArrayTiles, balanced_weight  # noqa: E402
+from lunarray.fractures.epochs import TrainSettings, learning_rate_at, loss_of  # noqa: E402
 from lunarray.fractures.metrics import confusion, tile_metrics  # noqa: E402
 from lunarray.fractures.normalise import imagenet  # noqa: E402
 from lunarray.fractures.predictor import predictor_of  # noqa: E402
-from lunarray.fractures.training import ArrayTiles, TrainingSettings, loss_of  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -40,18 +47,17 @@ def scenes(count, seed, size=64):
     return images, masks
 
 
+SETTINGS = {f.name for f in dataclasses.fields(TrainSettings)}
+
+
 def run(**changes):
-    arguments = {
-        "epochs": 4,
-        "batch_size": 8,
-        "learning_rate": 3e-3,
-        "augment": None,
-        "progress": False,
-        "seed": 3,
-        "model": fractures.light(4) if "model" not in changes else changes.pop("model"),
-        "device": "cpu",
-    }
-    return fractures.train(scenes(16, 0), scenes(8, 1), **(arguments | changes))
+    """Train on little; changes are of settings or arguments."""
+    settings = {"epochs": 4, "batch_size": 8, "learning_rate": 3e-3, "seed": 3}
+    settings |= {n: changes.pop(n) for n in SETTINGS & changes.keys()}
+    arguments = {"augment": None, "progress": False, "device": "cpu"} | changes
+    arguments.setdefault("model", fractures.light(4))
+    tiles = arguments.pop("tiles", None) or (scenes(16, 0), scenes(8, 1))
+    return fractures.train(*tiles, settings=TrainSettings(**settings), **arguments)
 
 
 def initial(seed=0, width=4):
@@ -115,7 +121,7 @@ def test_loss_against_its_formula(rng, loss, weight):
     masks = rng.choice([0, 1, 255], (3, 8, 8), p=[0.6, 0.3, 0.1]).astype(np.uint8)
     valid = rng.random((3, 8, 8)) < 0.8
     valid &= masks != 255
-    settings = TrainingSettings(loss=loss, class_weight=weight)
+    settings = TrainSettings(loss=loss, class_weight=weight)
     value = float(
         loss_of(
             torch.from_numpy(logits), torch.from_numpy(masks), torch.from_numpy(valid), settings
@@ -137,7 +143,7 @@ def test_loss_does_not_see_invalid_pixels():
     valid[0, 0] = True
     masks = torch.ones(1, 4, 4, dtype=torch.uint8)
     for loss in ("bce", "focal", "bce_dice"):
-        settings = TrainingSettings(loss=loss)
+        settings = TrainSettings(loss=loss)
         (gradient,) = torch.autograd.grad(loss_of(logits, masks, valid, settings), logits)
         assert gradient[0, 0].abs().min() > 0
         assert not gradient[0, 1:].any()
@@ -153,12 +159,9 @@ def test_training_does_not_see_what_is_invalid():
     other[:, 40:] *= 3
     labels[:, 40:] = 1
     fits = [
-        fractures.train(
-            (i, m, valid), (i, m, valid), model=initial(), epochs=1, batch_size=4,
-            augment=None, progress=False, device="cpu",
-        )
+        run(tiles=((i, m, valid), (i, m, valid)), model=initial(), epochs=1, batch_size=4)
         for i, m in ((images, masks), (other, labels))
-    ]  # fmt: skip
+    ]
     assert_same(state_of(fits[0]), state_of(fits[1]))
 
 
@@ -236,7 +239,7 @@ def test_checkpoint_of_another_training_is_refused(tmp_path):
         run(model=initial(seed=1), epochs=2, checkpoint=path)
     state = path.with_name("best.safetensors.resume")
     state.write_bytes(b"nothing")
-    with pytest.raises(ModelError, match="Delete it to begin anew"):
+    with pytest.raises(StoreFormatError, match="Delete it to start again"):
         run(model=initial(), epochs=1, checkpoint=path)
 
 
@@ -261,10 +264,7 @@ def test_a_last_tile_alone_joins_the_batch_before_it():
         lambda module, inputs: sizes.append(len(inputs[0])) if module.training else None
     )
     images, masks = scenes(9, 0, 32)
-    fractures.train(
-        (images, masks), (images, masks), model=network, epochs=1, batch_size=4,
-        augment=None, progress=False, device="cpu",
-    )  # fmt: skip
+    run(tiles=((images, masks), (images, masks)), model=network, epochs=1, batch_size=4)
     hook.remove()
     assert sizes == [4, 5]
 
@@ -280,10 +280,8 @@ def test_tiles_of_images_are_trained_on():
     labels = [xr.DataArray(m, dims=("y", "x")).chunk(64) for m in masks]
     tiles = fractures.tiles(arrays, labels, size=64)
     learning, validation = fractures.split(tiles, seed=1)
-    fit = fractures.train(
-        learning.with_rotations(), validation, model=initial(), epochs=1, batch_size=4,
-        augment=None, progress=False, device="cpu",
-    )  # fmt: skip
+    both = (learning.with_rotations(), validation)
+    fit = run(tiles=both, model=initial(), epochs=1, batch_size=4)
     assert np.isfinite(fit.history["loss"]).all()
     stacked = fractures.validate(
         fit.network, validation.stack(), normalisation=fit.normalisation, device="cpu"
@@ -307,14 +305,14 @@ def test_balanced_weight_is_the_ratio_of_pixels():
     images, masks = scenes(6, 0)
     good = np.isfinite(images)
     expected = (good & (masks == 0)).sum() / (good & (masks == 1)).sum()
-    assert training.balanced_weight(ArrayTiles(images, masks)) == pytest.approx(expected)
+    assert balanced_weight(ArrayTiles(images, masks)) == pytest.approx(expected)
     with pytest.raises(InputError, match="no valid pixel"):
-        training.balanced_weight(ArrayTiles(images, np.zeros_like(masks)))
+        balanced_weight(ArrayTiles(images, np.zeros_like(masks)))
 
 
 def test_cosine_warms_up_and_ends_at_nothing():
-    settings = TrainingSettings(epochs=100, learning_rate=1e-3, schedule="cosine")
-    rates = [training._rate(settings, e) for e in np.linspace(0, 100, 1001)[:-1]]
+    settings = TrainSettings(epochs=100, learning_rate=1e-3, schedule="cosine")
+    rates = [learning_rate_at(settings, e) for e in np.linspace(0, 100, 1001)[:-1]]
     assert max(rates) == pytest.approx(1e-3, rel=1e-3)
     assert rates[0] < 2e-5
     assert rates[-1] < 1e-6
@@ -343,17 +341,16 @@ def test_settings_that_make_no_sense(changes, message):
 def test_tiles_that_cannot_be_trained_on():
     images, masks = scenes(4, 0, 32)
     good = (images, masks)
-    options = {"model": initial(), "epochs": 1, "augment": None, "progress": False, "device": "cpu"}
     with pytest.raises(InputError, match="tiles: no tile"):
-        fractures.train((images[:0], masks[:0]), good, **options)
+        run(tiles=((images[:0], masks[:0]), good), model=initial(), epochs=1)
     with pytest.raises(InputError, match="shapes"):
-        fractures.train((images, masks[:, 1:]), good, **options)
+        run(tiles=((images, masks[:, 1:]), good), model=initial(), epochs=1)
     with pytest.raises(InputError, match="multiple of 8"):
-        fractures.train((images[:, :30], masks[:, :30]), good, **options)
+        run(tiles=((images[:, :30], masks[:, :30]), good), model=initial(), epochs=1)
     with pytest.raises(InputError, match="validation: a int"):
-        fractures.train(good, 3, **options)
+        run(tiles=(good, 3), model=initial(), epochs=1)
     with pytest.raises(InputError, match="1 arrays"):
-        fractures.train((images,), good, **options)
+        run(tiles=((images,), good), model=initial(), epochs=1)
 
 
 def test_progress_shows_loss_and_score(capsys):
@@ -372,10 +369,8 @@ def test_deeplab_trains_from_torchvisions_weights(tmp_path):
     path = tmp_path / "coco.pth"
     torch.save(coco.state_dict(), path)
     images, masks = scenes(2, 0, 64)
-    fit = fractures.train(
-        (images * 2550, masks), (images * 2550, masks), model=path, epochs=1, batch_size=2,
-        augment=None, progress=False, device="cpu",
-    )  # fmt: skip
+    bright = (images * 2550, masks)
+    fit = run(tiles=(bright, bright), model=path, epochs=1, batch_size=2)
     assert fit.normalisation == imagenet()
     assert np.isfinite(fit.history["loss"]).all()
     name = "backbone.layer4.2.conv2.weight"

@@ -23,6 +23,7 @@ _PUBLIC: dict[str, str] = {
     "DEFAULT_MODEL": "weights",
     "FractureFit": "training",
     "Normalisation": "normalise",
+    "TrainSettings": "training",
     "deeplabv3": "model",
     "fracture_model": "detection",
     "light": "model",

@@ -1,0 +1,150 @@
+"""Labelled tiles, as they are trained on: one by one, and in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from lunarray.errors import InputError
+from lunarray.fractures.metrics import NO_DATA
+from lunarray.fractures.model import STRIDE
+
+#: (image, mask, valid, generator) to the same three, changed.
+Augment = Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]
+#: Images float32, masks uint8, valid bool, each (batch, h, w), on the CPU.
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+#: Weight of "balanced", at most: beyond it, a few pixels outweigh all others.
+_MOST_WEIGHT = 50.0
+
+
+class Tiles(Protocol):
+    """What is trained on: a sequence of (image, mask, valid)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class ArrayTiles:
+    """Tiles that are in memory.
+
+    Parameters
+    ----------
+    images : ndarray, shape (tile, h, w), float32
+        NaN where there are no data.
+    masks : ndarray, shape (tile, h, w), uint8
+        1 for fracture, 0 for none, 255 where there are no data.
+    valid : ndarray, shape (tile, h, w), bool, optional
+        Where there are data besides.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray
+    valid: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        shapes = {a.shape for a in (self.images, self.masks, self.valid) if a is not None}
+        if len(shapes) != 1 or len(self.images.shape) != 3:
+            raise InputError(
+                f"arrays of shapes {', '.join(map(str, sorted(shapes)))}",
+                where="tiles",
+                remedy="Give images, masks (and valid), each (tile, h, w)",
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        image, mask = self.images[index], self.masks[index]
+        valid = np.isfinite(image) & (mask != NO_DATA)
+        return image, mask, valid if self.valid is None else valid & self.valid[index]
+
+
+def as_tiles(tiles: Any, name: str) -> Tiles:
+    """Insist on tiles, one at least; arrays become :class:`ArrayTiles`."""
+    if isinstance(tiles, tuple) and all(isinstance(a, np.ndarray) for a in tiles):
+        if len(tiles) not in (2, 3):
+            raise InputError(
+                f"{len(tiles)} arrays", where=name, remedy="Give images, masks (and valid)"
+            )
+        tiles = ArrayTiles(*tiles)
+    if not hasattr(tiles, "__getitem__") or not hasattr(tiles, "__len__"):
+        raise InputError(
+            f"a {type(tiles).__name__}",
+            where=name,
+            remedy="Give what lunarray.fractures.tiles makes, or arrays (images, masks)",
+        )
+    if len(tiles) == 0:
+        raise InputError("no tile", where=name, remedy="Give one at least")
+    return tiles
+
+
+def stacked(
+    tiles: Tiles,
+    indices: Sequence[int] | np.ndarray,
+    augment: Augment | None = None,
+    seed: tuple[int, ...] = (),
+) -> Batch:
+    """Stack the tiles of these numbers."""
+    parts = []
+    for index in indices:
+        image, mask, valid = tiles[int(index)]
+        valid = np.asarray(valid, bool) & (mask != NO_DATA)
+        if augment is not None:
+            rng = np.random.default_rng([*seed, int(index)])
+            image, mask, valid = augment(image, mask, valid, rng)
+        parts.append((np.asarray(image, np.float32), np.asarray(mask, np.uint8), valid))
+    shapes = {a.shape for part in parts for a in part}
+    if len(shapes) != 1 or any(n % STRIDE for shape in shapes for n in shape):
+        raise InputError(
+            f"tiles of {', '.join(map(str, sorted(shapes)))}",
+            where="tiles",
+            remedy=f"All must have one size, a multiple of {STRIDE}",
+        )
+    images, masks, valid = (np.stack(arrays) for arrays in zip(*parts, strict=True))
+    valid = valid.astype(bool) & np.isfinite(images) & (masks != NO_DATA)
+    return torch.from_numpy(images), torch.from_numpy(masks), torch.from_numpy(valid)
+
+
+def balanced_weight(tiles: Tiles) -> float:
+    """Weight of fracture pixels that gives them as much weight together as all other valid pixels.
+
+    Parameters
+    ----------
+    tiles : sequence of (image, mask, valid)
+        All are read.
+
+    Returns
+    -------
+    float
+        Between 1 and 50.
+
+    Raises
+    ------
+    InputError
+        If no valid pixel is a fracture.
+    """
+    there = everything = 0
+    for index in range(len(tiles)):
+        _, mask, valid = tiles[index]
+        good = np.asarray(valid, bool) & (mask != NO_DATA)
+        there += int(np.count_nonzero(good & (mask == 1)))
+        everything += int(np.count_nonzero(good))
+    if there == 0:
+        raise InputError(
+            "no valid pixel is labelled as a fracture",
+            where="tiles",
+            remedy="Give tiles with fractures, or class_weight=None",
+        )
+    return float(np.clip((everything - there) / there, 1, _MOST_WEIGHT))
