@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 import lunarray.xrf as xrf
-from lunarray.plot.xrf import footprints, light_curve, xrf_spectrum
+from lunarray.plot import footprints, light_curve, xrf_spectrum
 from lunarray.xrf.settings import FitSettings
 
 SHOWN = ("Fe", "Ca", "Si", "Al", "Mg")
@@ -118,7 +118,7 @@ def main(data: Path, out: Path) -> None:
         result.isel(time=fitted),
         "Al",
         projection="equirectangular",
-        background=moon,
+        base=moon,
         path=out / "class_footprints.png",
     )
     xrf.write_footprints(result, out / "class_elements.gpkg", overwrite=True)

@@ -249,6 +249,26 @@ def test_unknown_format(scene, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_unknown_option(scene):
+    with pytest.raises(TypeError, match="'titel'"):
+        plot.polar_map(scene().FeO, titel="A title")
+
+
+def test_base_map_lies_as_its_grid_runs():
+    """A grey map under others: bright in the north on grids whose rows run up as on those whose rows run down."""
+    from matplotlib.figure import Figure
+
+    from lunarray.plot.mapping import draw_base, frame_of
+
+    lat, lon = np.arange(89.0, -90, -2), np.arange(-179.0, 180, 2)
+    base = xr.DataArray(np.repeat(lat[:, None], 180, 1), {"lat": lat, "lon": lon}, ("lat", "lon"))
+    for down in (geo.lunar_grid("geographic", 5.0), geo.lunar_grid("geographic", 5.0).flipy()):
+        axes = Figure().subplots()
+        draw_base(axes, base, down, frame_of(down, geographic=True))
+        shown = axes.get_images()[0].get_array()
+        assert shown[0].mean() > 80 > -80 > shown[-1].mean()
+
+
 def test_no_pyplot_and_lazy_import():
     code = "import sys, lunarray.plot; assert 'matplotlib' not in sys.modules; import numpy as np, xarray as xr\n"
     code += "da = xr.DataArray(np.ones((3, 4)), dims=('observation', 'wavelength'))\n"
@@ -323,11 +343,11 @@ def test_many_orbits_are_drawn_as_positions(tracks):
 
 
 def test_profile_statistics():
-    at, middle, low, high = plot.panels._running(np.arange(50.0), np.arange(50.0))
+    at, middle, low, high = plot.tracks.running_percentiles(np.arange(50.0), np.arange(50.0))
     np.testing.assert_allclose(middle, at)
     assert (low < middle).all()
     assert (high > middle).all()
-    assert plot.panels._running(np.arange(3.0), np.full(3, np.nan))[0].size == 0
+    assert plot.tracks.running_percentiles(np.arange(3.0), np.full(3, np.nan))[0].size == 0
 
 
 def test_maps_errors(tracks, scene):

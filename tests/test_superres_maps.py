@@ -15,7 +15,8 @@ import lunarray as la
 from lunarray import plot
 from lunarray import superres as sr
 from lunarray.errors import BodyMismatchError, InputError
-from lunarray.plot.superres import _gaussian, _spread, class_breaks
+from lunarray.plot.elements import spread, spread_sum
+from lunarray.plot.footprints import class_breaks
 from lunarray.superres.maps import footprint_frame
 
 GRID = sr.GIBGrid((2, 2), (30, 40), (-20, -10, 60, 50))
@@ -82,7 +83,7 @@ class TestPictures:
         at = rng.integers(5, 55, 40), rng.integers(5, 115, 40)
         values[at] = rng.uniform(2, 12, 40)
         array = xr.DataArray(values, {"lat": grid.lat(), "lon": grid.lon()}, ("lat", "lon"))
-        got, weight = _spread(array, 90.0, 10**6)
+        got, weight = spread(array, 90.0, 10**6)
         lat, lon = np.meshgrid(grid.lat(), grid.lon(), indexing="ij")
         d = la.geo.great_circle_distance(lon[..., None], lat[..., None], lon[at], lat[at]) / 1e3
         w = np.exp(-0.5 * (d / 90.0) ** 2)
@@ -96,16 +97,16 @@ class TestPictures:
         lat, lon = 90 - (np.arange(90) + 0.5) * 2, -180 + (np.arange(180) + 0.5) * 2
         values = np.zeros((90, 180))
         values[45, 0] = 1.0
-        out = _gaussian(values, lat, lon, 150.0)
+        out = spread_sum(values, lat, lon, 150.0)
         np.testing.assert_allclose(out[45, 179], out[45, 1], rtol=1e-9)
         assert out[45, 179] > 0.3 * out[45, 0]
         values[:] = 0
         values[0, 0] = 1.0
-        out = _gaussian(values, lat, lon, 150.0)
+        out = spread_sum(values, lat, lon, 150.0)
         # 180° away in longitude, 2° on the ground.
         assert out[0, 90] > 0.5 * out[0, 0]
         # A constant stays one, except where the outside has been cut off.
-        np.testing.assert_allclose(_gaussian(np.ones((90, 180)), lat, lon, 100.0), 1.0, atol=1e-3)
+        np.testing.assert_allclose(spread_sum(np.ones((90, 180)), lat, lon, 100.0), 1.0, atol=1e-3)
 
     def test_graduated_map(self, tracks, base, tmp_path):
         figure = plot.graduated_map(

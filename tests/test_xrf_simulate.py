@@ -505,16 +505,14 @@ class TestPictures:
 
     @pytest.mark.parametrize("projection", ["orthographic", "equirectangular"])
     def test_footprints(self, result, projection, tmp_path: Path) -> None:
-        from lunarray.plot.xrf import footprints
+        from lunarray.plot import footprints
 
         moon = xr.DataArray(
             np.random.default_rng(0).random((18, 36)),
             {"lat": 85.0 - 10 * np.arange(18), "lon": -175.0 + 10 * np.arange(36)},
             ("lat", "lon"),
         )
-        figure = footprints(
-            result, "Al", projection=projection, background=moon, path=tmp_path / "f.png"
-        )
+        figure = footprints(result, "Al", projection=projection, base=moon, path=tmp_path / "f.png")
         drawn = figure.axes[0].collections[0]
         assert len(drawn.get_paths()) == 12
         np.testing.assert_allclose(

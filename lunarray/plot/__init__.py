@@ -6,29 +6,19 @@ saves it if a path is given.
 
 from __future__ import annotations
 
-from lunarray.plot.atlas import (
-    correlation_curves,
-    difference_map,
-    polar_atlas,
-    prediction_scatter,
-    region_bars,
-    region_map,
-    region_triptychs,
-)
-from lunarray.plot.fractures import (
-    agreement,
-    detections,
-    fracture_density,
-    rose,
-    training_curves,
-)
+from lunarray.plot.drawing import Output
+from lunarray.plot.elements import heat_map, surface_3d
+from lunarray.plot.footprints import footprints, graduated_map
+from lunarray.plot.fractures import agreement, detections, fracture_density, rose, training_curves
 from lunarray.plot.panels import comparison, maps
-from lunarray.plot.polar import polar_map
+from lunarray.plot.polar import difference_map, polar_atlas, polar_map
+from lunarray.plot.regions import region_bars, region_map, region_triptychs
+from lunarray.plot.scores import correlation_curves, prediction_scatter
 from lunarray.plot.spectra import spectra
-from lunarray.plot.superres import graduated_map, heat_map, surface_3d
-from lunarray.plot.xrf import footprints, light_curve, xrf_spectrum
+from lunarray.plot.xrf import light_curve, xrf_spectrum
 
 __all__ = [
+    "Output",
     "agreement",
     "comparison",
     "correlation_curves",

@@ -1,22 +1,22 @@
-"""What all pictures share: decimation, colour scales, one map on one axes, and saving."""
+"""What all pictures share: colours, limits, names, panels, colour bars, and how a figure is finished."""
 
 from __future__ import annotations
 
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError
-from lunarray.geo import RADIUS, geobox_of, spatial_dims
+from lunarray.geo import moon_crs, spatial_dims
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from odc.geo.geobox import GeoBox
 
@@ -25,7 +25,30 @@ LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 #: Perceptually uniform and safe for colour-blind readers; the diverging one is symmetric about white.
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 NAN_COLOUR = "#d4d4d4"
-_INK = "#222222"
+INK, GREY, RED = "#222222", "#9a9a9a", "#c1121f"
+#: What is drawn first where nothing is asked for.
+OXIDES = ("FeO", "TiO2", "Al2O3", "CaO", "MgO", "SiO2", "Mg_number")
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+class Output(TypedDict, total=False):
+    """What every picture takes besides what it draws.
+
+    Parameters
+    ----------
+    title : str, optional
+        Above the figure.
+    path : path-like, optional
+        Where to save the picture; the suffix tells the format: .png, .pdf, .svg.
+    dpi : float, optional
+        Resolution of the saved picture; 150 by default.
+    """
+
+    title: str | None
+    path: str | os.PathLike[str] | None
+    dpi: float
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -35,23 +58,33 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def save(figure: Figure, path: str | os.PathLike[str] | None, dpi: float) -> None:
-    """Write a figure under its name at once: a reader never sees half a picture.
+def finish(
+    figure: Figure,
+    output: Output,
+    *,
+    axes: Any = None,
+    title: str | None = None,
+    fontsize: float = 12.0,
+) -> Figure:
+    """Give a figure its title, or `title` where none is given, and save it where `output` says.
 
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-        What to write.
-    path : path-like or None
-        Where; the suffix tells the format. None writes nothing.
-    dpi : float
-        Pixels to the inch, in formats of pixels.
-
-    Raises
-    ------
-    InputError
-        If the suffix is none that matplotlib writes.
+    The title stands above `axes`, or above the whole figure. TypeError for an option that no picture has, InputError
+    for a suffix that matplotlib does not write.
     """
+    if unknown := set(output) - set(Output.__annotations__):
+        raise TypeError(f"pictures have no option {', '.join(map(repr, sorted(unknown)))}")
+    given = output.get("title")
+    title = title if given is None else given
+    if title and axes is not None:
+        axes.set_title(title, fontsize=fontsize)
+    elif title:
+        figure.suptitle(title, fontsize=fontsize)
+    save(figure, output.get("path"), output.get("dpi", 150.0))
+    return figure
+
+
+def save(figure: Figure, path: str | os.PathLike[str] | None, dpi: float) -> None:
+    """Write a figure under its name at once: a reader never sees half a picture; None writes nothing."""
     if path is None:
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -77,6 +110,152 @@ def save(figure: Figure, path: str | os.PathLike[str] | None, dpi: float) -> Non
         raise
 
 
+# --- panels ---------------------------------------------------------------------------------------
+
+
+def fill(grid: np.ndarray, names: Sequence[str]) -> Iterator[tuple[Any, str]]:
+    """Axes with what goes on them; those that are left over are switched off."""
+    for axes, name in zip_longest(grid.flat, names):
+        if name is None:
+            axes.set_axis_off()
+        else:
+            yield axes, name
+
+
+def colour_bar(
+    figure: Any,
+    image: Any,
+    axes: Any,
+    label: str,
+    *,
+    fontsize: float = 10.0,
+    ticks: float = 8.0,
+    **place: Any,
+) -> None:
+    """Colour bar with thin outline and label; `place` is what matplotlib takes to lay it out."""
+    bar = figure.colorbar(image, ax=axes, **place)
+    bar.set_label(label, fontsize=fontsize)
+    bar.ax.tick_params(labelsize=ticks)
+    bar.outline.set_linewidth(0.6)
+
+
+def panel_bar(
+    figure: Figure, axes: Any, image: Any, array: xr.DataArray, extend: str, *, pad: float
+) -> None:
+    """Name above a panel, `pad` points away, and its colour bar below."""
+    axes.set_title(name_of(array), fontsize=11, pad=pad)
+    colour_bar(
+        figure,
+        image,
+        axes,
+        label_of(array),
+        fontsize=8.5,
+        orientation="horizontal",
+        extend=extend,
+        shrink=0.8,
+        aspect=25,
+        pad=0.04,
+    )
+
+
+def lay_grid(
+    axes: Any, *, ticks: float = 8.0, hide: Sequence[str] = (), axis: str = "both"
+) -> None:
+    """Light grid under the data; the sides in `hide` stay open."""
+    axes.tick_params(labelsize=ticks)
+    axes.grid(True, axis=axis, color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in hide:
+        axes.spines[side].set_visible(False)
+
+
+def halo() -> list[Any]:
+    """White rim of text on a map."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2.0, foreground="white", alpha=0.85)]
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+def chosen(
+    variables: Sequence[str] | None,
+    *datasets: xr.Dataset,
+    default: Callable[[xr.Dataset], list[str]] | None = None,
+) -> list[str]:
+    """Names of what is drawn: those that are asked for, or what `default` picks of what all datasets have.
+
+    By default :func:`map_variables`. InputError if a dataset lacks one of them, or there is none.
+    """
+    first, *others = datasets
+    shared = [name for name in first.data_vars if all(name in ds for ds in others)]
+    names = (default or map_variables)(first[shared]) if variables is None else list(variables)
+    lacking = [name for name in names if any(name not in ds for ds in datasets)]
+    if lacking or not names:
+        nothing = "they have no variable in common" if others else "there is nothing to draw"
+        raise InputError(
+            f"there is no variable {', '.join(map(repr, lacking))}" if lacking else nothing,
+            where="variables",
+            remedy="choose among " + (", ".join(map(str, shared)) or "none"),
+        )
+    return names
+
+
+def map_variables(ds: xr.Dataset) -> list[str]:
+    """Variables worth a panel: the oxides that are there, else every floating map or track, up to twelve."""
+    oxides = [name for name in OXIDES if name in ds]
+    if oxides:
+        return oxides
+    dims = spatial_dims(ds) or ("observation",)
+    names = [
+        str(name)
+        for name, variable in ds.data_vars.items()
+        if set(variable.dims) == set(dims)
+        and variable.dtype.kind in "fiu"
+        and not str(name).endswith("_std")
+    ]
+    return ([name for name in names if name not in ("count", "quality")] or names)[:12]
+
+
+def all_variables(ds: xr.Dataset) -> list[str]:
+    """The oxides that are there, else everything."""
+    return [name for name in OXIDES if name in ds] or [str(name) for name in ds.data_vars]
+
+
+def flat_map(array: xr.DataArray) -> xr.DataArray:
+    """A map without axes of length one; InputError if more than two dimensions are left."""
+    array = array.squeeze(drop=True) if array.ndim > 2 else array
+    if array.ndim != 2:
+        raise InputError(
+            f"a map has two dimensions, not {tuple(map(str, array.dims))}",
+            where=str(array.name),
+            remedy="select one wavelength or layer, .isel(wavelength=0)",
+        )
+    return array
+
+
+def map_dims(array: xr.DataArray) -> tuple[str, str]:
+    """Spatial dimensions, rows first; InputError if there are none."""
+    dims = spatial_dims(array)
+    if dims is None:
+        raise InputError(
+            f"this is no map: its dimensions are {tuple(map(str, array.dims))}",
+            where=str(array.name),
+            remedy="give dimensions (y, x) or (lat, lon)",
+        )
+    return dims
+
+
+def pole_of(geobox: GeoBox) -> str | None:
+    """Pole of a grid, "north" or "south", if it is in polar stereographic projection, else None."""
+    operation = moon_crs(geobox.crs).coordinate_operation
+    if operation is None or "polar stereographic" not in operation.method_name.lower():
+        return None
+    latitude = next(float(p.value) for p in operation.params if "latitude" in p.name.lower())
+    return "north" if latitude > 0 else "south"
+
+
 def decimate(obj: xr.Dataset | xr.DataArray, max_pixels: int) -> Any:
     """Every n-th pixel of a map, in memory, so that no more than `max_pixels` are left.
 
@@ -99,23 +278,9 @@ def limits(
     vmax: float | None,
     percentiles: tuple[float, float] = (1.0, 99.0),
 ) -> tuple[float, float, str]:
-    """Colour limits from robust percentiles, and which ends of the colour bar are open.
+    """Colour limits that are given, or robust percentiles of all values; and which ends of the colour bar are open.
 
-    Parameters
-    ----------
-    values : sequence of arrays
-        All that share the scale; what is not finite is left out.
-    vmin, vmax : float or None
-        Limits that are given.
-    percentiles : tuple of float
-        Where limits are taken that are not given.
-
-    Returns
-    -------
-    vmin, vmax : float
-        The limits, never equal.
-    extend : {"neither", "min", "max", "both"}
-        For the colour bar.
+    The limits are never equal; what is not finite is left out.
     """
     finite = np.concatenate(
         [np.asarray(v, dtype=np.float64)[np.isfinite(v)].ravel() for v in values] or [np.empty(0)]
@@ -142,6 +307,9 @@ def colormap(name: str) -> Any:
     return matplotlib.colormaps[name].with_extremes(bad=NAN_COLOUR)
 
 
+# --- words ----------------------------------------------------------------------------------------
+
+
 def name_of(array: xr.DataArray) -> str:
     """Name of a quantity as print has it: FeO with its 2 of TiO2 below the line."""
     raw = str(array.name) if array.name is not None else ""
@@ -162,362 +330,17 @@ def label_of(array: xr.DataArray) -> str:
     )
 
 
-def pole_of(geobox: GeoBox) -> str | None:
-    """Pole of a grid, "north" or "south", if it is in polar stereographic projection, else None."""
-    from lunarray.geo import moon_crs
-
-    crs = moon_crs(geobox.crs)
-    operation = crs.coordinate_operation
-    if operation is None or "polar stereographic" not in operation.method_name.lower():
-        return None
-    latitude = next(float(p.value) for p in operation.params if "latitude" in p.name.lower())
-    return "north" if latitude > 0 else "south"
+def degrees(value: float, sides: str, form: str = "g") -> str:
+    """An angle with the letter of its side: "NS" or "EW"."""
+    return f"{abs(value):{form}}° {sides[int(value < 0)]}"
 
 
-def _dims_of(array: xr.DataArray) -> tuple[str, str]:
-    dims = spatial_dims(array)
-    if dims is None:
-        raise InputError(
-            f"this is no map: its dimensions are {tuple(map(str, array.dims))}",
-            where=str(array.name),
-            remedy="give dimensions (y, x) or (lat, lon)",
-        )
-    return dims
+def minus(text: str) -> str:
+    """Text with the sign that print has for minus."""
+    return text.replace("-", "−")
 
 
-def draw_map(
-    axes: Axes,
-    array: xr.DataArray,
-    *,
-    vmin: float,
-    vmax: float,
-    cmap: str = SEQUENTIAL,
-    graticule: bool = True,
-    labels: bool = True,
-    scale_bar: bool = True,
-    circle: bool = False,
-    fontsize: float = 8.0,
-) -> Any:
-    """One map on one axes, in km (polar, equirectangular) or degrees.
-
-    Parameters
-    ----------
-    axes : matplotlib.axes.Axes
-        Where.
-    array : xarray.DataArray
-        Two-dimensional, on a lunar grid, in memory.
-    vmin, vmax : float
-        Colour limits.
-    cmap : str
-        Name of the colormap.
-    graticule, labels, scale_bar : bool
-        What to draw over it.
-    circle : bool
-        Cut a polar map to the largest circle about the pole that it fills.
-    fontsize : float
-        Of the labels (points).
-
-    Returns
-    -------
-    matplotlib.image.AxesImage
-        For the colour bar.
-    """
-    geobox = geobox_of(array)
-    box = geobox.boundingbox
-    pole = pole_of(geobox)
-    geographic = spatial_dims(array) != ("y", "x")
-    unit = 1.0 if geographic else 1e-3
-    left, right, bottom, top = (
-        value * unit for value in (box.left, box.right, box.bottom, box.top)
-    )
-    values = np.ma.masked_invalid(
-        np.asarray(array.transpose(*_dims_of(array)).values, dtype=np.float64)
-    )
-    if geobox.transform.e > 0:
-        values = values[::-1]
-    if geobox.transform.a < 0:
-        values = values[:, ::-1]
-    image = axes.imshow(
-        values,
-        extent=(left, right, bottom, top),
-        origin="upper",
-        cmap=colormap(cmap),
-        vmin=vmin,
-        vmax=vmax,
-        interpolation="nearest",
-        aspect="equal",
-    )
-    axes.set_xlim(left, right)
-    axes.set_ylim(bottom, top)
-    if pole is None:
-        _plain_axes(axes, geographic, graticule, labels, fontsize)
-    else:
-        axes.set_xticks([])
-        axes.set_yticks([])
-        radius = min(-left, right, -bottom, top)
-        circle = circle and radius > 0.9 * max(-left, right, -bottom, top)
-        if circle:
-            _cut_to_circle(axes, image, radius)
-        frame = _Frame(left, right, bottom, top, radius if circle else None)
-        if graticule:
-            _polar_graticule(axes, frame, 1.0 if pole == "north" else -1.0, labels, fontsize)
-    if scale_bar and not geographic:
-        _scale_bar(axes, right - left, fontsize, outside=circle)
-    return image
-
-
-class _Frame:
-    """Outline of a polar map (km): a rectangle, or a circle about the pole."""
-
-    def __init__(
-        self, left: float, right: float, bottom: float, top: float, radius: float | None
-    ) -> None:
-        self.left, self.right, self.bottom, self.top, self.radius = left, right, bottom, top, radius
-
-    def holds(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        if self.radius is not None:
-            return np.hypot(x, y) <= self.radius * (1 + 1e-9)
-        return (x >= self.left) & (x <= self.right) & (y >= self.bottom) & (y <= self.top)
-
-    def distances(self) -> tuple[float, float]:
-        """Smallest and largest distance from the pole."""
-        if self.radius is not None:
-            return 0.0, self.radius
-        nearest = math.hypot(max(self.left, 0.0, -self.right), max(self.bottom, 0.0, -self.top))
-        farthest = math.hypot(
-            max(abs(self.left), abs(self.right)), max(abs(self.bottom), abs(self.top))
-        )
-        return nearest, farthest
-
-
-def _cut_to_circle(axes: Axes, image: Any, radius: float) -> None:
-    from matplotlib.patches import Circle
-
-    outline = Circle((0, 0), radius, facecolor="none", edgecolor=_INK, linewidth=0.8, zorder=4)
-    axes.add_patch(outline)
-    image.set_clip_path(outline)
-    axes.set_frame_on(False)
-    axes.set_xlim(-radius, radius)
-    axes.set_ylim(-radius, radius)
-
-
-def distance_of_latitude(latitude: float) -> float:
-    """Distance from the pole on the map (km) of a colatitude's complement, in polar stereographic projection."""
-    return 2e-3 * RADIUS * math.tan(math.radians(90.0 - abs(latitude)) / 2.0)
-
-
-def _polar_graticule(axes: Axes, frame: _Frame, sign: float, labels: bool, fontsize: float) -> None:
-    """Parallels and meridians. On the north map 0° E points down, on the south map up; east is right on both at 90°."""
-    nearest, farthest = frame.distances()
-    style: dict[str, Any] = {"color": "white", "linewidth": 0.6, "alpha": 0.75, "zorder": 3}
-    halo = _halo()
-
-    def latitude_of(rho: float) -> float:
-        return 90.0 - 2.0 * math.degrees(math.atan(rho / (2e-3 * RADIUS)))
-
-    inscribed = (
-        frame.radius
-        or max(min(-frame.left, frame.right, -frame.bottom, frame.top), 0.0)
-        or farthest
-    )
-    low, high = latitude_of(inscribed), latitude_of(nearest)
-    step = _nice_step(high - low, 4, (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30))
-    lowest = latitude_of(farthest)
-    parallels = [
-        k * step
-        for k in range(math.ceil(lowest / step), math.ceil(90.0 / step))
-        if k * step < high - 1e-9
-    ]
-    turn = np.linspace(0.0, 2 * np.pi, 721)
-    # The labels stand along the meridian through the frame's middle, or 22.5° E where the pole is inside.
-    inside_pole = bool(frame.holds(np.zeros(1), np.zeros(1))[0])
-    middle = math.radians(22.5 if inside_pole else _bearing(frame, sign))
-    for latitude in parallels:
-        rho = distance_of_latitude(latitude)
-        x, y = rho * np.sin(turn), -sign * rho * np.cos(turn)
-        keep = frame.holds(x, y)
-        if not keep.any() or (frame.radius is not None and rho > frame.radius * 0.995):
-            continue
-        axes.plot(np.where(keep, x, np.nan), np.where(keep, y, np.nan), **style)
-        at = rho * math.sin(middle), -sign * rho * math.cos(middle)
-        if labels and frame.holds(*map(np.atleast_1d, at))[0] and rho < 0.93 * farthest:
-            text = f"{sign * latitude:g}°"
-            axes.text(
-                *at,
-                text.replace("-", "−"),
-                fontsize=fontsize * 0.85,
-                color=_INK,
-                ha="center",
-                va="center",
-                zorder=5,
-                path_effects=halo,
-            )
-    width = (
-        360.0
-        if inside_pole
-        else 2
-        * math.degrees(
-            math.atan2(
-                0.5 * math.hypot(frame.right - frame.left, frame.top - frame.bottom),
-                max(nearest, 1e-9),
-            )
-        )
-    )
-    spacing = (
-        30.0
-        if width >= 360.0
-        else _nice_step(min(width, 180.0), 5, (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30))
-    )
-    along = np.linspace(0.0, farthest, 2001)
-    first = distance_of_latitude(parallels[-1]) if parallels else 0.0
-    for k in range(round(360.0 / spacing)):
-        lon = -180.0 + k * spacing
-        angle = math.radians(lon)
-        x, y = along * math.sin(angle), -sign * along * math.cos(angle)
-        # Only the quarter meridians run to the pole: thirty degrees make a knot there.
-        begin = 0.0 if lon % 90 == 0 else first
-        keep = frame.holds(x, y) & (along >= begin)
-        if not keep.any():
-            continue
-        axes.plot(x[keep], y[keep], **style)
-        if labels:
-            last = np.flatnonzero(keep)[-1]
-            _outer_label(
-                axes, frame, x[last], y[last], angle, sign, _longitude_label(lon), fontsize
-            )
-
-
-def _bearing(frame: _Frame, sign: float) -> float:
-    return math.degrees(
-        math.atan2((frame.left + frame.right) / 2, -sign * (frame.bottom + frame.top) / 2)
-    )
-
-
-def _outer_label(
-    axes: Axes,
-    frame: _Frame,
-    x: float,
-    y: float,
-    angle: float,
-    sign: float,
-    text: str,
-    fontsize: float,
-) -> None:
-    """Label just outside the outline, on the side where the meridian leaves it."""
-    if frame.radius is not None:
-        dx, dy = math.sin(angle), -sign * math.cos(angle)
-    else:
-        distances = {
-            (-1, 0): x - frame.left,
-            (1, 0): frame.right - x,
-            (0, -1): y - frame.bottom,
-            (0, 1): frame.top - y,
-        }
-        dx, dy = min(distances, key=lambda side: abs(distances[side]))
-    axes.annotate(
-        text,
-        (x, y),
-        xytext=(3.0 * dx, 3.0 * dy),
-        textcoords="offset points",
-        fontsize=fontsize * 0.85,
-        color=_INK,
-        ha="center" if abs(dx) < 0.35 else "left" if dx > 0 else "right",
-        va="center" if abs(dy) < 0.35 else "bottom" if dy > 0 else "top",
-        annotation_clip=False,
-    )
-
-
-def _longitude_label(lon: float) -> str:
-    if lon == -180.0:
-        return "180°"
-    return "0°" if lon == 0 else f"{abs(lon):g}° {'E' if lon > 0 else 'W'}"
-
-
-def _plain_axes(
-    axes: Axes, geographic: bool, graticule: bool, labels: bool, fontsize: float
-) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(
-            MaxNLocator(5, steps=[1, 1.5, 3, 4.5, 6, 9, 10] if geographic else None)
-        )
-    axes.tick_params(
-        labelsize=fontsize * 0.85, length=2.5, color=_INK, labelbottom=labels, labelleft=labels
-    )
-    if geographic:
-        axes.xaxis.set_major_formatter(
-            lambda value, _: _longitude_label(-180.0 if value == 180.0 else value)
-        )
-        axes.yaxis.set_major_formatter(
-            lambda value, _: "0°" if value == 0 else f"{abs(value):g}° {'N' if value > 0 else 'S'}"
-        )
-    elif labels:
-        axes.set_xlabel("x (km)", fontsize=fontsize)
-        axes.set_ylabel("y (km)", fontsize=fontsize)
-    if graticule:
-        axes.grid(True, color="white", linewidth=0.5, alpha=0.6)
-
-
-def _scale_bar(axes: Axes, width: float, fontsize: float, *, outside: bool) -> None:
-    # Outside a circle the corner is free up to the label of the meridian 30° from the axis.
-    length = _nice_length(width / (7.0 if outside else 4.0))
-    fraction = length / width
-    height = 0.012
-    x, y = (0.0, -0.03) if outside else (0.05, 0.05)
-    from matplotlib.patches import Rectangle
-
-    if not outside:
-        axes.add_patch(
-            Rectangle(
-                (x - 0.02, y - 0.025),
-                fraction + 0.04,
-                0.115,
-                transform=axes.transAxes,
-                facecolor="white",
-                alpha=0.8,
-                edgecolor="none",
-                zorder=6,
-            )
-        )
-    for half, colour in ((0, _INK), (1, "white")):
-        axes.add_patch(
-            Rectangle(
-                (x + half * fraction / 2, y),
-                fraction / 2,
-                height,
-                transform=axes.transAxes,
-                facecolor=colour,
-                edgecolor=_INK,
-                linewidth=0.6,
-                clip_on=False,
-                zorder=7,
-            )
-        )
-    text = f"{length:g} km" if length >= 1 else f"{length * 1000:g} m"
-    axes.text(
-        x + fraction / 2,
-        y + height * 1.6,
-        text,
-        transform=axes.transAxes,
-        ha="center",
-        va="bottom",
-        fontsize=fontsize * 0.85,
-        color=_INK,
-        zorder=7,
-    )
-
-
-def _nice_length(wanted: float) -> float:
+def nice_length(wanted: float) -> float:
+    """Longest of 1, 2, 5, 10, … that is not above what is wanted."""
     power = 10.0 ** math.floor(math.log10(wanted))
     return max(factor * power for factor in (1.0, 2.0, 5.0) if factor * power <= wanted * 1.0001)
-
-
-def _nice_step(span: float, count: int, steps: Sequence[float]) -> float:
-    return next((step for step in steps if span / step <= count), steps[-1])
-
-
-def _halo() -> list[Any]:
-    from matplotlib.patheffects import withStroke
-
-    return [withStroke(linewidth=2.0, foreground="white", alpha=0.85)]

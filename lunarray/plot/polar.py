@@ -1,26 +1,41 @@
-"""Both poles side by side."""
+"""Both poles side by side: one quantity, all oxides of an atlas, differences."""
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import xarray as xr
 
 from lunarray.errors import GridError, InputError
-from lunarray.geo import geobox_of, lonlat, pixel_of, polar_grid, spatial_dims
+from lunarray.geo import (
+    RADIUS,
+    assign_crs,
+    geobox_of,
+    grid_coords,
+    lonlat,
+    pixel_of,
+    polar_grid,
+    spatial_dims,
+)
 from lunarray.plot.drawing import (
+    DIVERGING,
     SEQUENTIAL,
-    _dims_of,
+    Output,
+    chosen,
+    colour_bar,
     decimate,
-    draw_map,
+    finish,
+    flat_map,
     label_of,
     limits,
+    map_dims,
+    name_of,
     new_figure,
     pole_of,
-    save,
 )
+from lunarray.plot.mapping import draw_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,13 +50,11 @@ def polar_map(
     vmin: float | None = None,
     vmax: float | None = None,
     label: str | None = None,
-    title: str | None = None,
     latitude: float = 60.0,
     graticule: bool = True,
     scale_bar: bool = True,
-    path: str | os.PathLike[str] | None = None,
-    dpi: float = 150.0,
     max_pixels: int = 2_000_000,
+    **output: Unpack[Output],
 ) -> Figure:
     """Draw maps of the poles side by side on one colour scale.
 
@@ -58,18 +71,14 @@ def polar_map(
         Limits of the colour scale. Default: the 1st and 99th percentile of both maps together.
     label : str, optional
         Of the colour bar. Default: name and unit of the variable.
-    title : str, optional
-        Above the figure.
     latitude : float, optional
         For a map in (lat, lon): what is poleward of it is shown (degrees).
     graticule, scale_bar : bool, optional
         Whether to draw parallels and meridians, and a scale in km (true at the pole).
-    path : path-like, optional
-        Where to save the picture; the suffix tells the format.
-    dpi : float, optional
-        Resolution of the saved picture.
     max_pixels : int, optional
         Larger maps are decimated to this many pixels, and only then read.
+    **output : Output
+        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
@@ -91,13 +100,7 @@ def polar_map(
         if spatial_dims(array) not in (("y", "x"), None):
             panels.update({pole: _cap(array, pole, latitude) for pole in ("north", "south")})
             continue
-        pole = pole_of(geobox_of(array))
-        if pole is None:
-            raise GridError(
-                "the map is not in polar stereographic projection",
-                where=str(array.name),
-                remedy="use lunarray.plot.maps, or a map in IAU_2015:30130 or 30135",
-            )
+        pole = _require_pole(array)
         if pole in panels:
             raise InputError(
                 f"both maps are of the {pole} pole",
@@ -109,7 +112,6 @@ def polar_map(
         raise InputError(
             "there is nothing to draw", remedy="give a map of the north or the south pole, or both"
         )
-
     low, high, extend = limits([array.values for array in panels.values()], vmin, vmax)
     figure = new_figure(4.6 * len(panels) + 0.4, 5.5)
     all_axes = np.atleast_1d(figure.subplots(1, len(panels)))
@@ -127,57 +129,180 @@ def polar_map(
             fontsize=9.0,
         )
         axes.set_title(f"{pole.capitalize()} pole", fontsize=11, pad=16)
-    bar = figure.colorbar(
-        image,
-        ax=list(all_axes),
-        orientation="horizontal",
-        extend=extend,
-        shrink=0.6,
-        aspect=35,
-        pad=0.03,
-    )
-    bar.set_label(label_of(next(iter(panels.values()))) if label is None else label, fontsize=10)
-    bar.ax.tick_params(labelsize=8.5)
-    bar.outline.set_linewidth(0.6)
-    if title:
-        figure.suptitle(title, fontsize=13)
-    save(figure, path, dpi)
-    return figure
+    label = label_of(next(iter(panels.values()))) if label is None else label
+    _bar_below(figure, image, all_axes, label, extend, ticks=8.5, shrink=0.6, aspect=35)
+    return finish(figure, output, fontsize=13)
+
+
+def polar_atlas(
+    atlas: Mapping[str, xr.Dataset],
+    *,
+    variables: Sequence[str] | None = None,
+    cmap: str = SEQUENTIAL,
+    percentiles: tuple[float, float] = (1.0, 99.0),
+    columns: int = 2,
+    max_pixels: int = 500_000,
+    **output: Unpack[Output],
+) -> Figure:
+    """Draw both poles of every oxide, each pair on one colour scale.
+
+    Parameters
+    ----------
+    atlas : mapping of str to Dataset
+        "north" and "south", or one of them, from :func:`lunarray.oxides.atlas`.
+    variables : sequence of str, optional
+        By default the oxides and Mg#.
+    cmap : str
+        Name of a matplotlib colormap.
+    percentiles : tuple of float
+        Where each colour scale ends.
+    columns : int
+        Pairs in a row.
+    max_pixels : int
+        Larger maps are decimated to this many pixels.
+    **output : Output
+        ``title``, ``path`` to save the picture, ``dpi``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
+
+    Raises
+    ------
+    InputError
+        Nothing to draw.
+    GridError
+        Maps that are not polar.
+
+    References
+    ----------
+    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figures 5, 8, 9 and 14.
+    """
+    poles = _poles(atlas)
+    names = chosen(variables, *poles.values())
+    small = {pole: decimate(ds[names], max_pixels) for pole, ds in poles.items()}
+    columns = min(columns, len(names))
+    rows = -(-len(names) // columns)
+    space = 0.5 if output.get("title") else 0.2
+    figure = new_figure(columns * (2.75 * len(small) + 0.3), rows * 3.25 + space)
+    parts = np.atleast_2d(figure.subfigures(rows, columns, squeeze=False))
+    for position, (part, name) in enumerate(zip(parts.flat, names, strict=False)):
+        arrays = {pole: ds[name] for pole, ds in small.items()}
+        low, high, extend = limits([a.values for a in arrays.values()], None, None, percentiles)
+        panels = np.atleast_1d(part.subplots(1, len(arrays)))
+        image: Any = None
+        for axes, (pole, array) in zip(panels, arrays.items(), strict=True):
+            image = draw_map(
+                axes,
+                array,
+                vmin=low,
+                vmax=high,
+                cmap=cmap,
+                scale_bar=position == 0,
+                circle=True,
+                fontsize=7.0,
+            )
+            if position < columns:
+                axes.set_title(f"{pole.capitalize()} pole", fontsize=9.5, pad=15)
+        label = label_of(next(iter(arrays.values())))
+        _bar_below(part, image, panels, label, extend, ticks=8.0, shrink=0.62, aspect=32)
+    return finish(figure, output, fontsize=13)
+
+
+def difference_map(
+    north: xr.Dataset | xr.DataArray | None = None,
+    south: xr.Dataset | xr.DataArray | None = None,
+    *,
+    variable: str = "FeO",
+    limit: float | None = None,
+    label: str | None = None,
+    **output: Unpack[Output],
+) -> Figure:
+    """Draw differences at both poles on a scale that is symmetric about zero.
+
+    Parameters
+    ----------
+    north, south : Dataset or DataArray, optional
+        From :func:`lunarray.oxides.difference`.
+    variable : str
+        Of Datasets.
+    limit : float, optional
+        End of the colour scale; by default the 98th percentile of the differences without sign.
+    label : str, optional
+        Of the colour bar.
+    **output : Output
+        ``title``, ``path`` to save the picture, ``dpi``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
+
+    Raises
+    ------
+    InputError
+        Nothing to draw.
+
+    References
+    ----------
+    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figure 7.
+    """
+    maps = [
+        given if given is None else decimate(_pick(given, variable), 2_000_000)
+        for given in (north, south)
+    ]
+    there = [array for array in maps if array is not None]
+    if limit is None:
+        values = [np.abs(a.values[np.isfinite(a.values)]) for a in there]
+        joined = np.concatenate(values) if values else np.empty(0)
+        limit = float(np.percentile(joined, 98)) if joined.size else 1.0
+    if label is None and there:
+        label = f"difference of {name_of(there[0])} ({there[0].attrs.get('units', '1')})"
+    end = limit or 1.0
+    return polar_map(*maps, cmap=DIVERGING, vmin=-end, vmax=end, label=label, **output)
+
+
+def _bar_below(
+    figure: Any, image: Any, panels: np.ndarray, label: str, extend: str, **style: float
+) -> None:
+    """Colour bar that all panels share."""
+    place: dict[str, Any] = {"orientation": "horizontal", "extend": extend, "pad": 0.03}
+    colour_bar(figure, image, list(panels), label, **place, **style)
 
 
 def _pick(given: xr.DataArray | xr.Dataset, variable: str | None) -> xr.DataArray:
-    if isinstance(given, xr.DataArray):
-        array = given
-    else:
-        from lunarray.plot.panels import map_variables
+    if isinstance(given, xr.Dataset):
+        given = given[chosen(None if variable is None else [variable], given)[0]]
+    return flat_map(given)
 
-        name = variable if variable is not None else next(iter(map_variables(given)), None)
-        if name is None or name not in given:
-            raise InputError(
-                f"there is no variable {name!r} to draw",
-                where="variable",
-                remedy=f"choose among {', '.join(map(str, given.data_vars)) or 'none'}",
-            )
-        array = given[name]
-    array = array.squeeze(drop=True) if array.ndim > 2 else array
-    if array.ndim != 2:
-        raise InputError(
-            f"a map has two dimensions, not {tuple(map(str, array.dims))}",
-            where=str(array.name),
-            remedy="select one wavelength or layer, .isel(wavelength=0)",
+
+def _require_pole(array: xr.DataArray | xr.Dataset) -> str:
+    pole = pole_of(geobox_of(array))
+    if pole is None:
+        raise GridError(
+            "the map is not in polar stereographic projection",
+            where=str(getattr(array, "name", "atlas")),
+            remedy="use lunarray.plot.maps, or a map in IAU_2015:30130 or 30135",
         )
-    return array
+    return pole
+
+
+def _poles(atlas: Any) -> dict[str, xr.Dataset]:
+    given = [atlas] if isinstance(atlas, xr.Dataset) else atlas.values()
+    out = {_require_pole(ds): ds for ds in given}
+    if not out:
+        raise InputError("there is nothing to draw", where="atlas", remedy="give one pole or both")
+    return {pole: out[pole] for pole in ("north", "south") if pole in out}
 
 
 def _cap(array: xr.DataArray, pole: str, latitude: float) -> xr.DataArray:
     """Polar view of a map in longitude and latitude: the nearest value at each pixel."""
-    from lunarray.geo import assign_crs, grid_coords
-
     source = geobox_of(array)
-    pixel = np.pi * 1_737_400.0 / 180.0 * abs(source.transform.e)
+    pixel = np.pi * RADIUS / 180.0 * abs(source.transform.e)
     cap = polar_grid(pole, max(pixel / 2, 2000.0), latitude)
     rows, columns = pixel_of(source, *lonlat(cap))
-    values = np.asarray(array.transpose(*_dims_of(array)).values)
+    values = np.asarray(array.transpose(*map_dims(array)).values)
     picked = np.where(rows >= 0, values[rows, columns], np.nan)
     out = xr.DataArray(
         picked, dims=("y", "x"), coords=grid_coords(cap), name=array.name, attrs=dict(array.attrs)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError
-from lunarray.geo import geobox_of, pixel_of, spatial_dims
-from lunarray.plot.drawing import LINE_COLOURS, decimate, name_of, new_figure, save
+from lunarray.geo import geobox_of, great_circle_distance, pixel_of, spatial_dims
+from lunarray.plot.drawing import (
+    LINE_COLOURS,
+    Output,
+    chosen,
+    decimate,
+    degrees,
+    finish,
+    lay_grid,
+    name_of,
+    new_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,9 +37,7 @@ def spectra(
     at: Sequence[tuple[float, float]] | None = None,
     by: str | None = "orbit",
     quantiles: tuple[float, float] = (0.16, 0.84),
-    title: str | None = None,
-    path: str | os.PathLike[str] | None = None,
-    dpi: float = 150.0,
+    **output: Unpack[Output],
 ) -> Figure:
     """Draw spectra: single ones if they are few, median and quantile band if they are many.
 
@@ -46,12 +53,8 @@ def spectra(
         Coordinate along ``observation`` that groups tracks, if it has no more than seven values.
     quantiles : tuple of float, optional
         Ends of the band.
-    title : str, optional
-        Above the figure.
-    path : path-like, optional
-        Where to save the picture; the suffix tells the format.
-    dpi : float, optional
-        Resolution of the saved picture.
+    **output : Output
+        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
@@ -63,7 +66,7 @@ def spectra(
     InputError
         If there are no spectra, or none at a place that is asked for.
     """
-    array = ds if isinstance(ds, xr.DataArray) else _variable(ds, variable)
+    array = ds if isinstance(ds, xr.DataArray) else ds[chosen([variable], ds)[0]]
     if "wavelength" not in array.dims or "wavelength" not in array.coords:
         raise InputError(
             f"there is no spectral axis: the dimensions are {tuple(map(str, array.dims))}",
@@ -77,42 +80,10 @@ def spectra(
 
     figure = new_figure(7.4, 4.6)
     axes = figure.subplots()
-    everything = []
     for number, (label, values) in enumerate(groups):
         colour = LINE_COLOURS[number % len(LINE_COLOURS)]
-        if values.shape[0] == 1:
-            lines, band = values, None
-        else:
-            with np.errstate(all="ignore"):
-                low, middle, high = _quantiles(values, (quantiles[0], 0.5, quantiles[1]))
-            lines, band = middle[None], (low, high)
-        for piece_number, piece in enumerate(pieces):
-            if band is not None:
-                axes.fill_between(
-                    wavelength[piece],
-                    band[0][piece],
-                    band[1][piece],
-                    color=colour,
-                    alpha=0.22,
-                    linewidth=0,
-                )
-                if values.shape[0] <= 60:
-                    axes.plot(
-                        wavelength[piece],
-                        values[:, piece].T,
-                        color=colour,
-                        alpha=0.14,
-                        linewidth=0.5,
-                    )
-            axes.plot(
-                wavelength[piece],
-                lines[0][piece],
-                color=colour,
-                linewidth=1.6,
-                label=label if not piece_number else None,
-            )
-        everything.append(values)
-    finite = np.concatenate([values[np.isfinite(values)] for values in everything])
+        _draw_group(axes, wavelength, pieces, values, quantiles, label=label, color=colour)
+    finite = np.concatenate([values[np.isfinite(values)] for _, values in groups])
     if finite.size:
         low, high = np.percentile(finite, (0.2, 99.8))
         pad = 0.08 * max(high - low, 1e-6)
@@ -122,29 +93,38 @@ def spectra(
     quantity = name_of(array)
     axes.set_ylabel(quantity if units in ("1", "") else f"{quantity} ({units})", fontsize=10.5)
     axes.margins(x=0.01)
-    axes.tick_params(labelsize=9)
-    axes.grid(True, color="0.9", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    lay_grid(axes, ticks=9, hide=("top", "right"))
     many = any(values.shape[0] > 1 for _, values in groups)
     legend_title = f"median, {quantiles[0]:.0%} to {quantiles[1]:.0%}" if many else None
     if len(groups) > 1 or many:
         axes.legend(frameon=False, fontsize=9, title=legend_title, title_fontsize=8.5, loc="best")
-    if title:
-        axes.set_title(title, fontsize=12)
-    save(figure, path, dpi)
-    return figure
+    return finish(figure, output, axes=axes)
 
 
-def _variable(ds: xr.Dataset, variable: str) -> xr.DataArray:
-    if variable not in ds:
-        raise InputError(
-            f"there is no variable {variable!r}",
-            where="variable",
-            remedy=f"choose among {', '.join(map(str, ds.data_vars)) or 'none'}",
-        )
-    return ds[variable]
+def _draw_group(
+    axes: Any,
+    wavelength: np.ndarray,
+    pieces: list[np.ndarray],
+    values: np.ndarray,
+    quantiles: tuple[float, float],
+    *,
+    label: str,
+    color: str,
+) -> None:
+    """One spectrum as a line; several as their median with a band, the lines faint where they are few."""
+    line, band = values[0], None
+    if values.shape[0] > 1:
+        low, line, high = _quantiles(values, (quantiles[0], 0.5, quantiles[1]))
+        band = low, high
+    for piece in pieces:
+        at = wavelength[piece]
+        if band is not None:
+            low, high = (end[piece] for end in band)
+            axes.fill_between(at, low, high, color=color, alpha=0.22, linewidth=0)
+            if values.shape[0] <= 60:
+                axes.plot(at, values[:, piece].T, color=color, alpha=0.14, linewidth=0.5)
+        first = piece is pieces[0]
+        axes.plot(at, line[piece], color=color, linewidth=1.6, label=label if first else None)
 
 
 def _grouped(array: xr.DataArray, by: str | None) -> list[tuple[str, np.ndarray]]:
@@ -205,8 +185,6 @@ def _grouped(array: xr.DataArray, by: str | None) -> list[tuple[str, np.ndarray]
 def _at_places(
     array: xr.DataArray, places: Sequence[tuple[float, float]]
 ) -> list[tuple[str, np.ndarray]]:
-    from lunarray.geo import great_circle_distance
-
     groups = []
     dims = spatial_dims(array)
     for lon, lat in places:
@@ -251,4 +229,4 @@ def _quantiles(values: np.ndarray, at: Sequence[float]) -> Any:
 
 
 def _place(lon: float, lat: float) -> str:
-    return f"{abs(lat):.2f}° {'N' if lat >= 0 else 'S'}, {abs(lon):.2f}° {'E' if lon >= 0 else 'W'}"
+    return f"{degrees(lat, 'NS', '.2f')}, {degrees(lon, 'EW', '.2f')}"

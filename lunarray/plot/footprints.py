@@ -1,0 +1,372 @@
+"""Footprints coloured by the abundance of an element: on the globe, and in classes over a base map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+import dask
+import numpy as np
+import xarray as xr
+
+from lunarray.errors import InputError
+from lunarray.geo import footprint_polygons, lonlat_of, lunar_grid, unit_vectors
+from lunarray.plot.drawing import (
+    GREY,
+    INK,
+    SEQUENTIAL,
+    Output,
+    colormap,
+    finish,
+    limits,
+    new_figure,
+)
+from lunarray.plot.mapping import draw_base, frame_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def footprints(
+    result: xr.Dataset,
+    element: str = "Mg",
+    *,
+    projection: Literal["orthographic", "equirectangular"] = "orthographic",
+    centre: tuple[float, float] | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    cmap: str = SEQUENTIAL,
+    base: xr.DataArray | None = None,
+    zoom: bool = False,
+    **output: Unpack[Output],
+) -> Figure:
+    """Draw footprints coloured by the abundance of an element, on the globe.
+
+    Parameters
+    ----------
+    result : xarray.Dataset
+        Of :func:`lunarray.xrf.fit_elements`. Later footprints lie on top of earlier ones; those without a result are
+        outlined.
+    element : str, optional
+        Which.
+    projection : {"orthographic", "equirectangular"}
+        The globe from afar, or a map of all of it.
+    centre : (lon, lat), optional
+        Degrees; by default the middle of the footprints.
+    vmin, vmax : float, optional
+        Ends of the scale, wt%; by default the 2nd and 98th percentiles.
+    cmap : str, optional
+        Colour map.
+    base : xarray.DataArray, optional
+        Map on ``lat`` and ``lon`` (degrees) drawn in grey underneath, an albedo say.
+    zoom : bool, optional
+        Show the surroundings of the footprints alone.
+    **output : Output
+        ``title``, ``path`` to save the picture, ``dpi``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
+
+    Raises
+    ------
+    InputError
+        If there are no abundances of that element, or no footprints.
+    """
+    from matplotlib.collections import PolyCollection
+
+    needed = {"abundance", "corner_lon", "corner_lat"}
+    if not needed <= set(result.variables) or element not in result["element"].values:
+        raise InputError(
+            f"no abundance of {element} with corners",
+            where="footprints",
+            remedy="give what lunarray.xrf.fit_elements gives",
+        )
+    if projection not in ("orthographic", "equirectangular"):
+        raise InputError(
+            f"projection={projection!r}",
+            where="footprints",
+            remedy="give 'orthographic' or 'equirectangular'",
+        )
+    lon, lat, values = dask.compute(
+        result["corner_lon"].values,
+        result["corner_lat"].values,
+        result["abundance"].sel(element=element).values,
+    )
+    centre = _middle(lon, lat) if centre is None else centre
+    outlines = _rings(lon, lat, values, step=1.0)
+    drawn_as = [(_project(ring, centre, projection), value) for ring, value in outlines]
+    rings = [ring for ring, _ in drawn_as if ring is not None]
+    colours = np.array([value for ring, value in drawn_as if ring is not None], float)
+    figure = new_figure(6.4, 6.0) if projection == "orthographic" else new_figure(8.6, 4.8)
+    axes = figure.subplots()
+    if base is not None:
+        _grey_map(axes, base, centre, projection)
+    _globe(axes, centre, projection)
+    known = np.isfinite(colours)
+    finite = colours[known]
+    low, high, _ = limits([finite], vmin, vmax, (2.0, 98.0))
+    drawn = PolyCollection(
+        [r for r, k in zip(rings, known, strict=True) if k], cmap=colormap(cmap), lw=0.0, zorder=3
+    )
+    drawn.set_array(finite)
+    drawn.set_clim(low, high)
+    axes.add_collection(drawn)
+    empty = [r for r, k in zip(rings, known, strict=True) if not k]
+    axes.add_collection(PolyCollection(empty, facecolor="none", edgecolor=GREY, lw=0.4, zorder=2))
+    units = result["abundance"].attrs.get("units", "wt%")
+    figure.colorbar(drawn, ax=axes, label=f"{element} ({units})", shrink=0.8, extend="both")
+    if zoom and rings:
+        points = np.concatenate(rings)
+        low_xy, high_xy = np.nanmin(points, axis=0), np.nanmax(points, axis=0)
+        pad = 0.15 * max(*(high_xy - low_xy), 1e-3)
+        axes.set_xlim(low_xy[0] - pad, high_xy[0] + pad)
+        axes.set_ylim(low_xy[1] - pad, high_xy[1] + pad)
+    return finish(figure, output)
+
+
+def _rings(
+    lon: np.ndarray, lat: np.ndarray, values: np.ndarray, step: float | None = None
+) -> list[tuple[np.ndarray, float]]:
+    """Outlines of footprints (n, 2) in degrees, with points every `step` degrees, and their values."""
+    import shapely
+
+    out = []
+    for shape, value in zip(footprint_polygons(lon, lat), values, strict=True):
+        for part in shapely.get_parts(shape):
+            if part.geom_type == "Polygon" and not part.is_empty:
+                dense = part if step is None else shapely.segmentize(part, step)
+                out.append((np.asarray(dense.exterior.coords), float(value)))
+    return out
+
+
+def _around(rings: list[np.ndarray]) -> tuple[float, float, float, float]:
+    """West, south, east, north of a little more than the footprints."""
+    points = np.concatenate(rings)
+    low, high = points.min(axis=0), points.max(axis=0)
+    pad = max(1.0, 0.03 * float((high - low).max()))
+    west, south = np.maximum(low - pad, [-180.0, -90.0])
+    east, north = np.minimum(high + pad, [180.0, 90.0])
+    return west, south, east, north
+
+
+def _middle(lon: np.ndarray, lat: np.ndarray) -> tuple[float, float]:
+    vectors = unit_vectors(lon, lat).reshape(-1, 3)
+    vectors = vectors[np.isfinite(vectors).all(axis=1)]
+    if not len(vectors):
+        return 0.0, 0.0
+    x, y = lonlat_of(vectors.mean(axis=0)[None])
+    return float(x[0]), float(y[0])
+
+
+def _project(points: np.ndarray, centre: tuple[float, float], projection: str) -> np.ndarray | None:
+    """Points (n, 2) in degrees as drawn; None where all are behind the limb, on it what lies behind."""
+    if projection == "equirectangular":
+        return points
+    x, y, depth = _orthographic(points, centre)
+    if np.all(depth <= 0):
+        return None
+    behind, size = depth < 0, np.maximum(np.hypot(x, y), 1e-12)
+    return np.stack([np.where(behind, v / size, v) for v in (x, y)], axis=-1)
+
+
+def _orthographic(
+    points: np.ndarray, centre: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Right, up and towards the eye, in radii of the globe."""
+    lam, phi = np.deg2rad(points[:, 0] - centre[0]), np.deg2rad(points[:, 1])
+    at = np.deg2rad(centre[1])
+    x = np.cos(phi) * np.sin(lam)
+    y = np.cos(at) * np.sin(phi) - np.sin(at) * np.cos(phi) * np.cos(lam)
+    return x, y, np.sin(at) * np.sin(phi) + np.cos(at) * np.cos(phi) * np.cos(lam)
+
+
+def _degree_axes(axes: Any, west: float, south: float, east: float, north: float) -> None:
+    axes.set_xlim(west, east)
+    axes.set_ylim(south, north)
+    axes.set_aspect("equal")
+    axes.set_xlabel("longitude (°E)")
+    axes.set_ylabel("latitude (°N)")
+
+
+def _globe(axes: Any, centre: tuple[float, float], projection: str) -> None:
+    style = {"color": "#7a7a7a", "lw": 0.4, "alpha": 0.7, "zorder": 1}
+    if projection == "equirectangular":
+        _degree_axes(axes, -180, -90, 180, 90)
+        axes.set_xticks(np.arange(-180, 181, 60))
+        axes.set_yticks(np.arange(-90, 91, 30))
+        axes.grid(**style)
+        return
+    turn = np.linspace(0, 2 * np.pi, 361)
+    axes.plot(np.cos(turn), np.sin(turn), color=INK, lw=0.8, zorder=4)
+    fine = np.linspace(-180, 180, 361)
+    curves = [np.column_stack([fine, np.full(361, p)]) for p in np.arange(-60, 61, 30)]
+    curves += [
+        np.column_stack([np.full(181, m), np.linspace(-90, 90, 181)])
+        for m in np.arange(-180, 180, 30)
+    ]
+    for curve in curves:
+        x, y, depth = _orthographic(curve, centre)
+        if (depth > 0).any():
+            axes.plot(*(np.where(depth > 0, v, np.nan) for v in (x, y)), **style)
+    axes.set_aspect("equal")
+    axes.set_xlim(-1.04, 1.04)
+    axes.set_ylim(-1.04, 1.04)
+    axes.set_axis_off()
+
+
+def _grey_map(
+    axes: Any, raster: xr.DataArray, centre: tuple[float, float], projection: str
+) -> None:
+    values = raster.transpose("lat", "lon").sortby("lat").sortby("lon")
+    data = np.asarray(values.values, "f8")
+    lat, lon = values["lat"].values, values["lon"].values
+    options: dict[str, Any] = {
+        "cmap": "gray",
+        "zorder": 0,
+        "interpolation": "bilinear",
+        "origin": "lower",
+    }
+    low, high = np.nanpercentile(data, [1, 99])
+    if projection == "equirectangular":
+        extent = (
+            lon[0] - 0.5 * (lon[1] - lon[0]),
+            lon[-1] + 0.5 * (lon[1] - lon[0]),
+            lat[0],
+            lat[-1],
+        )
+        axes.imshow(data, extent=extent, vmin=low, vmax=high, **options)
+        return
+    # The globe is resampled point by point: its inverse projection is closed.
+    x, y = np.meshgrid(np.linspace(-1, 1, 600), np.linspace(-1, 1, 600))
+    r2 = x**2 + y**2
+    with np.errstate(invalid="ignore"):
+        depth = np.sqrt(1 - r2)
+        at = np.deg2rad(centre[1])
+        phi = np.arcsin(y * np.cos(at) + depth * np.sin(at))
+        lam = np.deg2rad(centre[0]) + np.arctan2(x, depth * np.cos(at) - y * np.sin(at))
+    seen = r2 <= 1
+    columns = lon[0] + np.mod(np.rad2deg(np.where(seen, lam, 0.0)) - lon[0], 360.0)
+    i = np.clip(np.searchsorted(lat, np.rad2deg(np.where(seen, phi, 0.0))), 0, lat.size - 1)
+    j = np.clip(np.searchsorted(lon, columns), 0, lon.size - 1)
+    image = np.where(seen, data[i, j], np.nan)
+    axes.imshow(image, extent=(-1, 1, -1, 1), vmin=low, vmax=high, **options)
+
+
+def graduated_map(
+    footprints: xr.Dataset,
+    element: str | None = None,
+    *,
+    base: xr.DataArray | None = None,
+    classes: int = 6,
+    breaks: Sequence[float] | None = None,
+    zoom: bool = True,
+    cmap: str = SEQUENTIAL,
+    **output: Unpack[Output],
+) -> Figure:
+    """Draw footprints over a base map, coloured by classes of an element's abundance.
+
+    Parameters
+    ----------
+    footprints : Dataset
+        ``corner_lat``, ``corner_lon``, ``abundance`` of footprints, as :func:`lunarray.superres.as_footprints` takes
+        them. Later ones lie on top of earlier ones.
+    element : str, optional
+        Which; by default the first.
+    base : DataArray, optional
+        Map drawn in grey underneath, an albedo say, on any lunar grid.
+    classes : int
+        Classes that hold about as many footprints each.
+    breaks : sequence of float, optional
+        Borders between classes instead, rising, wt%; with the lowest and the highest.
+    zoom : bool
+        Show where the footprints are; else the whole Moon.
+    cmap : str
+        Name of a matplotlib colormap.
+    **output : Output
+        ``title``, ``path`` to save the picture, ``dpi``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
+
+    Raises
+    ------
+    InputError
+        If there is no such element, or the classes make no sense.
+
+    References
+    ----------
+    Lunar elemental analysis and mapping of CLASS data, section V (graduated maps on the lunar albedo map).
+    """
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import BoundaryNorm
+
+    from lunarray.superres import as_footprints
+
+    rows = as_footprints(footprints)
+    known = [str(e) for e in rows["element"].values]
+    element = known[0] if element is None else element
+    if element not in known:
+        raise InputError(
+            f"no abundance of {element}", where="element", remedy=f"Give one of {', '.join(known)}"
+        )
+    values = rows["abundance"].sel(element=element).values
+    edges = class_breaks(values, classes) if breaks is None else np.asarray(list(breaks), float)
+    if edges.size < 2 or not (np.diff(edges) > 0).all():
+        raise InputError(
+            f"borders {edges.tolist()}", where="breaks", remedy="Give two or more, rising"
+        )
+    outlines = _rings(rows["corner_lon"].values, rows["corner_lat"].values, values)
+    outlines = [(ring, value) for ring, value in outlines if np.isfinite(value)]
+    rings = [ring for ring, _ in outlines]
+    colours = np.array([value for _, value in outlines], float)
+    west, south, east, north = _around(rings) if zoom and rings else (-180.0, -90.0, 180.0, 90.0)
+    aspect = (north - south) / (east - west)
+    figure = new_figure(9.0, float(np.clip(7.4 * aspect, 2.6, 9.0)) + 0.6)
+    axes = figure.subplots()
+    if base is not None:
+        step = max((east - west) / 900, 0.02)
+        grid = lunar_grid("geographic", step, (west, south, east, north))
+        draw_base(axes, base, grid, frame_of(grid, geographic=True))
+    count = edges.size - 1
+    ramp = colormap(cmap).resampled(count)
+    drawn = PolyCollection(
+        rings, cmap=ramp, norm=BoundaryNorm(edges, count, clip=True), lw=0.0, alpha=0.85, zorder=2
+    )
+    drawn.set_array(colours)
+    axes.add_collection(drawn)
+    _degree_axes(axes, west, south, east, north)
+    units = rows["abundance"].attrs.get("units", "wt%")
+    _class_legend(figure, ramp, edges, colours, f"{element} ({units})")
+    return finish(figure, output, axes=axes)
+
+
+def _class_legend(
+    figure: Figure, ramp: Any, edges: np.ndarray, values: np.ndarray, title: str
+) -> None:
+    """Borders of the classes and how many lie in each."""
+    from matplotlib.patches import Patch
+
+    numbers = np.histogram(values, edges)[0]
+    handles = [
+        Patch(color=ramp(k), label=f"{edges[k]:.3g} – {edges[k + 1]:.3g}  ({number})")
+        for k, number in enumerate(numbers)
+    ]
+    place: dict[str, Any] = {"loc": "outside right center", "frameon": False}
+    figure.legend(handles=handles, title=title, fontsize=8, title_fontsize=9, **place)
+
+
+def class_breaks(values: np.ndarray, classes: int) -> np.ndarray:
+    """Borders (rising, one more than classes) of at most so many classes of about equal size; NaN does not count."""
+    finite = np.asarray(values, float)[np.isfinite(values)]
+    if not finite.size or classes < 1:
+        raise InputError(
+            f"{classes} classes of {finite.size} values",
+            where="classes",
+            remedy="Give one class and one value at least",
+        )
+    edges = np.unique(np.quantile(finite, np.linspace(0, 1, classes + 1)))
+    return edges if edges.size > 1 else np.array([edges[0] - 0.5, edges[0] + 0.5])
