@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import dask
 import dask.array as da
 import numpy as np
-from dask._task_spec import List, Task, TaskRef
-from dask.highlevelgraph import HighLevelGraph
+from dask._task_spec import List, Task, TaskRef, convert_legacy_graph
+from dask.base import clone_key
+from dask.blockwise import Blockwise
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.utils import key_split
 
 
@@ -146,6 +148,76 @@ def _named(value: Any) -> Any:
     if isinstance(value, Call):
         return (value.function, _named(list(value.arguments)))
     return [_named(v) for v in value] if isinstance(value, list) else value
+
+
+def apart(array: da.Array) -> da.Array:
+    """The same array from tasks of its own, which share none with those of `array`.
+
+    What is wanted of a whole array early, a sum or a column of it, would else keep all its blocks in memory until they
+    are used again. They are made twice instead. (:func:`dask.graph_manipulation.clone` gives tasks of sliced arrays new
+    names that still depend on the old ones.)
+
+    Parameters
+    ----------
+    array : dask Array
+
+    Returns
+    -------
+    dask Array
+        With a name that is always the same for the same array.
+    """
+    graph = array.__dask_graph__()
+    seed = dask.base.tokenize(array.name)
+    keys = graph.get_all_external_keys()
+    names: dict[Any, Any] = {}
+
+    def other(key: Any) -> Any:
+        first = key[0] if isinstance(key, tuple) else key
+        if first not in names:
+            names[first] = clone_key(first, seed)
+        return (names[first], *key[1:]) if isinstance(key, tuple) else names[first]
+
+    layers: dict[str, Any] = {}
+    for name, layer in graph.layers.items():
+        if isinstance(layer, Blockwise):
+            layers[other(name)] = layer.clone(keys, seed)[0]
+            continue
+        layers[other(name)] = MaterializedLayer(
+            {
+                other(key): task.substitute(
+                    {k: other(k) for k in task.dependencies}, key=other(key)
+                )
+                for key, task in convert_legacy_graph(layer, keys).items()
+            }
+        )
+    needs = {other(name): set(map(other, own)) for name, own in graph.dependencies.items()}
+    whole = HighLevelGraph(layers, needs)
+    return da.Array(whole, other(array.name), array.chunks, dtype=array.dtype, meta=array._meta)
+
+
+def known_values(array: Any) -> np.ndarray | None:
+    """Values along one axis that need no computation: of an array in memory, or of a Dask array made by chunking one.
+
+    Parameters
+    ----------
+    array : array_like, (n,)
+
+    Returns
+    -------
+    ndarray or None
+        None where something would have to be computed.
+    """
+    if not hasattr(array, "dask"):
+        return np.asarray(array)
+    graph = array.__dask_graph__()
+    parts = []
+    for block in range(array.numblocks[0]):
+        node = graph.get((array.name, block))
+        node = getattr(node, "value", node)
+        if not isinstance(node, np.ndarray):
+            return None
+        parts.append(node)
+    return np.concatenate(parts) if parts else np.empty(0, array.dtype)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ _PUBLIC = {
     "particle_flags": "selection",
     "particle_rate": "selection",
     "coadd": "coadd",
-    "fit_three_lines": "coadd",
+    "fit_three_lines": "threelines",
     "footprint_mean": "footprints",
     "grid_footprints": "footprints",
     "to_geodataframe": "footprints",

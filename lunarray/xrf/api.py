@@ -10,8 +10,9 @@ import xarray as xr
 
 from lunarray.errors import InputError, LunarrayError
 from lunarray.store.provenance import stamp
+from lunarray.xrf.frames import is_lazy, require_frames
 from lunarray.xrf.io import CLASS_DETECTORS
-from lunarray.xrf.selection import FRAME_FLAGS, _is_dask, _require_class
+from lunarray.xrf.selection import FRAME_FLAGS
 from lunarray.xrf.solar import match_solar
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def fit_elements(
     counts = ds["counts"].transpose("time", "channel")
     columns = _columns(ds, solar, mare_fraction)
     width = _width(spec)
-    lazy = _is_dask(counts) or any(hasattr(c, "dask") for c in columns)
+    lazy = is_lazy(counts) or any(hasattr(c, "dask") for c in columns)
     if lazy:
         import dask
         import dask.array as da
@@ -251,7 +252,7 @@ def _specification(
     from lunarray.xrf.response import Response
     from lunarray.xrf.settings import Conventions, FitSettings
 
-    _require_class(ds, "fit_elements")
+    require_frames(ds, "fit_elements")
     if engine not in ("numba", "pyxspec"):
         raise InputError(
             f"engine={engine!r}", where="fit_elements", remedy="Give 'numba' or 'pyxspec'"

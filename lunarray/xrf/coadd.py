@@ -12,24 +12,13 @@ import xarray as xr
 from lunarray.errors import InputError
 from lunarray.geo import footprint_area, lonlat_of, unit_vectors
 from lunarray.store.provenance import stamp
-from lunarray.xrf.selection import FRAME_FLAGS, _bounds, _is_dask, _read_apart, _require_class
+from lunarray.xrf.frames import frame_bounds, is_lazy, read_apart, require_frames
+from lunarray.xrf.selection import FRAME_FLAGS
+from lunarray.xrf.threelines import fit_three_lines
 
-__all__ = ["coadd", "fit_three_lines"]
+__all__ = ["coadd"]
 
 Strategy = Literal["sliding", "running", "combined"]
-
-#: Mg, Al and Si Kα (keV): the three Gaussians of the running check.
-_LINES = (1.2536, 1.4867, 1.7400)
-_FIT_BAND = (0.9, 2.3)
-#: Widths (at 1.5 keV) and shifts of the lines that are tried first (keV): the detectors' resolution and gain drift
-#: with temperature.
-_WIDTHS = np.arange(0.040, 0.0851, 0.0075)
-_SHIFTS = np.arange(-0.027, 0.0271, 0.0135)
-_WIDTH_RANGE = (0.03, 0.1)
-_SHIFT_MAX = 0.04
-#: Variance of a line's width that grows with its energy (keV): Fano factor times the energy of an electron-hole pair
-#: in silicon.
-_FANO = 0.115 * 0.00365
 
 #: Windows that are summed at a time, where that is lazy: enough to share the frames they have in common, and so few
 #: that they are small beside the frames' own chunks.
@@ -37,117 +26,6 @@ _GROUP = 512
 
 #: Columns of the table of coordinates that are averaged by exposure.
 _MEANS = ("gain", "incidence", "emission", "phase", "altitude", "temperature")
-
-
-# ---------- three
-# Gaussians
-def fit_three_lines(counts: Any, gain: float, first_channel: int = 0) -> dict[str, Any]:
-    """Fit three Gaussians (Mg, Al, Si Kα) and a linear continuum to a spectrum.
-
-    Parameters
-    ----------
-    counts : array_like, (channel,)
-        Counts; not yet background subtracted, so that their errors are Poisson's.
-    gain : float
-        keV per channel.
-    first_channel : int
-        Number of the first channel.
-
-    Returns
-    -------
-    dict
-        ``reduced_chi2`` (Pearson's), ``dof``, ``amplitudes`` and ``errors`` (counts in each line), ``significance``
-        of the three lines together, ``width`` (of a line at 1.5 keV) and ``shift`` (keV), ``energy`` (keV),
-        ``counts`` and ``model`` of the bins fitted.
-    """
-    counts = np.asarray(counts, "f8")
-    energy = (first_channel + np.arange(counts.size) + 0.5) * gain
-    inside = (energy >= _FIT_BAND[0]) & (energy < _FIT_BAND[1])
-    energy, data = energy[inside], counts[inside]
-    # Bins of about 27 eV, a third of the resolution: empty channels tell nothing.
-    factor = max(1, round(0.027 / gain))
-    size = energy.size // factor * factor
-    energy = energy[:size].reshape(-1, factor).mean(axis=1)
-    data = data[:size].reshape(-1, factor).sum(axis=1)
-    if energy.size < 12:
-        raise InputError(
-            f"{energy.size} bins in {_FIT_BAND[0]}-{_FIT_BAND[1]} keV",
-            where="fit_three_lines",
-            remedy="Give CLASS spectra of 1024 or 2048 channels and their gain",
-        )
-    step = gain * factor
-    shapes, grid = _designs(energy, step)
-    variance = np.maximum(np.convolve(np.pad(data, 2, mode="edge"), np.full(5, 0.2), "valid"), 0.5)
-    weight = 1.0 / variance
-    normal = np.einsum("gbi,b,gbj->gij", shapes, weight, shapes, optimize=True)
-    right = np.einsum("gbi,b->gi", shapes, weight * data, optimize=True)
-    values = np.linalg.solve(normal, right[..., None])[..., 0]
-    models = np.einsum("gbi,gi->gb", shapes, values, optimize=True)
-    best = int(np.argmin(((data - models) ** 2 * weight).sum(axis=1)))
-    (width, shift), value = grid[best], values[best]
-    # From the best of the grid, Gauss-Newton steps in all seven parameters, with the variance that the model predicts.
-    for _ in range(4):
-        shape = _shape(energy, step, width, shift)
-        model = shape @ value
-        small = 1e-4
-        slopes = [
-            (_shape(energy, step, width + dw, shift + ds) @ value - model) / small
-            for dw, ds in ((small, 0.0), (0.0, small))
-        ]
-        weight = 1.0 / np.maximum(model, 0.5)
-        full = np.column_stack([shape, *slopes])
-        normal = (full * weight[:, None]).T @ full
-        # A trace of damping: without lines there is nothing that tells their width and shift.
-        normal[[5, 6], [5, 6]] += 1e-9 * np.trace(normal[:3, :3]) + 1e-12
-        change = np.linalg.solve(normal, full.T @ (weight * (data - model)))
-        value = value + change[:5]
-        width = float(np.clip(width + np.clip(change[5], -0.005, 0.005), *_WIDTH_RANGE))
-        shift = float(np.clip(shift + np.clip(change[6], -0.009, 0.009), -_SHIFT_MAX, _SHIFT_MAX))
-    shape = _shape(energy, step, width, shift)
-    weight = 1.0 / np.maximum(shape @ value, 0.5)
-    normal = (shape * weight[:, None]).T @ shape
-    value = np.linalg.solve(normal, shape.T @ (weight * data))
-    model = shape @ value
-    covariance = np.linalg.inv(normal)
-    dof = data.size - 7
-    amplitudes = value[:3]
-    total_error = np.sqrt(max(covariance[:3, :3].sum(), 1e-300))
-    chi2_best = float(((data - model) ** 2 / np.maximum(model, 0.5)).sum())
-    return {
-        "reduced_chi2": chi2_best / dof,
-        "dof": dof,
-        "amplitudes": amplitudes,
-        "errors": np.sqrt(np.diag(covariance)[:3]),
-        "significance": float(amplitudes.sum() / total_error),
-        "width": width,
-        "shift": shift,
-        "energy": energy,
-        "counts": data,
-        "model": model,
-    }
-
-
-def _shape(energy: np.ndarray, step: float, width: float, shift: float) -> np.ndarray:
-    """Three lines of unit area and a linear continuum, (bin, 5)."""
-    shape = np.empty((energy.size, 5))
-    for k, line in enumerate(_LINES):
-        sigma = np.sqrt(width**2 + _FANO * (line - 1.5))
-        z = (energy - line - shift) / sigma
-        shape[:, k] = np.exp(-0.5 * z * z) * step / (sigma * np.sqrt(2 * np.pi))
-    shape[:, 3] = 1.0
-    shape[:, 4] = (energy - energy.mean()) / np.ptp(energy)
-    return shape
-
-
-_DESIGNS: dict[tuple[Any, ...], tuple[np.ndarray, list[tuple[float, float]]]] = {}
-
-
-def _designs(energy: np.ndarray, step: float) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    key = (energy.size, round(float(energy[0]), 9), round(step, 9))
-    if key not in _DESIGNS:
-        grid = [(float(w), float(s)) for w in _WIDTHS for s in _SHIFTS]
-        _DESIGNS[key] = (np.stack([_shape(energy, step, *point) for point in grid]), grid)
-    return _DESIGNS[key]
 
 
 # ---------- windows
@@ -224,7 +102,7 @@ def _checked_windows(
     )
     channel = int(ds["channel"].values[0])
     counts = ds["counts"].transpose("time", "channel")
-    block = counts.data.chunks[0][0] if _is_dask(counts) else 2048
+    block = counts.data.chunks[0][0] if is_lazy(counts) else 2048
     rows = _Rows(counts, max(int(block), most))
 
     def windows() -> Iterator[tuple[int, int, float]]:
@@ -396,36 +274,28 @@ def _windowed(
         return kernel(*arrays, first=first, last=last)
     if not first.size:
         return np.empty((0, width), dtype)
-    import dask.array as da
-    from dask.base import tokenize
-    from dask.highlevelgraph import HighLevelGraph
+    from lunarray.engine.graph import Block, assemble
 
     # One layer, however many groups: slicing and joining with Dask's own functions would be some layers for each.
     edges = np.cumsum((0, *arrays[0].chunks[0]))
-    name = f"{kernel.__name__.strip('_')}-{tokenize(first, last, [array.name for array in arrays])}"
-    graph: dict[Any, Any] = {}
-    sizes = []
-    for number, at in enumerate(range(0, first.size, _GROUP)):
-        own = slice(at, at + _GROUP)
+    groups = range(0, first.size, _GROUP)
+
+    def needs(index: tuple[int, ...]) -> list[Any]:
+        own = slice(groups[index[0]], groups[index[0]] + _GROUP)
         a, b = int(first[own].min()), int(last[own].max())
         i, j = int(np.searchsorted(edges, a, "right")) - 1, int(np.searchsorted(edges, b, "left"))
-        blocks = [[(array.name, k, 0) for k in range(i, j)] for array in arrays]
+        blocks = [[Block(array, (k, 0)) for k in range(i, j)] for array in arrays]
         rows = slice(a - int(edges[i]), b - int(edges[i]))
-        graph[name, number, 0] = (
-            _group_kernel,
-            kernel,
-            blocks,
-            rows,
-            first[own] - a,
-            last[own] - a,
-        )
-        sizes.append(len(first[own]))
-    return da.Array(
-        HighLevelGraph.from_collections(name, graph, arrays),
-        name,
-        (tuple(sizes), (width,)),
+        return [kernel, blocks, rows, first[own] - a, last[own] - a]
+
+    sizes = tuple(min(_GROUP, first.size - at) for at in groups)
+    return assemble(
+        _group_kernel,
+        (sizes, (width,)),
+        needs=needs,
         dtype=dtype,
-        meta=np.empty((0, 0), dtype),
+        name=kernel.__name__.strip("_"),
+        token=(kernel, first, last, [array.name for array in arrays]),
     )
 
 
@@ -504,7 +374,7 @@ def coadd(
     Section III-D of the paper that this room follows (Lunar elemental analysis and mapping of Chandrayaan-2 CLASS
     data).
     """
-    _require_class(ds, "coadd")
+    require_frames(ds, "coadd")
     if strategy not in ("sliding", "running", "combined"):
         raise InputError(
             f"strategy={strategy!r}",
@@ -518,7 +388,7 @@ def coadd(
             where="coadd",
             remedy="They must be 1 or more, and min_frames not more than window",
         )
-    begin, finish = _bounds(ds)
+    begin, finish = frame_bounds(ds)
     segments = _segments(begin, finish, max_gap)
     chi2 = None
     if strategy == "sliding":
@@ -546,12 +416,12 @@ def _sum_windows(
 ) -> xr.Dataset:
     counts = ds["counts"].transpose("time", "channel")
     columns = _table_columns(ds)
-    lazy = _is_dask(counts) or any(hasattr(v, "dask") for v in columns.values())
+    lazy = is_lazy(counts) or any(hasattr(v, "dask") for v in columns.values())
     if lazy:
         import dask.array as da
 
         data = da.asarray(counts.data).rechunk({1: -1})
-        apart = da.asarray(_read_apart(ds)["counts"].transpose("time", "channel").data)
+        apart = da.asarray(read_apart(ds)["counts"].transpose("time", "channel").data)
         columns["finite"] = da.map_blocks(
             _finite_kernel,
             apart.rechunk({1: -1}),

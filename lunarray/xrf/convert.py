@@ -10,6 +10,7 @@ import xarray as xr
 from lunarray.errors import InputError
 from lunarray.store.provenance import stamp
 from lunarray.xrf.constants import ELEMENTS
+from lunarray.xrf.frames import require_variables
 
 __all__ = ["OXIDE_OF", "element_fraction", "elements_to_oxides", "oxides_to_elements"]
 
@@ -28,6 +29,8 @@ OXIDE_OF = {
     "Mg": ("MgO", 1, 1),
     "Na": ("Na2O", 2, 1),
 }
+
+_OF_FIT = ("elements_to_oxides", "Pass what fit_elements gives")
 
 
 def element_fraction(oxide: str) -> float:
@@ -73,6 +76,9 @@ def oxides_to_elements(ds: xr.Dataset, *, elements: tuple[str, ...] | None = Non
     InputError
         If none of the oxides is there, or one that `elements` asks for is not.
     """
+    require_variables(
+        ds, (), "oxides_to_elements", "Pass a Dataset with oxides as variables, in wt%"
+    )
     present = [e for e in ELEMENTS if e in OXIDE_OF and OXIDE_OF[e][0] in ds]
     wanted = elements or (*present, *(("O",) if present else ()))
     lacking = [e for e in wanted if e != "O" and e not in present]
@@ -139,18 +145,13 @@ def elements_to_oxides(ds: xr.Dataset | xr.DataArray) -> xr.Dataset:
     InputError
         If there is no abundance along ``element``.
     """
-    arrays = (
-        {"": ds}
-        if isinstance(ds, xr.DataArray)
-        else {"": ds.get("abundance"), "_std": ds.get("abundance_std")}
-    )
-    main = arrays[""]
-    if main is None or "element" not in main.dims:
-        raise InputError(
-            "no abundance along 'element'",
-            where="elements_to_oxides",
-            remedy="Pass what fit_elements gives",
-        )
+    arrays: dict[str, Any] = {"": ds}
+    if not isinstance(ds, xr.DataArray):
+        require_variables(ds, ("abundance",), *_OF_FIT)
+        arrays = {"": ds["abundance"], "_std": ds.get("abundance_std")}
+    if "element" not in arrays[""].dims:
+        where, remedy = _OF_FIT
+        raise InputError("no abundance along 'element'", where=where, remedy=remedy)
     variables = {}
     for suffix, array in arrays.items():
         if array is None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lunarray.errors import InputError
 from lunarray.geo import densify, footprint_polygons, lonlat_of, unit_vectors
+from lunarray.xrf.frames import require_variables
 
 if TYPE_CHECKING:
     import geopandas
@@ -21,6 +22,8 @@ __all__ = [
     "to_geodataframe",
     "write_footprints",
 ]
+
+_CORNERS = ("corner_lon", "corner_lat")
 
 
 def footprint_mean(ds: xr.Dataset, raster: xr.DataArray, *, samples: int = 7) -> xr.DataArray:
@@ -48,6 +51,7 @@ def footprint_mean(ds: xr.Dataset, raster: xr.DataArray, *, samples: int = 7) ->
     """
     import xarray as xr
 
+    require_variables(ds, _CORNERS, "footprint_mean", "Pass CLASS spectra or results")
     if set(raster.dims) != {"lat", "lon"}:
         raise InputError(
             f"a map with dimensions {raster.dims}",
@@ -136,13 +140,9 @@ def grid_footprints(
     from lunarray.geo import assign_crs, grid_coords, grid_dims, lunar_grid
     from lunarray.store.provenance import stamp
 
-    needed = {"abundance", "abundance_std", "corner_lon", "corner_lat"}
-    if not needed <= set(ds.variables):
-        raise InputError(
-            f"no {', '.join(sorted(needed - set(ds.variables)))}",
-            where="grid_footprints",
-            remedy="Pass what lunarray.xrf.fit_elements gives",
-        )
+    require_variables(
+        ds, ("abundance", "abundance_std", *_CORNERS), "grid_footprints", "Pass what lunarray.xrf.fit_elements gives"
+    )  # fmt: skip
     geobox = lunar_grid(grid, resolution)
     n = ds.sizes["element"]
     arrays = [
@@ -267,12 +267,7 @@ def to_geodataframe(ds: xr.Dataset) -> geopandas.GeoDataFrame:
 
     from lunarray.geo import moon_crs
 
-    if not {"corner_lon", "corner_lat"} <= set(ds.variables):
-        raise InputError(
-            "no corner_lon and corner_lat",
-            where="to_geodataframe",
-            remedy="Pass CLASS spectra or results",
-        )
+    require_variables(ds, _CORNERS, "to_geodataframe", "Pass CLASS spectra or results")
     keep = [
         name
         for name, v in ds.variables.items()

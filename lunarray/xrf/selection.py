@@ -10,6 +10,7 @@ import xarray as xr
 
 from lunarray.errors import InputError
 from lunarray.store.provenance import stamp
+from lunarray.xrf.frames import frame_bounds, is_lazy, read_apart, require_frames
 from lunarray.xrf.goes import FLARE_CLASSES
 from lunarray.xrf.io import CLASS_DETECTORS
 
@@ -52,6 +53,7 @@ def particle_rate(ds: xr.Dataset, band: tuple[float, float] = PARTICLE_BAND) -> 
     DataArray
         (time,), counts/s, float64; lazy where `ds` is.
     """
+    require_frames(ds, "particle_rate")
     counts = ds["counts"].transpose("time", "channel")
     detectors = (
         ds["n_detectors"] if "n_detectors" in ds.variables else xr.full_like(ds["exposure"], np.nan)
@@ -60,7 +62,7 @@ def particle_rate(ds: xr.Dataset, band: tuple[float, float] = PARTICLE_BAND) -> 
         _like(detectors, counts)
     ]
     channel = np.asarray(ds["channel"].values, "f8")
-    if _is_dask(counts):
+    if is_lazy(counts):
         import dask.array as da
 
         data = counts.data.rechunk({1: -1})
@@ -88,13 +90,9 @@ def particle_rate(ds: xr.Dataset, band: tuple[float, float] = PARTICLE_BAND) -> 
     )
 
 
-def _is_dask(array: xr.DataArray) -> bool:
-    return hasattr(array.data, "dask")
-
-
 def _like(column: xr.DataArray, counts: xr.DataArray) -> Any:
     """A column along time, as a Dask array cut as `counts` is where that is lazy."""
-    if not _is_dask(counts):
+    if not is_lazy(counts):
         return np.asarray(column.values)
     import dask.array as da
 
@@ -291,7 +289,7 @@ def flag_frames(
     InputError
         If `ds` has no CLASS counts, or `flares` or `flare_classes` are something else.
     """
-    _require_class(ds, "flag_frames")
+    require_frames(ds, "flag_frames")
     unknown = [c for c in flare_classes if c not in FLARE_CLASSES]
     if unknown:
         raise InputError(
@@ -309,7 +307,7 @@ def flag_frames(
     new: dict[str, Any] = {}
     fixed = np.zeros(time.size, "u2")
     if gti is not None or flares is not None:
-        begin, finish = _bounds(ds)
+        begin, finish = frame_bounds(ds)
         if gti is not None:
             fixed |= np.where(
                 _inside_gti(begin, finish, gti), 0, FRAME_FLAGS["outside_gti"]
@@ -324,10 +322,10 @@ def flag_frames(
             )
     flags = flags | xr.DataArray(fixed, dims="time", coords={"time": ds["time"]})
     if particles:
-        rate = particle_rate(_read_apart(ds))
+        rate = particle_rate(read_apart(ds))
         new["particle_rate"] = rate
         exposure = ds["exposure"]
-        if _is_dask(rate):
+        if is_lazy(rate):
             import dask.array as da
 
             whole = rate.data.rechunk(-1)
@@ -363,50 +361,8 @@ def flag_frames(
     return stamp(ds.assign_coords(new), f"flag_frames({', '.join(rules)})")
 
 
-def _read_apart(ds: xr.Dataset) -> xr.Dataset:
-    """The same spectra from tasks of their own.
-
-    What is wanted of all frames at once, their particle rates above all, must not come from the tasks that sums of
-    frames come from, or else all counts would be kept in memory in between. They are read twice instead.
-    """
-    if not _is_dask(ds["counts"]):
-        return ds
-    from dask.base import tokenize
-    from dask.graph_manipulation import clone
-
-    counts = ds["counts"]
-    apart = clone(counts.data, seed=tokenize(counts.data))
-    return ds.assign(counts=(counts.dims, apart, counts.attrs))
-
-
 def _flag(condition: Any, name: str) -> Any:
     return xr.where(condition, FRAME_FLAGS[name], 0).astype("u2")
-
-
-def _bounds(ds: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and ends of frames; from the index where they are lazy, so that nothing is computed."""
-    if "start" in ds.variables and not _is_dask(ds["start"]):
-        return ds["start"].values.astype("M8[ns]"), ds["end"].values.astype("M8[ns]")
-    time = ds["time"].values.astype("M8[ns]")
-    step = np.median(np.diff(time)) if time.size > 1 else np.timedelta64(8, "s")
-    half = min(step, np.timedelta64(8_000_000_000, "ns")) // 2
-    return time - half, time + half
-
-
-def _require_class(ds: Any, where: str) -> None:
-    if (
-        not isinstance(ds, xr.Dataset)
-        or "counts" not in ds
-        or set(ds["counts"].dims) != {"time", "channel"}
-    ):
-        raise InputError(
-            "no counts(time, channel)", where=where, remedy="Pass what lunarray.open_class gives"
-        )
-    missing = [name for name in ("exposure", "gain", "incidence") if name not in ds.variables]
-    if missing:
-        raise InputError(
-            f"no {', '.join(missing)}", where=where, remedy="Pass what lunarray.open_class gives"
-        )
 
 
 def night_background(ds: xr.Dataset, *, min_incidence: float = 105.0) -> xr.Dataset:
@@ -428,7 +384,7 @@ def night_background(ds: xr.Dataset, *, min_incidence: float = 105.0) -> xr.Data
         exposure), ``gain`` (keV per channel) and ``n_frames``: what `background` of :func:`lunarray.xrf.fit_elements`
         takes. Lazy where `ds` is; without any such frame all are 0.
     """
-    _require_class(ds, "night_background")
+    require_frames(ds, "night_background")
     dark = ds["incidence"] >= min_incidence
     if "flags" in ds.variables:
         spoilt = FRAME_FLAGS["geotail"] | FRAME_FLAGS["particle_burst"] | FRAME_FLAGS["bad_counts"]

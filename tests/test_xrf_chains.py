@@ -1,0 +1,167 @@
+"""X-ray verbs after one another and after xarray's own steps: chosen frames are frames like any others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import lunarray as la
+import lunarray.xrf as xrf
+from lunarray.engine.graph import apart
+from lunarray.errors import InputError
+from lunarray.simulate.xrf import class_counts, class_orbit, class_response, thermal_spectrum
+from lunarray.xrf import HIGHLAND
+
+Step = Callable[[xr.Dataset], xr.Dataset]
+
+
+def _mask(ds: xr.Dataset) -> np.ndarray:
+    return np.arange(ds.sizes["time"]) % 5 != 3
+
+
+#: What users do to a Dataset between two verbs.
+STEPS: dict[str, Step] = {
+    "isel": lambda ds: ds.isel(time=slice(1, None)),
+    "mask": lambda ds: ds.isel(time=_mask(ds)),
+    "sel": lambda ds: ds.sel(time=slice(ds["time"].values[1], ds["time"].values[-2])),
+    "where": lambda ds: ds.where(xr.DataArray(_mask(ds), dims="time")),
+    "drop": lambda ds: ds.where(xr.DataArray(_mask(ds), dims="time"), drop=True),
+    "concat": lambda ds: xr.concat([ds.isel(time=slice(0, 2)), ds.isel(time=slice(3, None))], "time"),
+    "sortby": lambda ds: ds.isel(time=slice(None, None, -1)).sortby("time"),
+}  # fmt: skip
+#: The same of lazy ones alone.
+LAZY_STEPS: dict[str, Step] = {
+    "chunk": lambda ds: ds.chunk(time=3),
+    "persist": lambda ds: ds.persist(),
+    "persist, isel": lambda ds: ds.persist().isel(time=slice(2, None)),
+}
+
+
+@pytest.fixture(scope="module")
+def response():
+    return class_response(1024)
+
+
+@pytest.fixture(scope="module")
+def solar() -> xr.Dataset:
+    return thermal_spectrum(1.2, 1e-5)
+
+
+@pytest.fixture(scope="module")
+def frames(response, solar) -> xr.Dataset:
+    return class_counts(HIGHLAND, class_orbit(frames=14), solar, response, seed=3).drop_vars(
+        "expected"
+    )
+
+
+def chain(ds: xr.Dataset, step: Step, solar: xr.Dataset, response) -> list[xr.Dataset]:
+    """All verbs, `step` before and after each of them; what they give."""
+    given = step(ds)
+    flagged = step(xrf.flag_frames(given))
+    added = step(xrf.coadd(flagged, window=4, min_frames=1))
+    fitted = step(xrf.fit_elements(added, solar, response))
+    area = xr.DataArray(
+        np.ones((18, 36)),
+        {"lat": np.arange(-85.0, 90, 10), "lon": np.arange(-175.0, 180, 10)},
+        name="mare",
+    )
+    return [
+        flagged,
+        xrf.night_background(flagged, min_incidence=0.0),
+        added,
+        fitted,
+        xrf.footprint_mean(fitted, area).to_dataset(),
+        xrf.grid_footprints(fitted, "geographic", 5.0),
+        xrf.elements_to_oxides(fitted),
+    ]
+
+
+def assert_same(lazy: list[xr.Dataset], eager: list[xr.Dataset]) -> None:
+    for a, b in zip(lazy, eager, strict=True):
+        xr.testing.assert_allclose(a.compute().drop_attrs(), b.drop_attrs(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_after_xarrays_own_steps(frames, solar, response, name) -> None:
+    step = STEPS[name]
+    assert_same(
+        chain(frames.chunk(time=1), step, solar, response), chain(frames, step, solar, response)
+    )
+
+
+@pytest.mark.parametrize("name", LAZY_STEPS)
+def test_after_steps_of_lazy_data(frames, solar, response, name) -> None:
+    step = LAZY_STEPS[name]
+    eager = (lambda ds: ds.isel(time=slice(2, None))) if "isel" in name else (lambda ds: ds)
+    assert_same(
+        chain(frames.chunk(time=5), step, solar, response), chain(frames, eager, solar, response)
+    )
+
+
+def test_on_a_cluster(frames, solar, response, client) -> None:
+    client()
+    for step in (STEPS["mask"], STEPS["concat"]):
+        assert_same(
+            chain(frames.chunk(time=5), step, solar, response),
+            chain(frames, step, solar, response),
+        )
+
+
+def test_running_sums_of_chosen_frames(frames) -> None:
+    for name in ("isel", "mask", "concat"):
+        eager = xrf.coadd(STEPS[name](frames), "running", min_significance=5.0)
+        lazy = xrf.coadd(STEPS[name](frames.chunk(time=5)), "running", min_significance=5.0)
+        xr.testing.assert_identical(lazy.compute().drop_attrs(), eager.drop_attrs())
+
+
+def test_all_of_it_stored_and_drawn(frames, solar, response, tmp_path) -> None:
+    from lunarray import plot
+
+    chosen = frames.chunk(time=1).isel(time=slice(2, 12))
+    added = xrf.coadd(xrf.flag_frames(chosen), window=4)
+    path = tmp_path / "elements.zarr"
+    xrf.fit_elements(added, solar, response).lunar.to_zarr(path)
+    again = xrf.fit_elements(
+        xrf.coadd(xrf.flag_frames(frames.isel(time=slice(2, 12))), window=4), solar, response
+    )
+    with la.open_zarr(path) as stored:
+        np.testing.assert_allclose(stored["abundance"], again["abundance"], rtol=1e-6)
+    plot.light_curve(xrf.flag_frames(chosen))
+    plot.footprints(xrf.fit_elements(added, solar, response), "Al")
+
+
+@pytest.mark.parametrize("name", [*STEPS, *LAZY_STEPS])
+def test_apart_shares_no_task(frames, name) -> None:
+    counts = (STEPS | LAZY_STEPS)[name](frames.chunk(time=3))["counts"].data
+    other = apart(counts)
+    assert not set(counts.__dask_graph__()) & set(other.__dask_graph__())
+    assert other.name == apart(counts).name
+    np.testing.assert_array_equal(counts, other)
+
+
+ARRAY = xr.DataArray(np.zeros(3), dims="time", name="counts")
+
+
+@pytest.mark.parametrize("given", [ARRAY, ARRAY.to_dataset(), 3])
+@pytest.mark.parametrize(
+    "verb",
+    ["flag_frames", "night_background", "coadd", "particle_rate", "grid_footprints", "write_footprints",
+     "to_geodataframe", "footprint_mean", "oxides_to_elements", "elements_to_oxides", "fit_elements",
+     "spectrum_components"],
+)  # fmt: skip
+def test_the_wrong_kind_of_object(given, verb, solar, response, tmp_path) -> None:
+    function = getattr(xrf, verb)
+    more = {
+        "write_footprints": (tmp_path / "a.gpkg",),
+        "footprint_mean": (xr.DataArray(np.ones((2, 2)), dims=("lat", "lon")),),
+        "fit_elements": (solar, response),
+        "spectrum_components": (ARRAY.to_dataset(), solar, response),
+    }
+    with pytest.raises(InputError, match=r"[Pp]ass"):
+        function(given, *more.get(verb, ()))
+    if isinstance(given, xr.DataArray) and hasattr(xr.DataArray.lunar, verb):
+        with pytest.raises(InputError, match=r"[Pp]ass"):
+            getattr(given.lunar, verb)(*more.get(verb, ()))
