@@ -20,7 +20,7 @@ class Kernel:
 
     def setup(self, n: int, pixels: int) -> None:
         with needs_lunarray():
-            from lunarray.oxides.kernels import ConvBlock, FusedCNN
+            from lunarray.oxides.fused import ConvBlock, FusedCNN
         rng = np.random.default_rng(SEED)
         channels = [1, n, n, 2 * n, 2 * n, 4 * n]
         blocks = [

@@ -12,14 +12,8 @@ import numpy as np
 import pytest
 
 from lunarray.errors import BandMismatchError, InputError, ModelError
-from lunarray.oxides.kernels import (
-    _FILTER,
-    GROUP,
-    POINTS,
-    TILE,
-    ConvBlock,
-    FusedCNN,
-)
+from lunarray.oxides.convolution_code import FILTER, GROUP, POINTS, TILE
+from lunarray.oxides.fused import ConvBlock, FusedCNN
 
 #: wt%: what a result may differ from PyTorch's eager fp32.
 TOLERANCE = 1e-3
@@ -210,23 +204,23 @@ def test_pickles(cnn, many):
 
 def test_filter_transform_belongs_to_the_kernel_transforms():
     """F(6, 3) is exact: with one channel and unit weights the tile is a plain correlation."""
-    from lunarray.oxides.kernels import WIDTH, _transform_in, _transform_out
+    from lunarray.oxides.convolution_code import WIDTH, transform_in, transform_out
 
     numba = pytest.importorskip("numba")
 
     @numba.njit
     def tile(data, gain, bias, points, out):
-        _transform_in(data, 0, WIDTH, points, 0, WIDTH, WIDTH)
+        transform_in(data, 0, WIDTH, points, 0, WIDTH, WIDTH)
         for p in range(8):
             for c in range(WIDTH):
                 points[p * WIDTH + c] *= gain[p * WIDTH + c]
-        _transform_out(points, 0, WIDTH, bias, 0, out, 0, WIDTH)
+        transform_out(points, 0, WIDTH, bias, 0, out, 0, WIDTH)
 
     rng = np.random.default_rng(15)
     taps = rng.normal(size=(3, WIDTH))
     data = rng.normal(size=(POINTS, WIDTH)).astype(np.float32)
     bias = rng.normal(size=WIDTH).astype(np.float32)
-    gain = (_FILTER @ taps).astype(np.float32)
+    gain = (FILTER @ taps).astype(np.float32)
     out = np.empty((TILE, WIDTH), np.float32)
     tile(data.ravel(), gain.ravel(), bias, np.empty(POINTS * WIDTH, np.float32), out.reshape(-1))
     direct = sum(taps[k] * data[k : k + TILE].astype(np.float64) for k in range(3)) + bias
@@ -275,11 +269,11 @@ def test_wrong_parameters():
 _OTHER_PROCESSOR = """
 import sys
 import numpy as np
-from lunarray.oxides import kernels
+from lunarray.oxides import fused, vector_code
 data = np.load(sys.argv[1])
 state = {k: data[k] for k in data.files if k not in ("x", "y")}
-result = kernels.FusedCNN.from_state(state)(data["x"])
-assert kernels.LANES == int(sys.argv[2]), kernels.LANES
+result = fused.FusedCNN.from_state(state)(data["x"])
+assert vector_code.LANES == int(sys.argv[2]), vector_code.LANES
 assert "torch" not in sys.modules
 print(np.abs(result - data["y"]).max())
 """

@@ -110,14 +110,16 @@ def test_a_fold_is_the_plain_trainer(backend):
 
 def test_gradient_kernels_are_their_definitions(rng):
     """The transposed F(6, 3) against sums over positions, and what calls it in Python."""
-    from lunarray.oxides import train_kernels as kernels
-    from lunarray.oxides.kernels import GROUP, POINTS, TILE, _aligned, _padded
+    from lunarray.oxides import training_kernels as kernels
+    from lunarray.oxides.convolution_code import GROUP, POINTS, TILE
+    from lunarray.oxides.vector_code import aligned
+    from lunarray.oxides.vector_code import padded as widened
 
-    tiles, below, above = 3, _padded(5), _padded(7)
+    tiles, below, above = 3, widened(5), widened(7)
     length = tiles * TILE + 2
 
     def padded(width, channels):
-        flat = _aligned(GROUP * length * width)
+        flat = aligned(GROUP * length * width)
         flat[:] = 0
         array = flat.reshape(GROUP, length, width)
         array[:, 1:-1, :channels] = rng.normal(size=(GROUP, length - 2, channels))
@@ -126,10 +128,13 @@ def test_gradient_kernels_are_their_definitions(rng):
     under, a = padded(below, 5)
     over, g = padded(above, 7)
     rows = GROUP * tiles
-    points = [_aligned(POINTS * rows * width) for width in (below, above)]
-    sums, grad = _aligned(POINTS * below * above), _aligned(3 * below * above)
+    points = [aligned(POINTS * rows * width) for width in (below, above)]
+    sums, grad = aligned(POINTS * below * above), aligned(3 * below * above)
     sums[:] = 0
-    kernels._weights_gradient(under, below, over, above, GROUP, tiles, *points, sums)
+    none, nowhere = np.zeros(1, np.float32), np.zeros(1, np.int64)
+    parts = [none, nowhere, none, none, nowhere, none, none, none, none]
+    work = kernels.Work(*parts, *points, sums, 0)
+    kernels._weights_gradient(under, below, over, above, GROUP, tiles, work)
     kernels._from_points(sums, below, above, grad, 0)
     expected = [np.einsum("spi,spo->io", a[:, k : k + length - 2], g[:, 1:-1]) for k in range(3)]
     np.testing.assert_allclose(grad.reshape(3, below, above), expected, atol=2e-4)

@@ -174,7 +174,7 @@ def _bare_model(weights: Path, x: np.ndarray, options: Options) -> Contender:
     """The network alone."""
     from safetensors.numpy import load_file
 
-    from lunarray.oxides.kernels import FusedCNN
+    from lunarray.oxides.fused import FusedCNN
 
     return _in_threads(FusedCNN.from_state(load_file(weights)), x, options)
 

@@ -7,7 +7,7 @@ from lunarray.oxides.constants import MOLAR_MASS, OXIDES
 
 _PUBLIC = {
     "DEFAULT_WEIGHTS": "weights",
-    "FusedCNN": "kernels",
+    "FusedCNN": "fused",
     "OxideCNN": "model",
     "feo_lucey2000": "api",
     "invert_oxides": "api",

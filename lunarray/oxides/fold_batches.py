@@ -51,7 +51,7 @@ class FusedBatch:
         workers: int = 1,
         begin: State | None = None,
     ) -> None:
-        from lunarray.oxides.train_kernels import FoldState
+        from lunarray.oxides.fold_state import FoldState
 
         if begin is None:
             begin = initial_state(settings, spectra.shape[1], targets.shape[1])
@@ -85,7 +85,7 @@ class FusedBatch:
         self._each(lambda fold: fold.settle(self._memory()))
 
     def _memory(self) -> Any:
-        from lunarray.oxides.train_kernels import Memory
+        from lunarray.oxides.fold_state import Memory
 
         if not hasattr(self._local, "memory"):
             self._local.memory = Memory()

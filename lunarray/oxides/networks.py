@@ -93,7 +93,7 @@ def network_of(state: Mapping[str, np.ndarray]) -> OxideCNN:
 
 def predict_state(state: Mapping[str, np.ndarray], spectra: np.ndarray) -> np.ndarray:
     """Abundances (wt%) by a network, shape (sample, output), float32."""
-    from lunarray.oxides.kernels import FusedCNN
+    from lunarray.oxides.fused import FusedCNN
 
     if len(spectra) == 0:
         return np.empty((0, len(state["target_mean"])), np.float32)

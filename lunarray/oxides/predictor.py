@@ -118,7 +118,7 @@ def _networks(
     member: int | None = None,
 ) -> list[_Network]:
     if device == "cpu":
-        from lunarray.oxides.kernels import FusedCNN
+        from lunarray.oxides.fused import FusedCNN
 
         return [FusedCNN.from_state(state) for state in states_of(header, tensors, member)]
     return [
