@@ -13,7 +13,7 @@ from scipy.stats import binned_statistic_2d
 
 from lunarray import geo
 from lunarray.errors import BodyMismatchError, GridError, InputError
-from lunarray.sp import grid_kernels, gridding
+from lunarray.sp import grid_kernels, grid_sums
 from lunarray.sp.gridding import grid
 
 R = 1_737_400.0
@@ -283,7 +283,7 @@ def test_any_chunking_gives_the_same_bits(rng, input_chunks, output_chunks):
 def test_chains_of_links_give_the_same_bits(rng, monkeypatch):
     ds = make_tracks(rng)
     whole = grid(ds, resolution=30_000.0)
-    monkeypatch.setattr(gridding, "_LINK_BYTES", 5000)
+    monkeypatch.setattr(grid_sums, "_LINK_BYTES", 5000)
     lazy = grid(ds.chunk(observation=50), resolution=30_000.0)
     links = [key for key in dict(lazy.__dask_graph__()) if str(key[0]).startswith("grid-sums")]
     assert max(key[-1] for key in links) > 5

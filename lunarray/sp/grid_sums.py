@@ -1,0 +1,280 @@
+"""Running a plan of a map: sums of its cells, and from them mean, count and deviation; at once, or as a graph.
+
+A block that needs many input chunks is a chain of links, each holding a bounded part of the input and handing on the
+sums of the occupied cells; observations are always added in their own order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lunarray.sp.grid_fill import Fill, fill_block, fill_window
+from lunarray.sp.grid_plan import GridPlan, Piece
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# Input that one link of a chain may hold (bytes).
+_LINK_BYTES = 256 * 2**20
+
+
+def float_of(dtype: np.dtype) -> np.dtype:
+    """Type of the statistics of values of a type."""
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+def _accumulate(
+    state: dict | None,
+    cells: int,
+    spread: bool,
+    data: list[list[np.ndarray]],
+    rows: list[np.ndarray],
+    slots: list[np.ndarray],
+) -> dict:
+    """One link: sums of the occupied cells, after adding the observations of some input chunks.
+
+    `data` holds, for each variable, the chunks; `rows` and `slots` tell for each chunk what to add to which cell.
+    Without `spread`, sums of squares are left out.
+    """
+    from lunarray.sp.grid_kernels import accumulate, count_observations
+
+    if state is None:
+        state = {"count": np.zeros(cells, np.int32), "sums": []}
+        for chunks in data:
+            width = math.prod(chunks[0].shape[1:])
+            state["sums"].append(
+                (
+                    np.zeros((cells, width), _exact(chunks[0].dtype)),
+                    np.zeros((cells, width)),
+                    np.zeros((cells if spread else 0, width)),
+                    np.zeros((cells, width), np.int32),
+                )
+            )
+    else:  # what another task made must not change under it
+        state = {
+            "count": state["count"].copy(),
+            "sums": [tuple(part.copy() for part in sums) for sums in state["sums"]],
+        }
+    for number, (chunk_rows, chunk_slots) in enumerate(zip(rows, slots, strict=True)):
+        chunk_rows, chunk_slots = chunk_rows.astype(np.int64), chunk_slots.astype(np.int64)
+        valid = np.zeros(chunk_rows.size, bool)
+        for chunks, sums in zip(data, state["sums"], strict=True):
+            chunk = np.asarray(chunks[number])
+            chunk = np.ascontiguousarray(chunk.reshape(chunk.shape[0], -1), _exact(chunk.dtype))
+            shift, total, squares, counted = sums
+            accumulate(chunk, chunk_rows, chunk_slots, shift, total, squares, counted, valid)
+        count_observations(chunk_slots, valid, state["count"])
+    return state
+
+
+def _exact(dtype: np.dtype) -> np.dtype:
+    """The floating type that holds the values of another to the last digit."""
+    return np.dtype(np.float32 if dtype.kind == "f" and dtype.itemsize <= 4 else np.float64)
+
+
+def _finish_count(state: dict, cells: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    out = np.zeros(shape[0] * shape[1], np.int32)
+    out[cells] = state["count"]
+    return out.reshape(shape)
+
+
+def _finish(
+    state: dict,
+    variable: int,
+    stat: str,
+    cells: np.ndarray,
+    extra: tuple[int, ...],
+    shape: tuple[int, int],
+    dtype: np.dtype,
+) -> np.ndarray:
+    shift, total, squares, number = state["sums"][variable]
+    out = np.full((shift.shape[1], shape[0] * shape[1]), np.nan, dtype)
+    step = 1024  # cells at a time: intermediate results take no memory worth naming
+    for start in range(0, cells.size, step):
+        part = slice(start, start + step)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = total[part] / number[part]
+            if stat == "mean":
+                values = shift[part] + mean
+            else:
+                values = np.sqrt(np.maximum(squares[part] / number[part] - mean * mean, 0.0))
+        out[:, cells[part]] = values.T
+    return out.reshape(*extra, *shape)
+
+
+def _constant(value: float, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return np.full(shape, value, dtype)
+
+
+def grid_at_once(
+    arrays: Mapping[str, xr.DataArray], plan: GridPlan, stats: tuple[str, ...], fill: Fill | None
+) -> dict[str, np.ndarray]:
+    """The whole grid as one block. The same tasks as in the graph, called."""
+    ((index, block),) = plan.blocks.items()
+    pieces = block.pieces
+    data = [[array.values] for array in arrays.values()]
+    state = _accumulate(
+        None,
+        block.cells.size,
+        "std" in stats,
+        data,
+        [piece.rows for piece in pieces],
+        [piece.slots for piece in pieces],
+    )
+    count = _finish_count(state, block.cells, block.shape)
+    out = {"count": count} if "count" in stats else {}
+    span = ((0, plan.shape[0]), (0, plan.shape[1]))
+    window = [] if fill is None else fill_window(fill, plan, index)
+    places = [place for _, place in window]
+    for number, (name, array) in enumerate(arrays.items()):
+        for stat in ("mean", "std"):
+            if stat in stats:
+                dtype = float_of(array.dtype)
+                values = _finish(
+                    state, number, stat, block.cells, array.shape[1:], block.shape, dtype
+                )
+                if stat == "mean" and fill is not None:
+                    values = fill_block(
+                        fill, *span, places, [count] * len(places), [values] * len(places)
+                    )
+                out[name if stat == "mean" else f"{name}_std"] = values
+    if fill is not None:
+        out["filled"] = fill_block(fill, *span, places, [count] * len(places), None)
+    return out
+
+
+def grid_lazily(
+    arrays: Mapping[str, xr.DataArray], plan: GridPlan, stats: tuple[str, ...], fill: Fill | None
+) -> dict[str, Any]:
+    """The grid as a graph: sums of each block from the input chunks that it needs, and from these everything else."""
+    import dask.array as da
+    from dask.base import tokenize
+
+    from lunarray.engine.graph import Block, Call, assemble
+
+    inputs = []
+    for array in arrays.values():
+        wanted = (plan.observations, *((size,) for size in array.shape[1:]))
+        # Slicing NumPy keeps only a chunk's rows in its task; the name tells of the content.
+        data = (
+            array.data
+            if array.chunks is not None
+            else da.from_array(np.asarray(array.values), chunks=wanted)
+        )
+        inputs.append(data.rechunk(wanted))
+    spread = "std" in stats
+    token = tokenize(plan.token, spread, [data.name for data in inputs])
+    row_bytes = sum(math.prod(data.shape[1:]) * data.dtype.itemsize for data in inputs)
+
+    def shape_of(index: tuple[int, ...]) -> tuple[int, int]:
+        return plan.chunks[0][index[-2]], plan.chunks[1][index[-1]]
+
+    def of_block(data: da.Array, chunk: int) -> Block:
+        return Block(data, (chunk, *(0 for _ in data.shape[1:])))
+
+    def sums_of(index: tuple[int, ...]) -> Call:
+        call = Call(_constant, [0, (0, 0), np.dtype(object)])
+        before = None
+        block = plan.blocks.get(index)
+        for pieces in [] if block is None else _links(block.pieces, plan.observations, row_bytes):
+            chunks = [[of_block(data, piece.chunk) for piece in pieces] for data in inputs]
+            rows, slots = [piece.rows for piece in pieces], [piece.slots for piece in pieces]
+            call = Call(_accumulate, [before, block.cells.size, spread, chunks, rows, slots])
+            before = call
+        return call
+
+    sums = assemble(
+        _accumulate, plan.chunks, needs=sums_of, dtype=object, name="grid-sums", token=token
+    )
+
+    def count_of(index: tuple[int, ...]) -> Any:
+        block = plan.blocks.get(index)
+        if block is None:
+            return Call(_constant, [0, shape_of(index), np.dtype(np.int32)])
+        return [Block(sums, index), block.cells, block.shape]
+
+    def stat_array(number: int, stat: str) -> da.Array:
+        extra, dtype = inputs[number].shape[1:], float_of(inputs[number].dtype)
+
+        def needs(index: tuple[int, ...]) -> Any:
+            block = plan.blocks.get(index[-2:])
+            if block is None:
+                return Call(_constant, [np.nan, (*extra, *shape_of(index)), dtype])
+            own = Block(sums, index[-2:])
+            return [own, number, stat, block.cells, extra, block.shape, dtype]
+
+        chunks = (*((size,) for size in extra), *plan.chunks)
+        return assemble(
+            _finish,
+            chunks,
+            needs=needs,
+            dtype=dtype,
+            name=f"grid-{stat}",
+            token=(token, number, stat),
+        )
+
+    count = assemble(
+        _finish_count, plan.chunks, needs=count_of, dtype=np.int32, name="grid-count", token=token
+    )
+
+    def filled_array(fill: Fill, mean: da.Array | None) -> da.Array:
+        extra = () if mean is None else mean.shape[:-2]
+        zero = tuple(0 for _ in extra)
+        dtype: Any = np.dtype(bool) if mean is None else mean.dtype
+        edges = [np.concatenate([[0], np.cumsum(sizes)]).tolist() for sizes in plan.chunks]
+
+        def needs(index: tuple[int, ...]) -> Any:
+            own = index[-2:]
+            # Blocks without observations fill nothing: neighbours among them are left out.
+            window = [
+                (at, place) for at, place in fill_window(fill, plan, own) if at in plan.blocks
+            ]
+            if not window:
+                empty = False if mean is None else np.nan
+                return Call(_constant, [empty, (*extra, *shape_of(index)), dtype])
+            spans = [(edges[axis][own[axis]], edges[axis][own[axis] + 1]) for axis in (0, 1)]
+            counts = [Block(count, at) for at, _ in window]
+            means = None if mean is None else [Block(mean, (*zero, *at)) for at, _ in window]
+            return [fill, *spans, [place for _, place in window], counts, means]
+
+        chunks = (*((size,) for size in extra), *plan.chunks)
+        name = None if mean is None else mean.name
+        return assemble(
+            fill_block,
+            chunks,
+            needs=needs,
+            dtype=dtype,
+            name="grid-fill",
+            token=(token, fill, name),
+        )
+
+    out: dict[str, Any] = {"count": count} if "count" in stats else {}
+    for number, name in enumerate(arrays):
+        if "mean" in stats:
+            mean = stat_array(number, "mean")
+            out[name] = mean if fill is None else filled_array(fill, mean)
+        if spread:
+            out[f"{name}_std"] = stat_array(number, "std")
+    if fill is not None:
+        out["filled"] = filled_array(fill, None)
+    return out
+
+
+def _links(pieces: list[Piece], observations: tuple[int, ...], row_bytes: int) -> list[list[Piece]]:
+    """Cut the pieces of a block into runs whose input chunks fit into the memory of one link, or into 200 runs."""
+    links: list[list[Piece]] = []
+    held = math.inf
+    whole = sum(observations[piece.chunk] for piece in pieces) * row_bytes
+    limit = max(_LINK_BYTES, whole // 200)
+    for piece in pieces:
+        size = observations[piece.chunk] * row_bytes
+        if held + size > limit:
+            links.append([])
+            held = 0
+        links[-1].append(piece)
+        held += size
+    return links
