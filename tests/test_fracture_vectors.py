@@ -20,13 +20,8 @@ from lunarray import geo
 from lunarray.errors import BodyMismatchError, GridError, InputError
 from lunarray.fractures import vectorize
 from lunarray.fractures.ground import metric_of
-from lunarray.fractures.run_kernels import (
-    SIMPLE,
-    _neighbours,
-    _thin,
-    extract_runs,
-    inscribed_radius,
-)
+from lunarray.fractures.run_kernels import extract_runs
+from lunarray.fractures.skeleton_kernels import _neighbours, _thin, inscribed_radius
 from lunarray.geo import assign_grid, covering_box
 
 EIGHT = np.ones((3, 3))
@@ -339,7 +334,7 @@ def test_thinning_keeps_the_topology(rng, share):
     first = np.concatenate([[0], np.cumsum(sizes)])
     table = _neighbours(spans, np.array([0, len(spans)]), first, int(first[-1]))
     alive = np.ones(first[-1], np.uint8)
-    _thin(table, alive, SIMPLE)
+    _thin(table, alive)
     skeleton = np.zeros(data.shape, bool)
     skeleton[data] = alive.astype(bool)  # both in order of row and column
     assert not (skeleton & ~data).any()
@@ -348,7 +343,7 @@ def test_thinning_keeps_the_topology(rng, share):
     padded = [np.pad(~a, 1, constant_values=True) for a in (data, skeleton)]
     assert ndimage.label(padded[0])[1] == ndimage.label(padded[1])[1]
     before = alive.copy()
-    _thin(table, alive, SIMPLE)
+    _thin(table, alive)
     np.testing.assert_array_equal(alive, before)
     # No block of 2 × 2 is left, but where all four are needed.
     from skimage.morphology import skeletonize

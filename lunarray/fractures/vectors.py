@@ -338,7 +338,7 @@ def _features(
     import geopandas
     import pandas as pd
 
-    from lunarray.fractures.run_kernels import label_runs, run_areas
+    from lunarray.fractures.run_kernels import PROBABILITY_UNIT, label_runs, run_areas
 
     labels, count = label_runs(spans, np.array([0, len(spans)], np.int64), reach)
     lengths = (spans[:, 2] - spans[:, 1]).astype(np.int64)
@@ -348,7 +348,7 @@ def _features(
     near = _sum_by(labels, sums[:, 2], count) / np.maximum(pixels, 1)
     total, finite = (_sum_by(labels, sums[:, k], count) for k in (0, 1))
     with np.errstate(invalid="ignore"):
-        mean = total * 2.0**-30 / np.where(finite > 0, finite, np.nan)
+        mean = total * PROBABILITY_UNIT / np.where(finite > 0, finite, np.nan)
     keep = (area >= min_area) & (near <= seam_share)
     # By component, each in order of row and start.
     order = np.argsort(labels, kind="stable")
@@ -414,15 +414,9 @@ def _describe(
     """Shape, size and place of components whose runs are given."""
     import shapely
 
-    from lunarray.fractures.run_kernels import (
-        _DCOL,
-        _DROW,
-        SIMPLE,
-        label_runs,
-        outline,
-        run_moments,
-        skeletonise,
-    )
+    from lunarray.fractures.outline_kernels import outline
+    from lunarray.fractures.run_kernels import label_runs, run_moments
+    from lunarray.fractures.skeleton_kernels import skeletonise
 
     moments = run_moments(spans, offsets)
     lon, lat, ex, nx, ey, ny = north_of(geobox, moments[:, 1], moments[:, 2])
@@ -448,7 +442,7 @@ def _describe(
     geometry = _collect(polygons, part_owner, len(offsets) - 1, shapely.multipolygons)
 
     numbers, lines, begins, line_owner = skeletonise(
-        spans, offsets, SIMPLE, metric.tensor, metric.step, along, _DROW, _DCOL, _SPUR
+        spans, offsets, metric.tensor, metric.step, along, _SPUR
     )
     frame = {
         "id": np.zeros(len(geometry), np.int64),
