@@ -11,7 +11,8 @@ import lunarray as la
 from lunarray import geo
 from lunarray.errors import GridError, InputError
 from lunarray.oxides import OXIDES
-from lunarray.simulate.globe import REFERENCE_NOISE, Surface, random_fields, unit_vector
+from lunarray.simulate.globe import REFERENCE_NOISE
+from lunarray.simulate.surface import Surface, random_fields, unit_vector
 
 SIZE = {"resolution": 40_000.0, "seed": 3}
 

@@ -11,6 +11,7 @@ from lunarray.errors import InputError
 from lunarray.geo import crs_code, crs_of
 from lunarray.oxides.constants import MOLAR_MASS, OXIDES
 from lunarray.simulate import instrument, kernels, minerals, priors, spectra
+from lunarray.simulate.noise import hash_normal
 from lunarray.sp.bands import WAVELENGTHS_150
 
 NM = np.arange(520.0, 1571.0, 10.0)
@@ -452,7 +453,7 @@ def test_scene_has_what_a_polar_scene_has(scene):
 
 
 def test_scene_noise_is_normal_and_apart():
-    noise = simulate.scene._hash_normal(5, np.arange(4000, dtype=np.uint64), 150)
+    noise = hash_normal(5, np.arange(4000, dtype=np.uint64), 150)
     assert noise.mean() == pytest.approx(0, abs=0.01)
     assert noise.std() == pytest.approx(1, abs=0.01)
     assert abs(np.corrcoef(noise[:, 0], noise[:, 1])[0, 1]) < 0.06

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from lunarray.simulate.kernels import oxide_abundances
+from lunarray.simulate.kernels import mix_reflectance, oxide_abundances
 from lunarray.simulate.minerals import MINERALS
 
 
@@ -101,6 +102,25 @@ def weathering(feo: np.ndarray, maturity: np.ndarray) -> dict[str, np.ndarray]:
         "smfe": (SMFE[0] + SMFE[1] * feo) * maturity,
         "opaque_iron": (OPAQUE[0] + OPAQUE[1] * feo) * np.sqrt(maturity),
     }
+
+
+_COMPOSITION = ("anorthite", "mg_number", "wollastonite")
+
+
+def oxides_of(soil: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Oxides (sample, 6) of soils that have ``modes``, ``anorthite``, ``mg_number`` and ``wollastonite``."""
+    return oxide_abundances(soil["modes"], **{name: soil[name] for name in _COMPOSITION})
+
+
+def reflectance_of(soil: Mapping[str, np.ndarray], wavelengths: np.ndarray) -> np.ndarray:
+    """Reflectance (sample, wavelength) of such soils, as weathered as their ``maturity`` says."""
+    return mix_reflectance(
+        soil["modes"],
+        wavelengths,
+        **{name: soil[name] for name in _COMPOSITION},
+        **weathering(oxides_of(soil)[:, 0], soil["maturity"]),
+        grain_size=GRAIN_SIZE,
+    )
 
 
 def draw_soils(samples: int, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -9,18 +9,19 @@ errors of measurements; nothing else that a study has comes from the truth.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lunarray.errors import InputError
-from lunarray.geo import RADIUS, assign_crs, moon_crs, wrap_longitude
-from lunarray.simulate import kernels, priors
-from lunarray.simulate.globe import Surface, _draw_waves, random_fields, unit_vector
-from lunarray.simulate.scene import _hash_normal
+from lunarray.geo import assign_crs, moon_crs, wrap_longitude
+from lunarray.simulate import priors
+from lunarray.simulate.noise import hash_normal
+from lunarray.simulate.surface import RADIUS_KM, Surface, draw_waves, random_fields, unit_vector
 from lunarray.store.provenance import stamp
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from lunarray.superres.grid import GIBGrid
 
-_RADIUS_KM = RADIUS / 1e3
 #: Length and width of a footprint, km.
 FOOTPRINT_KM = (100.0, 12.5)
 #: Random error of a footprint under a middling flare, and error common to a whole track (wt%). The first are near the
@@ -77,12 +77,12 @@ def _surface(seed: int, extent: tuple[float, float, float, float]) -> Surface:
     """The Moon of :class:`Surface`, with what it lacks below 50 km: fine texture everywhere, craters in the extent."""
     coarse = Surface.random(seed)
     rng = np.random.default_rng([seed, 31])
-    long_waves = _draw_waves(rng, 4, 32, 25.0, 3000.0, slope=0.8)
-    waves = np.concatenate([long_waves, _draw_waves(rng, 1, 32, 6.0, 300.0, slope=0.5)])
+    long_waves = draw_waves(rng, 4, 32, 25.0, 3000.0, slope=0.8)
+    waves = np.concatenate([long_waves, draw_waves(rng, 1, 32, 6.0, 300.0, slope=0.5)])
     west, south, east, north = extent
     area = (
         math.radians(east - west) * (math.sin(math.radians(north)) - math.sin(math.radians(south)))
-    ) * _RADIUS_KM**2
+    ) * RADIUS_KM**2
     count = int(area / 4000.0) + 1
     lon = rng.uniform(west, east, count)
     lat = np.degrees(
@@ -95,7 +95,7 @@ def _surface(seed: int, extent: tuple[float, float, float, float]) -> Surface:
     fine = np.column_stack(
         [
             *unit_vector(lon, lat),
-            radius / _RADIUS_KM,
+            radius / RADIUS_KM,
             maturity,
             mafic,
             anorthositic,
@@ -131,12 +131,7 @@ def elements_of(soil: Mapping[str, np.ndarray]) -> np.ndarray:
     from lunarray.oxides.constants import OXIDES
     from lunarray.xrf.constants import ELEMENTS
 
-    oxides = kernels.oxide_abundances(
-        soil["modes"],
-        anorthite=soil["anorthite"],
-        mg_number=soil["mg_number"],
-        wollastonite=soil["wollastonite"],
-    )
+    oxides = priors.oxides_of(soil)
     values: dict[str, Any] = {
         element: oxides[:, OXIDES.index(oxide)] * _FRACTION[oxide] for element, oxide in _OF.items()
     }
@@ -149,32 +144,17 @@ def elements_of(soil: Mapping[str, np.ndarray]) -> np.ndarray:
 def _image(surface: Surface, lat: np.ndarray, lon: np.ndarray, seed: int) -> np.ndarray:
     """Reflectance of a grid as a mosaic has it."""
     soil = _soils(surface, lat, lon)
-    feo = kernels.oxide_abundances(
-        soil["modes"],
-        anorthite=soil["anorthite"],
-        mg_number=soil["mg_number"],
-        wollastonite=soil["wollastonite"],
-    )[:, 0]
-    clean = kernels.mix_reflectance(
-        soil["modes"],
-        _WAVELENGTH,
-        anorthite=soil["anorthite"],
-        mg_number=soil["mg_number"],
-        wollastonite=soil["wollastonite"],
-        **priors.weathering(feo, soil["maturity"]),
-        grain_size=priors.GRAIN_SIZE,
-    )[:, 0].reshape(len(lat), len(lon))
+    clean = priors.reflectance_of(soil, _WAVELENGTH)[:, 0].reshape(len(lat), len(lon))
     # Walls that face the Sun, in the east, are bright: the slope of the craters' bowls and of a fine relief.
     rng = np.random.default_rng([seed, 32])
     p = unit_vector(np.tile(lon, len(lat)), np.repeat(lat, len(lon)))
-    relief, patches = random_fields(
-        np.concatenate([_draw_waves(rng, 1, 32, 5.0, 60.0, 0.7), _draw_waves(rng, 1, 32, 80.0, 600.0, 0.0)]), p
-    ).reshape(2, *clean.shape)  # fmt: skip
+    waves = [draw_waves(rng, 1, 32, 5.0, 60.0, 0.7), draw_waves(rng, 1, 32, 80.0, 600.0, 0.0)]
+    relief, patches = random_fields(np.concatenate(waves), p).reshape(2, *clean.shape)
     bowl = soil["shadow"].reshape(clean.shape)
     slope = np.gradient(relief + 3.0 * bowl, axis=1) if len(lon) > 1 else np.zeros_like(relief)
     slope /= max(float(slope.std()), 1e-9)
     pixel = np.arange(clean.size, dtype=np.uint64)
-    noise = _hash_normal(seed + 33, pixel, 1)[:, 0].reshape(clean.shape)
+    noise = hash_normal(seed + 33, pixel, 1)[:, 0].reshape(clean.shape)
     gain = 1 + _SHADE * np.clip(slope, -3, 3) + _IMAGE_PATCHES * patches + _IMAGE_NOISE * noise
     return np.maximum(clean * gain, 1e-3).astype(np.float32)
 
@@ -224,7 +204,6 @@ def track_scene(
     """
     import xarray as xr
 
-    from lunarray.superres.support import footprint_support
     from lunarray.xrf.constants import ELEMENTS
 
     if not 0 < coverage < 1:
@@ -235,23 +214,74 @@ def track_scene(
     wide = (west - margin, max(south - margin, -90.0), east + margin, min(north + margin, 90.0))
     surface = _surface(seed, wide)
     lat, lon = grid.lat(), grid.lon()
-    shape = (len(lat), len(lon))
-    truth = elements_of(_soils(surface, lat, lon)).reshape(len(ELEMENTS), *shape)
+    coords = {
+        "lat": ("lat", lat, {"units": "degrees_north"}),
+        "lon": ("lon", lon, {"units": "degrees_east"}),
+    }
+    element = list(ELEMENTS)
+    truth = elements_of(_soils(surface, lat, lon)).reshape(len(element), len(lat), len(lon))
+    true = (("element", "lat", "lon"), truth, {"units": "wt%", "long_name": "true abundance"})
+    maps = xr.Dataset({"abundance": true}, {"element": element, **coords})
+    errors = [
+        np.array([{**default, **(given or {})}[e] for e in element])
+        for default, given in ((RANDOM_ERROR, random_error), (TRACK_ERROR, track_error))
+    ]
+    rng = np.random.default_rng([seed, 34])
+    draw = functools.partial(_track_corners, rng, grid.extent, footprint_km, footprints_per_track)
+    footprints, covered = _measure(rng, draw, maps, coverage, *errors)
+    what = f"track_scene(seed={seed}, coverage={coverage:g})"
+    crs = moon_crs("geographic")
+    basemap = _basemap(surface, grid, wide, finer, seed)
+    return TrackScene(
+        stamp(assign_crs(maps, crs), what, source="simulated"),
+        stamp(assign_crs(basemap, crs), what, source="simulated"),
+        stamp(footprints, what, source="simulated"),
+        xr.DataArray(
+            covered.reshape(len(lat), len(lon)),
+            coords,
+            ("lat", "lon"),
+            "covered",
+            {"long_name": "covered by a footprint"},
+        ),
+    )
+
+
+def _basemap(
+    surface: Surface, grid: GIBGrid, wide: tuple[float, ...], finer: int, seed: int
+) -> xr.DataArray:
+    """Image of the grid and of what is around it, `finer` pixels along one of the grid."""
+    import xarray as xr
 
     height, width = (s / finer for s in grid.step)
     rows = round((wide[3] - wide[1]) / height)
     columns = round((360.0 if grid.periodic else wide[2] - wide[0]) / width)
-    map_lat = wide[3] - (np.arange(rows) + 0.5) * height
-    map_lon = (west if grid.periodic else wide[0]) + (np.arange(columns) + 0.5) * width
-    image = _image(surface, map_lat, map_lon, seed)
-    order = np.argsort(wrap_longitude(map_lon), kind="stable")
+    lat = wide[3] - (np.arange(rows) + 0.5) * height
+    lon = (grid.extent[0] if grid.periodic else wide[0]) + (np.arange(columns) + 0.5) * width
+    order = np.argsort(wrap_longitude(lon), kind="stable")
+    return xr.DataArray(
+        _image(surface, lat, lon, seed)[:, order],
+        {"lat": lat, "lon": wrap_longitude(lon)[order]},
+        ("lat", "lon"),
+        "reflectance",
+        {"units": "1", "long_name": "reflectance at 750 nm"},
+    )
 
-    rng = np.random.default_rng([seed, 34])
-    errors = {**RANDOM_ERROR, **(random_error or {})}
-    gains = {**TRACK_ERROR, **(track_error or {})}
-    sigma = np.array([errors[e] for e in ELEMENTS])
-    common = np.array([gains[e] for e in ELEMENTS])
-    flat = truth.reshape(len(ELEMENTS), -1).T.astype(np.float64)
+
+def _measure(
+    rng: np.random.Generator,
+    draw: Callable[[], np.ndarray],
+    maps: xr.Dataset,
+    coverage: float,
+    sigma: np.ndarray,
+    common: np.ndarray,
+) -> tuple[xr.Dataset, np.ndarray]:
+    """Footprints of tracks, with errors of each (`sigma`) and of a track (`common`), and the pixels they cover."""
+    import xarray as xr
+
+    from lunarray.superres.support import footprint_support
+
+    elements, lat, lon = (maps[name].values for name in ("element", "lat", "lon"))
+    flat = maps["abundance"].values.reshape(len(elements), -1).T.astype(np.float64)
     area = np.repeat(np.cos(np.deg2rad(lat)), len(lon))
     covered = np.zeros(flat.shape[0], bool)
     tables: dict[str, list[Any]] = {n: [] for n in ("lat", "lon", "abundance", "std", "track")}
@@ -263,17 +293,16 @@ def track_scene(
                 where="track_scene",
                 remedy="Ask for less, or take a larger grid",
             )
-        corners = _track_corners(rng, grid.extent, footprint_km, footprints_per_track)
-        blank = np.zeros((len(corners), len(ELEMENTS)))
+        corners = draw()
+        blank = np.zeros((len(corners), len(elements)))
         support = footprint_support(
             corners[..., 1], corners[..., 0], blank, blank, lat, lon, least=0.95
         )
-        if support.count:
-            count = support.count
+        if count := support.count:
             strength = np.exp(rng.uniform(math.log(0.5), math.log(2.0), (count, 1)))
             random = sigma * strength
-            seen = support.mean(flat) + random * rng.standard_normal((count, len(ELEMENTS)))
-            seen += common * rng.standard_normal(len(ELEMENTS))
+            seen = support.mean(flat) + random * rng.standard_normal((count, len(elements)))
+            seen += common * rng.standard_normal(len(elements))
             tables["lat"].append(corners[support.number, :, 1])
             tables["lon"].append(wrap_longitude(corners[support.number, :, 0]))
             # Abundances below what a fit would report are reported as that.
@@ -283,52 +312,19 @@ def track_scene(
             covered[support.pixel] = True
         track += 1
     joined = {k: np.concatenate(v) for k, v in tables.items()}
-    coords = {
-        "lat": ("lat", lat, {"units": "degrees_north"}),
-        "lon": ("lon", lon, {"units": "degrees_east"}),
-    }
-    wt = {"units": "wt%"}
-    element = list(ELEMENTS)
+    corner, by_element = ("footprint", "corner"), ("footprint", "element")
+    about = {"abundance": "abundance", "abundance_std": "error of the abundance"}
+    wt = {name: {"units": "wt%", "long_name": text} for name, text in about.items()}
     footprints = xr.Dataset(
         {
-            "corner_lat": (("footprint", "corner"), joined["lat"], {"units": "degrees_north"}),
-            "corner_lon": (("footprint", "corner"), joined["lon"], {"units": "degrees_east"}),
-            "abundance": (("footprint", "element"), joined["abundance"], {**wt, "long_name": "abundance"}),
-            "abundance_std": (
-                ("footprint", "element"),
-                joined["std"],
-                {**wt, "long_name": "error of the abundance"},
-            ),
+            "corner_lat": (corner, joined["lat"], {"units": "degrees_north"}),
+            "corner_lon": (corner, joined["lon"], {"units": "degrees_east"}),
+            "abundance": (by_element, joined["abundance"], wt["abundance"]),
+            "abundance_std": (by_element, joined["std"], wt["abundance_std"]),
         },
-        {"element": element, "track": ("footprint", joined["track"])},
-    )  # fmt: skip
-    what = f"track_scene(seed={seed}, coverage={coverage:g})"
-    crs = moon_crs("geographic")
-    return TrackScene(
-        stamp(
-            assign_crs(xr.Dataset(
-                {"abundance": (("element", "lat", "lon"), truth, {**wt, "long_name": "true abundance"})},
-                {"element": element, **coords},
-            ), crs),
-            what,
-            source="simulated",
-        ),
-        stamp(
-            assign_crs(xr.DataArray(
-                image[:, order],
-                {"lat": map_lat, "lon": wrap_longitude(map_lon)[order]},
-                ("lat", "lon"),
-                "reflectance",
-                {"units": "1", "long_name": "reflectance at 750 nm"},
-            ), crs),
-            what,
-            source="simulated",
-        ),
-        stamp(footprints, what, source="simulated"),
-        xr.DataArray(
-            covered.reshape(shape), coords, ("lat", "lon"), "covered", {"long_name": "covered by a footprint"}
-        ),
-    )  # fmt: skip
+        {"element": list(elements), "track": ("footprint", joined["track"])},
+    )
+    return footprints, covered
 
 
 def _track_corners(
@@ -339,7 +335,7 @@ def _track_corners(
 ) -> np.ndarray:
     """Corners (footprint, corner, lon and lat) of a track near a meridian, clockwise from the south-west."""
     west, south, east, north = extent
-    length, width = math.degrees(size[0] / _RADIUS_KM), math.degrees(size[1] / _RADIUS_KM)
+    length, width = math.degrees(size[0] / RADIUS_KM), math.degrees(size[1] / RADIUS_KM)
     count = int(rng.integers(number[0], number[1] + 1))
     lon0 = rng.uniform(west, east)
     lat0 = rng.uniform(south - length, north)
