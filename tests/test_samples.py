@@ -14,7 +14,8 @@ import xarray as xr
 
 from lunarray import geo
 from lunarray.errors import BandMismatchError, BodyMismatchError, GridError, InputError
-from lunarray.oxides import OXIDES, band_correlation, build_samples, select_samples
+from lunarray.oxides import OXIDES, Screen, band_correlation, build_samples, select_samples
+from lunarray.oxides import lattice as places
 from lunarray.oxides import samples as module
 
 R = 1_737_400.0
@@ -328,7 +329,7 @@ def test_resampled_spectra(north, reference):
     native_nm = np.array([700.0, 740.0, 780.0, 820.0])
     north = north.assign_coords(wavelength=native_nm)
     at = {"lon": [10.0], "lat": [60.0], "mirror": False}
-    found = build_samples(north, reference, **at, wavelengths=nm)
+    found = build_samples(north.lunar.resample_bands(nm), reference, **at)
     native = build_samples(north, reference, **at)["reflectance"].values[0]
     assert np.array_equal(found["wavelength"], np.float32(nm))
     assert np.allclose(found["reflectance"][0], np.interp(nm, native_nm, native), rtol=1e-5)
@@ -420,7 +421,7 @@ def test_at_the_tolerance_a_point_is_out(north, reference, second, used):
     at = {"lon": [20.0], "lat": [57.0], "mirror": False}
     found = build_samples(north, flat, screen=screen, **at)
     assert module.STATUS[found["status"].item()] == ("used" if used else "screened_out")
-    loose = build_samples(north, flat, screen=screen, screen_tolerance=0.2, **at)
+    loose = build_samples(north, flat, screen=Screen(screen, tolerance=0.2), **at)
     assert loose["status"].item() == 0
 
 
@@ -575,7 +576,7 @@ def test_chunked_is_whole(north, south, reference, size, monkeypatch):
     screen = geo.assign_crs(reference[["FeO"]] * 1.05, "geographic")
     wanted = build_samples([north, south], reference, screen=screen)
     assert not dask.is_dask_collection(wanted)
-    monkeypatch.setattr(module, "_SAMPLES_A_TASK", 500)
+    monkeypatch.setattr(places, "_SAMPLES_A_TASK", 500)
     cubes, maps, second = lazy_inputs(north, south, reference, size)
     cubes = [c.chunk(wavelength=3) for c in cubes]
     found = build_samples(cubes, maps, screen=second)
@@ -606,7 +607,7 @@ def test_lazy_beside_in_memory(north, south, reference):
 
 def test_nothing_is_computed_while_building(north, south, reference, no_compute):
     cubes, maps, second = lazy_inputs(north, south, reference, 20)
-    found = build_samples(cubes, maps, screen=second, wavelengths=NM[:3])
+    found = build_samples(cubes, maps, screen=second)
     band_correlation(found)
 
 
@@ -736,7 +737,8 @@ def test_cubes_of_other_wavelengths(north, south, reference):
         build_samples([north, other], reference)
     with pytest.raises(BandMismatchError, match="4 and 3 bands"):
         build_samples([north, south.isel(wavelength=slice(3))], reference)
-    build_samples([north, other], reference, wavelengths=[600.0, 700.0])
+    same = [cube.lunar.resample_bands([600.0, 700.0]) for cube in (north, other)]
+    build_samples(same, reference)
 
 
 @pytest.mark.parametrize(
@@ -744,11 +746,8 @@ def test_cubes_of_other_wavelengths(north, south, reference):
     [
         ({"spectra_window": 0}, "spectra_window"),
         ({"reference_window": 2.5}, "reference_window"),
-        ({"screen_window": np.nan}, "screen_window"),
         ({"min_spectra": 1.1}, "min_spectra"),
         ({"min_reference": np.nan}, "min_reference"),
-        ({"screen_tolerance": -0.1}, "screen_tolerance"),
-        ({"screen_tolerance": np.nan}, "screen_tolerance"),
         ({"lon": (0, 10, 0)}, "lon"),
         ({"lon": (np.nan, 10, 1)}, "lon"),
         ({"lon": (0, np.inf, 1)}, "lon"),
@@ -763,6 +762,16 @@ def test_parameters_that_make_no_sense(north, reference, wrong, where):
         build_samples(north, reference, **wrong)
     assert caught.value.where == where
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [({"window": np.nan}, "window"), ({"tolerance": -0.1}, "tolerance"), ({"tolerance": np.nan}, "tolerance")],
+)  # fmt: skip
+def test_screens_that_make_no_sense(reference, wrong, where):
+    with pytest.raises(InputError) as caught:
+        Screen(reference, **wrong)
+    assert caught.value.where == where
 
 
 # --- Correlation of bands with oxides -------------------------------------------------------------

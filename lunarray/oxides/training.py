@@ -1,4 +1,15 @@
-"""Training of oxide models on samples: the entry, of which :mod:`lunarray.oxides.folds` does the work."""
+"""Training of oxide models on samples: the entry, of which :mod:`lunarray.oxides.folds` does the work.
+
+Averaging weights is sound where the networks lie in one basin of the loss [1]_. Full-batch Adam at a rate of 1e-3 is
+chaotic: on 200 simulated soils two folds that differ by a single sample end 0.6 times as far from each other as from
+where they began, and their plain average has half again the error of a single fold on soils that none has seen. Some
+epochs on all samples at a low rate (polishing) lead it to the bottom of a basin, and its error down to that of a single
+fold. The folds are polished too, so that their left-out predictions tell about a model like the final one.
+
+References
+----------
+.. [1] Wortsman et al. (2022), Model soups, PMLR 162, 23965.
+"""
 
 from __future__ import annotations
 
@@ -46,10 +57,9 @@ def train(
 ) -> OxideFit:
     """Train an oxide model on samples, leaving out each of some folds in turn if asked to.
 
-    Without folds it is one training on all samples. With folds, as many networks are trained as there are folds, from
-    the same initial weights, and each is tried on the samples that it has not seen: this gives scores, an ensemble and
-    calibrated intervals. The final model begins with the mean of all these networks' weights, gets batch-normalisation
-    statistics of its own (:func:`lunarray.oxides.networks.recompute_statistics`), and is polished.
+    With folds, a network is trained for each from the same initial weights and tried on the samples that it has not
+    seen: this gives scores, an ensemble and calibrated intervals. The final model begins with the mean of all these
+    networks' weights, gets batch-normalisation statistics of its own, and is polished.
 
     Parameters
     ----------
@@ -57,7 +67,7 @@ def train(
         ``reflectance`` (sample, wavelength) and oxides (sample) in wt%, as of :func:`build_samples`; those that cannot
         be used are dropped (:func:`select_samples`).
     settings : TrainSettings, optional
-        How each network is trained; ``TrainSettings()``, the paper's [1]_, if None.
+        How each network is trained; ``TrainSettings()``, those of [1]_, if None.
     folds : int or "leave-one-out", optional
         Number of folds; "leave-one-out" is the paper's procedure, a fold for each sample. By default none.
     by : str, optional
@@ -66,16 +76,14 @@ def train(
     oxides : sequence of str, optional
         By default those of the six that the samples have.
     pixels : Dataset, optional
-        Samples of the same lattice made with ``spectra_window=1``: single pixels, as the model will be used on. They
-        are noisier than means of several; intervals are calibrated, and the statistics of novelty taken, on them. By
-        default on the samples themselves, which is too narrow for maps where noise counts.
+        Samples of the same lattice made with ``spectra_window=1``: single pixels, noisier than means of several, as the
+        model will be used on. Intervals are calibrated, and the statistics of novelty taken, on them; by default on the
+        samples themselves, which is too narrow for maps where noise counts.
     polish_epochs : int, optional
-        Epochs at a tenth of the rate that follow training with folds: of each fold on its own training samples, before
-        it predicts what it left out, and of the average on all samples. Half of the epochs by default; 0 is the paper's
-        procedure. See the notes.
+        Epochs at a tenth of the rate that follow: of each fold, before it predicts what it left out, and of the average
+        on all samples. Half of the epochs by default; 0 is the paper's procedure, whose average is worse.
     members : int
-        Folds, evenly spaced, whose networks make the ensemble behind ``invert_oxides(uncertainty=True)``; 0 or 1 for
-        none.
+        Folds whose networks make the ensemble behind ``invert_oxides(uncertainty=True)``; 0 or 1 for none.
     workers : int, optional
         Folds trained side by side on the CPU; one to a core by default. With a Dask client in force, batches of folds
         go to its workers.
@@ -94,23 +102,13 @@ def train(
     Raises
     ------
     InputError
-        With too few usable samples, without spectra or oxides, with fewer than two folds or more than samples, or an
-        unknown coordinate.
+        With too few usable samples, without spectra or oxides, with folds or a coordinate that cannot be.
     StoreConflictError
         If the checkpoint is of another training.
-
-    Notes
-    -----
-    Averaging weights is sound where the networks lie in one basin of the loss [2]_. Full-batch Adam at a rate of 1e-3
-    is chaotic: on 200 simulated soils two folds that differ by a single sample end 0.6 times as far from each other as
-    from where they began, and their plain average has half again the error of a single fold on soils that none has
-    seen. Some epochs on all samples at a low rate lead it to the bottom of a basin, and its error down to that of a
-    single fold. The folds are polished too, so that their left-out predictions tell about a model like the final one.
 
     References
     ----------
     .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, section 2.4.
-    .. [2] Wortsman et al. (2022), Model soups, PMLR 162, 23965.
 
     Examples
     --------
@@ -121,57 +119,71 @@ def train(
     samples = select_samples(samples)
     left_out = _deal(samples, folds, by, settings.seed)
     names = oxides_of(samples, oxides, "samples")
-    for name, value in (("members", members), ("polish_epochs", polish_epochs)):
-        if value is not None and value < 0:
-            raise InputError(f"{value}", where=name, remedy="give 0 or more")
-    if folds is None:
-        polish_epochs = members = 0
-        what = "training"
-    else:
-        what = folds if isinstance(folds, str) else f"{folds} folds"
-    more = int(_POLISH_EPOCHS * settings.epochs) if polish_epochs is None else polish_epochs
+    more = 0 if folds is None else _polishing(polish_epochs, settings)
+    if members < 0:
+        raise InputError(f"{members}", where="members", remedy="give 0 or more")
     single = None if pixels is None else _match(pixels, samples)
+    networks = _networks(samples, names, single, settings.joint, checkpoint)
+    what = f"{folds} folds" if isinstance(folds, int) else folds or "training"
+    total = len(networks) * len(left_out) * (settings.epochs + more)
+    with _bar(what, total, show=progress) as advance:
+        results = [
+            train_folds(
+                own, left_out, settings, polish_epochs=more, members=0 if folds is None else members,
+                device=device, workers=workers, checkpoint=folder, progress=advance,
+            )
+            for own, folder in networks
+        ]  # fmt: skip
+    states = [result.average for result in results]
+    if len(left_out) > 1:
+        states = [
+            _settled(state, own, settings, more, device)
+            for state, (own, _) in zip(states, networks, strict=True)
+        ]
+    left_out = left_out if folds is not None else ()
+    return _fit(samples, names, settings, results, states, left_out, single, what)
+
+
+def _polishing(epochs: int | None, settings: TrainSettings) -> int:
+    if epochs is None:
+        return int(_POLISH_EPOCHS * settings.epochs)
+    if epochs < 0:
+        raise InputError(f"{epochs}", where="polish_epochs", remedy="give 0 or more")
+    return epochs
+
+
+def _settled(
+    state: State, data: FoldData, settings: TrainSettings, epochs: int, device: Device
+) -> State:
+    """An average of folds with statistics of its own, polished."""
+    state = recompute_statistics(state, data.spectra)
+    if epochs == 0:
+        return state
+    rate = POLISH_RATE * settings.learning_rate
+    gentle = replace(settings, epochs=epochs, learning_rate=rate)
+    return polish(state, data, gentle, device=device)
+
+
+def _networks(
+    samples: xr.Dataset,
+    names: Sequence[str],
+    single: xr.Dataset | None,
+    joint: bool,
+    checkpoint: str | os.PathLike[str] | None,
+) -> list[tuple[FoldData, Path | None]]:
+    """What each network is trained on, and its folder: one for all oxides, or one for each."""
     data = FoldData(
         samples["reflectance"].transpose("sample", "wavelength").values.astype(np.float32),
         oxide_matrix(samples, names),
         None if single is None else single["reflectance"].values,
     )
-    networks = [list(range(len(names)))] if settings.joint else [[i] for i in range(len(names))]
-    results: list[Folds] = []
-    total = len(networks) * len(left_out) * (settings.epochs + more)
-    with _bar(what, total, show=progress) as advance:
-        for number, columns in enumerate(networks):
-            folder = None if checkpoint is None else Path(checkpoint)
-            if folder is not None and not settings.joint:
-                folder = folder / names[number]
-            result = train_folds(
-                data._replace(targets=data.targets[:, columns]),
-                left_out,
-                settings,
-                polish_epochs=more,
-                members=members,
-                device=device,
-                workers=workers,
-                checkpoint=folder,
-                progress=advance,
-            )
-            results.append(result)
-
-    states = [result.average for result in results]
-    if len(left_out) > 1:
-        # A single network has its own statistics; an average has none of its own.
-        states = [recompute_statistics(state, data.spectra) for state in states]
-        if more > 0:
-            rate = POLISH_RATE * settings.learning_rate
-            gentle = replace(settings, epochs=more, learning_rate=rate)
-            states = [
-                polish(
-                    state, data._replace(targets=data.targets[:, columns]), gentle, device=device
-                )
-                for state, columns in zip(states, networks, strict=True)
-            ]
-    left_out = left_out if folds is not None else ()
-    return _fit(samples, names, settings, results, states, left_out, single, what)
+    folder = None if checkpoint is None else Path(checkpoint)
+    if joint:
+        return [(data, folder)]
+    return [
+        (data._replace(targets=data.targets[:, [i]]), None if folder is None else folder / name)
+        for i, name in enumerate(names)
+    ]
 
 
 def _deal(

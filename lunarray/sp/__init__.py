@@ -18,6 +18,7 @@ _PUBLIC = {
     "smooth": "api",
     "resample_bands": "api",
     "is_native": "api",
+    "spectra_of": "api",
     "SPIKE_CHANNELS": "api",
     "normalize_photometry": "photometry",
     "read_photometric_parameters": "photometry",

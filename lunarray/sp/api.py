@@ -50,7 +50,24 @@ _DEFAULT_FLAGS = ("no_value", "bad_channel", "detector_end")
 
 # ---- the machinery ----
 def spectra_of(obj: Any, step: str) -> xr.DataArray:
-    """The reflectance to work on."""
+    """The reflectance to work on.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+        With a dimension `wavelength`; of a Dataset, the variable ``reflectance``.
+    step : str
+        What asks for it: the place that an error names.
+
+    Returns
+    -------
+    DataArray
+
+    Raises
+    ------
+    InputError
+        If there are no spectra.
+    """
     import xarray as xr
 
     if isinstance(obj, xr.Dataset):
