@@ -225,9 +225,9 @@ class TestFitElements:
             assert other["abundance"].data.name != name
 
     def test_more_than_one_batch(self, frames, response, solar, background, monkeypatch) -> None:
-        from lunarray.xrf import api
+        from lunarray.xrf import windows
 
-        monkeypatch.setattr(api, "_BATCH", 5)
+        monkeypatch.setattr(windows, "BATCH", 5)
         lazy = xrf.fit_elements(frames.chunk(time=4), solar, response, background).compute()
         xr.testing.assert_equal(lazy, xrf.fit_elements(frames, solar, response, background))
 
@@ -330,7 +330,7 @@ class TestWhatCannotBeFitted:
     def test_a_fit_that_raises_is_a_flagged_row(
         self, frames, result, response, solar, background, monkeypatch
     ) -> None:
-        from lunarray.xrf import fit as engine
+        from lunarray.xrf import windows as engine
 
         real = engine.fit_spectrum
 

@@ -166,7 +166,7 @@ def apart(array: da.Array) -> da.Array:
     dask Array
         With a name that is always the same for the same array.
     """
-    graph = array.__dask_graph__()
+    graph: Any = array.__dask_graph__()
     seed = dask.base.tokenize(array.name)
     keys = graph.get_all_external_keys()
     names: dict[Any, Any] = {}

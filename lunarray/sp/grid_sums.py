@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.sp.grid_fill import Fill, fill_block, fill_window
-from lunarray.sp.grid_plan import GridPlan, Piece
+from lunarray.sp.grid_plan import BlockPlan, GridPlan, Piece
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -173,26 +173,28 @@ def grid_lazily(
     def shape_of(index: tuple[int, ...]) -> tuple[int, int]:
         return plan.chunks[0][index[-2]], plan.chunks[1][index[-1]]
 
+    def block_of(index: tuple[int, ...]) -> BlockPlan | None:
+        return plan.blocks.get((index[-2], index[-1]))
+
     def of_block(data: da.Array, chunk: int) -> Block:
         return Block(data, (chunk, *(0 for _ in data.shape[1:])))
 
     def sums_of(index: tuple[int, ...]) -> Call:
-        call = Call(_constant, [0, (0, 0), np.dtype(object)])
-        before = None
-        block = plan.blocks.get(index)
-        for pieces in [] if block is None else _links(block.pieces, plan.observations, row_bytes):
+        block = block_of(index)
+        sums: Call | None = None
+        for pieces in _links(block.pieces, plan.observations, row_bytes) if block else []:
             chunks = [[of_block(data, piece.chunk) for piece in pieces] for data in inputs]
             rows, slots = [piece.rows for piece in pieces], [piece.slots for piece in pieces]
-            call = Call(_accumulate, [before, block.cells.size, spread, chunks, rows, slots])
-            before = call
-        return call
+            cells = block.cells.size if block else 0
+            sums = Call(_accumulate, [sums, cells, spread, chunks, rows, slots])
+        return sums or Call(_constant, [0, (0, 0), np.dtype(object)])
 
     sums = assemble(
         _accumulate, plan.chunks, needs=sums_of, dtype=object, name="grid-sums", token=token
     )
 
     def count_of(index: tuple[int, ...]) -> Any:
-        block = plan.blocks.get(index)
+        block = block_of(index)
         if block is None:
             return Call(_constant, [0, shape_of(index), np.dtype(np.int32)])
         return [Block(sums, index), block.cells, block.shape]
@@ -201,7 +203,7 @@ def grid_lazily(
         extra, dtype = inputs[number].shape[1:], float_of(inputs[number].dtype)
 
         def needs(index: tuple[int, ...]) -> Any:
-            block = plan.blocks.get(index[-2:])
+            block = block_of(index)
             if block is None:
                 return Call(_constant, [np.nan, (*extra, *shape_of(index)), dtype])
             own = Block(sums, index[-2:])
@@ -228,7 +230,7 @@ def grid_lazily(
         edges = [np.concatenate([[0], np.cumsum(sizes)]).tolist() for sizes in plan.chunks]
 
         def needs(index: tuple[int, ...]) -> Any:
-            own = index[-2:]
+            own = (index[-2], index[-1])
             # Blocks without observations fill nothing: neighbours among them are left out.
             window = [
                 (at, place) for at, place in fill_window(fill, plan, own) if at in plan.blocks

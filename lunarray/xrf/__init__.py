@@ -62,7 +62,7 @@ _PUBLIC = {
     "PlasmaTable": "solar",
     "fit_elements": "api",
     "spectrum_components": "api",
-    "FIT_FLAGS": "api",
+    "FIT_FLAGS": "settings",
     "oxides_to_elements": "convert",
     "elements_to_oxides": "convert",
     "element_fraction": "convert",

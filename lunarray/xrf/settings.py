@@ -41,6 +41,24 @@ STATUS = MappingProxyType(
         "too_few_channels": 7,
     }
 )
+#: Bits of the variable `quality` of fitted windows. Without one of the first nine there are abundances.
+FIT_FLAGS = {
+    "night": 1,
+    "no_geometry": 2,
+    "no_frames": 4,
+    "no_counts": 8,
+    "no_signal": 16,
+    "bad_data": 32,
+    "no_solar_model": 64,
+    "too_few_channels": 128,
+    "fit_failed": 256,
+    "not_converged": 512,
+    "at_bound": 1024,
+    "not_constrained": 2048,
+    "poor_fit": 4096,
+}
+#: Bits that mean that there is no result.
+FATAL = 511
 
 
 @dataclass(frozen=True)
