@@ -9,7 +9,7 @@ import xarray as xr
 
 from lunarray import geo
 from lunarray.errors import BodyMismatchError, GridError, InputError, LunarrayWarning
-from lunarray.fractures import mosaic, resample
+from lunarray.fractures import mosaic
 from lunarray.fractures.ground import box_of
 from lunarray.geo import BODIES, assign_grid, covering_box, require_body, to_lonlat
 
@@ -86,7 +86,7 @@ def test_a_rotated_strip_against_positions_by_proj_alone(rng):
     image = _image((x - 900, y - 150, x + 900, y + 150), 1.2, EQUI)
     image = image.copy(data=rng.random(image.shape).astype(np.float32))
     target = covering_box((90_300, -179_800, 90_700, -179_400), 1.5, SOUTH)
-    mine = resample(image, like=target, method="nearest").values
+    mine = geo.reproject(image, target, method="nearest").values
     exact = geo.reproject(image, target, method="nearest").values
     both = np.isfinite(mine) & np.isfinite(exact)
     assert both.mean() > 0.2
@@ -122,7 +122,7 @@ def test_averages_are_those_of_blocks(rng):
     data[6:9, 0:4] = np.nan
     image = _image((90_000, -180_000, 90_080, -179_940), 1.0, data=data)
     for given in (image, image.chunk(23)):
-        coarse = resample(given, 4.0)
+        coarse = geo.reproject(given, 4.0)
         assert (coarse.chunks is None) == (given.chunks is None)
         blocks = data.reshape(15, 4, 20, 4)
         with np.errstate(invalid="ignore"):
@@ -131,18 +131,19 @@ def test_averages_are_those_of_blocks(rng):
         expected[share < 0.5] = np.nan
         np.testing.assert_allclose(coarse, expected, rtol=1e-6)
         np.testing.assert_allclose(
-            resample(given, 4.0, min_valid=0.9).isnull(), np.isnan(expected) | (share < 0.9)
+            geo.reproject(given, 4.0, min_valid=0.9).isnull(), np.isnan(expected) | (share < 0.9)
         )
 
 
 def test_simbio_sys_resolution_of_an_image_and_of_its_mask():
     image = _image((90_000, -180_000, 90_600, -179_400), 1.5)
-    six = resample(image.chunk(128), 6.0)
+    six = geo.reproject(image.chunk(128), 6.0)
     assert six.shape == (100, 100)
     np.testing.assert_allclose(six, _field(box_of(six)), atol=0.05)
     mask = (image > 3.5).astype(np.uint8)
     mask[0, 0] = 255
-    small = resample(assign_grid(mask, box_of(image)), like=six)
+    mask.attrs["flag_values"] = [0, 1, 255]  # no quantity: taken from the nearest
+    small = geo.reproject(assign_grid(mask, box_of(image)), six)
     assert small.dtype == np.uint8
     assert set(np.unique(small)) <= {0, 1, 255}
     # A mask at 6 m is where the middle of a coarse pixel lies, on a corner of four fine ones.
@@ -154,7 +155,7 @@ def test_whole_numbers_outside_are_no_data():
         image = _image((0, 3_000, 30, 3_030), 1.5, data=np.ones((), dtype))
         wide = covering_box((-15, 2_985, 45, 3_045), 1.5, SOUTH)
         for given in (image, image.chunk(7)):
-            out = resample(given, like=wide, chunks=16).values
+            out = geo.reproject(given, wide, method="nearest", chunks=16).values
             assert out.dtype == dtype
             assert out[0, 0] == fill
             assert out[20, 20] == 1
@@ -167,16 +168,30 @@ def test_across_the_far_side():
     y = -R * np.deg2rad(89.97)
     image = _image((-3e5, y - 300, 3e5, y + 300), 100.0, crs)
     grid = covering_box((-1_500, -1_500, 1_500, 1_500), 25.0, SOUTH)
-    out = resample(image, like=grid).values
+    out = geo.reproject(image, grid).values
     lon, _ = geo.lonlat(grid)
     found = np.isfinite(out)
     assert found.sum() > 50
     # ±3e5 m of x are ±9.9° about 180°.
     assert np.abs(np.mod(lon[found], 360) - 180).max() < 11
-    same = resample(
-        image, like=covering_box((2 * np.pi * R - 1e5, y - 300, 2 * np.pi * R + 1e5, y + 300), 100.0, crs)
+    same = geo.reproject(
+        image, covering_box((2 * np.pi * R - 1e5, y - 300, 2 * np.pi * R + 1e5, y + 300), 100.0, crs)
     )  # fmt: skip
     assert np.isfinite(same).all()
+
+
+@pytest.mark.parametrize("method", ["nearest", "bilinear", "average"])
+def test_a_map_of_the_whole_moon_has_no_seam(method):
+    box = geo.lunar_grid("geographic", 1.0)
+    values = np.cos(np.deg2rad(geo.lonlat(box)[1])).astype(np.float32)
+    image = geo.assign_grid(xr.DataArray(values, dims=("lat", "lon"), name="image"), box)
+    grid = geo.lunar_grid("south", 25_000.0, latitude=60)
+    for given in (image, image.chunk({"lat": 50, "lon": 130})):
+        made = mosaic([given], grid=grid, method=method, chunks=33).load()
+        assert made["valid"].all()
+        np.testing.assert_allclose(
+            made["image"], np.cos(np.deg2rad(geo.lonlat(grid)[1])), atol=0.01
+        )
 
 
 def test_longitudes_that_run_another_way():
@@ -226,7 +241,3 @@ def test_what_is_refused():
     ):
         with pytest.raises(error, match=words):
             mosaic(images, **options)
-    with pytest.raises(InputError, match="neither or both"):
-        resample(image)
-    with pytest.raises(InputError, match="whole numbers"):
-        resample(image.astype(np.uint8), 3.0, method="average")

@@ -170,6 +170,84 @@ def test_source_that_is_not_around_has_edges():
     np.testing.assert_array_equal(np.isfinite(result), expected)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "target", [("south", 20_000.0), ("equirectangular", 30_000.0), ("equirectangular", 150_000.0)]
+)
+def test_a_global_map_leaves_no_pixel_without_value(target, method):
+    # 1° onto a polar and onto a global grid whose last column overhangs ±180°.
+    source = _global(1.0)
+    box = geo.lunar_grid(*target)
+    given = _map(source, _vector(source)[0].astype(np.float32))
+    expected = geo.reproject(given, box, method=method)
+    a = box.transform
+    rows, columns = box.shape
+    y = np.abs(a.f + (np.arange(rows) + 0.5) * a.e)
+    x = np.abs(a.c + (np.arange(columns) + 0.5) * a.a)
+    on_the_moon = slice(None)
+    if target[0] == "equirectangular":
+        on_the_moon = np.ix_(y < math.pi * R / 2, x < math.pi * R)
+    assert np.isfinite(expected.values[on_the_moon]).all()
+    for chunks in (25, (90, 360), (180, 7)):
+        lazy = given.chunk(dict(zip(given.dims, np.broadcast_to(chunks, 2).tolist(), strict=True)))
+        xr.testing.assert_identical(
+            geo.reproject(lazy, box, method=method, chunks=71).compute(scheduler="sync"), expected
+        )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_positions_between_those_of_proj(method):
+    """Large blocks are placed by polynomials, the pole and what surrounds it by PROJ: none is off, none cut."""
+    source, box = _global(0.1), geo.polar_grid("south", 1_000, 82)
+    given = _map(source, _vector(source).astype(np.float32))
+    whole = geo.reproject(given, box, method=method)
+    # Half a pixel of 0.1° is 0.00087, its diagonal 0.00124.
+    bound = {"nearest": 1.25e-3, "bilinear": 2e-6, "average": 1.25e-3}[method]
+    assert np.abs(whole.values - _vector(box)).max() < bound
+    lazy = geo.reproject(given.chunk({"lat": 250, "lon": 700}), box, method=method, chunks=150)
+    np.testing.assert_array_equal(lazy.compute(scheduler="sync"), whole)
+
+
+def test_a_pole_on_the_seam_of_a_map_that_ends_there():
+    # A map from 0° to 200° that reaches the pole: what it holds is there, the rest is not.
+    source = geo.lunar_grid("geographic", 0.5, (0, -90, 200, -60))
+    box = geo.polar_grid("south", 5_000, 75)
+    given = _map(source, np.ones(source.shape, np.float32))
+    whole = geo.reproject(given, box, method="nearest")
+    lon, _ = geo.lonlat(box)
+    np.testing.assert_array_equal(np.isfinite(whole), np.mod(lon, 360) < 200)
+    lazy = geo.reproject(given.chunk(33), box, method="nearest", chunks=40)
+    np.testing.assert_array_equal(lazy.compute(scheduler="sync"), whole)
+
+
+def test_whole_numbers_keep_their_type_where_the_nearest_is_taken():
+    box = geo.lunar_grid("south", 1000, (0, 0, 4000, 4000))
+    wide = geo.lunar_grid("south", 1000, (-2000, 0, 4000, 4000))
+    classes = _map(box, np.arange(16).reshape(4, 4).astype(np.int32), name="classes")
+    for given in (classes, classes.chunk(3)):
+        out = geo.reproject(given, wide, method="nearest")
+        assert out.dtype == np.int32
+        np.testing.assert_array_equal(out[:, 2:], classes)
+        assert (out[:, :2] == -1).all()
+        assert geo.reproject(given, wide).dtype == np.float32
+        flags = given.assign_attrs(flag_values=list(range(16)))
+        assert geo.reproject(flags, 2000.0).dtype == np.int32
+
+
+def test_another_pixel_and_another_body():
+    mercury = geo.MERCURY.crs("north")
+    box = geo.covering_box((0, 0, 6_000, 6_000), 1_500.0, mercury)
+    image = geo.assign_grid(xr.DataArray(np.ones((4, 4), np.float32), dims=("y", "x")), box)
+    coarse = geo.reproject(image, 6_000.0)
+    assert geo.body_of(geo.crs_of(coarse)) == geo.MERCURY
+    assert coarse.shape == (1, 1)
+    assert float(coarse[0, 0]) == 1.0
+    with pytest.raises(BodyMismatchError, match="Mercury"):
+        geo.reproject(image, "south")
+    with pytest.raises(GridError, match="resolution"):
+        geo.reproject(image, -3.0)
+
+
 # --- chunks, laziness -----------------------------------------------------------------------------
 
 

@@ -286,12 +286,12 @@ def _open_image(
         image, source = store["image"], store.get("source")
         if resolution is None:
             return image, source
-        return la.fractures.resample(image, resolution), None
+        return la.geo.reproject(image, resolution), None
     opened = [la.fractures.open_nac(name) for name in names]
     if len(opened) == 1:
         if resolution is None:
             return opened[0], None
-        return la.fractures.resample(opened[0], resolution), None
+        return la.geo.reproject(opened[0], resolution), None
     laid = la.fractures.mosaic(opened, resolution=1.5 if resolution is None else resolution)
     return laid["image"], laid["source"]
 

@@ -39,7 +39,6 @@ _PUBLIC: dict[str, str] = {
     "isis_available": "isis",
     "mosaic": "mosaics",
     "process_edr": "isis",
-    "resample": "mosaics",
     # vectors
     "Comparison": "comparison",
     "compare": "comparison",

@@ -186,7 +186,7 @@ def same_grid(layer: xr.DataArray, like: xr.DataArray, name: str) -> xr.DataArra
         raise GridError(
             f"{dict(layer.sizes)} pixels, where the mask or image has {dict(like.sizes)}",
             where=name,
-            remedy="give layers on one grid; lunarray.fractures.resample(layer, like=...) brings one onto another",
+            remedy="give layers on one grid; lunarray.geo.reproject(layer, like) brings one onto another",
         )
     for dim in like.dims:
         if dim in layer.coords and dim in like.coords:

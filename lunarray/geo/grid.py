@@ -211,16 +211,7 @@ def project(geobox: GeoBox, lon: Any, lat: Any) -> tuple[np.ndarray, np.ndarray]
     x, y = from_lonlat(crs, lon, lat)
     period = period_of(crs)
     if period is not None:
-        left, right = geobox.boundingbox.left, geobox.boundingbox.right
-        # A grid that only overhangs ±180° by a fraction of a pixel counts from -180°; any other from its own left
-        # edge.
-        overhang = abs(geobox.transform.a)
-        symmetric = (
-            left <= -period / 2.0
-            and right <= period / 2.0 + overhang
-            and left > -period / 2.0 - overhang
-        )
-        start = -period / 2.0 if symmetric else left
+        start = turn_start(geobox, period)
         x = start + np.mod(np.round((x - start) / period, 15), 1.0) * period
     inverse = ~geobox.transform
     with np.errstate(invalid="ignore"):  # PROJ gives inf where the projection has no image
@@ -228,6 +219,14 @@ def project(geobox: GeoBox, lon: Any, lat: Any) -> tuple[np.ndarray, np.ndarray]
         row = np.round(inverse.d * x + inverse.e * y + inverse.f, _DECIMALS)
     good &= np.isfinite(row) & np.isfinite(column)
     return np.where(good, row, np.nan), np.where(good, column, np.nan)
+
+
+def turn_start(geobox: GeoBox, period: float) -> float:
+    """Coordinate x from which the turn of longitude is counted that a grid covers."""
+    left, right = geobox.boundingbox.left, geobox.boundingbox.right
+    # A grid that only overhangs ±180° by a fraction of a pixel counts from -180°; any other from its own left edge.
+    half, overhang = period / 2.0, abs(geobox.transform.a)
+    return -half if -half - overhang < left <= -half and right <= half + overhang else left
 
 
 def pixel_of(geobox: GeoBox, lon: Any, lat: Any) -> tuple[np.ndarray, np.ndarray]:
