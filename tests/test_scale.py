@@ -144,7 +144,8 @@ def test_command_measures_and_reports(tmp_path):
     assert one["store"]["write_mb_s"] > 1
     assert 0.05 < one["store"]["compression"] < 1.05
     assert one["oxides"]["pixels"] == 128 * 128
-    assert report["graph"]["invert"]["tasks"] > report["graph"]["write"]["tasks"] > 1000
+    for found in report["graph"].values():
+        assert found["tasks"] == found["regions"] > 10  # a region is one task, whatever it computes
     assert report["graph"]["invert"]["mib"] > 0
     assert len(report["paper"]) == 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,13 @@ from hypothesis import strategies as st
 import lunarray
 from lunarray import errors
 from lunarray.store import describe, to_zarr
-from lunarray.store.layout import CHUNK_BYTES, MAX_CHUNK_BYTES, choose_layout
+from lunarray.store.layout import (
+    CHUNK_BYTES,
+    CHUNKS,
+    MAX_CHUNK_BYTES,
+    MIN_CHUNK_BYTES,
+    choose_layout,
+)
 
 
 def cube(shape=(150, 70, 90), chunks=(-1, 32, 32), seed=0) -> xr.Dataset:
@@ -53,7 +60,13 @@ def test_layout_keeps_spectra_whole_and_objects_few(shape, block, itemsize):
     nbytes = np.prod(layout.chunks, dtype=float) * itemsize
     assert nbytes <= MAX_CHUNK_BYTES
     covers = all(c >= s for c, s in zip(layout.chunks[1:], shape[1:], strict=True))
-    assert nbytes >= CHUNK_BYTES / 4 or covers
+    share = math.prod(max(size, 1) for size in shape) * itemsize / CHUNKS
+    assert nbytes >= min(max(share, MIN_CHUNK_BYTES), CHUNK_BYTES) / 4 or covers
+    if (
+        share > 4 * MIN_CHUNK_BYTES
+    ):  # enough to see a job move, and to keep most of it when it is stopped
+        chunks = [-(-s // c) for s, c in zip(shape[1:], layout.chunks[1:], strict=True)]
+        assert np.prod(chunks) >= min(8, shape[1] * shape[2])
     objects = np.prod([-(-max(s, 1) // r) for s, r in zip(shape, layout.region, strict=True)])
     assert objects <= 10_000
     assert all(r % c == 0 for r, c in zip(layout.region, layout.chunks, strict=True))

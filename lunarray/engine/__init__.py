@@ -9,7 +9,7 @@ from lunarray.engine.execution import current_client
 from lunarray.engine.graph import Block, Call, assemble
 from lunarray.engine.logs import log_to
 from lunarray.engine.models import ModelSpec, Predictor, resolve_device
-from lunarray.engine.pixels import map_pixels
+from lunarray.engine.pixels import map_pixels, take
 from lunarray.engine.placement import placed
 from lunarray.engine.progress import progress_bar, step_bar
 from lunarray.engine.report import RunReport, last_report
@@ -32,4 +32,5 @@ __all__ = [
     "resolve_device",
     "stage",
     "step_bar",
+    "take",
 ]

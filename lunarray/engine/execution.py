@@ -8,26 +8,20 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
-import traceback
+import uuid
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import dask
-from dask._task_spec import Alias, DataNode, Task, TaskRef
 from dask.utils import key_split
 
-from lunarray.engine import accounts
-from lunarray.errors import (
-    InputError,
-    MissingDependencyError,
-    ModelError,
-    StoreConflictError,
-    StoreError,
-    StoreWriteError,
-)
+from lunarray.engine import accounts, graph
+from lunarray.engine.failures import FINAL, Failure, attempt
+from lunarray.engine.planning import Region, Work
+from lunarray.errors import StoreConflictError, StoreError, StoreWriteError
 
 #: Tasks that a scheduler gets at once. More would cost it memory long before their turn comes.
 MAX_TASKS = 50_000
@@ -36,43 +30,10 @@ MAX_TASKS = 50_000
 #: sources of such tasks back no longer, so that without a bound all of the input would be read ahead of the models.
 REGIONS_PER_THREAD = 3
 
-#: Seconds before the first retry; doubled each time.
-PAUSE = 0.1
-
-#: Errors that come again however often one tries.
-_FINAL = (InputError, ModelError, MissingDependencyError, StoreWriteError, NotImplementedError)
-
 Errors = Literal["raise", "nan"]
 
-
-@dataclass(frozen=True)
-class Failure:
-    """A block that failed for good: what a task gives in place of its result.
-
-    Parameters
-    ----------
-    stage : str
-        Kind of task.
-    error : str
-        Class of the exception.
-    message : str
-    attempts : int
-    where : str
-        Last frame of the traceback.
-    """
-
-    stage: str
-    error: str
-    message: str
-    attempts: int
-    where: str = ""
-
-    @classmethod
-    def of(cls, stage: str, error: BaseException, attempts: int) -> Failure:
-        """Describe an exception."""
-        frames = traceback.extract_tb(error.__traceback__)
-        where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-        return cls(stage, type(error).__name__, str(error), attempts, where)
+#: Runs of this process that were stopped while threads were still at work for them.
+_stopped: set[str] = set()
 
 
 @dataclass
@@ -99,25 +60,6 @@ class Outcome:
     lost_workers: int = 0
     tasks: dict[str, dict[str, float]] = field(default_factory=dict)
     scheduler: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Work:
-    """Tasks to run.
-
-    Parameters
-    ----------
-    graph : mapping
-        Low-level Dask graph.
-    keys : sequence
-        Those wanted; the result of each is a dict of its account.
-    resources : mapping of key to mapping
-        Workers that some tasks need, by label.
-    """
-
-    graph: Mapping[Hashable, Any]
-    keys: Sequence[Any]
-    resources: Mapping[Hashable, Mapping[str, float]] = field(default_factory=dict)
 
 
 def run(
@@ -205,53 +147,44 @@ def labels(client: Any) -> dict[str, int]:
 class _Guarded:
     """A task that is tried again when it fails, and then gives a Failure, or passes on the one that it got."""
 
-    __slots__ = ("keep", "names", "node", "retries", "stage")
+    __slots__ = ("keep", "names", "node", "retries", "run", "stage")
 
-    def __init__(self, node: Any, names: tuple[Hashable, ...], retries: int, keep: bool) -> None:
-        self.node, self.names, self.retries, self.keep = node, names, retries, keep
+    def __init__(
+        self, node: Any, names: tuple[Hashable, ...], retries: int, keep: bool, run: str
+    ) -> None:
+        self.node, self.names, self.retries, self.keep, self.run = node, names, retries, keep, run
         self.stage = key_split(node.key)
 
     def __call__(self, *values: Any) -> Any:
         for value in values:
             if isinstance(value, Failure):
                 return value
+        if isinstance(self.node.func, Region):
+            return self.node.func.run(
+                values,
+                self.stage,
+                retries=self.retries,
+                keep=self.keep,
+                stopped=lambda: self.run in _stopped,
+            )
         arguments = dict(zip(self.names, values, strict=True))
-        begin = time.perf_counter()
-        for attempt in range(self.retries + 1):
-            try:
-                result = self.node(arguments)
-                break
-            except Exception as error:
-                if isinstance(error, StoreWriteError):
-                    raise
-                if attempt == self.retries or isinstance(error, _FINAL):
-                    if self.keep:
-                        return Failure.of(self.stage, error, attempt + 1)
-                    raise
-                accounts.event(
-                    "store",
-                    "retry",
-                    f"{self.stage}: {type(error).__name__}: {error}; trying again",
-                    stage=self.stage,
-                    error=type(error).__name__,
-                    attempt=attempt + 1,
-                )
-                time.sleep(PAUSE * 2**attempt)
-        accounts.spend(f"task:{self.stage}", time.perf_counter() - begin)
-        return result
+        call = partial(self.node, arguments)
+        return attempt(call, self.stage, retries=self.retries, keep=self.keep)
 
 
 def _run_local(
     work: Work, retries: int, errors: Errors, done: Callable[[Hashable], None], outcome: Outcome
 ) -> None:
-    graph: dict[Any, Any] = {}
+    run = uuid.uuid4().hex
+    tasks: dict[Any, Any] = {}
     for key, node in work.graph.items():
-        if isinstance(node, Alias | DataNode):
-            graph[key] = node
+        if graph.plain(node):
+            tasks[key] = node
         else:
-            names = tuple(node.dependencies)
-            guarded = _Guarded(node, names, retries, errors == "nan")
-            graph[key] = Task(key, guarded, *map(TaskRef, names))
+            region = isinstance(node.func, Region)
+            names = node.func.needs if region else tuple(node.dependencies)
+            guarded = _Guarded(node, names, retries, errors == "nan", run)
+            tasks[key] = graph.task(key, guarded, names)
     wanted = set(work.keys)
 
     def settle(key: Hashable, result: Any) -> None:
@@ -270,17 +203,30 @@ def _run_local(
     accounts.take()
     try:
         with _Settled(settle):
-            results = get(graph, list(work.keys))
+            results = get(tasks, list(work.keys))
         for key, result in zip(work.keys, results, strict=True):
             settle(key, result)  # a scheduler of the user's own need not call back
+    except BaseException:
+        _stopped.add(run)  # threads are at work still: they are to write nothing more
+        raise
     finally:
         outcome.records.append(accounts.take())
-        for record in outcome.records:
-            outcome.retries += sum(e["event"] == "retry" for e in record["events"])
-            for name, (count, seconds) in list(record["stages"].items()):
-                if name.startswith("task:"):
-                    del record["stages"][name]
-                    _add_task(outcome, name[5:], "compute", seconds, count)
+        outcome.retries += sum(
+            event["event"] == "retry" for record in outcome.records for event in record["events"]
+        )
+        _take_tasks(outcome)
+
+
+def _take_tasks(outcome: Outcome) -> float:
+    """Move what the accounts hold of single tasks to their table; give the seconds."""
+    total = 0.0
+    for record in outcome.records:
+        for name, (count, seconds) in list(record["stages"].items()):
+            if name.startswith("task:"):
+                del record["stages"][name]
+                _add_task(outcome, name[5:], "compute", seconds, count)
+                total += seconds
+    return total
 
 
 class _Settled(dask.callbacks.Callback):
@@ -301,6 +247,20 @@ def _scheduler_name(get: Any) -> str:
         "dask.multiprocessing": "processes",
         "dask.local": "synchronous",
     }.get(module, f"{module}.{getattr(get, '__name__', get)}")
+
+
+def threads() -> int | None:
+    """Count the threads that run tasks: of the cluster in force, or here.
+
+    Returns
+    -------
+    int or None
+        None where a scheduler of the user's own does not say.
+    """
+    client = current_client()
+    if client is None:
+        return _threads(dask.base.get_scheduler() or dask.threaded.get)
+    return sum(w["nthreads"] for w in client.scheduler_info(n_workers=-1)["workers"].values())
 
 
 def _threads(get: Any) -> int | None:
@@ -341,13 +301,13 @@ def _run_distributed(
     limit = max(8, REGIONS_PER_THREAD * threads) if work.resources else len(waiting)
 
     def launch() -> None:
-        graph: dict[Hashable, Any] = {}
+        tasks: dict[Hashable, Any] = {}
         batch: list[Any] = []
-        while waiting and len(flying) + len(batch) < limit and len(graph) < MAX_TASKS:
+        while waiting and len(flying) + len(batch) < limit and len(tasks) < MAX_TASKS:
             batch.append(waiting.popleft())
-            _cull(work.graph, batch[-1], graph)
+            _cull(work.graph, batch[-1], tasks)
         if batch:
-            futures = client.get(_expression(graph, work.resources), batch, sync=False, retries=retries)  # fmt: skip
+            futures = client.get(graph.layered(tasks, work.resources), batch, sync=False, retries=retries)  # fmt: skip
             flying.update(zip(futures, batch, strict=True))
             completed.update(futures)
 
@@ -372,36 +332,17 @@ def _run_distributed(
         client.cancel(list(flying), force=True)
         raise
     finally:
-        _collect(client, watch, outcome)
+        _collect(client, watch, outcome, key_split(work.keys[0]) if work.keys else "")
 
 
-def _cull(graph: Mapping[Hashable, Any], key: Hashable, into: dict[Hashable, Any]) -> None:
+def _cull(tasks: Mapping[Hashable, Any], key: Hashable, into: dict[Hashable, Any]) -> None:
     """Add a task and all that it needs."""
     stack = [key]
     while stack:
         key = stack.pop()
         if key not in into:
-            into[key] = node = graph[key]
+            into[key] = node = tasks[key]
             stack.extend(node.dependencies)
-
-
-def _expression(
-    graph: dict[Hashable, Any], resources: Mapping[Hashable, Mapping[str, float]]
-) -> Any:
-    """Give the graph with its tasks in layers by the workers that they need."""
-    if not resources:
-        return graph
-    from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
-
-    by_need: dict[tuple[tuple[str, float], ...], dict[Hashable, Any]] = {}
-    for key, node in graph.items():
-        need = tuple(sorted(resources.get(key, {}).items()))
-        by_need.setdefault(need, {})[key] = node
-    layers = {
-        repr(need): MaterializedLayer(part, annotations={"resources": dict(need)} if need else None)
-        for need, part in by_need.items()
-    }
-    return HighLevelGraph(layers, {name: set() for name in layers})
 
 
 def _settle_failed(
@@ -420,7 +361,7 @@ def _settle_failed(
         attempts = int(dask.config.get("distributed.scheduler.allowed-failures", 3)) + 1
         failure = Failure(key_split(error.task), "KilledWorker", str(error), attempts)
     else:
-        failure = Failure.of(key_split(key), error, 1 if isinstance(error, _FINAL) else retries + 1)
+        failure = Failure.of(key_split(key), error, 1 if isinstance(error, FINAL) else retries + 1)
     outcome.failures.append({"key": key, **asdict(failure)})
     _log_failure(key, failure)
 
@@ -469,12 +410,14 @@ def _accounts_of(client: Any) -> list[dict[str, Any]]:
     return [answer for answer in answers.values() if isinstance(answer, dict)]
 
 
-def _collect(client: Any, watch: str | None, outcome: Outcome) -> None:
+def _collect(client: Any, watch: str | None, outcome: Outcome, kind: str) -> None:
+    """Add what workers and scheduler tell; `kind` is that of the regions, of whose time the rest is a part."""
     from lunarray.engine.watching import read_watch
 
     if client.status != "running":
         return
     outcome.records += _accounts_of(client)
+    inner = _take_tasks(outcome)
     if watch is not None:
         try:
             seen = client.run_on_scheduler(read_watch, name=watch)
@@ -484,5 +427,7 @@ def _collect(client: Any, watch: str | None, outcome: Outcome) -> None:
             return
         outcome.retries += seen["retries"]
         outcome.lost_workers += seen["lost_workers"]
-        for kind, action, seconds, count in seen["spent"]:
-            _add_task(outcome, kind, action, seconds, count)
+        for each, action, seconds, count in seen["spent"]:
+            _add_task(outcome, each, action, seconds, count)
+        if kind in outcome.tasks:
+            outcome.tasks[kind]["compute"] -= min(inner, outcome.tasks[kind]["compute"])

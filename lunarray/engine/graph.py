@@ -1,26 +1,42 @@
-"""Dask graphs built and read: the only module that knows how Dask keeps them.
+"""Dask graphs built, read and optimised: the only module that knows how Dask keeps them.
 
 Most of what runs over blocks is :func:`dask.array.map_blocks`. Where a block needs others than its own (a reprojected
-block, a mosaic, a window of frames) :func:`assemble` makes one task for it.
+block, a mosaic, a window of frames) :func:`assemble` makes one task for it. The rest serves the planning of stores
+(:mod:`lunarray.engine.planning`) and the running of tasks (:mod:`lunarray.engine.execution`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import dask
 import dask.array as da
 import numpy as np
-from dask._task_spec import List, Task, TaskRef, convert_legacy_graph
+from dask._task_spec import (
+    Alias,
+    DataNode,
+    List,
+    Task,
+    TaskRef,
+    convert_legacy_graph,
+    fuse_linear_task_spec,
+)
+from dask.array.optimization import optimize
 from dask.base import clone_key
-from dask.blockwise import Blockwise
+from dask.blockwise import Blockwise, BlockwiseDepDict, optimize_blockwise
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
-from dask.utils import key_split
+from dask.layers import ArrayValuesDep
+from dask.utils import ensure_dict, key_split
+
+#: Low-level tasks by key.
+Tasks = dict[Any, Any]
 
 
-class Block(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Block:
     """A block of a Dask array, as an argument of a task.
 
     Parameters
@@ -34,7 +50,8 @@ class Block(NamedTuple):
     index: tuple[int, ...]
 
 
-class Call(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Call:
     """A function to be called in a task, with its own arguments.
 
     Parameters
@@ -296,6 +313,266 @@ def literals(layer: Any) -> Iterator[tuple[str, Any]]:
     given += list(task.kwargs.items())
     for name, value in given:
         # Data nodes hold a value; references and tasks stand for what comes from upstream.
-        value = getattr(value, "value", value) if type(value).__name__ == "DataNode" else value
+        value = value.value if isinstance(value, DataNode) else value
         if not (isinstance(value, TaskRef) or hasattr(value, "dependencies")):
             yield name, value
+
+
+# --- graphs of stores: merged, bound to workers, optimised ----------------------------------------
+
+
+def merged(arrays: Sequence[da.Array], gpus: bool) -> HighLevelGraph:
+    """Give the graph of several arrays, with the layers that run a model bound to GPU workers.
+
+    Parameters
+    ----------
+    arrays : sequence of dask Array
+    gpus : bool
+        Whether there are such workers. A graph may have been built while another cluster was in force: its layers are
+        freed where there are none.
+
+    Returns
+    -------
+    HighLevelGraph
+    """
+    graph = HighLevelGraph.merge(*(array.__dask_graph__() for array in arrays))
+    layers = {}
+    for name, layer in graph.layers.items():
+        annotations = dict(layer.annotations or {})
+        needs = dict(annotations.get("resources") or {})
+        if not gpus:
+            needs.pop("GPU", None)
+        elif _runs_model(layer):
+            needs["GPU"] = 1
+        if needs != (annotations.get("resources") or {}):
+            layer = copy.copy(layer)
+            annotations.pop("resources", None)
+            layer.annotations = {**annotations, **({"resources": needs} if needs else {})} or None
+        layers[name] = layer
+    return HighLevelGraph(layers, graph.dependencies)
+
+
+def _runs_model(layer: Any) -> bool:
+    """Tell whether a layer carries a model's spec that may run on a GPU."""
+    return any(
+        getattr(value, "device", "cpu") in ("auto", "cuda") and hasattr(value, "sha256")
+        for _, value in literals(layer)
+    )
+
+
+def fused(graph: HighLevelGraph, names: Iterable[str]) -> HighLevelGraph:
+    """Join block-wise layers that follow one another, without making a task.
+
+    Parameters
+    ----------
+    graph : HighLevelGraph
+    names : iterable of str
+        Of the layers that are wanted, and so are kept.
+
+    Returns
+    -------
+    HighLevelGraph
+    """
+    return optimize_blockwise(graph, [(name,) for name in names])
+
+
+def lowered(graph: HighLevelGraph, keys: Sequence[Any]) -> Tasks:
+    """Make the tasks that `keys` need, and fuse chains of them.
+
+    Parameters
+    ----------
+    graph : HighLevelGraph
+    keys : sequence of key
+
+    Returns
+    -------
+    dict
+    """
+    if not keys:
+        return {}
+    with dask.config.set({"optimization.fuse.active": None}):
+        return dict(ensure_dict(optimize(graph, list(keys))))
+
+
+def lowered_for_workers(
+    graph: HighLevelGraph, keys: Sequence[Any]
+) -> tuple[Tasks, dict[Any, Mapping[str, float]]]:
+    """Do as :func:`lowered`, but fuse nothing across the border between tasks bound to workers and others.
+
+    Parameters
+    ----------
+    graph : HighLevelGraph
+    keys : sequence of key
+
+    Returns
+    -------
+    dict, dict
+        Tasks; and for those that are bound, what they need of their worker.
+    """
+    settings = {"optimization.annotations.fuse": False, "optimization.fuse.active": False}
+    with dask.config.set(settings):
+        graph = optimize(graph, list(keys))
+    resources = {
+        key: layer.annotations["resources"]
+        for layer in graph.layers.values()
+        if layer.annotations and "resources" in layer.annotations
+        for key in layer
+    }
+    tasks = convert_legacy_graph(ensure_dict(graph))
+    resources = {key: need for key, need in resources.items() if key in tasks}
+    borders = {dep for key in resources for dep in tasks[key].dependencies}
+    return dict(fuse_linear_task_spec(tasks, {*keys, *resources, *borders})), resources
+
+
+def layered(tasks: Tasks, resources: Mapping[Any, Mapping[str, float]]) -> Any:
+    """Give tasks in layers by what they need of their worker, as a client takes them.
+
+    Parameters
+    ----------
+    tasks : dict
+    resources : mapping
+        By key.
+
+    Returns
+    -------
+    dict or HighLevelGraph
+    """
+    if not resources:
+        return tasks
+    by_need: dict[tuple[tuple[str, float], ...], Tasks] = {}
+    for key, node in tasks.items():
+        need = tuple(sorted(resources.get(key, {}).items()))
+        by_need.setdefault(need, {})[key] = node
+    layers = {
+        repr(need): MaterializedLayer(part, annotations={"resources": dict(need)} if need else None)
+        for need, part in by_need.items()
+    }
+    return HighLevelGraph(layers, {name: set() for name in layers})
+
+
+# --- single layers and tasks ----------------------------------------------------------------------
+
+
+def blockwise(layer: Any) -> Blockwise | None:
+    """Give a layer without what it has cached if its tasks can be made for any of its blocks alone.
+
+    Parameters
+    ----------
+    layer : dask Layer
+
+    Returns
+    -------
+    Blockwise or None
+        None where it is of another kind, is bound to workers, or carries something for each of its blocks.
+    """
+    if not isinstance(layer, Blockwise) or (layer.annotations or {}).get("resources"):
+        return None
+    if any(isinstance(dep, BlockwiseDepDict | ArrayValuesDep) for dep in layer.io_deps.values()):
+        return None
+    return layer._cull(None)
+
+
+def block_inputs(layer: Blockwise) -> list[tuple[str, tuple[int | None, ...], tuple[int, ...]]]:
+    """Tell which blocks of other layers a block of a block-wise layer takes.
+
+    Parameters
+    ----------
+    layer : Blockwise
+
+    Returns
+    -------
+    list of (str, tuple of (int or None), tuple of int)
+        For each input: its name; for each of its axes the axis of the layer that gives the number of the block, None
+        where all of its blocks along that axis are taken; and the number of its blocks along each axis.
+    """
+    place = {label: axis for axis, label in enumerate(layer.output_indices)}
+    found: list[tuple[str, tuple[int | None, ...], tuple[int, ...]]] = []
+    for name, labels in layer.indices:
+        if labels is not None and name not in layer.io_deps:
+            counts = tuple(layer.numblocks[str(name)])
+            axes = tuple(
+                None if count == 1 else place.get(label)
+                for label, count in zip(labels, counts, strict=True)
+            )
+            found.append((str(name), axes, counts))
+    return found
+
+
+def task_inputs(layer: Blockwise) -> list[Any]:
+    """Give the keys that every block of a block-wise layer takes, beside the blocks of other layers.
+
+    Parameters
+    ----------
+    layer : Blockwise
+
+    Returns
+    -------
+    list of key
+    """
+    found: list[Any] = []
+    for value, labels in layer.indices:
+        if labels is None:
+            found += (
+                [value.key] if isinstance(value, TaskRef) else getattr(value, "dependencies", ())
+            )
+    return found
+
+
+def consumers_first(graph: HighLevelGraph) -> list[str]:
+    """Put the layers of a graph in an order in which each comes after all that take of it.
+
+    Parameters
+    ----------
+    graph : HighLevelGraph
+
+    Returns
+    -------
+    list of str
+    """
+    return list(reversed(graph._toposort_layers()))
+
+
+def expand(layer: Blockwise, blocks: list[tuple[int, ...]]) -> Tasks:
+    """Make the tasks of some blocks of a block-wise layer.
+
+    Parameters
+    ----------
+    layer : Blockwise
+    blocks : list of tuple of int
+        One at least.
+
+    Returns
+    -------
+    dict
+    """
+    return dict(layer._cull(blocks))
+
+
+def plain(node: Any) -> bool:
+    """Tell whether a node of a graph is a value or another name of one, and so nothing to run.
+
+    Parameters
+    ----------
+    node : GraphNode
+
+    Returns
+    -------
+    bool
+    """
+    return isinstance(node, Alias | DataNode)
+
+
+def task(key: Hashable, function: Callable[..., Any], needs: Iterable[Any]) -> Task:
+    """Make a task that calls a function with the results of others.
+
+    Parameters
+    ----------
+    key : hashable
+    function : callable
+    needs : iterable of key
+
+    Returns
+    -------
+    Task
+    """
+    return Task(key, function, *map(TaskRef, needs))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,9 @@ from lunarray.engine.placement import placed
 
 #: Pixels that a model gets at once: enough to amortise a call, few enough that its activations stay small.
 BATCH_SIZE = 4096
+
+#: Pixels of a task, at most: larger blocks are cut, so that all threads have work and one sees how far it is.
+BLOCK_PIXELS = 2**16
 
 
 def map_pixels(
@@ -46,8 +51,9 @@ def map_pixels(
     Returns
     -------
     ndarray or dask Array
-        float32, with `axis` of length `outputs`; lazy where `data` is, with one task for each block. On a cluster with
-        GPU workers the tasks of a ModelSpec are bound to these (:func:`lunarray.engine.placed`).
+        float32, with `axis` of length `outputs`; lazy where `data` is, with one task for each block. Blocks of more
+        than 65 536 pixels are cut. On a cluster with GPU workers the tasks of a ModelSpec are bound to these
+        (:func:`lunarray.engine.placed`).
     """
     if outputs is None:
         if not isinstance(kernel, ModelSpec):
@@ -56,7 +62,7 @@ def map_pixels(
     axis %= data.ndim
     if not isinstance(data, da.Array):
         return _map_block(np.asarray(data), kernel, axis, outputs, batch_size)
-    whole: da.Array = data.rechunk({axis: -1})
+    whole: da.Array = _finer(data.rechunk({axis: -1}), axis)
     chunks = (*whole.chunks[:axis], (outputs,), *whole.chunks[axis + 1 :])
     with placed(kernel):
         return da.map_blocks(
@@ -70,6 +76,54 @@ def map_pixels(
             dtype=np.float32,
             meta=np.empty((0,) * whole.ndim, np.float32),
         )
+
+
+def _finer(data: da.Array, axis: int) -> da.Array:
+    """Cut blocks of too many pixels, each by itself."""
+    sizes = [1 if a == axis else max(own, default=1) for a, own in enumerate(data.chunks)]
+    while math.prod(sizes) > BLOCK_PIXELS:
+        longest = max(range(len(sizes)), key=sizes.__getitem__)
+        sizes[longest] = math.ceil(sizes[longest] / 2)
+    chunks = tuple(
+        own
+        if a == axis
+        else tuple(min(size, n - at) for n in own for at in range(0, n, size) or (0,))
+        for a, (own, size) in enumerate(zip(data.chunks, sizes, strict=True))
+    )
+    return data if chunks == data.chunks else data.rechunk(chunks)
+
+
+def take(data: Any, index: int | slice, axis: int = 0) -> Any:
+    """Take one entry, or some, along an axis that blocks do not cut.
+
+    The same as indexing, but block by block, so that Dask need not keep a task for every block of every entry.
+
+    Parameters
+    ----------
+    data : ndarray or dask Array
+    index : int or slice
+        An int drops the axis.
+    axis : int, default 0
+        Counted from the front.
+
+    Returns
+    -------
+    ndarray or dask Array
+        A view of an ndarray; lazy where `data` is.
+    """
+    cut = (slice(None),) * axis + (index,)
+    if not isinstance(data, da.Array) or data.numblocks[axis] != 1:
+        return data[cut]
+    chunks, options = list(data.chunks), {}
+    if isinstance(index, slice):
+        chunks[axis] = (len(range(*index.indices(data.shape[axis]))),)
+    else:
+        del chunks[axis]
+        options = {"drop_axis": axis}
+    meta = np.empty((0,) * len(chunks), data.dtype)
+    return da.map_blocks(
+        operator.getitem, data, cut, chunks=tuple(chunks), dtype=data.dtype, meta=meta, **options
+    )
 
 
 def _map_block(

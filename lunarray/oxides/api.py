@@ -10,7 +10,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from lunarray.engine import ModelSpec, map_pixels
+from lunarray.engine import ModelSpec, map_pixels, take
 from lunarray.engine.models import Device
 from lunarray.engine.pixels import BATCH_SIZE
 from lunarray.errors import BandMismatchError, InputError, ModelError
@@ -178,19 +178,16 @@ def invert_oxides(
     dims = tuple(dim for dim in reflectance.dims if dim != "wavelength")
     coords = {name: c for name, c in reflectance.coords.items() if "wavelength" not in c.dims}
     result = xr.Dataset(
-        {
-            name: (dims, data[(slice(None),) * axis + (index,)])
-            for index, name in enumerate(OUTPUTS)
-        },
+        {name: (dims, take(data, index, axis)) for index, name in enumerate(OUTPUTS)},
         coords=coords,
     )
     result["Mg_number"] = mg_number(result)
-    oxides_and_novelty = data[(slice(None),) * axis + (slice(len(OUTPUTS)),)]
+    oxides_and_novelty = take(data, slice(len(OUTPUTS)), axis)
     result["quality"] = (dims, _quality(oxides_and_novelty, axis), _QUALITY_ATTRS)
     if calibration is not None:
         error = _scale(data, axis, calibration)
         for index, oxide in enumerate(OXIDES):
-            sigma = error[(slice(None),) * axis + (index,)]
+            sigma = take(error, index, axis)
             half = widths[index] * sigma
             values = result[oxide].data
             for name, array, text in (

@@ -60,8 +60,10 @@ def to_zarr(
 ) -> xr.Dataset:
     """Write to a Zarr store, region by region; go on where an interrupted write stopped.
 
-    The store is Zarr v3. Chunks hold 16–64 MB and never split the spectral, element or feature axis; where there
-    would be more than 10 000 of them they are gathered in shards. Missing floats are NaN. Nothing that is written is
+    The store is Zarr v3. A chunk holds about a sixty-fourth of its variable, between 256 KiB and 16 MiB (up to four
+    times that, to keep to Dask's blocks), so that a job of some seconds has tens of regions and a stop loses one or
+    two. Chunks never split the spectral, element or feature axis; where there would be more than 10 000 of them they
+    are gathered in shards. Missing floats are NaN. Nothing that is written is
     readable as complete before all of it is there: :func:`open_zarr` refuses a store whose writing was interrupted,
     and calling `to_zarr` again with the same data completes it, to the same bytes. A complete store of the same data
     is left as it is. One writer at a time: another one is refused while the first lives.
@@ -191,7 +193,14 @@ def _fill(
     for gap in (_state(path) or {}).get("failed", ()):
         there[gap["group"]].discard(tuple(gap["index"]))
     client = execution.current_client()
-    todo = regions.writes(ds, groups, os.fspath(path), there, labels=execution.labels(client))
+    todo = regions.writes(
+        ds,
+        groups,
+        os.fspath(path),
+        there,
+        labels=execution.labels(client),
+        threads=execution.threads(),
+    )
     state = _state(path) or {}
     outcome = execution.Outcome()
     places: dict[Any, Mapping[str, Any]] = dict(todo.places)
@@ -238,7 +247,7 @@ def _fill(
             errno.EROFS,
             errno.EFBIG,
         ):
-            stopped = regions._write_error(os.fspath(path), error)
+            stopped = regions.write_error(os.fspath(path), error)
             raise stopped from error
         raise StoreError(
             f"writing stopped ({error.strerror or error})",

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 #: Axes that are read whole, wherever a pixel is read: they are never split.
 WHOLE_AXES = frozenset({"wavelength", "channel", "energy", "element", "oxide", "corner", "feature"})
 
+#: A variable is cut into about this many chunks, as far as these bounds allow: enough that a job of some seconds shows
+#: how far it is, and that a stop loses little of it.
+CHUNKS = 64
+MIN_CHUNK_BYTES = 2**18
 CHUNK_BYTES = 16 * 2**20
 MAX_CHUNK_BYTES = 64 * 2**20
 MAX_OBJECTS = 10_000
@@ -40,7 +44,7 @@ def choose_layout(
     itemsize: int,
     blocks: tuple[int, ...],
     *,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
     max_objects: int = MAX_OBJECTS,
 ) -> Layout:
     """Choose chunks and shards for an array.
@@ -52,8 +56,9 @@ def choose_layout(
     blocks : tuple of int
         Shape of the array's Dask blocks. Chunks are whole multiples or whole parts of it, so that writing rearranges
         as little as possible.
-    chunk_bytes : int
-        The least size of a chunk, where the array is as large; at most four times that.
+    chunk_bytes : int, optional
+        The least size of a chunk, where the array is as large; at most four times that. By default a sixty-fourth of
+        the array, between 256 KiB and 16 MiB.
     max_objects : int
         More chunks than this are gathered into shards.
 
@@ -62,6 +67,9 @@ def choose_layout(
     Layout
     """
     shape = tuple(max(size, 1) for size in shape)
+    if chunk_bytes is None:
+        share = math.prod(shape) * itemsize // CHUNKS
+        chunk_bytes = min(max(share, MIN_CHUNK_BYTES), CHUNK_BYTES)
     fixed = tuple(dim in WHOLE_AXES for dim in dims)
     chunk = [
         size if whole else min(block, size)

@@ -7,34 +7,25 @@ second book to keep in step with the data.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dask
-import dask.array as da
 import numpy as np
 import xarray as xr
-from dask._task_spec import (
-    Alias,
-    DataNode,
-    Task,
-    TaskRef,
-    convert_legacy_graph,
-    fuse_linear_task_spec,
-)
-from dask.array.optimization import optimize
-from dask.highlevelgraph import HighLevelGraph
-from dask.utils import ensure_dict
 
-from lunarray.engine import accounts, execution
+from lunarray.engine import accounts, graph, planning
 from lunarray.errors import StoreWriteError
 from lunarray.store.layout import WHOLE_AXES, Layout, choose_layout
+
+#: Regions for each thread from which on a region is one task.
+REGIONS_PER_THREAD = 4
 
 
 @dataclass(frozen=True)
@@ -108,14 +99,14 @@ class Writes:
 
     Parameters
     ----------
-    work : execution.Work
+    work : planning.Work
         All of them.
     places : mapping
         From the key of each task to ``group`` (its number), ``index``, ``extent`` (begin and end along each axis) and
         ``variables`` of its region.
     """
 
-    work: execution.Work
+    work: planning.Work
     places: Mapping[Any, Mapping[str, Any]]
 
 
@@ -126,6 +117,7 @@ def writes(
     done: Sequence[set[tuple[int, ...]]] | None = None,
     *,
     labels: Mapping[str, int] | None = None,
+    threads: int | None = None,
 ) -> Writes:
     """Make one task for every region of every group that is not there yet.
 
@@ -139,168 +131,124 @@ def writes(
     done : sequence of set of tuple of int, optional
         Regions of each group to leave out.
     labels : mapping, optional
-        Resource labels of the cluster's workers (:func:`lunarray.engine.execution.labels`). With "GPU" among them,
-        tasks that run a model are bound to those workers; with "CPU" too, the others to these.
+        As of :func:`lunarray.engine.planning.plan`.
+    threads : int, optional
+        Where there are fewer than :data:`REGIONS_PER_THREAD` regions for each of them, the blocks of a region stay
+        tasks of their own, so that no thread is idle.
 
     Returns
     -------
     Writes
     """
     places = {}
-    arrays = []
+    targets = []
     for number, group in enumerate(groups):
-        array = _write_array(ds, group, path)
-        arrays.append(array)
+        sizes = [ds.sizes[axis] for axis in group.axes]
+        edges = tuple(
+            (*range(0, length, size), length)
+            for length, size in zip(sizes, group.sizes, strict=True)
+        )
         there = set() if done is None else done[number]
-        for index in np.ndindex(*array.numblocks):
-            if index not in there:
-                begins = [i * size for i, size in zip(index, group.sizes, strict=True)]
-                places[(array.name, *index)] = {
-                    "group": number,
-                    "index": list(index),
-                    "extent": {
-                        axis: (begin, min(begin + size, ds.sizes[axis]))
-                        for axis, size, begin in zip(group.axes, group.sizes, begins, strict=True)
-                    },
-                    "variables": list(group.dims),
-                }
-    if not places:
-        return Writes(execution.Work({}, []), {})
-    # Optimised together, so that what groups have in common is computed once.
-    graph, resources = _optimized(arrays, list(places), labels or {})
-    return Writes(execution.Work(graph, list(places), resources), places)
-
-
-def _optimized(
-    arrays: Sequence[da.Array], keys: list[Any], labels: Mapping[str, int]
-) -> tuple[Mapping[Any, Any], Mapping[Any, Mapping[str, float]]]:
-    """Fuse tasks, but not a model's with those before and after it where these are to run on other workers."""
-    graph = HighLevelGraph.merge(*(array.__dask_graph__() for array in arrays))
-    mixed = "GPU" in labels
-    graph = _with_needs(graph, mixed)
-    if not mixed:
-        with dask.config.set({"optimization.fuse.active": None}):
-            return ensure_dict(optimize(graph, keys)), {}
-    settings = {"optimization.annotations.fuse": False, "optimization.fuse.active": False}
-    with dask.config.set(settings):
-        graph = optimize(graph, keys)
-    resources = {
-        key: layer.annotations["resources"]
-        for layer in graph.layers.values()
-        if layer.annotations and "resources" in layer.annotations
-        for key in layer
-    }
-    tasks = convert_legacy_graph(ensure_dict(graph))
-    resources = {key: need for key, need in resources.items() if key in tasks}
-    # A chain must not be fused across the border between workers.
-    borders = {dep for key in resources for dep in tasks[key].dependencies}
-    tasks = fuse_linear_task_spec(tasks, {*keys, *resources, *borders})
-    if "CPU" in labels:
-        rest = {"CPU": 1}
-        resources |= {
-            key: rest
-            for key, task in tasks.items()
-            if key not in resources and not isinstance(task, Alias | DataNode)
-        }
-    return tasks, resources
-
-
-def _with_needs(graph: HighLevelGraph, mixed: bool) -> HighLevelGraph:
-    """Bind the layers that run a model to GPU workers where there are any, and free them where there are none.
-
-    A graph may have been built while another cluster was in force.
-    """
-    layers = {}
-    for name, layer in graph.layers.items():
-        annotations = dict(layer.annotations or {})
-        needs = dict(annotations.get("resources") or {})
-        if not mixed:
-            needs.pop("GPU", None)
-        elif _runs_model(layer):
-            needs["GPU"] = 1
-        if needs != (annotations.get("resources") or {}):
-            layer = copy.copy(layer)
-            annotations.pop("resources", None)
-            layer.annotations = {**annotations, **({"resources": needs} if needs else {})} or None
-        layers[name] = layer
-    return HighLevelGraph(layers, graph.dependencies)
-
-
-def _runs_model(layer: Any) -> bool:
-    """Tell whether a layer carries a model's spec that may run on a GPU."""
-    task = getattr(layer, "task", None)
-    if task is None:
-        return False
-    literals = [value for value, indices in layer.indices if indices is None]
-    return any(
-        getattr(getattr(value, "value", value), "device", "cpu") in ("auto", "cuda")
-        and hasattr(value, "sha256")
-        for value in (*literals, *task.args, *task.kwargs.values())
-    )
-
-
-def _write_array(ds: xr.Dataset, group: Group, path: str) -> da.Array:
-    cut = dict(zip(group.axes, group.sizes, strict=True))
-    arguments: list[Any] = []
-    for name, dims in group.dims.items():
-        blocks = ds[name].variable.chunk({dim: cut.get(dim, -1) for dim in dims})
-        arguments += [blocks.data, dims]
-    for axis, size in cut.items():
-        # A block that says where the region begins: Blockwise keeps graphs small, and knows no block numbers.
-        arguments += [da.from_array(np.arange(0, ds.sizes[axis], size), chunks=1), (axis,)]
-    return da.blockwise(
-        _write_region,
-        group.axes,
-        *arguments,
+        wanted = [i for i in np.ndindex(*(len(e) - 1 for e in edges)) if i not in there]
         # A name of its own for each run: a scheduler that remembers an earlier failure must not answer with it.
-        name=f"write-{uuid.uuid4().hex}",
-        path=path,
-        dims=dict(group.dims),
-        axes=group.axes,
-        dtype=np.uint8,
-        meta=np.empty((0,) * len(group.axes), np.uint8),
-        align_arrays=False,
-        concatenate=True,
-        adjust_chunks=dict.fromkeys(group.axes, 1),
-    )
+        name = f"write-{uuid.uuid4().hex}"
+        place = {axis: number for number, axis in enumerate(group.axes)}
+        targets.append(
+            planning.Target(
+                name,
+                tuple(ds[variable].variable.data for variable in group.dims),
+                tuple(tuple(map(place.get, dims)) for dims in group.dims.values()),
+                edges,
+                partial(write_region, path=path, dims=dict(group.dims), axes=group.axes),
+                wanted,
+            )
+        )
+        for index in wanted:
+            places[(name, *index)] = {
+                "group": number,
+                "index": list(index),
+                "extent": {
+                    axis: (own[i], own[i + 1])
+                    for axis, own, i in zip(group.axes, edges, index, strict=True)
+                },
+                "variables": list(group.dims),
+            }
+    gather = len(places) >= REGIONS_PER_THREAD * (threads or 1)
+    return Writes(planning.plan(targets, gather=gather, labels=labels), places)
 
 
-def _write_region(
-    *arguments: Any, path: str, dims: Mapping[str, tuple[str, ...]], axes: tuple[str, ...]
+def write_region(
+    parts: Sequence[np.ndarray],
+    begin: Sequence[int],
+    *,
+    path: str,
+    dims: Mapping[str, tuple[str, ...]],
+    axes: tuple[str, ...],
 ) -> dict[str, Any]:
+    """Write one region.
+
+    Parameters
+    ----------
+    parts : sequence of ndarray
+        Of each variable.
+    begin : sequence of int
+        Of the region along each of its axes.
+    path : str
+        The store.
+    dims : mapping of str to tuple of str
+        Dimensions of each variable.
+    axes : tuple of str
+        Those along which the variables are cut.
+
+    Returns
+    -------
+    dict
+        The account of the write.
+    """
     import zarr
 
-    blocks, starts = arguments[: len(dims)], arguments[len(dims) :]
-    begin = {axis: int(start[0]) for axis, start in zip(axes, starts, strict=True)}
+    start = dict(zip(axes, map(int, begin), strict=True))
     # An object that exists is a region that is done, so objects that hold only fill values are written as well.
     with accounts.stage("write"), zarr.config.set({"array.write_empty_chunks": True}):
         try:
             group = zarr.open_group(path, mode="r+", use_consolidated=False)
-            for (name, own), block in zip(dims.items(), blocks, strict=True):
+            for (name, own), part in zip(dims.items(), parts, strict=True):
                 array: Any = group[name]
                 array[
                     tuple(
-                        slice(begin.get(dim, 0), begin.get(dim, 0) + length)
-                        for dim, length in zip(own, block.shape, strict=True)
+                        slice(start.get(dim, 0), start.get(dim, 0) + length)
+                        for dim, length in zip(own, part.shape, strict=True)
                     )
-                ] = block
+                ] = part
         except (OSError, KeyError) as error:
-            raise _write_error(path, error) from error
+            raise write_error(path, error) from error
         if not Path(path, "zarr.json").exists():
-            raise _write_error(path, FileNotFoundError())
+            raise write_error(path, FileNotFoundError())
     return {
         **accounts.take(),
-        "region": begin,
-        "nbytes": sum(block.nbytes for block in blocks),
+        "region": start,
+        "nbytes": sum(part.nbytes for part in parts),
         "pixels": math.prod(
             size
-            for size, dim in zip(blocks[0].shape, next(iter(dims.values())), strict=True)
+            for size, dim in zip(parts[0].shape, next(iter(dims.values())), strict=True)
             if dim in axes
         ),
     }
 
 
-def _write_error(path: str, error: Exception) -> StoreWriteError:
+def write_error(path: str, error: Exception) -> StoreWriteError:
+    """Say that the store cannot be written any more.
+
+    Parameters
+    ----------
+    path : str
+    error : Exception
+        What happened.
+
+    Returns
+    -------
+    StoreWriteError
+    """
     if not Path(path, "zarr.json").exists():
         return StoreWriteError(
             "the store was deleted or moved away while it was being written",
@@ -359,7 +307,7 @@ def pieces(
 
 def piece_tasks(
     ds: xr.Dataset, group: Group, extents: Sequence[Mapping[str, Any]]
-) -> execution.Work:
+) -> planning.Work:
     """Make one task for each piece of a region, which gives the values of all of its variables.
 
     Parameters
@@ -371,12 +319,11 @@ def piece_tasks(
 
     Returns
     -------
-    execution.Work
+    planning.Work
         Keys in the order of the extents.
     """
     run = f"piece-{uuid.uuid4().hex}"
-    layers: list[Any] = []
-    wanted: list[Any] = []
+    arrays, wanted = [], []
     tasks: dict[Any, Any] = {}
     for number, extent in enumerate(extents):
         where = {axis: slice(*span) for axis, span in extent.items()}
@@ -384,13 +331,13 @@ def piece_tasks(
         for name, dims in group.dims.items():
             cut = tuple(where.get(dim, slice(None)) for dim in dims)
             data = ds[name].variable.data[cut].rechunk(-1)
-            layers.append(data.__dask_graph__())
+            arrays.append(data)
             leaves.append((data.name, *(0,) * data.ndim))
-        tasks[(run, number)] = Task((run, number), _piece, *map(TaskRef, leaves))
+        tasks[(run, number)] = graph.task((run, number), _piece, leaves)
         wanted += leaves
-    with dask.config.set({"optimization.fuse.active": None}):
-        graph = ensure_dict(optimize(_with_needs(HighLevelGraph.merge(*layers), False), wanted))
-    return execution.Work({**graph, **tasks}, list(tasks))
+    return planning.Work(
+        {**graph.lowered(graph.merged(arrays, False), wanted), **tasks}, list(tasks)
+    )
 
 
 def _piece(*blocks: np.ndarray) -> dict[str, Any]:
@@ -437,8 +384,8 @@ def write_pieces(
                 for dim in dims
             )
             array[tuple(where)] = block
-    starts = [np.array([extent[axis][0]]) for axis in group.axes]
-    return _write_region(*arrays, *starts, path=path, dims=group.dims, axes=group.axes)
+    begin = [extent[axis][0] for axis in group.axes]
+    return write_region(arrays, begin, path=path, dims=group.dims, axes=group.axes)
 
 
 def done_regions(
