@@ -80,7 +80,7 @@ def map_pixels(
 
 def _finer(data: da.Array, axis: int) -> da.Array:
     """Cut blocks of too many pixels, each by itself."""
-    sizes = [1 if a == axis else max(own, default=1) for a, own in enumerate(data.chunks)]
+    sizes = [1 if a == axis else max(1, *own) for a, own in enumerate(data.chunks)]
     while math.prod(sizes) > BLOCK_PIXELS:
         longest = max(range(len(sizes)), key=sizes.__getitem__)
         sizes[longest] = math.ceil(sizes[longest] / 2)
