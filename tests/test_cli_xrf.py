@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import lunarray as la
 import lunarray.xrf as xrf
 from lunarray.cli import app
 from lunarray.simulate.xrf import class_counts, class_orbit, class_response, thermal_spectrum
+from lunarray.xrf.response import write_response
 
 fits = pytest.importorskip("astropy.io.fits")
 
@@ -70,7 +73,7 @@ def folder(tmp_path_factory, simulated) -> Path:
     (folder / "l1").mkdir()
     for number in range(simulated.sizes["time"]):
         write_frame(folder / "l1", simulated, number)
-    xrf.write_response(class_response(1024), folder / "class.rmf", folder / "class.arf")
+    write_response(class_response(1024), folder / "class.rmf", folder / "class.arf")
     solar = thermal_spectrum(1.2, 1e-5)
     flux = solar["photon_flux"].values
     table = np.column_stack([solar["energy_lo"].values, np.zeros(flux.size), flux])
@@ -171,6 +174,15 @@ class TestOutput:
         assert (result[2] / "e.zarr/abundance/zarr.json").stat().st_mtime_ns == before
 
 
+def test_footprints_in_a_process_of_its_own(folder, tmp_path) -> None:
+    # What another test imported must not be what lets this one pass.
+    given = arguments(folder, tmp_path / "e.zarr", footprints=tmp_path / "f.gpkg", window=8)
+    command = [sys.executable, "-m", "lunarray", "fit-elements", *map(str, given)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "f.gpkg").exists()
+
+
 def test_store_of_frames_in_place_of_files(run, folder, tmp_path) -> None:
     la.open_class(folder / "l1").lunar.to_zarr(tmp_path / "l1.zarr")
     given = arguments(folder, tmp_path / "a.zarr")
@@ -243,7 +255,7 @@ class TestFaults:
 
     def test_rmf_of_other_channels(self, run, folder, tmp_path, tmp_path_factory) -> None:
         other = tmp_path_factory.mktemp("other")
-        xrf.write_response(class_response(2048), other / "other.rmf")
+        write_response(class_response(2048), other / "other.rmf")
         given = arguments(folder, tmp_path / "e.zarr", rmf=other / "other.rmf", arf=None)
         self.check(run, given, "2048 channels", tmp_path)
 
@@ -252,6 +264,10 @@ class TestFaults:
         np.savetxt(short, np.loadtxt(folder / "solar_20210827.txt")[:200], fmt="%.10g")
         given = arguments(folder, tmp_path / "e.zarr", solar=short)
         self.check(run, given, "must cover", tmp_path)
+
+    def test_no_window_of_frames(self, run, folder, tmp_path) -> None:
+        given = arguments(folder, tmp_path / "e.zarr", window=90)
+        self.check(run, given, "--min-frames", tmp_path)
 
     def test_footprints_of_an_unknown_kind(self, run, folder, tmp_path) -> None:
         given = arguments(folder, tmp_path / "e.zarr", footprints=tmp_path / "f.shp")

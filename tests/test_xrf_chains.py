@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import numpy as np
@@ -153,7 +154,12 @@ ARRAY = xr.DataArray(np.zeros(3), dims="time", name="counts")
      "spectrum_components"],
 )  # fmt: skip
 def test_the_wrong_kind_of_object(given, verb, solar, response, tmp_path) -> None:
-    function = getattr(xrf, verb)
+    homes = (
+        xrf,
+        importlib.import_module("lunarray.xrf.footprints"),
+        importlib.import_module("lunarray.xrf.selection"),
+    )
+    function = next(getattr(home, verb) for home in homes if hasattr(home, verb))
     more = {
         "write_footprints": (tmp_path / "a.gpkg",),
         "footprint_mean": (xr.DataArray(np.ones((2, 2)), dims=("lat", "lon")),),

@@ -17,6 +17,9 @@ from lunarray import geo
 from lunarray.errors import InputError
 from lunarray.simulate.xrf import class_orbit
 from lunarray.xrf import FRAME_FLAGS
+from lunarray.xrf.goes import flare_flux
+from lunarray.xrf.selection import particle_flags, particle_rate
+from lunarray.xrf.threelines import fit_three_lines
 
 shapely = pytest.importorskip("shapely")
 
@@ -67,7 +70,7 @@ class TestFlags:
                 "start": [start[a] for a, _, _ in rows],
                 "end": [start[b] for _, b, _ in rows],
                 "flare_class": [name[0] for _, _, name in rows],
-                "peak_flux": [xrf.flare_flux(name) for _, _, name in rows],
+                "peak_flux": [flare_flux(name) for _, _, name in rows],
             }
         )
 
@@ -127,7 +130,7 @@ class TestFlags:
         rate[burst] = 260.0
         rate[1300] = np.nan
         time = np.datetime64("2021-01-01", "ns") + (np.arange(n) * 8_000_000_000).astype("m8[ns]")
-        flags = xrf.particle_flags(rate, time, np.full(n, 8.0))
+        flags = particle_flags(rate, time, np.full(n, 8.0))
         np.testing.assert_array_equal(np.flatnonzero(flags & FRAME_FLAGS["particle_burst"]), burst)
         tail = (flags & FRAME_FLAGS["geotail"]) > 0
         assert tail[1240:1560].sum() == 319  # all but the one without a rate
@@ -143,7 +146,7 @@ class TestFlags:
         ds = ds.assign(counts=(("time", "channel"), counts)).assign_coords(
             n_detectors=("time", half)
         )
-        rate = xrf.particle_rate(ds).values
+        rate = particle_rate(ds).values
         assert rate[30:].mean() == pytest.approx(rate[:30].mean(), rel=0.05)
 
     def test_lazy_equals_eager(self, no_compute) -> None:
@@ -257,7 +260,7 @@ class TestSliding:
 class TestRunning:
     def test_fit_finds_the_lines(self) -> None:
         ds = make_frames(6, seed=3)
-        fit = xrf.fit_three_lines(ds["counts"].values.sum(axis=0), 0.027)
+        fit = fit_three_lines(ds["counts"].values.sum(axis=0), 0.027)
         # 48 s of 6, 12 and 14 counts/s; the Gaussians above have unit area but for the width of the bins.
         expected = np.array([6.0, 12.0, 14.0]) * 48.0
         assert np.all(np.abs(fit["amplitudes"] - expected) < 4 * fit["errors"])
@@ -267,7 +270,7 @@ class TestRunning:
 
     def test_chi2_is_one_for_right_models(self) -> None:
         values = [
-            xrf.fit_three_lines(make_frames(4, seed=s)["counts"].values.sum(axis=0), 0.027)[
+            fit_three_lines(make_frames(4, seed=s)["counts"].values.sum(axis=0), 0.027)[
                 "reduced_chi2"
             ]
             for s in range(40)
@@ -429,7 +432,7 @@ class TestRealFrames:
         added = xrf.coadd(xrf.flag_frames(ds), window=6)
         assert added.sizes["time"] == 1
         np.testing.assert_array_equal(added["counts"].values[0], ds["counts"].values.sum(axis=0))
-        fit = xrf.fit_three_lines(added["counts"].values[0], 0.0135)
+        fit = fit_three_lines(added["counts"].values[0], 0.0135)
         assert fit["significance"] > 40
         assert 0.8 < fit["reduced_chi2"] < 2
         assert fit["shift"] == pytest.approx(-0.012, abs=0.004)  # the gain had drifted by a channel

@@ -24,6 +24,16 @@ from lunarray.errors import (
     StoreConflictError,
 )
 from lunarray.store.append import append_zarr
+from lunarray.xrf.goes import flare_flux, open_goes_xrs
+from lunarray.xrf.solar import PlasmaTable, match_solar, plasma_table
+from lunarray.xrf.xsm import (
+    goes_flux,
+    read_gti,
+    read_light_curve,
+    read_table_model,
+    read_xsm_spectrum,
+    write_table_model,
+)
 
 fits = pytest.importorskip("astropy.io.fits")
 
@@ -327,7 +337,7 @@ class TestSolarModel:
         edges = np.linspace(0.1, 20.1, 2001)
         # One photon/s/cm²/keV from 1.5498 to 12.3984 keV: half the difference of the squares, in keV/s/cm².
         expected = (12.3984**2 - 1.5498**2) / 2 * 1.602176634e-16 * 1e4
-        assert xrf.goes_flux(edges, np.ones(2000)) == pytest.approx(expected, rel=1e-12)
+        assert goes_flux(edges, np.ones(2000)) == pytest.approx(expected, rel=1e-12)
 
     @pytest.mark.parametrize(
         ("energy", "flux"),
@@ -362,12 +372,12 @@ class TestSolarModel:
         times = np.array(
             ["2021-08-27T03", "2021-08-27T21:00:30", "2021-08-29T23:59", "2021-08-31"], "M8[ns]"
         )
-        which = xrf.match_solar(xr.Dataset(coords={"time": times}), models)
+        which = match_solar(xr.Dataset(coords={"time": times}), models)
         flux = models["photon_flux"].values[:, 0]
         assert flux[which[0]] == 1.0
         assert flux[which[1]] == 2.0  # the shorter one: of the window itself
         assert list(which.values[2:]) == [-1, -1]
-        near = xrf.match_solar(xr.Dataset(coords={"time": times}), models, max_distance=120.0)
+        near = match_solar(xr.Dataset(coords={"time": times}), models, max_distance=120.0)
         assert flux[near[2]] == 3.0
         assert near.values[3] == flux.tolist().index(3.0)  # the day's end is a moment away
 
@@ -397,13 +407,13 @@ class TestTableModel:
     @pytest.mark.parametrize("parameters", [1, 2])
     def test_round_trip(self, tmp_path: Path, parameters: int) -> None:
         ds = self.model(parameters)
-        again = xrf.read_table_model(xrf.write_table_model(ds, tmp_path / "t.fits"))
+        again = read_table_model(write_table_model(ds, tmp_path / "t.fits"))
         assert again["flux"].dims == ds["flux"].dims
         np.testing.assert_array_equal(again["flux"], ds["flux"])
         np.testing.assert_allclose(again["energy_lo"], ds["energy_lo"], rtol=1e-6)
 
     def test_it_is_what_the_memo_wants(self, tmp_path: Path) -> None:
-        path = xrf.write_table_model(self.model(2), tmp_path / "t.fits")
+        path = write_table_model(self.model(2), tmp_path / "t.fits")
         with fits.open(path) as hdus:
             hdus.verify("exception")
             assert [h.name for h in hdus[1:]] == ["PARAMETERS", "ENERGIES", "SPECTRA"]
@@ -418,20 +428,20 @@ class TestTableModel:
             )
 
     def test_without_parameters_xspec_gets_one(self, tmp_path: Path) -> None:
-        again = xrf.read_table_model(xrf.write_table_model(self.model(0), tmp_path / "t.fits"))
+        again = read_table_model(write_table_model(self.model(0), tmp_path / "t.fits"))
         np.testing.assert_array_equal(again["flux"][0], again["flux"][1])
 
     def test_bad_input(self, tmp_path: Path) -> None:
         ds = self.model(1)
         with pytest.raises(InputError, match="two or more"):
-            xrf.write_table_model(ds.isel(kT=[0]), tmp_path / "t.fits")
+            write_table_model(ds.isel(kT=[0]), tmp_path / "t.fits")
         with pytest.raises(InputError):
-            xrf.write_table_model(ds.drop_vars("energy_lo"), tmp_path / "t.fits")
-        xrf.write_table_model(ds, tmp_path / "t.fits")
+            write_table_model(ds.drop_vars("energy_lo"), tmp_path / "t.fits")
+        write_table_model(ds, tmp_path / "t.fits")
         with pytest.raises(InputError, match="is there"):
-            xrf.write_table_model(ds, tmp_path / "t.fits")
+            write_table_model(ds, tmp_path / "t.fits")
         with pytest.raises(ProductFormatError):
-            xrf.read_table_model(write_class(tmp_path))
+            read_table_model(write_class(tmp_path))
 
 
 class TestIntervals:
@@ -443,16 +453,16 @@ class TestIntervals:
         return path
 
     def test_gti_is_sorted_and_merged(self, tmp_path: Path) -> None:
-        gti = xrf.read_gti(self.write(tmp_path / "a.gti", [100.0, 0.0, 50.0], [120.5, 50.0, 60.0]))
+        gti = read_gti(self.write(tmp_path / "a.gti", [100.0, 0.0, 50.0], [120.5, 50.0, 60.0]))
         expected = np.datetime64("2017-01-01") + np.array([0, 100_000], "m8[ms]")
         np.testing.assert_array_equal(gti["start"], expected)
         assert gti["end"].values[1] == np.datetime64("2017-01-01T00:02:00.500")
 
     def test_bad_gti(self, tmp_path: Path) -> None:
         with pytest.raises(ProductFormatError, match="before it starts"):
-            xrf.read_gti(self.write(tmp_path / "a.gti", [10.0], [5.0]))
+            read_gti(self.write(tmp_path / "a.gti", [10.0], [5.0]))
         with pytest.raises(ProductFormatError):
-            xrf.read_gti(self.write(tmp_path / "b.gti", [10.0], [50.0], TIMEUNIT="d"))
+            read_gti(self.write(tmp_path / "b.gti", [10.0], [50.0], TIMEUNIT="d"))
 
     @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 12)), max_size=12))
     def test_merged_intervals_cover_the_same_time(self, spans: list[tuple[int, int]]) -> None:
@@ -494,14 +504,14 @@ class TestFlares:
             xrf.read_goes_flares(tmp_path / "g.csv")
 
     def test_classes(self) -> None:
-        assert xrf.flare_flux("X1.1") == pytest.approx(1.1e-4)
-        assert np.isnan(xrf.flare_flux("Z9"))
+        assert flare_flux("X1.1") == pytest.approx(1.1e-4)
+        assert np.isnan(flare_flux("Z9"))
 
 
 class TestSolarFit:
     """The fit of plasma and power law, on a plasma made here: AtomDB's files and PyXspec are not at hand."""
 
-    def plasma(self) -> xrf.PlasmaTable:
+    def plasma(self) -> PlasmaTable:
         edges = 0.5 + 0.02 * np.arange(551)
         energy = (edges[1:] + edges[:-1]) / 2
         grid = np.geomspace(0.2, 4.0, 20)
@@ -512,7 +522,7 @@ class TestSolarFit:
                 spectra[i, k] = (
                     1e6 * np.exp(-line / kt) * np.exp(-0.5 * ((energy - line) / 0.03) ** 2)
                 )
-        return xrf.PlasmaTable(grid, ("continuum", "Si", "Fe"), edges, spectra, "test", "test")
+        return PlasmaTable(grid, ("continuum", "Si", "Fe"), edges, spectra, "test", "test")
 
     def spectrum(self, plasma, response, kt=1.1, norm=0.5, si=1.6, exposure=100.0):
         share = plasma.at(kt)
@@ -563,12 +573,12 @@ class TestSolarFit:
     def test_missing_engines_are_explained(self, monkeypatch, tmp_path: Path) -> None:
         monkeypatch.delenv("ATOMDB", raising=False)
         with pytest.raises(MissingDependencyError, match=r"ATOMDB|pyatomdb"):
-            xrf.plasma_table(engine="atomdb")
+            plasma_table(engine="atomdb")
         monkeypatch.setenv("ATOMDB", str(tmp_path))
         with pytest.raises(MissingDependencyError, match=r"apec_line|pyatomdb"):
-            xrf.plasma_table(engine="atomdb")
+            plasma_table(engine="atomdb")
         with pytest.raises(InputError):
-            xrf.plasma_table(engine="chianti")
+            plasma_table(engine="chianti")
 
 
 # ---------- real
@@ -604,14 +614,14 @@ class TestRealFiles:
         assert float(short["counts"].sum()) == 110430
 
     def test_xsm(self, real_data: Path) -> None:
-        pha = xrf.read_xsm_spectrum(real_data / "xsm/spectrum/ch2_xsm_20210827_l1.pha")
+        pha = read_xsm_spectrum(real_data / "xsm/spectrum/ch2_xsm_20210827_l1.pha")
         assert pha["start"].values == np.datetime64("2021-08-27T21:03:16")
         assert float(pha["counts"].sum()) == 100776
-        curve = xrf.read_light_curve(real_data / "xsm/lightcurve/ch2_xsm_20210703_v1_level2.lc")
+        curve = read_light_curve(real_data / "xsm/lightcurve/ch2_xsm_20210703_v1_level2.lc")
         assert curve.sizes["time"] == 9762
         assert curve["time"].values[0].astype("M8[s]") == np.datetime64("2021-07-03T01:17:26")
         with pytest.raises(ProductFormatError, match="not of XSM"):
-            xrf.read_xsm_spectrum(next((real_data / "class" / "l1").iterdir()))
+            read_xsm_spectrum(next((real_data / "class" / "l1").iterdir()))
 
     def test_solar_models_of_both_units(self, real_data: Path) -> None:
         published = xrf.read_solar_model(
@@ -626,9 +636,9 @@ class TestRealFiles:
 
     def test_table_model(self, real_data: Path, tmp_path: Path) -> None:
         path = next((real_data / "class/issdc_fit").glob("tbmodel_*.fits"))
-        table = xrf.read_table_model(path)
+        table = read_table_model(path)
         assert table["flux"].shape == (15, 3000)
-        again = xrf.read_table_model(xrf.write_table_model(table, tmp_path / "t.fits"))
+        again = read_table_model(write_table_model(table, tmp_path / "t.fits"))
         np.testing.assert_allclose(again["flux"], table["flux"], rtol=1e-6)
 
     def test_goes(self, real_data: Path) -> None:
@@ -638,7 +648,7 @@ class TestRealFiles:
         assert np.all(flares["end"] >= flares["start"])
         pytest.importorskip("h5netcdf")
         for path in (real_data / "goes").glob("*.nc"):
-            flux = xrf.open_goes_xrs(path)["xrsb_flux"].values
+            flux = open_goes_xrs(path)["xrsb_flux"].values
             assert np.nanmax(flux) < 1e-7
             assert np.isfinite(flux).any()
 

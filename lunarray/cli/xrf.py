@@ -82,6 +82,8 @@ def fit_elements(
     fluorescence and scattered sunlight. What cannot be fitted is flagged and says why.
     """
     import lunarray as la
+    from lunarray.errors import InputError
+    from lunarray.xrf.footprints import check_footprints_path
 
     with friendly():
         if len(inputs) == 1 and inputs[0].endswith(".zarr"):
@@ -89,13 +91,19 @@ def fit_elements(
         else:
             frames = la.open_class(inputs, errors="skip" if skip_bad_files else "raise")
         if footprints is not None:
-            la.xrf.footprints.check_footprints_path(footprints, overwrite=overwrite)
+            check_footprints_path(footprints, overwrite=overwrite)
         response = la.xrf.read_response(rmf, arf)
         night = background is None
         dark = frames.lunar.night_background() if night else la.xrf.read_background(background)
         windows = frames.lunar.flag_frames().lunar.coadd(
             strategy.value, window=window, min_frames=min_frames
         )
+        if not windows.sizes["time"]:
+            raise InputError(
+                f"no window: among {frames.sizes['time']:,} frames no {min_frames or window} follow one another",
+                where="--window",
+                remedy="Take shorter ones: --min-frames 1 fits what there is of each",
+            )
         result = windows.lunar.fit_elements(
             la.xrf.open_solar_models(solar, per=solar_per.value), response, dark
         )

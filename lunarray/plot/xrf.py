@@ -139,9 +139,9 @@ def light_curve(
     ds : xarray.Dataset
         CLASS frames after :func:`lunarray.xrf.flag_frames`.
     xsm : xarray.Dataset, optional
-        Solar light curve of :func:`lunarray.xrf.read_light_curve`.
+        Solar light curve of :func:`lunarray.xrf.xsm.read_light_curve`.
     goes : xarray.Dataset, optional
-        Solar fluxes of :func:`lunarray.xrf.open_goes_xrs`.
+        Solar fluxes of :func:`lunarray.xrf.goes.open_goes_xrs`.
     **output : Output
         ``title``, ``path`` to save the picture, ``dpi``.
 
@@ -155,7 +155,7 @@ def light_curve(
     InputError
         If `ds` has no counts or no flags.
     """
-    from lunarray.xrf import particle_rate
+    from lunarray.xrf.selection import particle_rate
 
     if "counts" not in ds or "flags" not in ds.variables:
         raise InputError(

@@ -314,7 +314,7 @@ def class_counts(
     samples : int
         Points along each side of the footprint over which spectra are averaged.
     tables : AtomicTables, optional
-        By default those of :func:`lunarray.xrf.atomic_tables`.
+        By default those of :func:`lunarray.xrf.atomic.atomic_tables`.
     seed : int
         Of the noise.
 

@@ -76,7 +76,7 @@ def fit_elements(
         Of the model; the defaults are the right physics, ``Conventions.published()`` those of the published PyXspec
         model.
     tables : AtomicTables, optional
-        Atomic data; by default those of :func:`lunarray.xrf.atomic_tables`.
+        Atomic data; by default those of :func:`lunarray.xrf.atomic.atomic_tables`.
     mare_fraction : array_like or DataArray, (time,), optional
         Area fraction of mare in each footprint (:func:`lunarray.xrf.footprint_mean` of a map): fits then start from
         the mean compositions of highlands and maria mixed accordingly.

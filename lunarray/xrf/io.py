@@ -275,7 +275,7 @@ def _parse_spectrum(path: Path, timed: bool) -> _Spectrum:
         raise ProductFormatError(
             f"a spectrum of {instrument or 'an unknown instrument'}, not of CLASS",
             where=path,
-            remedy=f"Give {_PRODUCT}; XSM spectra are read by lunarray.xrf.read_xsm_spectrum",
+            remedy=f"Give {_PRODUCT}; XSM spectra are read by lunarray.xrf.xsm.read_xsm_spectrum",
         )
     table = _counts_table(header, offset, path)
     needed = offset + table.rows * table.stride

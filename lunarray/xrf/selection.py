@@ -264,7 +264,7 @@ def flag_frames(
     max_incidence : float
         Frames with the Sun at this angle from the surface normal, or further, are night (degrees).
     gti : Dataset or iterable of pairs, optional
-        Good time intervals, as :func:`lunarray.xrf.read_gti` gives them. Frames must lie in one whole.
+        Good time intervals, as :func:`lunarray.xrf.xsm.read_gti` gives them. Frames must lie in one whole.
     flares : DataFrame, optional
         As :func:`lunarray.xrf.read_goes_flares` gives it. Frames must lie in a flare whole.
     flare_classes : sequence of str

@@ -376,7 +376,7 @@ def fit_solar(
     Parameters
     ----------
     spectrum : Dataset
-        Of :func:`lunarray.xrf.read_xsm_spectrum`.
+        Of :func:`lunarray.xrf.xsm.read_xsm_spectrum`.
     response : Response
         RMF and ARF of XSM.
     background : Dataset, optional

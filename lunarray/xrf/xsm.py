@@ -98,7 +98,7 @@ def read_xsm_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
     Parameters
     ----------
     path : path
-        A type I PHA file, as xsmgenspec writes it. Its ARF and RMF are read by :class:`lunarray.xrf.Response`.
+        A type I PHA file, as xsmgenspec writes it. Its ARF and RMF are read by :class:`lunarray.xrf.response.Response`.
 
     Returns
     -------
