@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import pkgutil
 
 import pytest
 from numpydoc.validate import validate
@@ -20,7 +21,14 @@ CHECKS -= {"GL01", "GL02", "RT03"}
 
 def public_objects():
     seen = {}
-    rooms = ["lunarray", *(f"lunarray.{room}" for room in lunarray._ROOMS)]
+    rooms = [
+        "lunarray",
+        *(
+            f"lunarray.{m.name}"
+            for m in pkgutil.iter_modules(lunarray.__path__)
+            if m.ispkg and m.name != "cli"
+        ),
+    ]
     for room in rooms:
         module = importlib.import_module(room)
         for name in getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")]):

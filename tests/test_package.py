@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import io
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +68,23 @@ def test_unknown_names_are_attribute_errors():
     assert set(lunarray.__all__) <= set(dir(lunarray))
     for name in lunarray.__all__:
         assert getattr(lunarray, name) is not None
+
+
+def test_a_module_does_not_hide_the_function_of_its_name():
+    """xrf.coadd is a function, also after the module that holds it has been imported by itself."""
+    code = "import lunarray.xrf.coadd, lunarray.xrf as xrf; print(callable(xrf.coadd))"
+    assert run(code).strip() == "True"
+
+
+def test_stubs_name_what_is_there():
+    """What editors and type checkers are told of a room is what the room shows, and nothing less."""
+    for stub in sorted(Path(lunarray.__file__).parent.rglob("__init__.pyi")):
+        root = Path(lunarray.__file__).parents[1]
+        package = ".".join(stub.parent.relative_to(root).parts)
+        module = importlib.import_module(package)
+        assert module.__all__
+        for name in module.__all__:
+            assert getattr(module, name) is not None, f"{package}.{name}"
 
 
 def test_errors_say_where_and_what_to_do_and_cross_processes():

@@ -193,7 +193,7 @@ def train_oxides(
         output.parent.mkdir(parents=True, exist_ok=True)
         fit.save(output)
         _scores(fit.metrics(), "Left-out predictions against the reference")
-        if figures is not None:
+        if figures is not None and fit.left_out is not None:
             la.plot.correlation_curves(
                 la.oxides.band_correlation(samples), path=figures / "correlation.png"
             )
@@ -463,6 +463,8 @@ def _samples(
         only = [str(name) for name in found.data_vars]
         # A single map is the one meant, whatever its file is called.
         maps.append(found if "FeO" in found or len(only) != 1 else found.rename({only[0]: "FeO"}))
+    # Maps are made of single pixels: how far off these are is seen on single pixels.
+    windows: tuple[dict[str, Any], ...] = ({}, {"spectra_window": 1})
     samples, pixels = (
         la.oxides.build_samples(
             cubes,
@@ -470,10 +472,9 @@ def _samples(
             screen=maps or None,
             reference_window=window,
             reference_std=reference_std,
-            **size,
+            **window_of,
         )
-        # Maps are made of single pixels: how far off these are is seen on single pixels.
-        for size in ({}, {"spectra_window": 1})
+        for window_of in windows
     )
     return samples, pixels
 

@@ -93,8 +93,8 @@ def fit_elements(
         if footprints is not None:
             check_footprints_path(footprints, overwrite=overwrite)
         response = la.xrf.read_response(rmf, arf)
-        night = background is None
-        dark = frames.lunar.night_background() if night else la.xrf.read_background(background)
+        own = None if background is None else la.xrf.read_background(background)
+        dark = frames.lunar.night_background() if own is None else own
         windows = frames.lunar.flag_frames().lunar.coadd(
             strategy.value, window=window, min_frames=min_frames
         )

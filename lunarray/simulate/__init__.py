@@ -2,29 +2,7 @@
 
 from __future__ import annotations
 
-from lunarray._lazy import attach
+import lazy_loader
 
-_PUBLIC = {
-    "MINERALS": "minerals",
-    "NacScene": "nac",
-    "TERRAINS": "priors",
-    "add_sp_errors": "spectra",
-    "class_counts": "xrf",
-    "class_orbit": "xrf",
-    "class_response": "xrf",
-    "flare_profile": "xrf",
-    "mix_reflectance": "kernels",
-    "moon": "globe",
-    "nac_scene": "nac",
-    "oxide_abundances": "kernels",
-    "polar_scene": "scene",
-    "soils": "spectra",
-    "thermal_spectrum": "xrf",
-    "TrackScene": "tracks",
-    "track_scene": "tracks",
-    "truth_maps": "globe",
-}
-__all__ = sorted(_PUBLIC)
-
-# Lazy: the import of a room stays cheap.
-__getattr__, __dir__ = attach(__name__, _PUBLIC)
+# Names and their modules are in the stub beside this file; a module loads when a name of it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

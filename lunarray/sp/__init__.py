@@ -2,30 +2,7 @@
 
 from __future__ import annotations
 
-from lunarray._lazy import attach
+import lazy_loader
 
-_PUBLIC = {
-    "WAVELENGTHS_150": "bands",
-    "WAVELENGTHS_160": "bands",
-    "QA_FLAGS": "io",
-    "open_sp": "io",
-    "open_cube": "cubes",
-    "open_sp_cube": "cubes",
-    "condition": "api",
-    "mask_quality": "api",
-    "join_detectors": "api",
-    "despike": "api",
-    "smooth": "api",
-    "resample_bands": "api",
-    "is_native": "api",
-    "spectra_of": "api",
-    "SPIKE_CHANNELS": "api",
-    "normalize_photometry": "photometry",
-    "read_photometric_parameters": "photometry",
-    "sp_scale": "scale",
-    "grid": "gridding",
-}
-__all__ = sorted(_PUBLIC)
-
-# Lazy: the import of a room stays cheap.
-__getattr__, __dir__ = attach(__name__, _PUBLIC)
+# Names and their modules are in the stub beside this file; a module loads when a name of it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

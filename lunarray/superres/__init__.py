@@ -2,37 +2,7 @@
 
 from __future__ import annotations
 
-from lunarray._lazy import attach
+import lazy_loader
 
-_PUBLIC: dict[str, str] = {
-    "GIBGrid": "grid",
-    "TrainSettings": "settings",
-    "as_footprints": "footprints",
-    "baseline_maps": "baselines",
-    "classify_mare": "mare",
-    "create_gib": "gib",
-    "cross_validate": "evaluation",
-    "fill_features": "api",
-    "gib_footprints": "gib",
-    "mare_class": "mare",
-    "neighbours": "graph",
-    "open_gib": "gib",
-    "populate": "population",
-    "read_class_tracks": "footprints",
-    "read_global_grid": "mare",
-    "read_region": "gib",
-    "resnet50_backbone": "backbone",
-    "select_features": "mrmr",
-    "superresolve": "api",
-    "surface_features": "features",
-    "train_gib": "api",
-    "update_gib": "api",
-    "write_element_maps": "maps",
-    "write_element_vectors": "maps",
-    "write_region": "gib",
-}
-
-__all__ = sorted(_PUBLIC)
-
-# Lazy: the import of a room stays cheap.
-__getattr__, __dir__ = attach(__name__, _PUBLIC)
+# Names and their modules are in the stub beside this file; a module loads when a name of it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
