@@ -5,8 +5,8 @@ each of its half dozen intermediate tensors, all kept for the way back. Here eve
 neighbours, so one compiled pass over a node's edges does the whole of it, and the way back makes the edges' terms again
 from what the nodes hold: the memory is one coefficient an edge and head.
 
-The arithmetic is that of the layer (Brody et al. 2022, eq. 7, with edge features); a test holds both against each
-other, values and gradients. What has no CPU kernel (another device, another float type) goes through the layer itself,
+The arithmetic is that of the layer (Brody et al. 2022, eq. 7, with edge features); a test holds all against each other,
+values and gradients. Where the compiled pass cannot run (a GPU, another float type) torch's own operations do the same,
 block of nodes by block of nodes, each made again on the way back.
 
 References
@@ -16,10 +16,11 @@ Brody, S., Alon, U., & Yahav, E. (2022). How attentive are graph attention netwo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import torch.utils.checkpoint
 from numba import njit
 
@@ -30,9 +31,25 @@ if TYPE_CHECKING:
 _MATH = {"reassoc", "contract", "nsz", "arcp"}
 
 
+class _Layer(NamedTuple):
+    """What one pass over the edges works on, float32 but for the index."""
+
+    #: (head, node, channel) each: what a node sends, and what it asks.
+    source: np.ndarray
+    target: np.ndarray
+    #: (node, k, 2) and (head, 2, channel).
+    edge: np.ndarray
+    edge_weight: np.ndarray
+    #: (head, channel).
+    att: np.ndarray
+    #: (node, k), int32.
+    index: np.ndarray
+    slope: np.float32
+
+
 @njit(nogil=True, cache=True, fastmath=_MATH)
-def _forward(source, target, edge, edge_weight, att, index, slope, out, alpha):
-    """One layer: source, target (head, node, channel), edge (node, k, 2), edge_weight (head, 2, channel)."""
+def _forward(layer, out, alpha):
+    source, target, edge, edge_weight, att, index, slope = layer
     nodes, k = index.shape
     heads, channels = att.shape
     # Rows of their own: what the compiler knows not to overlap, it turns into vector operations.
@@ -68,10 +85,8 @@ def _forward(source, target, edge, edge_weight, att, index, slope, out, alpha):
 
 
 @njit(nogil=True, cache=True, fastmath=_MATH)
-def _backward(
-    source, target, edge, edge_weight, att, index, slope, alpha, grad,
-    g_source, g_target, g_edge_weight, g_att,
-):  # fmt: skip
+def _backward(layer, alpha, grad, g_source, g_target, g_edge_weight, g_att):
+    source, target, edge, edge_weight, att, index, slope = layer
     nodes, k = index.shape
     heads, channels = att.shape
     g_alpha = np.empty(k, np.float32)
@@ -132,7 +147,7 @@ class _Attention(torch.autograd.Function):
         out = np.empty(arrays[1].shape, np.float32)
         alpha = np.empty((att.shape[0], *index.shape), np.float32)
         run: Any = _forward
-        run(*arrays, np.float32(slope), out, alpha)
+        run(_Layer(*arrays, np.float32(slope)), out, alpha)
         ctx.save_for_backward(source, target, edge, edge_weight, att, index)
         ctx.slope, ctx.alpha = np.float32(slope), alpha
         return torch.from_numpy(out)
@@ -143,7 +158,8 @@ class _Attention(torch.autograd.Function):
         source, target, _, edge_weight, att, _ = saved
         gradients = [np.zeros(a.shape, np.float32) for a in (source, target, edge_weight, att)]
         run: Any = _backward
-        run(*saved, ctx.slope, ctx.alpha, grads[0].detach().contiguous().numpy(), *gradients)
+        grad = grads[0].detach().contiguous().numpy()
+        run(_Layer(*saved, ctx.slope), ctx.alpha, grad, *gradients)
         g_source, g_target, g_edge_weight, g_att = map(torch.from_numpy, gradients)
         return g_source, g_target, None, g_edge_weight, g_att, None, None
 
@@ -172,7 +188,7 @@ def attend(
     fused : bool, optional
         Take the compiled kernel; by default wherever it can run (float32 on the CPU).
     block : int
-        Nodes at a time where the layer itself runs, each block made again on the way back.
+        Nodes at a time where torch's operations run, each block made again on the way back.
 
     Returns
     -------
@@ -180,38 +196,42 @@ def attend(
         What ``layer(x, edge_index, edge_attr)`` gives for the same edges.
     """
     able = x.device.type == "cpu" and x.dtype == torch.float32 and edge.shape[-1] == 2
+    heads, channels = layer.heads, layer.out_channels
+    source = layer.lin_l(x).view(-1, heads, channels)
+    target = layer.lin_r(x).view(-1, heads, channels)
+    weight, att, slope = layer.lin_edge.weight, layer.att[0], layer.negative_slope
     if able if fused is None else fused:
-        heads, channels = layer.heads, layer.out_channels
-        source = layer.lin_l(x).view(-1, heads, channels).transpose(0, 1)
-        target = layer.lin_r(x).view(-1, heads, channels).transpose(0, 1)
-        weight = layer.lin_edge.weight.view(heads, channels, -1).transpose(1, 2)
+        by_head = weight.view(heads, channels, -1).transpose(1, 2)
         out = _Attention.apply(
-            source, target, edge, weight, layer.att[0], index, layer.negative_slope
-        )
-        return out.transpose(0, 1).reshape(len(x), -1) + layer.bias
-    return torch.cat(
-        [
-            torch.utils.checkpoint.checkpoint(
-                _layer_block,
-                layer,
-                x,
-                x[start : start + block],
-                index[start : start + block],
-                edge[start : start + block],
-                use_reentrant=False,
-            )
-            for start in range(0, len(x), block)
-        ]
-    )
+            source.transpose(0, 1), target.transpose(0, 1), edge, by_head, att, index, slope
+        ).transpose(0, 1)
+    else:
+        parts = [slice(start, start + block) for start in range(0, len(x), block)]
+        out = torch.cat(
+            [
+                torch.utils.checkpoint.checkpoint(
+                    _block, source, target[p], edge[p], weight, att, index[p], slope, use_reentrant=False
+                )
+                for p in parts
+            ]
+        )  # fmt: skip
+    return out.reshape(len(x), -1) + layer.bias
 
 
-def _layer_block(
-    layer: GATv2Conv, x: torch.Tensor, target: torch.Tensor, index: torch.Tensor, edge: torch.Tensor
+def _block(
+    source: torch.Tensor,
+    target: torch.Tensor,
+    edge: torch.Tensor,
+    weight: torch.Tensor,
+    att: torch.Tensor,
+    index: torch.Tensor,
+    slope: float,
 ) -> torch.Tensor:
-    count, k = index.shape
-    rows = torch.arange(count, device=index.device).repeat_interleave(k)
-    edges = torch.stack([index.reshape(-1).long(), rows])
-    return layer((x, target), edges, edge.reshape(count * k, -1))
+    """Some nodes of a layer, (node, head, channel): source is of all nodes, target, edge and index are theirs."""
+    near = source[index.long()]
+    along = (edge @ weight.T).view(*index.shape, *source.shape[1:])
+    z = (F.leaky_relu(near + target[:, None] + along, slope) * att).sum(dim=-1)
+    return (torch.softmax(z, dim=1)[..., None] * near).sum(dim=1)
 
 
 @njit(nogil=True, cache=True, fastmath=_MATH)

@@ -198,14 +198,15 @@ class _Problem:
     def on_cpu(self) -> tuple[np.ndarray, np.ndarray]:
         from threadpoolctl import threadpool_limits
 
-        from lunarray.superres.graph_kernels import exact_rows, nearest_rows
+        from lunarray.superres.graph_kernels import Exact, Screen, exact_rows, nearest_rows
 
         index = np.full((self.nodes, self.k), -1, np.int32)
         weight = np.zeros((self.nodes, self.k), np.float32)
         if not self.nodes:
             return self.spread(index, weight)
         x, norm, place, error, near = self.scaled()
-        columns = np.ascontiguousarray(place.T)
+        screen = Screen(norm, np.ascontiguousarray(place.T), np.float32(self.a), near, error)
+        exact = Exact(self.w, self.place, self.a, self.b)
         transposed = x.T
         starts = range(0, self.nodes, self.block)
 
@@ -217,15 +218,11 @@ class _Problem:
                 np.multiply(x[start:stop], np.float32(-2), out=scaled[: stop - start])
                 np.matmul(scaled[: stop - start], transposed, out=products[: stop - start])
                 rows = nearest_rows(
-                    start, products[: stop - start], norm, columns, np.float32(self.a), near, error,
-                    self.k, self.skip_self, self.w, self.place, self.a, self.b,
+                    start, products[: stop - start], screen, exact, self.k, self.skip_self,
                     index[start:stop], weight[start:stop],
                 )  # fmt: skip
                 if rows.size:  # more ties than the candidates have room for
-                    exact_rows(
-                        start + rows, self.k, self.skip_self, self.w, self.place, self.a, self.b,
-                        index, weight,
-                    )  # fmt: skip
+                    exact_rows(start + rows, exact, self.k, self.skip_self, index, weight)
 
         # One BLAS thread in each of ours: the blocks are the parallel part.
         with threadpool_limits(1, "blas"):

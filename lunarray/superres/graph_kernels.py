@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -17,6 +18,49 @@ _C0, _C1, _C2, _C3, _C4 = (
     np.float32(c)
     for c in (1.6666752422e-1, 7.4953002686e-2, 4.5470025998e-2, 2.4181311049e-2, 4.2163199048e-2)
 )
+
+
+class Exact(NamedTuple):
+    """What exact scores are made of: a·asin(chord/2) + b·‖W_i − W_j‖², in float64.
+
+    Attributes
+    ----------
+    w : ndarray of float32, shape (node, feature)
+        Features.
+    place : ndarray of float64, shape (node, 3)
+        Places, in units of the radius.
+    a, b : float
+        Factors of the half angle and of the squared feature distance.
+    """
+
+    w: np.ndarray
+    place: np.ndarray
+    a: float
+    b: float
+
+
+class Screen(NamedTuple):
+    """What scores in float32 are made of, which tell what can be among the nearest at all.
+
+    Attributes
+    ----------
+    norm : ndarray of float32, shape (node,)
+        ‖x_j‖².
+    place : ndarray of float32, shape (3, node)
+        Places around a common point, in units of the radius.
+    a : float32
+        Factor of the half angle.
+    near : bool
+        All chords are at most 1.
+    error : ndarray of float32, shape (node,)
+        What the scores of a row may be off.
+    """
+
+    norm: np.ndarray
+    place: np.ndarray
+    a: np.float32
+    near: bool
+    error: np.ndarray
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
@@ -102,18 +146,19 @@ def _squared(one, other):
 
 
 @njit(nogil=True, cache=True)
-def _score(i, j, w, place, a, b):
+def _score(i, j, exact):
+    w, place, a, b = exact
     dx, dy, dz = place[i, 0] - place[j, 0], place[i, 1] - place[j, 1], place[i, 2] - place[j, 2]
     angle = math.asin(min(1.0, 0.5 * math.sqrt(dx * dx + dy * dy + dz * dz)))
     return a * angle + b * _squared(w[i], w[j])
 
 
 @njit(nogil=True, cache=True)
-def _rank(i, columns, count, k, w, place, a, b, scores, keys, bits, index, weight):
+def _rank(i, columns, count, k, exact, scores, keys, bits, index, weight):
     """Order candidates by their score in float32, then by index; `bits` is `scores32` seen as integers."""
     scores32 = bits.view(np.float32)
     for c in range(count):
-        scores[c] = _score(i, columns[c], w, place, a, b)
+        scores[c] = _score(i, columns[c], exact)
         scores32[c] = scores[c]
     for c in range(count):
         # Not negative: as integers they have the order that they have as numbers.
@@ -125,9 +170,7 @@ def _rank(i, columns, count, k, w, place, a, b, scores, keys, bits, index, weigh
 
 
 @njit(nogil=True, cache=True)
-def nearest_rows(
-    start, products, norm, place32, a32, near, error, k, skip_self, w, place, a, b, index, weight
-):  # fmt: skip
+def nearest_rows(start, products, screen, exact, k, skip_self, index, weight):
     """The k nearest of some nodes from their products with all others.
 
     Parameters
@@ -136,24 +179,14 @@ def nearest_rows(
         The first of these nodes.
     products : ndarray of float32, shape (row, node)
         −2 x_i·x_j.
-    norm : ndarray of float32, shape (node,)
-        ‖x_j‖².
-    place32 : ndarray of float32, shape (3, node)
-        Places around a common point, in units of the radius.
-    a32, a, b : float
-        Factors of the half angle asin(chord/2) and of the squared feature distance.
-    near : bool
-        All chords are at most 1.
-    error : ndarray of float32, shape (node,)
-        What the scores of a row in float32 may be off.
+    screen : Screen
+        For all nodes.
+    exact : Exact
+        For all nodes.
     k : int
         Neighbours.
     skip_self : bool
         Leave the node itself out.
-    w : ndarray of float32, shape (node, feature)
-        Features.
-    place : ndarray of float64, shape (node, 3)
-        Places.
     index, weight : ndarray, shape (row, k)
         The result.
 
@@ -162,6 +195,7 @@ def nearest_rows(
     ndarray of int64
         Rows that could not be decided: more ties than there is room for.
     """
+    norm, place32, a32, near, error = screen
     nodes = norm.size
     room = min(4 * k + 256, nodes) + _STRIP
     values, work = np.empty(room, np.float32), np.empty(room, np.float32)
@@ -201,7 +235,7 @@ def nearest_rows(
             number += 1
             continue
         limit, count = _reduce(values, columns, work, count, k, margin)
-        _rank(i, columns, count, k, w, place, a, b, scores, keys, bits, index[r], weight[r])
+        _rank(i, columns, count, k, exact, scores, keys, bits, index[r], weight[r])
     return undecided[:number]
 
 
@@ -218,9 +252,9 @@ def _reduce(values, columns, work, count, k, margin):
 
 
 @njit(nogil=True, cache=True)
-def exact_rows(rows, k, skip_self, w, place, a, b, index, weight):
+def exact_rows(rows, exact, k, skip_self, index, weight):
     """The k nearest of some nodes by float64 alone."""
-    nodes = w.shape[0]
+    nodes = exact.w.shape[0]
     columns = np.empty(nodes, np.int32)
     scores, keys = np.empty(nodes, np.float64), np.empty(nodes, np.uint64)
     bits = np.empty(nodes, np.uint32)
@@ -230,4 +264,4 @@ def exact_rows(rows, k, skip_self, w, place, a, b, index, weight):
             if not (skip_self and j == i):
                 columns[count] = j
                 count += 1
-        _rank(i, columns, count, k, w, place, a, b, scores, keys, bits, index[i], weight[i])
+        _rank(i, columns, count, k, exact, scores, keys, bits, index[i], weight[i])
