@@ -185,3 +185,24 @@ def test_asv_finds_its_suites():
     }
     for path in suites:
         compile(path.read_text(), str(path), "exec")
+
+
+def test_checks_of_the_gpu_run_without_one(monkeypatch, capsys):
+    """The GPU's code on the CPU gives what the CPU's gives, and what was not run is said."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    from benchmarks import gpu
+
+    assert gpu.main(["--quick", "--device", "cpu"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(report["checks"]) == [check.__name__ for check in gpu.CHECKS]
+    assert report["gpu"] == "not run: no GPU"
+    for row in report["checks"].values():
+        assert row["gpu"] == "not run: no GPU"
+        assert row["cpu"] > 0
+        assert row["deviation"] == "the same code" or row["deviation"] <= row["tolerance"] / 10
+    broken = gpu.Check("nothing", 0.1, lambda: 1, lambda: 2, lambda a, b: abs(a - b), 1, "calls")
+    monkeypatch.setattr(gpu, "graphs", lambda place: broken)
+    monkeypatch.setattr(gpu, "CHECKS", (gpu.graphs,))
+    gpu.graphs.__name__ = "graphs"
+    assert gpu.main(["graphs"]) == 1

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lunarray.errors import InputError
 from lunarray.geo import RADIUS, great_circle_distance
 from lunarray.superres import neighbours
-from lunarray.superres.graph import ALPHA, BETA, LENGTH, _Problem, edge_list
+from lunarray.superres.graph import ALPHA, BETA, LENGTH, Search, edge_list
 
 
 def brute_force(lat, lon, w, k, *, alpha=ALPHA, beta=BETA, length=LENGTH, square=None, own=False):
@@ -139,7 +139,7 @@ def test_places_anywhere_on_the_globe(rng):
     n = 400
     lat, lon = np.rad2deg(np.arcsin(rng.uniform(-1, 1, n))), rng.uniform(-180, 180, n)
     w = rng.standard_normal((n, 3)).astype(np.float32)
-    assert not _Problem(lat, lon, w, 9, 1, 2, 1e6, None, False, 64, 1).scaled()[-1]
+    assert not Search(lat, lon, w, 9, 1, 2, 1e6, None, False, 64, 1).scaled()[-1]
     agree(lat, lon, w, 300, alpha=3.0, length=1e6)
 
 
@@ -198,13 +198,13 @@ def test_the_way_of_accelerators_is_the_same(rng, ties):
     # torch's own operations, here on the CPU.
     lat, lon = patch(15, 18)
     w = np.ones((270, 12), np.float32) if ties else smooth(rng, 15, 18, 12)
-    problem = _Problem(lat, lon, w, 30, 1.0, 2.0, LENGTH, None, False, 50, 1)
+    problem = Search(lat, lon, w, 30, 1.0, 2.0, LENGTH, None, False, 50, 1)
     index, weight = problem.on_torch("cpu")
     wanted, heavy = problem.on_cpu()
     np.testing.assert_allclose(weight, heavy, rtol=1e-6)
     assert (index != wanted).mean() < 1e-3
     if ties:
-        problem = _Problem(lat * 0, lon * 0, w, 30, 1.0, 2.0, LENGTH, None, False, 50, 1)
+        problem = Search(lat * 0, lon * 0, w, 30, 1.0, 2.0, LENGTH, None, False, 50, 1)
         np.testing.assert_array_equal(problem.on_torch("cpu")[0], problem.on_cpu()[0])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,7 +10,13 @@ import torch
 from superres_cases import TINY, bank, region
 
 import lunarray.superres as sr
-from lunarray.errors import InputError, ModelError, StoreConflictError, StoreFormatError
+from lunarray.errors import (
+    InputError,
+    MissingDependencyError,
+    ModelError,
+    StoreConflictError,
+    StoreFormatError,
+)
 from lunarray.superres.grid import starts
 from lunarray.superres.prediction import predict_region
 from lunarray.superres.regions import RegionData, assemble_region
@@ -132,6 +138,66 @@ def test_the_papers_settings():
     assert (s.point, s.footprint, s.scaled, s.trend, s.feature_scale) == (1, 0, False, "mean", 1)
     assert (s.feature_similarity, s.spatial_similarity, s.deviation) == (1, 1, 1)
     assert sr.TrainSettings.from_json(s.to_json()) == s
+
+
+def test_another_seed_changes_the_seed_alone(rng):
+    """What functions train with by default is what the settings' defaults are, and the paper's."""
+    default, other = asdict(sr.TrainSettings()), asdict(sr.TrainSettings(seed=1))
+    assert {name for name in default if default[name] != other[name]} == {"seed"}
+    assert sr.TrainSettings() == sr.TrainSettings.paper()
+    data, *_ = region(rng)
+    shape = {name: getattr(TINY, name) for name in ("size", "stride", "k", "epochs", "steps")}
+    assert train_region(data, stop_after=0) is None
+    trained = train_region(data, sr.TrainSettings(**shape))
+    assert {"point": 1.0, "footprint": 0.0}.items() <= asdict(trained.settings).items()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="without a GPU")
+def test_a_device_reaches_everything_that_runs_a_network(rng, tmp_path):
+    """Each verb asks for the GPU that it is told to take, and says that there is none."""
+    grid = sr.GIBGrid((1, 1), (16, 16), (0.0, 0.0, 1.0, 1.0))
+    path, models = tmp_path / "gib.zarr", tmp_path / "models"
+    footprints, _ = bank(path, rng, grid)
+    sr.populate(path, footprints, progress=False)
+    sr.train_gib(path, models, TINY, device="cpu")
+    data, *_ = region(rng)
+    ds = sr.open_gib(path)
+    base = ds["mare"].astype("f4")
+    other = tmp_path / "other.zarr"
+    sr.create_gib(other, grid, features=3)
+    for verb in (
+        lambda: train_region(data, TINY, device="cuda"),
+        lambda: sr.train_gib(path, tmp_path / "new", TINY, device="cuda"),
+        lambda: sr.update_gib(path, tmp_path / "new", footprints, TINY, device="cuda"),
+        lambda: sr.superresolve(ds, models, device="cuda").compute(),
+        lambda: sr.cross_validate(
+            grid, ds["feature"].values, ds["mare"].values, footprints.assign_coords(
+                track=("footprint", np.arange(footprints.sizes["footprint"]) % 4)
+            ), TINY, folds=2, device="cuda",
+        ),
+        lambda: sr.neighbours([0, 1], [0, 1], np.eye(2), 1, device="cuda"),
+        lambda: sr.surface_features(base, grid, (0, 0), device="cuda").compute(),
+        lambda: sr.fill_features(other, base, device="cuda"),
+    ):  # fmt: skip
+        with pytest.raises(MissingDependencyError, match="no CUDA device"):
+            verb()
+
+
+def test_training_by_torchs_operations_is_that_of_the_kernel(rng, monkeypatch):
+    """What runs on a GPU, run on the CPU: the same map but for rounding."""
+    from functools import partial
+
+    from lunarray.superres import model
+    from lunarray.superres.attention import attend
+
+    data, *_ = region(rng)
+    settings = replace(TINY, dropout=0.0, epochs=2)
+    fields = (data.lat, data.lon, data.features, data.mare)
+    mean, variance = predict_region(train_region(data, settings), *fields)
+    monkeypatch.setattr(model, "attend", partial(attend, fused=False, block=50))
+    other = predict_region(train_region(data, settings), *fields)
+    np.testing.assert_allclose(other[0], mean, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(other[1], variance, rtol=1e-2, atol=1e-4)
 
 
 def test_order_of_sub_regions_slides(rng):

@@ -32,8 +32,9 @@ _MATH = {"reassoc", "contract", "nsz", "arcp"}
 
 
 class _Layer(NamedTuple):
-    """What one pass over the edges works on, float32 but for the index."""
+    """What one pass over the edges works on, float32 but for the neighbours."""
 
+    slope: np.float32
     #: (head, node, channel) each: what a node sends, and what it asks.
     source: np.ndarray
     target: np.ndarray
@@ -43,13 +44,12 @@ class _Layer(NamedTuple):
     #: (head, channel).
     att: np.ndarray
     #: (node, k), int32.
-    index: np.ndarray
-    slope: np.float32
+    near: np.ndarray
 
 
 @njit(nogil=True, cache=True, fastmath=_MATH)
 def _forward(layer, out, alpha):
-    source, target, edge, edge_weight, att, index, slope = layer
+    slope, source, target, edge, edge_weight, att, index = layer
     nodes, k = index.shape
     heads, channels = att.shape
     # Rows of their own: what the compiler knows not to overlap, it turns into vector operations.
@@ -86,7 +86,7 @@ def _forward(layer, out, alpha):
 
 @njit(nogil=True, cache=True, fastmath=_MATH)
 def _backward(layer, alpha, grad, g_source, g_target, g_edge_weight, g_att):
-    source, target, edge, edge_weight, att, index, slope = layer
+    slope, source, target, edge, edge_weight, att, index = layer
     nodes, k = index.shape
     heads, channels = att.shape
     g_alpha = np.empty(k, np.float32)
@@ -147,7 +147,7 @@ class _Attention(torch.autograd.Function):
         out = np.empty(arrays[1].shape, np.float32)
         alpha = np.empty((att.shape[0], *index.shape), np.float32)
         run: Any = _forward
-        run(_Layer(*arrays, np.float32(slope)), out, alpha)
+        run(_Layer(np.float32(slope), *arrays), out, alpha)
         ctx.save_for_backward(source, target, edge, edge_weight, att, index)
         ctx.slope, ctx.alpha = np.float32(slope), alpha
         return torch.from_numpy(out)
@@ -159,7 +159,7 @@ class _Attention(torch.autograd.Function):
         gradients = [np.zeros(a.shape, np.float32) for a in (source, target, edge_weight, att)]
         run: Any = _backward
         grad = grads[0].detach().contiguous().numpy()
-        run(_Layer(*saved, ctx.slope), ctx.alpha, grad, *gradients)
+        run(_Layer(ctx.slope, *saved), ctx.alpha, grad, *gradients)
         g_source, g_target, g_edge_weight, g_att = map(torch.from_numpy, gradients)
         return g_source, g_target, None, g_edge_weight, g_att, None, None
 

@@ -20,6 +20,7 @@ import numpy as np
 from lunarray.engine.models import Device, resolve_device
 from lunarray.engine.weights import tensors_digest
 from lunarray.errors import ModelError
+from lunarray.superres.devices import full_precision
 
 if TYPE_CHECKING:
     import torch
@@ -303,7 +304,7 @@ def _network(tensors: dict[str, np.ndarray], device: str, where: str) -> Network
             layers[name.removesuffix(".weight")] = (weight, bias.to(device))
 
     def run(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision(device):
             x = torch.from_numpy(np.ascontiguousarray(images, np.float32)).to(device)
             x = _forward(x.contiguous(memory_format=torch.channels_last), layers)
             return x.permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -8,13 +8,14 @@ pairs in float64 would give, at the price of the float32 product.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
+from lunarray.engine.models import Device, resolve_device
 from lunarray.errors import InputError
 from lunarray.geo import RADIUS, unit_vectors
+from lunarray.superres.devices import full_precision
 
 #: Weights of place and of features in the exponent, once both are scaled; the paper asks for beta > alpha.
 ALPHA, BETA = 1.0, 2.0
@@ -39,7 +40,7 @@ def neighbours(
     include_self: bool = False,
     block: int = BLOCK,
     threads: int = 1,
-    device: str = "cpu",
+    device: Device = "auto",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the `k` nodes with the heaviest edges to each node.
 
@@ -91,12 +92,10 @@ def neighbours(
     Lunar elemental analysis and mapping of Chandrayaan-2 CLASS data (paper 002), section IV.B.3: the edge weight
     function and the top 100 neighbours.
     """
-    from lunarray.engine.models import resolve_device
-
-    problem = _Problem(
+    problem = Search(
         lat, lon, features, k, alpha, beta, length, square, include_self, int(block), int(threads)
     )
-    if resolve_device(device) == "cuda":  # type: ignore[arg-type]
+    if resolve_device(device) == "cuda":
         return problem.on_torch("cuda")
     return problem.on_cpu()
 
@@ -122,8 +121,8 @@ def edge_list(index: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.nda
     return np.stack([source[there], node[there]]), weight.ravel()[there]
 
 
-class _Problem:
-    """Checked and scaled input, and the ways to solve it."""
+class Search:
+    """Checked and scaled input of :func:`neighbours`, whose parameters it takes, and the ways to solve it."""
 
     def __init__(
         self,
@@ -131,13 +130,13 @@ class _Problem:
         lon: Any,
         features: Any,
         k: int,
-        alpha: float,
-        beta: float,
-        length: float,
-        square: float | None,
-        include_self: bool,
-        block: int,
-        threads: int,
+        alpha: float = ALPHA,
+        beta: float = BETA,
+        length: float = LENGTH,
+        square: float | None = None,
+        include_self: bool = False,
+        block: int = BLOCK,
+        threads: int = 1,
     ) -> None:
         lat, lon = (np.asarray(a, np.float64) for a in (lat, lon))
         w = np.ascontiguousarray(features, np.float32)
@@ -246,7 +245,7 @@ class _Problem:
         spare = min(max(32, self.k // 4), self.nodes - self.k)
         late: list[int] = []
         # TF32 would break the bound on the product's rounding.
-        with torch.inference_mode(), _full_precision(torch, device):
+        with torch.inference_mode(), full_precision(device):
             for start in range(0, self.nodes, self.block):
                 stop = min(start + self.block, self.nodes)
                 rows = torch.arange(start, stop, device=device)
@@ -298,24 +297,3 @@ class _Problem:
             whole[self.valid] = numbers[index]
             weights[self.valid] = weight
         return whole, weights
-
-
-def _full_precision(torch: Any, device: str) -> Any:
-    """Products of float32 in float32, whatever the process has chosen for its models."""
-    if device == "cpu":
-        return nullcontext()
-    return _Float32(torch)
-
-
-class _Float32:
-    """torch's product of float32 matrices at full precision, for a while."""
-
-    def __init__(self, torch: Any) -> None:
-        self.torch = torch
-
-    def __enter__(self) -> None:
-        self.former = self.torch.get_float32_matmul_precision()
-        self.torch.set_float32_matmul_precision("highest")
-
-    def __exit__(self, *_: object) -> None:
-        self.torch.set_float32_matmul_precision(self.former)

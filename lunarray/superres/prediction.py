@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -79,7 +79,8 @@ def predict_region(
     data = RegionData(lat, lon, features, mare, abundance, trained.elements, region=trained.region)
     step = settings.stride if stride is None else stride
     own = replace(settings, stride=step, feature_similarity=0.0, spatial_similarity=0.0)
-    device = next(trained.models[0].parameters()).device.type
+    on_gpu = next(trained.models[0].parameters()).is_cuda
+    device: Literal["cpu", "cuda"] = "cuda" if on_gpu else "cpu"
     graphs = RegionGraphs(data, scaling, own, GraphCache(0) if cache is None else cache, device)
     shape = graphs.valid.shape
     total = np.zeros(shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch
 from lunarray.geo import unit_vectors
 from lunarray.superres import losses
 from lunarray.superres.attention import edge_lengths
+from lunarray.superres.devices import full_precision
 from lunarray.superres.graph import neighbours
 from lunarray.superres.grid import starts
 from lunarray.superres.model import EXTRA_INPUTS, HybridModel, Scaling, grid_index
@@ -76,7 +78,7 @@ def subgraph(
     settings: TrainSettings,
     *,
     similarities: bool = False,
-    device: str = "cpu",
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> SubGraph | None:
     """Build the graph of a sub-region.
 
@@ -219,7 +221,7 @@ class RegionGraphs:
         scaling: Scaling,
         settings: TrainSettings,
         cache: GraphCache | None = None,
-        device: str = "cpu",
+        device: Literal["cpu", "cuda"] = "cpu",
     ) -> None:
         self.data, self.settings, self.device = data, settings, device
         self.similarities = settings.feature_similarity > 0 or settings.spatial_similarity > 0
@@ -263,5 +265,6 @@ class RegionGraphs:
     def predict(self, model: HybridModel, graph: SubGraph, x: torch.Tensor) -> torch.Tensor:
         """Abundances of a graph's nodes by a network, (node, element), wt%."""
         mean, std, trend = self.scales
-        scaled = model(x, graph.index, graph.edge, graph.row, graph.column, graph.shape)
+        with full_precision(self.device):
+            scaled = model(x, graph.index, graph.edge, graph.row, graph.column, graph.shape)
         return mean + x @ trend + std * scaled

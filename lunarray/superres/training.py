@@ -18,7 +18,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from lunarray.engine.progress import step_bar
 from lunarray.engine.training import Checkpoint, seeded
 from lunarray.errors import InputError
 from lunarray.superres import losses
+from lunarray.superres.devices import full_precision
 from lunarray.superres.model import HybridModel
 from lunarray.superres.optim import Yogi, clip_each, cosine_rate
 from lunarray.superres.regions import RegionData
@@ -204,7 +205,7 @@ class _Task:
         data: RegionData,
         settings: TrainSettings,
         cache: GraphCache | None,
-        device: str,
+        device: Literal["cpu", "cuda"],
     ) -> None:
         #: As it was asked for, which is what the networks' file says.
         self.asked = settings
@@ -331,7 +332,8 @@ class _Task:
         terms = self.terms(predicted, graph, targets, phase)
         loss = sum(terms.values(), torch.zeros((), device=self.device))
         state.optimiser.zero_grad()
-        loss.backward()
+        with full_precision(self.device):
+            loss.backward()
         clip_each(state.model.parameters(), settings.clip)
         state.optimiser.step()
         value = float(loss.detach())
