@@ -108,7 +108,7 @@ def vary(
     image: np.ndarray, mask: np.ndarray, valid: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The paper's changes, perspective less often, and a turn and a flip."""
-    image, mask, valid = fractures.augment(image, mask, valid, rng, perspective=0.2)
+    image, mask, valid = fractures.augmentation.augment(image, mask, valid, rng, perspective=0.2)
     turns, flip = int(rng.integers(4)), rng.random() < 0.5
     arrays = [np.rot90(a, turns) for a in (image, mask, valid)]
     if flip:
@@ -265,7 +265,7 @@ def set_overlap(path: Path, overlap: int | None) -> int:
             scene = simulate.nac_scene(
                 (1024, 1024), **{**conditions(number), "fractures": 14.0}, **training_sun(number)
             )
-            measured.append(fractures.measure_overlap(path, scene.dataset["image"])[0])
+            measured.append(fractures.detection.measure_overlap(path, scene.dataset["image"])[0])
         overlap = max(measured)
     loaded = fractures.load_model(path)
     fractures.save_model(
@@ -280,7 +280,7 @@ def set_overlap(path: Path, overlap: int | None) -> int:
 
 def training_report(model: Path) -> str:
     """What the file says of its training."""
-    header = fractures.read_model_header(model)
+    header = fractures.weights.read_model_header(model)
     said = header["training"]
     scores = said["validation"]
     return (

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lunarray.errors import InputError
-from lunarray.fractures import augment
-from lunarray.fractures.augmentation import draw_corners, equalise, homography, look
+from lunarray.fractures.augmentation import augment, draw_corners, equalise, homography, look
 
 OFF = {"clahe": 0.0, "noise": 0.0, "perspective": 0.0}
 

@@ -9,8 +9,8 @@ import pytest
 import xarray as xr
 
 from lunarray.errors import InputError
-from lunarray.fractures import Canny, Frangi, classical_fractures, tune_classical
-from lunarray.fractures.classical import edges, flatten, ridges
+from lunarray.fractures import classical_fractures
+from lunarray.fractures.classical import Canny, Frangi, edges, flatten, ridges, tune_classical
 from lunarray.simulate import nac_scene
 
 

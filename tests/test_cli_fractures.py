@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 import lunarray as la
 from lunarray.cli import app
-from lunarray.fractures import light, read_model_header, save_model
+from lunarray.fractures import light, save_model
+from lunarray.fractures.weights import read_model_header
 from lunarray.simulate import nac_scene
 
 SIZE = (96, 128)

@@ -10,15 +10,9 @@ import numpy as np
 import pytest
 
 import lunarray as la
-from lunarray.fractures import (
-    DEFAULT_MODEL,
-    Canny,
-    Frangi,
-    classical_fractures,
-    map_fractures,
-    read_model_header,
-    segmentation_metrics,
-)
+from lunarray.fractures import classical_fractures, map_fractures, segmentation_metrics
+from lunarray.fractures.classical import Canny, Frangi
+from lunarray.fractures.weights import DEFAULT_MODEL, read_model_header
 from lunarray.simulate import nac_scene
 
 SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "train_default_fractures.py"

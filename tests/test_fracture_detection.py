@@ -165,7 +165,7 @@ def test_tile_borders_do_not_show(tmp_path):
     """With the overlap that was measured, tiles agree with the network run on the image in one piece."""
     path = fractures.save_model(tmp_path / "m.safetensors", strong(8))
     image = scene((640, 672), seed=3)
-    overlap, difference = fractures.measure_overlap(
+    overlap, difference = fractures.detection.measure_overlap(
         path, image, tile=512, tolerance=5e-3, quantile=1.0
     )
     assert 32 < overlap <= 256
@@ -459,9 +459,34 @@ def test_models_that_cannot_be_used(image, tmp_path, model):
         lazy.compute()
 
 
+def test_a_model_of_ones_own(tmp_path, monkeypatch):
+    """A loader in a module of the user's: what it gives for tiles is checked, and errors say what to implement."""
+    (tmp_path / "own_network.py").write_text(
+        "import numpy as np\n"
+        "def bright(path, device):\n"
+        "    return lambda tiles: (tiles > 0.05).astype(np.float32)\n"
+        "def pixels(path, device):\n"
+        "    return lambda tiles: tiles.mean(axis=(1, 2))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    weights = tmp_path / "own.bin"
+    weights.write_bytes(b"mine")
+    image = scene((100, 130))
+    spec = ModelSpec.from_file("own_network:bright", weights, outputs=1, device="cpu")
+    for some in (image, image.chunk(64)):
+        found = some.lunar.map_fractures(spec, tile=64, overlap=32)
+        assert np.array_equal(found.mask, image > 0.05)
+        assert "own.bin" in found.attrs["model"]
+    with pytest.raises(InputError, match="a model of your own"):
+        fractures.map_fractures(image, spec, value_range=(0, 1))
+    wrong = ModelSpec.from_file("own_network:pixels", weights, outputs=1, device="cpu")
+    with pytest.raises(ModelError, match=r"it gives an array \(1,\).*probabilities \(tile, h, w\)"):
+        fractures.map_fractures(image, wrong)
+
+
 def test_measuring_needs_surroundings(model):
     with pytest.raises(InputError, match="576 pixels or more"):
-        fractures.measure_overlap(model, scene((512, 600)))
+        fractures.detection.measure_overlap(model, scene((512, 600)))
 
 
 # --- DeepLab, and real images ---------------------------------------------------------------------

@@ -11,8 +11,8 @@ import pytest
 
 import lunarray as la
 from lunarray.errors import InputError, MissingDependencyError
-from lunarray.fractures import isis_available, process_edr
-from lunarray.fractures.isis import STEPS, IsisError
+from lunarray.fractures import process_edr
+from lunarray.fractures.isis import STEPS, IsisError, isis_available
 
 SCRIPT = """#!{python}
 import pathlib, shutil, sys

@@ -11,7 +11,8 @@ import xarray as xr
 
 from lunarray import geo
 from lunarray.errors import BodyMismatchError, GridError, InputError, LunarrayWarning
-from lunarray.fractures import CLASS_WIDTHS, vectorize, weak_labels, width_class
+from lunarray.fractures import vectorize, weak_labels
+from lunarray.fractures.labels import CLASS_WIDTHS, width_class
 from lunarray.geo import BODIES, assign_grid, covering_box, require_body, transform_geometry
 
 # rasterio opens its own grid in memory without a place, and hides that in the main thread only.

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lunarray.errors import GridError, InputError
+from lunarray.fractures import segmentation_metrics
 from lunarray.fractures.metrics import (
     confusion,
     harmonic,
     pixel_metrics,
-    segmentation_metrics,
     tile_metrics,
 )
 

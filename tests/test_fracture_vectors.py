@@ -513,7 +513,7 @@ def test_what_is_refused():
     mask = _image(data)
     with pytest.raises(GridError, match=r"probability: .*one grid"):
         vectorize(mask, probability=_image(np.ones((20, 31), np.float32)))
-    with pytest.raises(GridError, match=r"source: .*coordinates begin"):
+    with pytest.raises(GridError, match=r"source: x from .*one grid"):
         vectorize(mask, source=_image(data.astype(np.int16), corner=(90_003.0, -180_000.0)))
     with pytest.raises(GridError, match="dimensions"):
         vectorize(xr.DataArray(data[0], dims="x"))

@@ -15,8 +15,9 @@ from lunarray.errors import (
     InputError,
     ProductFormatError,
 )
-from lunarray.fractures import DEFAULT_MODEL, map_fractures, vectorize
+from lunarray.fractures import map_fractures, vectorize
 from lunarray.fractures.ground import box_of
+from lunarray.fractures.weights import DEFAULT_MODEL
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no geotransform.*")
 SOUTH = geo.moon_crs("south").to_wkt()

@@ -99,7 +99,7 @@ def map_fractures(
     """Map impact melt fractures, or other thin lines, in LROC NAC images.
 
     The embedded model was trained on simulated scenes only. Read its card before you believe a map:
-    `python -c "import lunarray.fractures as f; print(f.DEFAULT_MODEL.with_suffix('.md'))"`
+    `python -c "from lunarray.fractures.weights import DEFAULT_MODEL as m; print(m.with_suffix('.md'))"`
     """
     import lunarray as la
     from lunarray.errors import GridError

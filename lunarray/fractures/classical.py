@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy import ndimage
@@ -14,7 +14,7 @@ from scipy import ndimage
 from lunarray.errors import InputError
 
 if TYPE_CHECKING:
-    import xarray as xr
+    pass
 
 #: Label of pixels without valid data.
 NO_DATA = 255
@@ -104,67 +104,6 @@ class Canny:
 Method = Frangi | Canny
 
 
-def classical_fractures(da: xr.DataArray, method: Method | None = None) -> xr.DataArray:
-    """Detect fractures by a ridge or an edge filter.
-
-    Brightness is first taken relative to the mean and the standard deviation of its surroundings, so that one
-    threshold holds for images of any unit and sun.
-
-    Parameters
-    ----------
-    da : DataArray, dims (y, x)
-        Image, NaN without data.
-    method : Frangi or Canny, optional
-        The filter and its parameters; ``Frangi()`` by default. :func:`tune_classical` finds parameters.
-
-    Returns
-    -------
-    DataArray
-        ``mask`` (y, x), uint8: 1 where detected, 0 elsewhere, 255 without data. Lazy for chunked input, and the same
-        numbers; if small detections are dropped (``least``), the image becomes one chunk: they may cross any border.
-
-    Raises
-    ------
-    InputError
-        If the image does not have the dimensions (y, x), or a parameter makes no sense.
-    """
-    import xarray as xr
-
-    method = Frangi() if method is None else method
-    _check(method)
-    if da.dims != ("y", "x"):
-        raise InputError(
-            f"dimensions {tuple(map(str, da.dims))}", where="image", remedy="give an image (y, x)"
-        )
-    data: Any = da.data
-    if da.chunks is None:
-        result = detect(np.asarray(data), method)
-    else:
-        import dask.array
-
-        if method.least > 0:
-            data = data.rechunk(-1)
-        data = data.rechunk(tuple(_wide(c, method.reach) for c in data.chunks))
-        result = dask.array.map_overlap(
-            detect,
-            data,
-            method=method,
-            depth={axis: method.reach if n > 1 else 0 for axis, n in enumerate(data.numblocks)},
-            boundary="none",
-            allow_rechunk=False,
-            dtype=np.uint8,
-            meta=np.empty((0, 0), np.uint8),
-        )
-    name = type(method).__name__
-    return xr.DataArray(
-        result,
-        dims=da.dims,
-        coords=da.coords,
-        name="mask",
-        attrs={"long_name": f"fractures by {name}'s filter", "method": repr(method)},
-    )
-
-
 def detect(image: np.ndarray, method: Method) -> np.ndarray:
     """Detect fractures in an array.
 
@@ -183,20 +122,23 @@ def detect(image: np.ndarray, method: Method) -> np.ndarray:
     if image.size == 0:
         return np.zeros(image.shape, np.uint8)
     flat, valid = flatten(image)
+    return finish(response(flat, method), valid, method)
+
+
+def response(flat: np.ndarray, method: Method) -> np.ndarray:
+    """The filter itself, of an image of :func:`flatten`."""
     if isinstance(method, Frangi):
-        response = ridges(flat, method.sigmas, method.polarity, method.beta, method.gamma)
-    else:
-        response = edges(flat, method.sigma)
-    return finish(response, valid, method)
+        return ridges(flat, method.sigmas, method.polarity, method.beta, method.gamma)
+    return edges(flat, method.sigma)
 
 
-def finish(response: np.ndarray, valid: np.ndarray, method: Method) -> np.ndarray:
+def finish(answer: np.ndarray, valid: np.ndarray, method: Method) -> np.ndarray:
     """Threshold a response, and make areas of it.
 
     Parameters
     ----------
-    response : ndarray, shape (y, x), float32
-        Of :func:`ridges` or :func:`edges`.
+    answer : ndarray, shape (y, x), float32
+        Of :func:`response`.
     valid : ndarray, shape (y, x), bool
         Where there are data.
     method : Frangi or Canny
@@ -207,7 +149,7 @@ def finish(response: np.ndarray, valid: np.ndarray, method: Method) -> np.ndarra
     ndarray, shape (y, x), uint8
         1 where detected, 0 elsewhere, 255 without data.
     """
-    found = (response >= method.threshold) & _away_from_gaps(valid)
+    found = (answer >= method.threshold) & _away_from_gaps(valid)
     if isinstance(method, Frangi):
         if method.grow:
             found = _dilate(found, method.grow)
@@ -370,7 +312,6 @@ def tune_classical(
     if not pairs or not any((mask == 1).any() for *_, mask in pairs):
         raise InputError("no labelled fracture", where="masks", remedy="give one at least")
     base: list[Method]
-    respond: Callable[[np.ndarray, Any], np.ndarray]
     if kind == "frangi":
         base = [
             Frangi(sigmas=sigmas, polarity=polarity, gamma=gamma)  # type: ignore[arg-type]
@@ -379,23 +320,15 @@ def tune_classical(
             for gamma in (1.0, 3.0, 6.0)
         ]
         areas = [{"grow": g} for g in (0, 1, 2, 4)]
-
-        def respond(flat: np.ndarray, m: Any) -> np.ndarray:
-            return ridges(flat, m.sigmas, m.polarity, m.beta, m.gamma)
-
     elif kind == "canny":
         base = [Canny(sigma=sigma) for sigma in (1.0, 1.5, 2.0, 3.0)]
         areas = [{"close": c} for c in (1, 2, 3, 5, 8)]
-
-        def respond(flat: np.ndarray, m: Any) -> np.ndarray:
-            return edges(flat, m.sigma)
-
     else:
         raise InputError(f"no filter {kind!r}", where="kind", remedy='use "frangi" or "canny"')
     best: tuple[float, Method] = (-1.0, base[0])
     tried = 0
     for one in base:
-        responses = [respond(flat, one) for flat, _, _ in pairs]
+        responses = [response(flat, one) for flat, _, _ in pairs]
         # Thresholds by how many pixels pass: as many as there are fractures, or some times more or less.
         pooled = np.concatenate([r[v] for r, (_, v, _) in zip(responses, pairs, strict=True)])
         share = sum((m == 1).sum() for *_, m in pairs) / pooled.size
@@ -405,8 +338,8 @@ def tune_classical(
                 continue
             method = replace(one, threshold=threshold, least=least, **area)  # type: ignore[arg-type]
             tp = fp = fn = 0
-            for response, (_, valid, mask) in zip(responses, pairs, strict=True):
-                found = finish(response, valid, method)
+            for answer, (_, valid, mask) in zip(responses, pairs, strict=True):
+                found = finish(answer, valid, method)
                 known = (mask != NO_DATA) & valid
                 hit, there = (found == 1) & known, (mask == 1) & known
                 tp += int((hit & there).sum())
@@ -421,7 +354,7 @@ def tune_classical(
     return best[1], {"F1_pooled": best[0], "tried": float(tried)}
 
 
-def _wide(chunks: tuple[int, ...], reach: int) -> tuple[int, ...]:
+def wide_chunks(chunks: tuple[int, ...], reach: int) -> tuple[int, ...]:
     """Chunks along one axis, none so thin that it cannot lend its neighbour what that needs."""
     if len(chunks) == 1 or min(chunks) >= reach:
         return chunks
@@ -453,7 +386,8 @@ def _dilate(mask: np.ndarray, radius: int) -> np.ndarray:
     return ndimage.distance_transform_edt(~mask) ** 2 <= radius * (radius + 1)
 
 
-def _check(method: Method) -> None:
+def check_method(method: Method) -> None:
+    """Raise where the parameters of a filter make no sense."""
     if not isinstance(method, Frangi | Canny):
         raise InputError(
             f"a method of type {type(method).__name__}",

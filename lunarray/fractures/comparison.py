@@ -11,9 +11,9 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError
-from lunarray.fractures.ground import box_of, metric_of
-from lunarray.fractures.statistics import _area_task, _valid_area
-from lunarray.fractures.vectors import same_grid
+from lunarray.fractures.ground import Metric, box_of, metric_of
+from lunarray.fractures.layers import each_block, same_grid
+from lunarray.fractures.statistics import area_of
 from lunarray.geo import (
     BODIES,
     radius_of,
@@ -164,36 +164,18 @@ def _of_masks(a: Any, b: Any, tolerance: float) -> Comparison:
     dims = spatial_dims(a) or ()
     first, second = a.transpose(*dims).data, b.transpose(*dims).data
     metric = metric_of(geobox)
-    totals = []
-    for kinds in ((True, True), (True, False), (False, True)):
-        lazy = hasattr(first, "dask") or hasattr(second, "dask")
-        if lazy:
-            import dask.array as da
-
-            x, y = (d if hasattr(d, "dask") else da.from_array(np.asarray(d)) for d in (first, second))  # fmt: skip
-            y = y.rechunk(x.chunks)
-            both = da.map_blocks(_kind, x, y, kinds, dtype=bool, meta=np.empty((0, 0), bool))
-            totals.append(
-                da.map_blocks(
-                    _area_task, both, metric=metric, dtype=np.float64, meta=np.empty((0, 0)),
-                    chunks=tuple((1,) * len(sizes) for sizes in both.chunks),
-                ).sum()
-            )  # fmt: skip
-        else:
-            good = _kind(np.asarray(first), np.asarray(second), kinds)
-            totals.append(_valid_area(good, (0, 0), metric).sum())
-    if hasattr(totals[0], "dask"):
-        import dask
-
-        totals = list(dask.compute(*totals))
-    tp, fp, fn = (float(t) for t in totals)
+    tp, fp, fn = np.sum(each_block(_areas, first, second, metric=metric), axis=0).tolist()
     nan = math.nan
     return Comparison(tp, fp, fn, nan, nan, nan, nan, float(tolerance), None)
 
 
-def _kind(a: np.ndarray, b: np.ndarray, kinds: tuple[bool, bool]) -> np.ndarray:
+def _areas(row: int, column: int, a: np.ndarray, b: np.ndarray, *, metric: Metric) -> list[float]:
+    """Areas of what is in both, in `a` alone, in `b` alone."""
     known = (a != 255) & (b != 255)
-    return known & ((a == 1) == kinds[0]) & ((b == 1) == kinds[1])
+    return [
+        area_of(known & ((a == 1) == in_a) & ((b == 1) == in_b), row, column, metric)
+        for in_a, in_b in ((True, True), (True, False), (False, True))
+    ]
 
 
 def _of_vectors(a: Any, b: Any, tolerance: float) -> Comparison:
@@ -281,20 +263,26 @@ def _local_crs(*frames: Any) -> Any:
 
 def _ground_area(shapes: np.ndarray, crs: Any) -> np.ndarray:
     """Area on the ground: on the map, by the areal scale in the middle of each."""
-    import pyproj
     import shapely
 
     if not len(shapes):
         return np.empty(0)
+    return shapely.area(shapes) / _areal_scale(shapes, crs)
+
+
+def _areal_scale(shapes: np.ndarray, crs: Any) -> np.ndarray:
+    """Area on the map by area on the ground, in the middle of each geometry."""
+    import pyproj
+    import shapely
+
     middle = shapely.get_coordinates(shapely.centroid(shapes))
     lon, lat = to_lonlat(crs, middle[:, 0], middle[:, 1])
-    scale = pyproj.Proj(crs).get_factors(lon, np.clip(lat, -89.999999, 89.999999)).areal_scale
-    return shapely.area(shapes) / np.asarray(scale)
+    factors = pyproj.Proj(crs).get_factors(lon, np.clip(lat, -89.999999, 89.999999))
+    return np.asarray(factors.areal_scale)
 
 
 def _covered(lines: np.ndarray, others: np.ndarray, crs: Any, tolerance: float) -> float:
     """Share of the length of lines that lies within the tolerance (on the ground) of others."""
-    import pyproj
     import shapely
 
     parts = shapely.get_parts(lines)
@@ -302,13 +290,7 @@ def _covered(lines: np.ndarray, others: np.ndarray, crs: Any, tolerance: float) 
     if not whole.sum():
         return math.nan
     # One scale for a line: maps stretch little over the length of a fracture.
-    middle = shapely.get_coordinates(shapely.centroid(parts))
-    lon, lat = to_lonlat(crs, middle[:, 0], middle[:, 1])
-    scale = np.sqrt(
-        np.asarray(
-            pyproj.Proj(crs).get_factors(lon, np.clip(lat, -89.999999, 89.999999)).areal_scale
-        )
-    )
+    scale = np.sqrt(_areal_scale(parts, crs))
     near = shapely.get_parts(others)
     tree = shapely.STRtree(near)
     reach = tolerance * scale

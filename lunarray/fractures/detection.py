@@ -14,16 +14,16 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph
 
 from lunarray.engine import ModelSpec, in_batches, placed, resolve_device
+from lunarray.engine.graph import Block, assemble
 from lunarray.engine.models import Device
 from lunarray.errors import InputError, MissingDependencyError, ModelError
 from lunarray.fractures.lattice import ALIGN, Axis, check_lattice
-from lunarray.fractures.metrics import NO_DATA, check_same_grid
+from lunarray.fractures.layers import same_grid
+from lunarray.fractures.metrics import NO_DATA
 from lunarray.fractures.normalise import Normalisation
 from lunarray.fractures.weights import DEFAULT_MODEL, load_model, read_model_header
-from lunarray.store.provenance import stamp
 
 #: Pixels of a tile's side, as in the paper.
 TILE = 512
@@ -40,6 +40,10 @@ GROUP = {"cpu": 2, "cuda": 4}
 TASK_THREADS = 1
 
 _LOADER = "lunarray.fractures.predictor:load_predictor"
+_OWN = (
+    "The loader of a model of your own takes (path, device) and returns a function of tiles (tile, h, w) float32, NaN"
+    " without data, that gives probabilities (tile, h, w)"
+)
 
 
 def fracture_model(
@@ -52,6 +56,8 @@ def fracture_model(
     model : path or ModelSpec, optional
         A file that :func:`lunarray.fractures.load_model` reads; by default the light model that comes with
         lunarray. That one was trained on simulated scenes alone: read its card, ``lunarray/fractures/data/light.md``.
+        A ModelSpec with a loader of your own gives a function that takes tiles (tile, h, w) float32, NaN without data,
+        to probabilities of the same shape.
     device : {"auto", "cpu", "cuda"}
         Where to run it.
 
@@ -65,11 +71,11 @@ def fracture_model(
         If the weights cannot be read, are of another network, or have a last layer of other than one output.
     """
     if isinstance(model, ModelSpec):
-        if model.loader != _LOADER:
+        if model.outputs != 1:
             raise ModelError(
-                f"a model of {model.loader.split(':')[0]}",
+                f"a model of {model.loader.split(':')[0]} with {model.outputs} outputs",
                 where="model",
-                remedy="Choose one with lunarray.fractures.fracture_model",
+                remedy=f"Choose one with lunarray.fractures.fracture_model, or give a ModelSpec with outputs=1. {_OWN}",
             )
         return model
     path: Any = DEFAULT_MODEL if model is None else model
@@ -83,148 +89,6 @@ def fracture_model(
         # Another's file: that it fits is better known now than on a worker.
         load_model(path, replace_head=False)
     return ModelSpec.from_file(_LOADER, path, outputs=1, device=device)
-
-
-def map_fractures(
-    obj: xr.DataArray | xr.Dataset,
-    model: str | os.PathLike[str] | ModelSpec | None = None,
-    threshold: float = 0.5,
-    *,
-    tile: int = TILE,
-    overlap: int | None = None,
-    batch_size: int | None = None,
-    value_range: tuple[float, float] | None = None,
-    within: xr.DataArray | None = None,
-    device: Device = "auto",
-    threads: int | None = None,
-) -> xr.Dataset:
-    """Detect fractures, or whatever lines the model was trained on, in an image or mosaic.
-
-    Parameters
-    ----------
-    obj : DataArray or Dataset
-        Brightness on (y, x), of a Dataset the variable ``image``; NaN, infinity or the value that an attribute
-        ``_FillValue`` names where there are no data. With or without georeference.
-    model : path or ModelSpec, optional
-        See :func:`fracture_model`; by default the light model that comes with lunarray.
-    threshold : float
-        Probability from which a pixel is a detection.
-    tile : int
-        Side of the tiles in pixels, a multiple of 32.
-    overlap : int, optional
-        Pixels that neighbouring tiles share, a multiple of 32, half a tile at most; by default what the model's file
-        says, or else 192 for the light network, as measured, and 128 for DeepLab. See the notes.
-    batch_size : int, optional
-        Tiles that the network gets at once; by default 1 on a CPU and 16 on a GPU.
-    value_range : (float, float), optional
-        Brightness that stands for the black and white that the model was trained with. For models with a fixed scale,
-        such as IMFMapper's 8-bit one, where the image has another: I/F from 0.01 to 0.12, say.
-    within : DataArray of bool, optional
-        On the same grid: where to report; elsewhere the result has no data.
-    device : {"auto", "cpu", "cuda"}
-        Where to run; "auto" takes a GPU in each process that sees one.
-    threads : int, optional
-        Torch's threads for a tile on the CPU; by default one in a Dask task, and for an array in memory as many as
-        torch is set to.
-
-    Returns
-    -------
-    Dataset
-        On the image's grid and in its chunks, lazy where it is:
-
-        - ``probability`` (float32): of a fracture, NaN where there are no data;
-        - ``mask`` (uint8): 1 where the probability is `threshold` or more, 0 where it is less, 255 where there are no
-          data;
-        - ``source``, of a mosaic that has it: which image a pixel came from.
-
-    Raises
-    ------
-    InputError
-        If there is no image, or tile, overlap, threshold or value_range make no sense.
-    GridError
-        If `within` is on another grid.
-    ModelError
-        If the model cannot be read.
-
-    Notes
-    -----
-    Tiles lie on a lattice that begins at the image's first pixel and does not depend on its chunks, so neither does the
-    result; every tile is run once. In the overlap a tile gives way to the next over the middle 32 pixels, and the
-    pixels beyond that, up to its border, are not used: the overlap must be 32 pixels more than twice the distance at
-    which the network still notices a border. DeepLabV3 has a branch that pools over the whole tile, so what it finds
-    depends, weakly, on the tile; :func:`measure_overlap` tells for a model and an image how the difference falls off. A
-    tile without data is not run.
-
-    References
-    ----------
-    .. [1] Le Corre et al. (2025), doi:10.1029/2025JE009145, sections 3.1 and 4.4: tiles of 512 pixels, threshold 0.5.
-    """
-    image = _image_of(obj)
-    spec = fracture_model(model, device=device)
-    if not 0 < threshold < 1:
-        raise InputError(
-            f"a threshold of {threshold}", where="threshold", remedy="Give a number between 0 and 1"
-        )
-    if overlap is None:
-        overlap = _overlap(spec, tile)
-    check_lattice(tile, overlap)
-    for name, value in (("batch_size", batch_size), ("threads", threads)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} of {value}", where=name, remedy="Give 1 or more")
-    values = image.data
-    fill, stretch = _fill_value(image), _stretch(value_range, spec)
-    if fill is not None or stretch is not None or values.dtype != np.float32:
-        values = _prepared(values, fill, stretch)
-    options = _Options(tile, overlap, _group(spec), batch_size, threads)
-    probability: Any
-    mask: Any
-    if isinstance(values, da.Array):
-        probability = _restrict(_lazy(values, spec, options), image, within)
-        mask = da.map_blocks(
-            _classify, probability, threshold, dtype=np.uint8, meta=np.empty((0, 0), np.uint8)
-        )
-    else:
-        probability = _restrict(_eager(np.asarray(values), spec, options), image, within)
-        mask = _classify(probability, threshold)
-    dims = image.dims
-    result = xr.Dataset(
-        {
-            "probability": (
-                dims,
-                probability,
-                {"long_name": "probability of a fracture", "units": "1"},
-            ),
-            "mask": (
-                dims,
-                mask,
-                {
-                    "long_name": "detected fractures",
-                    "units": "1",
-                    "flag_values": np.array([0, 1, NO_DATA], np.uint8),
-                    "flag_meanings": "none fracture no_data",
-                    "threshold": float(threshold),
-                },
-            ),
-        },
-        coords=image.coords,
-    )
-    if isinstance(obj, xr.Dataset) and "source" in obj and set(obj["source"].dims) == set(dims):
-        # Of a mosaic: what is found along its seams can be told later.
-        result["source"] = obj["source"].transpose(*dims)
-    mapping = image.encoding.get("grid_mapping") or image.attrs.get("grid_mapping")
-    if mapping is not None:
-        for name in ("probability", "mask"):
-            result[name].attrs["grid_mapping"] = mapping
-    result.attrs = {
-        key: value for key, value in obj.attrs.items() if key in ("source", "history", "title")
-    }
-    return stamp(
-        result,
-        f"map_fractures (tiles of {tile}, overlap {overlap}, threshold {threshold:g})",
-        variables=("probability", "mask"),
-        model=os.path.basename(spec.weights),
-        model_sha256=spec.sha256,
-    )
 
 
 def measure_overlap(
@@ -268,7 +132,7 @@ def measure_overlap(
         If the image is smaller than a tile and 64 pixels more, or `tile` is no multiple of 32.
     """
     check_lattice(tile, 0)
-    values = np.asarray(_image_of(image).data if isinstance(image, xr.DataArray) else image)
+    values = np.asarray(image_of(image).data if isinstance(image, xr.DataArray) else image)
     values = values.astype(np.float32)
     starts = [(n - tile) // 64 * 32 for n in values.shape]
     if min(starts) < 32:
@@ -297,14 +161,14 @@ def measure_overlap(
 
 
 @dataclass(frozen=True)
-class _Options:
+class Options:
     """How an image is cut and run; small, for it goes into each task."""
 
     tile: int
     overlap: int
     group: int
-    batch_size: int | None
-    threads: int | None
+    batch_size: int | None = None
+    threads: int | None = None
 
     def axes(self, shape: tuple[int, ...]) -> tuple[Axis, Axis]:
         """Tiles along both axes of an image."""
@@ -314,12 +178,31 @@ class _Options:
         )
 
 
+def options_for(
+    spec: ModelSpec, tile: int, overlap: int | None, batch_size: int | None, threads: int | None
+) -> Options:
+    """Options as they are asked for, and as the model needs them."""
+    if overlap is None:
+        overlap = _overlap(spec, tile)
+    check_lattice(tile, overlap)
+    for name, value in (("batch_size", batch_size), ("threads", threads)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} of {value}", where=name, remedy="Give 1 or more")
+    return Options(tile, overlap, _group(spec), batch_size, threads)
+
+
 @functools.lru_cache(maxsize=64)
 def _axis(length: int, tile: int, overlap: int, group: int) -> Axis:
     return Axis(length, tile, overlap, group)
 
 
-def _prepared(values: Any, fill: float | None, stretch: tuple[float, float] | None) -> Any:
+def brightness(
+    image: xr.DataArray, value_range: tuple[float, float] | None, spec: ModelSpec
+) -> Any:
+    """Pixels as the model wants them: float32 on its scale, NaN where there are no data."""
+    values, fill, stretch = image.data, _fill_value(image), _stretch(value_range, spec)
+    if fill is None and stretch is None and values.dtype == np.float32:
+        return values
     if isinstance(values, da.Array):
         return da.map_blocks(
             _clean, values, fill, stretch, dtype=np.float32, meta=np.empty((0, 0), np.float32)
@@ -327,10 +210,16 @@ def _prepared(values: Any, fill: float | None, stretch: tuple[float, float] | No
     return _clean(np.asarray(values), fill, stretch)
 
 
+def probability_of(values: Any, spec: ModelSpec, options: Options) -> Any:
+    """Probabilities of an image of :func:`brightness`, lazy where it is."""
+    if isinstance(values, da.Array):
+        return _lazy(values, spec, options)
+    return _eager(np.asarray(values), spec, options)
+
+
 def _clean(
     block: np.ndarray, fill: float | None, stretch: tuple[float, float] | None
 ) -> np.ndarray:
-    """Brightness as float32 on the model's scale, NaN where there are no data."""
     image = np.array(block, np.float32)
     if stretch is not None:
         factor, summand = stretch
@@ -345,7 +234,7 @@ def _run_group(
     image: np.ndarray,
     spec: ModelSpec,
     shape: tuple[int, int],
-    options: _Options,
+    options: Options,
     block_id: tuple[int, int],
 ) -> np.ndarray:
     """Weighted probabilities of a group of tiles; of no pixels where there are no data.
@@ -376,7 +265,14 @@ def _run_group(
         for tile, (_, _, y, x) in zip(batch, some, strict=True):
             part = image[y : y + rows.size, x : x + columns.size]
             tile[: part.shape[0], : part.shape[1]] = part
-        for probability, (a, b, y, x) in zip(predict(batch), some, strict=True):
+        found = np.asarray(predict(batch))
+        if found.shape != batch.shape:
+            raise ModelError(
+                f"for tiles {batch.shape} it gives an array {found.shape}",
+                where=f"model {spec.loader}",
+                remedy=_OWN,
+            )
+        for probability, (a, b, y, x) in zip(found, some, strict=True):
             target = result[y : y + rows.size, x : x + columns.size]
             h, w = target.shape
             target += probability[:h, :w] * (
@@ -390,13 +286,14 @@ def _run_group(
 
 def _assemble(
     image: np.ndarray,
-    axes: tuple[Axis, Axis],
+    shape: tuple[int, int],
+    options: Options,
     origin: tuple[int, int],
     groups: Sequence[tuple[int, int]],
     parts: Sequence[np.ndarray],
 ) -> np.ndarray:
     """Add up what groups say of a block of the image."""
-    rows, columns = axes
+    rows, columns = options.axes(shape)
     result = np.zeros(image.shape, np.float32)
     top, left = origin
     for (i, j), part in zip(groups, parts, strict=True):
@@ -414,27 +311,16 @@ def _assemble(
     return result
 
 
-def _assemble_block(
-    image: np.ndarray,
-    shape: tuple[int, int],
-    options: _Options,
-    origin: tuple[int, int],
-    groups: Sequence[tuple[int, int]],
-    parts: Sequence[np.ndarray],
-) -> np.ndarray:
-    return _assemble(image, options.axes(shape), origin, groups, parts)
-
-
-def _eager(image: np.ndarray, spec: ModelSpec, options: _Options) -> np.ndarray:
+def _eager(image: np.ndarray, spec: ModelSpec, options: Options) -> np.ndarray:
     shape = (image.shape[0], image.shape[1])
-    axes = rows, columns = options.axes(shape)
+    rows, columns = options.axes(shape)
     groups, parts = [], []
     for i in range(len(rows.groups)):
         for j in range(len(columns.groups)):
             (y0, y1), (x0, x1) = rows.extent(i), columns.extent(j)
             groups.append((i, j))
             parts.append(_run_group(image[y0:y1, x0:x1], spec, shape, options, (i, j)))
-    return _assemble(image, axes, (0, 0), groups, parts)
+    return _assemble(image, shape, options, (0, 0), groups, parts)
 
 
 def _gather(
@@ -454,7 +340,7 @@ def _gather(
     return image
 
 
-def _lazy(image: da.Array, spec: ModelSpec, options: _Options) -> da.Array:
+def _lazy(image: da.Array, spec: ModelSpec, options: Options) -> da.Array:
     """Build the graph: gather what a group of tiles lies on, run the group, add up what groups say of each block.
 
     Running the model is a layer of `map_blocks`, so that whoever reads the graph (a cluster's placement, a store's
@@ -463,25 +349,26 @@ def _lazy(image: da.Array, spec: ModelSpec, options: _Options) -> da.Array:
     if options.threads is None:
         options = replace(options, threads=TASK_THREADS)
     shape = (image.shape[0], image.shape[1])
-    rows, columns = options.axes(shape)
-    token = tokenize("map_fractures", image.name, spec, options)
-    bounds = [np.concatenate([[0], np.cumsum(c)]).astype(int).tolist() for c in image.chunks]
-    down = [_blocks_over(bounds[0], *rows.extent(i)) for i in range(len(rows.groups))]
-    across = [_blocks_over(bounds[1], *columns.extent(j)) for j in range(len(columns.groups))]
-    name = f"fracture-gather-{token}"
-    graph: dict[Any, Any] = {}
-    for i, vertical in enumerate(down):
-        for j, horizontal in enumerate(across):
-            blocks = [(p, q) for p in vertical for q in horizontal]
-            origins = [(bounds[0][p], bounds[1][q]) for p, q in blocks]
-            keys = [(image.name, p, q) for p, q in blocks]
-            extent = (rows.extent(i), columns.extent(j))
-            graph[(name, i, j)] = (_gather, extent, origins, keys)
-    sizes = tuple(
-        tuple(stop - start for start, stop in map(axis.extent, range(len(axis.groups))))
-        for axis in (rows, columns)
+    rows, columns = axes = options.axes(shape)
+    top, left = (np.concatenate([[0], np.cumsum(c)]).astype(int).tolist() for c in image.chunks)
+
+    def under_group(index: tuple[int, ...]) -> list[Any]:
+        down, across = rows.extent(index[0]), columns.extent(index[1])
+        blocks = [(p, q) for p in _blocks_over(top, *down) for q in _blocks_over(left, *across)]
+        origins = [(top[p], left[q]) for p, q in blocks]
+        return [(down, across), origins, [Block(image, block) for block in blocks]]
+
+    gathered = assemble(
+        _gather,
+        tuple(
+            tuple(stop - start for start, stop in map(axis.extent, range(len(axis.groups))))
+            for axis in axes
+        ),
+        needs=under_group,
+        dtype=np.float32,
+        name="fracture-gather",
+        token=(image.name, options),
     )
-    gathered = _array(name, graph, sizes, [image])
     with placed(spec):
         run = da.map_blocks(
             _run_group,
@@ -489,29 +376,26 @@ def _lazy(image: da.Array, spec: ModelSpec, options: _Options) -> da.Array:
             spec,
             shape,
             options,
-            name=f"fracture-tiles-{token}",
+            name=f"fracture-tiles-{tokenize(gathered.name, spec, options)}",
             dtype=np.float32,
             meta=np.empty((0, 0), np.float32),
         )
-    name = f"fracture-probability-{token}"
-    graph = {}
-    sideways = [list(columns.groups_over(*pair)) for pair in pairwise(bounds[1])]
-    for p in range(image.numblocks[0]):
-        vertical_groups = list(rows.groups_over(bounds[0][p], bounds[0][p + 1]))
-        for q, horizontal_groups in enumerate(sideways):
-            groups = [(i, j) for i in vertical_groups for j in horizontal_groups]
-            origin = (bounds[0][p], bounds[1][q])
-            keys = [(run.name, i, j) for i, j in groups]
-            block = (image.name, p, q)
-            graph[(name, p, q)] = (_assemble_block, block, shape, options, origin, groups, keys)
-    return _array(name, graph, image.chunks, [image, run])
+    sideways = [list(columns.groups_over(*pair)) for pair in pairwise(left)]
 
+    def over_block(index: tuple[int, ...]) -> list[Any]:
+        p, q = index
+        groups = [(i, j) for i in rows.groups_over(top[p], top[p + 1]) for j in sideways[q]]
+        parts = [Block(run, group) for group in groups]
+        return [Block(image, index), shape, options, (top[p], left[q]), groups, parts]
 
-def _array(
-    name: str, graph: dict[Any, Any], chunks: tuple[tuple[int, ...], ...], sources: list[Any]
-) -> da.Array:
-    whole = HighLevelGraph.from_collections(name, graph, dependencies=sources)
-    return da.Array(whole, name, chunks, dtype=np.float32, meta=np.empty((0, 0), np.float32))
+    return assemble(
+        _assemble,
+        image.chunks,
+        needs=over_block,
+        dtype=np.float32,
+        name="fracture-probability",
+        token=(image.name, run.name),
+    )
 
 
 def _blocks_over(bounds: list[int], start: int, stop: int) -> range:
@@ -519,7 +403,8 @@ def _blocks_over(bounds: list[int], start: int, stop: int) -> range:
     return range(bisect.bisect_right(bounds, start) - 1, bisect.bisect_left(bounds, stop))
 
 
-def _classify(probability: np.ndarray, threshold: float) -> np.ndarray:
+def classify(probability: np.ndarray, threshold: float) -> np.ndarray:
+    """1 from the threshold on, 0 below it, 255 without data."""
     with np.errstate(invalid="ignore"):
         found = (probability >= threshold).astype(np.uint8)
     found[np.isnan(probability)] = NO_DATA
@@ -529,7 +414,8 @@ def _classify(probability: np.ndarray, threshold: float) -> np.ndarray:
 # --- Arguments ------------------------------------------------------------------------------------
 
 
-def _image_of(obj: xr.DataArray | xr.Dataset) -> xr.DataArray:
+def image_of(obj: xr.DataArray | xr.Dataset) -> xr.DataArray:
+    """The image (y, x) of what was given."""
     if isinstance(obj, xr.Dataset):
         if "image" not in obj:
             raise InputError(
@@ -589,6 +475,12 @@ def _stretch(
         raise InputError(
             f"from {low} to {high}", where="value_range", remedy="Give (black, white), black first"
         )
+    if spec.loader != _LOADER:
+        raise InputError(
+            "the scale of a model of your own is not known here",
+            where="value_range",
+            remedy="Leave it out, and bring the image to the model's scale",
+        )
     header = read_model_header(spec.weights)
     rule = (
         load_model(spec.weights).normalisation
@@ -605,7 +497,8 @@ def _stretch(
     return factor, rule.offset - low * factor
 
 
-def _restrict(probability: Any, image: xr.DataArray, within: xr.DataArray | None) -> Any:
+def restricted(probability: Any, image: xr.DataArray, within: xr.DataArray | None) -> Any:
+    """Probabilities without what lies outside."""
     if within is None:
         return probability
     if not isinstance(within, xr.DataArray):
@@ -614,8 +507,7 @@ def _restrict(probability: Any, image: xr.DataArray, within: xr.DataArray | None
             where="within",
             remedy="Give a DataArray on the image's grid",
         )
-    check_same_grid(image, within, ("image", "within"))
-    here = within.transpose(*image.dims).data
+    here = same_grid(within, image, "within", "image").data
     if isinstance(probability, da.Array):
         here = da.asarray(here).rechunk(probability.chunks)
         return da.where(here.astype(bool), probability, np.float32(np.nan))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
-from lunarray.errors import GridError, InputError
+from lunarray.errors import InputError
 
 #: Label of pixels without valid data.
 NO_DATA = 255
@@ -136,91 +135,3 @@ def pixel_metrics(counts: np.ndarray) -> dict[str, float]:
         "F1_pooled": float(_ratio(2 * tp, 2 * tp + fp + fn)),
         "IoU_pooled": float(_ratio(tp, tp + fp + fn)),
     }
-
-
-def segmentation_metrics(
-    predicted: xr.DataArray | np.ndarray,
-    labels: xr.DataArray | np.ndarray,
-    *,
-    tile: int = 512,
-) -> dict[str, float]:
-    """Score a map of detections against labels.
-
-    Parameters
-    ----------
-    predicted : DataArray or ndarray, shape (y, x)
-        1 where a fracture was detected, 0 where not, 255 where there are no data, as ``mask`` of
-        :func:`lunarray.fractures.map_fractures`.
-    labels : DataArray or ndarray, shape (y, x)
-        The same of the truth, on the same grid.
-    tile : int
-        Side of the tiles, without overlap, that the paper's averages are taken over; the outermost may be smaller.
-
-    Returns
-    -------
-    dict of float
-        Those of :func:`tile_metrics`, averaged over tiles as the paper does, and those of :func:`pixel_metrics`, named
-        ``…_pooled``. Chunked input is read tile row by tile row.
-
-    Raises
-    ------
-    GridError
-        If shapes or coordinates differ.
-    InputError
-        If `tile` is not positive.
-    """
-    if tile < 1:
-        raise InputError(f"tiles of {tile} pixels", where="tile", remedy="Give 1 or more")
-    check_same_grid(predicted, labels, ("predicted", "labels"))
-    a, b = (x.data if isinstance(x, xr.DataArray) else np.asarray(x) for x in (predicted, labels))
-    counts = []
-    for top in range(0, a.shape[0], tile):
-        rows = [np.asarray(x[top : top + tile]) for x in (a, b)]
-        counts += [
-            confusion(rows[0][:, left : left + tile], rows[1][:, left : left + tile])
-            for left in range(0, a.shape[1], tile)
-        ]
-    table = np.array(counts, np.int64).reshape(-1, 4)
-    return {**tile_metrics(table), **pixel_metrics(table)}
-
-
-def check_same_grid(a: Any, b: Any, names: tuple[str, str]) -> None:
-    """Raise where two arrays are not on the same grid.
-
-    Parameters
-    ----------
-    a, b : DataArray or ndarray
-        What to compare: shapes, and coordinates where both have them.
-    names : tuple of str
-        What to call them.
-
-    Raises
-    ------
-    GridError
-        If they differ.
-    """
-    if a.shape != b.shape:
-        raise GridError(
-            f"shape {tuple(b.shape)}, while {names[0]} has {tuple(a.shape)}",
-            where=names[1],
-            remedy="Give both on the same grid",
-        )
-    if not (isinstance(a, xr.DataArray) and isinstance(b, xr.DataArray)):
-        return
-    for dim in a.dims:
-        if dim not in b.dims:
-            raise GridError(
-                f"no dimension {dim}, but {', '.join(map(str, b.dims))}",
-                where=names[1],
-                remedy="Give both on the same grid",
-            )
-        if dim not in a.coords or dim not in b.coords:
-            continue
-        one, other = a[dim].values, b[dim].values
-        step = np.abs(np.diff(one)).max() if one.size > 1 else 1.0
-        if one.size and np.abs(one - other).max() > 1e-3 * step:
-            raise GridError(
-                f"{dim} from {other[0]:g} to {other[-1]:g}, while {names[0]} has {one[0]:g} to {one[-1]:g}",
-                where=names[1],
-                remedy="Give both on the same grid (rasterise with like=image)",
-            )

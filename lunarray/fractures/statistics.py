@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
 from lunarray.errors import GridError, InputError
-from lunarray.fractures.ground import box_of, metric_of
-from lunarray.geo import (
-    BODIES,
-    assign_grid,
-    covering_box,
-    radius_of,
-    require_body,
-    spatial_dims,
-    to_lonlat,
-)
+from lunarray.fractures.ground import Metric, metric_of
+from lunarray.geo import BODIES, radius_of, require_body, to_lonlat
 from lunarray.store.provenance import stamp
 
 if TYPE_CHECKING:
     import geopandas
+    from odc.geo.geobox import GeoBox
 
-__all__ = ["density", "mapped_area", "network", "orientation_rose", "segments"]
+__all__ = ["area_of", "network", "orientation_rose", "per_area", "segments"]
 
 
 def segments(fractures: geopandas.GeoDataFrame) -> dict[str, np.ndarray]:
@@ -99,69 +92,37 @@ def _unit(lam: np.ndarray, phi: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], -1)
 
 
-def mapped_area(mask: xr.DataArray | xr.Dataset) -> float:
-    """Area on the ground that has been mapped.
+def area_of_data(row: int, column: int, block: np.ndarray, metric: Metric) -> float:
+    """Area on the ground of the pixels of a block that have data, m²."""
+    kind = block.dtype.kind
+    good = np.isfinite(block) if kind == "f" else block if kind == "b" else block != 255
+    return area_of(good, row, column, metric)
+
+
+def area_of(good: np.ndarray, row: int, column: int, metric: Metric) -> float:
+    """Area on the ground of some pixels.
 
     Parameters
     ----------
-    mask : DataArray or Dataset
-        Of whole numbers with 255 where there are no data, booleans (True has data), or an image with NaN; of a Dataset
-        its ``mask``, ``valid`` or ``image``.
+    good : ndarray of bool, shape (y, x)
+        Which, of a block.
+    row, column : int
+        Place of its first pixel on the grid.
+    metric : Metric
+        Of the grid.
 
     Returns
     -------
     float
-        m², on the sphere. Computed chunk by chunk.
-
-    Raises
-    ------
-    GridError
-        If it is not georeferenced.
+        m².
     """
-    if isinstance(mask, xr.Dataset):
-        name = next((n for n in ("mask", "valid", "image") if n in mask), None)
-        if name is None:
-            raise InputError(
-                "neither mask nor valid nor image", where="mapped_area", remedy="give a DataArray"
-            )
-        mask = mask[name]
-    geobox = box_of(mask, "an area")
-    metric = metric_of(geobox)
-    data = mask.transpose(*(spatial_dims(mask) or ())).data
-    if not hasattr(data, "dask"):
-        return float(_valid_area(np.asarray(data), (0, 0), metric).sum())
-    import dask.array as da
-
-    return float(
-        da.map_blocks(
-            _area_task,
-            data,
-            metric=metric,
-            dtype=np.float64,
-            meta=np.empty((0, 0)),
-            chunks=tuple((1,) * len(sizes) for sizes in data.chunks),
-        )
-        .sum()
-        .compute()
-    )
-
-
-def _area_task(block: np.ndarray, metric: Any, block_info: Any = None) -> np.ndarray:
-    (row, _), (column, _) = block_info[0]["array-location"]
-    return np.array([[_valid_area(block, (row, column), metric).sum()]])
-
-
-def _valid_area(block: np.ndarray, corner: tuple[int, int], metric: Any) -> np.ndarray:
-    kind = block.dtype.kind
-    good = np.isfinite(block) if kind == "f" else block if kind == "b" else block != 255
     # Areas change little within 64 pixels of a row: one value for each such piece, the same pieces for any chunks.
-    edges = [0, *range(64 - corner[1] % 64, block.shape[1], 64), block.shape[1]]
+    edges = [0, *range(64 - column % 64, good.shape[1], 64), good.shape[1]]
     pieces = [slice(a, b) for a, b in pairwise(edges)]
     counts = np.stack([good[:, p].sum(axis=1) for p in pieces], axis=1)
-    middle = (np.array([p.start for p in pieces]) + corner[1]) // 64 * 64 + 32.0
-    row = np.arange(block.shape[0]) + 0.5 + corner[0]
-    r, c = np.meshgrid(row, middle, indexing="ij")
-    return counts * metric.area(r, c)
+    middle = (np.array([p.start for p in pieces]) + column) // 64 * 64 + 32.0
+    r, c = np.meshgrid(np.arange(good.shape[0]) + 0.5 + row, middle, indexing="ij")
+    return float((counts * metric.area(r, c)).sum())
 
 
 def network(fractures: geopandas.GeoDataFrame, area: float | None = None) -> dict[str, float]:
@@ -280,74 +241,27 @@ def orientation_rose(fractures: geopandas.GeoDataFrame, bins: int = 18) -> xr.Da
     )
 
 
-def density(
-    fractures: geopandas.GeoDataFrame,
-    cell: float = 500.0,
-    *,
-    like: Any = None,
-    radius: float | None = None,
-    quantity: str = "length",
-) -> xr.DataArray:
-    """Map of the density of fractures.
+def per_area(
+    fractures: geopandas.GeoDataFrame, grid: GeoBox, radius: float | None, quantity: str
+) -> np.ndarray:
+    """Length (km) or number of fractures by area (km²) in each pixel of a grid.
 
     Parameters
     ----------
     fractures : GeoDataFrame
-        Polygons with centre lines, or lines.
-    cell : float
-        Pixel of the map, in the units of the fractures' CRS (m).
-    like : Dataset, DataArray or GeoBox, optional
-        What the map is to cover; by default the fractures.
-    radius : float, optional
-        Average over discs of this radius, in the same units; by default over the cell alone.
-    quantity : {"length", "count"}
-        Length of centre lines by area (km/km²), or number of fractures, by their middles (1/km²).
+        In the CRS of the grid.
+    grid : GeoBox
+        Of square pixels.
+    radius, quantity
+        As of :func:`lunarray.fractures.density`.
 
     Returns
     -------
-    DataArray
-        ``density`` (y, x) float32, per area on the ground, in memory.
-
-    Raises
-    ------
-    InputError
-        If there are no fractures and no `like`, or a parameter is out of range.
-
-    Notes
-    -----
-    Pieces of line longer than an eighth of a cell are divided; each counts where its middle lies.
+    ndarray, shape (y, x), float64
     """
     from scipy.ndimage import convolve
 
-    if quantity not in ("length", "count"):
-        raise InputError(f"quantity={quantity!r}", where="quantity", remedy='give "length" or "count"')  # fmt: skip
-    if not cell > 0 or (radius is not None and not radius > 0):
-        raise InputError(
-            f"cell={cell!r}, radius={radius!r}", where="density", remedy="give more than 0"
-        )
-    if fractures.crs is None:
-        raise GridError(
-            "fractures without a CRS", where="fractures", remedy="assign one, frame.set_crs(...)"
-        )
-    crs = require_body(fractures.crs, BODIES)
-    if like is None:
-        if not len(fractures):
-            raise InputError(
-                "no fractures", where="fractures", remedy="give like=, what the map is to cover"
-            )
-        bounds = tuple(fractures.total_bounds)
-        pad = cell / 2
-        bounds = (bounds[0] - pad, bounds[1] - pad, bounds[2] + pad, bounds[3] + pad)
-    else:
-        box = box_of(like) if isinstance(like, (xr.Dataset, xr.DataArray)) else like
-        if require_body(box.crs, BODIES) != crs:
-            raise GridError(
-                "the map is not in the CRS of the fractures",
-                where="like",
-                remedy="bring the fractures into its CRS, frame.to_crs(...)",
-            )
-        bounds = tuple(box.boundingbox)
-    grid = covering_box(bounds, float(cell), crs)
+    cell = grid.transform.a
     if quantity == "count":
         middle = fractures.geometry.centroid
         x, y, weight = middle.x.to_numpy(), middle.y.to_numpy(), np.ones(len(fractures))
@@ -374,17 +288,4 @@ def density(
         u = np.arange(-reach, reach + 1)
         disc = (u[:, None] ** 2 + u**2 <= (radius / cell) ** 2).astype(np.float64)
         total, ground = (convolve(layer, disc, mode="constant") for layer in (total, ground))
-    names = ("lat", "lon") if crs.is_geographic else ("y", "x")
-    unit = "km/km2" if quantity == "length" else "1/km2"
-    out = xr.DataArray(
-        (total / ground).astype(np.float32),
-        dims=names,
-        name="density",
-        attrs={
-            "units": unit,
-            "long_name": "length of fractures by area"
-            if quantity == "length"
-            else "fractures by area",
-        },
-    )
-    return assign_grid(stamp(out, f"density, cell {cell:g}, radius {radius}"), grid)
+    return total / ground

@@ -13,7 +13,7 @@ import xarray as xr
 
 from lunarray.errors import GridError, InputError
 from lunarray.fractures.ground import box_of
-from lunarray.fractures.vectors import same_grid
+from lunarray.fractures.layers import each_block, same_grid
 from lunarray.geo import BODIES, crs_of, from_lonlat, require_body, spatial_dims, to_lonlat
 
 __all__ = ["TileSet", "split", "tiles"]
@@ -196,15 +196,7 @@ def tiles(
     ----------
     Le Corre et al. (2025), JGR Planets 130, e2025JE009145, section 3.1.
     """
-    pictures = [images] if isinstance(images, xr.DataArray) else list(images)
-    if labels is None or isinstance(labels, xr.DataArray):
-        layers: list[xr.DataArray | None] = [labels] * (1 if labels is not None else len(pictures))
-    else:
-        layers = list(labels)
-    if not pictures or len(layers) != len(pictures):
-        raise InputError(
-            f"{len(pictures)} images and {len(layers)} labels", where="labels", remedy="give one of each"
-        )  # fmt: skip
+    pictures, layers = _pairs(images, labels)
     if not (isinstance(size, (int, np.integer)) and size >= 1):
         raise InputError(f"size={size!r}", where="size", remedy="give pixels")
     for name, value in (("overlap", overlap), ("min_valid", min_valid)):
@@ -212,19 +204,9 @@ def tiles(
             raise InputError(
                 f"{name}={value!r}", where=name, remedy="give a share, 0 or more and less than 1"
             )
+    step = max(1, round(size * (1 - overlap)))
     windows, has, share = [], [], []
-    ready: list[tuple[xr.DataArray, xr.DataArray | None]] = []
     for number, (picture, layer) in enumerate(zip(pictures, layers, strict=True)):
-        dims = spatial_dims(picture)
-        if dims is None or picture.ndim != 2:
-            raise GridError(
-                f"no image: the dimensions are {tuple(map(str, picture.dims))}",
-                where=f"image {number}",
-                remedy="give dimensions (y, x)",
-            )
-        picture = picture.transpose(*dims)
-        layer = None if layer is None else same_grid(layer, picture, f"labels of image {number}")
-        step = max(1, round(size * (1 - overlap)))
         starts = [_starts(length, size, step) for length in picture.shape]
         valid, marked = _counts(picture.data, None if layer is None else layer.data, starts, size)
         keep = valid > min_valid * size * size
@@ -234,7 +216,6 @@ def tiles(
         )
         has.append(marked[keep] > 0)
         share.append((valid[keep] / (size * size)).astype(np.float32))
-        ready.append((picture, layer))
     where = np.concatenate(windows)
     if not len(where):
         raise InputError(
@@ -244,8 +225,8 @@ def tiles(
         )
     names = tuple(str(p.attrs.get("source", f"image {k}")) for k, p in enumerate(pictures))
     return TileSet(
-        images=tuple(p for p, _ in ready),
-        labels=tuple(layer for _, layer in ready),
+        images=tuple(pictures),
+        labels=tuple(layers),
         windows=where,
         size=int(size),
         rotation=np.zeros(len(where), np.int8),
@@ -253,6 +234,31 @@ def tiles(
         valid_share=np.concatenate(share),
         names=names,
     )
+
+
+def _pairs(images: Any, labels: Any) -> tuple[list[xr.DataArray], list[xr.DataArray | None]]:
+    """Images (y, x), and the labels of each on its grid."""
+    pictures = [images] if isinstance(images, xr.DataArray) else list(images)
+    if labels is None or isinstance(labels, xr.DataArray):
+        layers: list[xr.DataArray | None] = [labels] * (1 if labels is not None else len(pictures))
+    else:
+        layers = list(labels)
+    if not pictures or len(layers) != len(pictures):
+        raise InputError(
+            f"{len(pictures)} images and {len(layers)} labels", where="labels", remedy="give one of each"
+        )  # fmt: skip
+    for number, (picture, layer) in enumerate(zip(pictures, layers, strict=True)):
+        dims = spatial_dims(picture)
+        if dims is None or picture.ndim != 2:
+            raise GridError(
+                f"no image: the dimensions are {tuple(map(str, picture.dims))}",
+                where=f"image {number}",
+                remedy="give dimensions (y, x)",
+            )
+        pictures[number] = picture.transpose(*dims)
+        if layer is not None:
+            layers[number] = same_grid(layer, pictures[number], f"labels of image {number}")
+    return pictures, layers
 
 
 def _starts(length: int, size: int, step: int) -> np.ndarray:
@@ -267,44 +273,12 @@ def _counts(
     image: Any, labels: Any, starts: list[np.ndarray], size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pixels with data, and labelled pixels among them, in each window."""
-    if not hasattr(image, "dask") and not hasattr(labels, "dask"):
-        return _count_block(
-            np.asarray(image), None if labels is None else np.asarray(labels), 0, 0, starts, size
-        )
-    import dask.array as da
-
-    if not hasattr(image, "dask"):
-        image = da.from_array(np.asarray(image), chunks=labels.chunks)
-    arrays = [image]
-    if labels is not None:
-        labels = labels if hasattr(labels, "dask") else da.from_array(np.asarray(labels))
-        arrays.append(labels.rechunk(image.chunks))
-    blocks = da.map_blocks(
-        _count_task,
-        *arrays,
-        starts=starts,
-        size=size,
-        dtype=object,
-        meta=np.empty((0, 0), dtype=object),
-        chunks=tuple((1,) * len(sizes) for sizes in image.chunks),
-    ).compute()
     valid = np.zeros((len(starts[0]), len(starts[1])), np.int64)
     marked = np.zeros_like(valid)
-    for rows, columns, a, b in blocks.ravel():
+    for rows, columns, a, b in each_block(_count_block, image, labels, starts=starts, size=size):
         valid[rows, columns] += a
         marked[rows, columns] += b
     return valid, marked
-
-
-def _count_task(*arrays: np.ndarray, starts: Any, size: int, block_info: Any = None) -> np.ndarray:
-    (row, _), (column, _) = block_info[0]["array-location"]
-    valid, marked = _count_block(
-        arrays[0], arrays[1] if len(arrays) > 1 else None, row, column, starts, size
-    )
-    rows, columns = (slice(*_span(np.asarray(valid.any(axis=axis)))) for axis in (1, 0))
-    out = np.empty((1, 1), dtype=object)
-    out[0, 0] = (rows, columns, valid[rows, columns], marked[rows, columns])
-    return out
 
 
 def _span(any_: np.ndarray) -> tuple[int, int]:
@@ -313,30 +287,33 @@ def _span(any_: np.ndarray) -> tuple[int, int]:
 
 
 def _count_block(
-    image: np.ndarray, labels: np.ndarray | None, row: int, column: int, starts: Any, size: int
-) -> tuple[np.ndarray, np.ndarray]:
+    row: int, column: int, image: np.ndarray, labels: np.ndarray | None, *, starts: Any, size: int
+) -> tuple[slice, slice, np.ndarray, np.ndarray]:
+    """The same in one block, for the windows that it is part of."""
     good = np.isfinite(image)
-    layers = [good]
     if labels is not None:
-        good = good & (labels != 255)
-        layers = [good, good & (labels == 1)]
-    counts = []
+        good &= labels != 255
     edges = [
         (np.clip(s - first, 0, length), np.clip(s + size - first, 0, length))
         for s, first, length in zip(starts, (row, column), image.shape, strict=True)
     ]
-    for layer in layers:
-        # Sums over rectangles by differences of running sums.
-        total = np.zeros((image.shape[0] + 1, image.shape[1] + 1), np.int64)
-        total[1:, 1:] = layer.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
-        (top, bottom), (left, right) = edges
-        counts.append(
-            total[np.ix_(bottom, right)]
-            - total[np.ix_(top, right)]
-            - total[np.ix_(bottom, left)]
-            + total[np.ix_(top, left)]
-        )
-    return counts[0], counts[1] if labels is not None else np.zeros_like(counts[0])
+    valid = _count(good, edges)
+    rows, columns = (slice(*_span(np.asarray(valid.any(axis=axis)))) for axis in (1, 0))
+    marked = np.zeros_like(valid) if labels is None else _count(good & (labels == 1), edges)
+    return rows, columns, valid[rows, columns], marked[rows, columns]
+
+
+def _count(layer: np.ndarray, edges: Any) -> np.ndarray:
+    """Pixels in rectangles, by differences of running sums."""
+    total = np.zeros((layer.shape[0] + 1, layer.shape[1] + 1), np.int64)
+    total[1:, 1:] = layer.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+    (top, bottom), (left, right) = edges
+    return (
+        total[np.ix_(bottom, right)]
+        - total[np.ix_(top, right)]
+        - total[np.ix_(bottom, left)]
+        + total[np.ix_(top, left)]
+    )
 
 
 def split(

@@ -77,7 +77,7 @@ class FractureFit:
         path : path
             File to write.
         overlap : int, optional
-            Pixels by which tiles must overlap (:func:`lunarray.fractures.measure_overlap`).
+            Pixels by which tiles must overlap (:func:`lunarray.fractures.detection.measure_overlap`).
         **training
             What else it shall say about the training; JSON types.
 
@@ -128,7 +128,7 @@ def train(
         What brightness is brought to; by default that of the file, or local contrast.
     augment : callable, "default" or None
         Changes a training tile: ``augment(image, mask, valid, rng)``, where `rng` depends on seed, epoch and tile only.
-        "default" is :func:`lunarray.fractures.augment`.
+        "default" is :func:`lunarray.fractures.augmentation.augment`.
     checkpoint : path, optional
         File for the best weights (safetensors), rewritten whenever the validation F1 is higher than before; beside it,
         ending in ``.resume``, the state from which a stopped run goes on to the same numbers. A run that is complete is

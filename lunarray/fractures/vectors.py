@@ -6,19 +6,17 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
-from lunarray.errors import GridError, InputError
-from lunarray.fractures.ground import Metric, box_of, metric_of, north_of
-from lunarray.geo import BODIES, read_vectors, require_body, spatial_dims, transform_geometry
+from lunarray.errors import InputError
+from lunarray.fractures.ground import Metric, metric_of, north_of
+from lunarray.fractures.layers import each_block
+from lunarray.geo import BODIES, read_vectors, require_body, transform_geometry
 
 if TYPE_CHECKING:
     import geopandas
     from odc.geo.geobox import GeoBox
 
-__all__ = ["COLUMNS", "read_vectors", "vectorize"]
-
-#: Columns of the result of `vectorize`, with their units.
+#: Columns of the result of :func:`lunarray.fractures.vectorize`, with their units.
 COLUMNS = {
     "id": "",
     "area": "m²",
@@ -43,204 +41,25 @@ _SPUR = 1.0
 _SIMPLIFY = 0.25
 
 
-def vectorize(
-    mask: xr.DataArray | xr.Dataset,
-    *,
-    probability: xr.DataArray | None = None,
-    source: xr.DataArray | None = None,
-    min_area: float = 150.0,
-    seam_distance: int = 3,
-    seam_share: float = 0.5,
-    within: Any = None,
-    within_share: float = 0.5,
-    connectivity: int = 8,
-    centrelines: bool = True,
-) -> geopandas.GeoDataFrame:
-    """Outline and measure every connected feature of a mask.
-
-    Components are connected over the whole mosaic, whatever its chunks, and the result is the same for any chunks. The
-    mask is computed block by block; of each block only its runs of covered pixels are kept, so that memory grows with
-    the features and not with the pixels.
-
-    Parameters
-    ----------
-    mask : DataArray or Dataset
-        (y, x), 1 or True where there is a feature; 0, 255 and whatever else is none. Of a Dataset, as
-        :func:`lunarray.fractures.map_fractures` returns it, variable ``mask``, with ``probability`` and ``source``
-        where it has them.
-    probability : DataArray, optional
-        For the mean probability of each feature; on the same grid.
-    source : DataArray, optional
-        Which image each pixel of a mosaic came from, as :func:`lunarray.fractures.mosaic` returns it; -1 is none.
-        Features along its seams are dropped.
-    min_area : float
-        Smaller features are dropped; m² on the ground.
-    seam_distance : int
-        Pixels from a seam at which a pixel is near it.
-    seam_share : float
-        A feature is dropped if more than this share of its pixels is near a seam. 1 keeps all.
-    within : GeoDataFrame, region or path, optional
-        Units, such as a crater's floor and its melt ponds, in any CRS. Features outside are dropped.
-    within_share : float
-        Share of a feature's outline that must lie in the units.
-    connectivity : {8, 4}
-        Whether pixels that touch at a corner are connected.
-    centrelines : bool
-        Keep the skeletons as second geometry ``centreline``, which orientation and density are made from.
-
-    Returns
-    -------
-    geopandas.GeoDataFrame
-        In the CRS of the mask, in order of the first pixel of each feature. Its polygons run along the borders of
-        pixels: in the units of the map, their area is exactly that of the pixels. On the ground: ``area`` (m²),
-        ``length`` along the skeleton (m), ``width_mean`` (m, area by length) and ``width_max`` (m, of the largest
-        circle about the skeleton that fits, apart from crossings), ``orientation`` of the longest axis (degrees
-        clockwise from north, 0 to 180), ``elongation`` (longest by shortest axis of the ellipse with the same second
-        moments), mean ``probability`` (NaN where none is given), ``intersections`` and ``branches`` of the skeleton,
-        ``pixels``, the share near a ``seam``, and ``lon``, ``lat`` of the centroid (degrees). With `within`, ``unit``
-        says which. Empty where there is none.
-
-    Raises
-    ------
-    GridError
-        If the mask is not georeferenced: areas are then unknown. Or if layers are on different grids.
-    InputError
-        If the mask does not consist of whole numbers or booleans, or a parameter is out of range.
-
-    Notes
-    -----
-    ``frame["area"]`` and ``frame["length"]`` are these columns; the attributes ``frame.area`` and ``frame.length`` are
-    geopandas' own, the area and the perimeter of the outlines on the map.
-
-    Memory: some 60 to 110 bytes for each pixel of the largest feature (features are worked on in batches of two million
-    pixels), and some 150 bytes for each run of covered pixels in a row; none for the rest of the mosaic.
-
-    Circles are fitted between the stairs of the raster: across a line that is oblique to its rows, ``width_max`` is up
-    to a pixel less than the line is wide, where ``width_mean`` is true.
-
-    References
-    ----------
-    Le Corre et al. (2025), JGR Planets 130, e2025JE009145, section 4.4: components smaller than 150 m² and those along
-    the seams of the mosaic are dropped.
-    """
-    mask, probability, source = _layers(mask, probability, source)
-    if connectivity not in (4, 8):
-        raise InputError(f"connectivity={connectivity!r}", remedy="give 4 or 8")
-    for name, value in (("min_area", min_area), ("seam_distance", seam_distance)):
-        if not (np.isfinite(value) and value >= 0):
-            raise InputError(f"{name}={value!r}", where=name, remedy="give 0 or more")
-    for name, value in (("seam_share", seam_share), ("within_share", within_share)):
-        if not 0 <= value <= 1:
-            raise InputError(f"{name}={value!r}", where=name, remedy="give a share, 0 to 1")
-    geobox = box_of(mask, "vectorising")
-    metric = metric_of(geobox)
-    units = None if within is None else _units(within, geobox)
-    spans, sums = _all_runs(mask, probability, source, int(seam_distance))
-    return _features(
-        spans,
-        sums,
-        geobox,
-        metric,
-        min_area=float(min_area),
-        seam_share=float(seam_share),
-        units=units,
-        within_share=float(within_share),
-        reach=1 if connectivity == 8 else 0,
-        with_probability=probability is not None,
-        centrelines=centrelines,
-    )
-
-
-def _layers(mask: Any, probability: Any, source: Any) -> tuple[Any, Any, Any]:
-    if isinstance(mask, xr.Dataset):
-        if "mask" not in mask:
-            raise InputError(
-                f"no variable 'mask' among {', '.join(map(str, mask.data_vars)) or 'none'}",
-                where="vectorize",
-                remedy="give the result of map_fractures, or a DataArray",
-            )
-        probability = mask.get("probability") if probability is None else probability
-        source = mask.get("source") if source is None else source
-        mask = mask["mask"]
-    if mask.dtype.kind not in "biu":
-        raise InputError(
-            f"a mask of type {mask.dtype}",
-            where=str(mask.name or "mask"),
-            remedy="give whole numbers or booleans, for instance probability > 0.5",
-        )
-    dims = spatial_dims(mask)
-    if dims is None or mask.ndim != 2:
-        raise GridError(
-            f"no mask: the dimensions are {tuple(map(str, mask.dims))}", remedy="give (y, x)"
-        )
-    mask = mask.transpose(*dims)
-    return mask, *(
-        None if layer is None else same_grid(layer, mask, name)
-        for layer, name in ((probability, "probability"), (source, "source"))
-    )
-
-
-def same_grid(layer: xr.DataArray, like: xr.DataArray, name: str) -> xr.DataArray:
-    """Insist that a layer lies on the grid of another; it comes back with its dimensions in the same order."""
-    if set(layer.dims) != set(like.dims) or any(layer.sizes[d] != like.sizes[d] for d in like.dims):
-        raise GridError(
-            f"{dict(layer.sizes)} pixels, where the mask or image has {dict(like.sizes)}",
-            where=name,
-            remedy="give layers on one grid; lunarray.geo.reproject(layer, like) brings one onto another",
-        )
-    for dim in like.dims:
-        if dim in layer.coords and dim in like.coords:
-            a, b = layer[dim].values, like[dim].values
-            step = abs(b[-1] - b[0]) / max(b.size - 1, 1) or 1.0
-            if np.abs(a - b).max() > 1e-3 * step:
-                raise GridError(
-                    f"its {dim} coordinates begin at {a[0]:g}, those of the mask or image at {b[0]:g}",
-                    where=name,
-                    remedy="give layers on one grid",
-                )
-    return layer.transpose(*like.dims)
-
-
 # --- runs -----------------------------------------------------------------------------------------
 
 
-def _all_runs(mask: Any, probability: Any, source: Any, distance: int) -> tuple[Any, Any]:
-    """Runs of the whole mosaic in order of row and start, with their sums; joined where blocks meet."""
+def runs_of(mask: Any, probability: Any, near: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of a whole mosaic in order of row and start, with their sums; joined where blocks meet.
+
+    Parameters
+    ----------
+    mask, probability, near : array or None
+        Layers (y, x), lazy or not; the latter two may be lacking. See
+        :func:`lunarray.fractures.run_kernels.extract_runs`.
+
+    Returns
+    -------
+    spans, sums : ndarray (run, 3)
+    """
     from lunarray.fractures.run_kernels import join_runs
 
-    layers: list[Any] = [mask.data]
-    lazy = hasattr(mask.data, "dask")
-    near = None if source is None else _near_seams(source.data, distance)
-    extra: list[Any] = [None if probability is None else probability.data, near]
-    if lazy or any(hasattr(layer, "dask") for layer in extra):
-        import dask.array as da
-
-        if not lazy:
-            chunks = next(layer.chunks for layer in extra if hasattr(layer, "dask"))
-            layers = [da.from_array(np.asarray(mask.data), chunks=chunks)]
-        chunks = layers[0].chunks
-        present = []
-        for layer in extra:
-            if layer is not None:
-                layer = (
-                    layer if hasattr(layer, "dask") else da.from_array(np.asarray(layer), chunks)
-                )
-                layers.append(layer.rechunk(chunks))
-            present.append(layer is not None)
-        # One object for each block: what is shared between the layers is computed once.
-        blocks = da.map_blocks(
-            _block_runs,
-            *layers,
-            present=tuple(present),
-            dtype=object,
-            meta=np.empty((0, 0), dtype=object),
-            chunks=tuple((1,) * len(sizes) for sizes in chunks),
-        ).compute()
-        parts = [blocks[index] for index in np.ndindex(blocks.shape)]
-    else:
-        present = [layer is not None for layer in extra]
-        layers += [np.asarray(layer) for layer in extra if layer is not None]
-        parts = [_runs_of([np.asarray(layer) for layer in layers], tuple(present), 0, 0)]
+    parts = each_block(_runs_of_block, mask, probability, near)
     spans = np.concatenate([p[0] for p in parts])
     sums = np.concatenate([p[1] for p in parts])
     del parts
@@ -252,37 +71,32 @@ def _all_runs(mask: Any, probability: Any, source: Any, distance: int) -> tuple[
     return spans, sums
 
 
-def _block_runs(*layers: np.ndarray, present: tuple[bool, ...], block_info: Any = None) -> Any:
-    (row, _), (column, _) = block_info[0]["array-location"]
-    out = np.empty((1, 1), dtype=object)
-    out[0, 0] = _runs_of(list(layers), present, row, column)
-    return out
-
-
-def _runs_of(
-    layers: list[np.ndarray], present: tuple[bool, ...], row: int, column: int
+def _runs_of_block(
+    row: int,
+    column: int,
+    mask: np.ndarray,
+    probability: np.ndarray | None,
+    near: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     from lunarray.fractures.run_kernels import extract_runs
 
-    mask, *rest = layers
     if mask.dtype == bool:
         mask = mask.view(np.uint8)
     elif mask.dtype != np.uint8:
         mask = (mask == 1).view(np.uint8)
-    probability = (
-        rest.pop(0).astype(np.float32, copy=False) if present[0] else np.empty((0, 0), np.float32)
-    )
-    near = rest.pop(0) if present[1] else np.empty((0, 0), np.uint8)
+    none = (0, 0)
     return extract_runs(
         np.ascontiguousarray(mask),
-        np.ascontiguousarray(probability),
-        np.ascontiguousarray(near),
+        np.empty(none, np.float32)
+        if probability is None
+        else np.ascontiguousarray(probability, np.float32),
+        np.empty(none, np.uint8) if near is None else np.ascontiguousarray(near),
         row,
         column,
     )
 
 
-def _near_seams(source: Any, distance: int) -> Any:
+def near_seams(source: Any, distance: int) -> Any:
     """1 where another image begins within `distance` pixels."""
     if not hasattr(source, "dask"):
         return _seams(np.asarray(source), distance=distance)
@@ -321,11 +135,10 @@ def _seams(source: np.ndarray, *, distance: int) -> np.ndarray:
 # --- features -------------------------------------------------------------------------------------
 
 
-def _features(
+def features_of(
     spans: np.ndarray,
     sums: np.ndarray,
     geobox: GeoBox,
-    metric: Metric,
     *,
     min_area: float,
     seam_share: float,
@@ -335,11 +148,13 @@ def _features(
     with_probability: bool,
     centrelines: bool,
 ) -> geopandas.GeoDataFrame:
+    """Outline and measure the components of runs; arguments as of :func:`lunarray.fractures.vectorize`."""
     import geopandas
     import pandas as pd
 
     from lunarray.fractures.run_kernels import PROBABILITY_UNIT, label_runs, run_areas
 
+    metric = metric_of(geobox)
     labels, count = label_runs(spans, np.array([0, len(spans)], np.int64), reach)
     lengths = (spans[:, 2] - spans[:, 1]).astype(np.int64)
     # Whole numbers, or sums in the order of the runs: no chunk changes a bit.
@@ -518,7 +333,7 @@ def _collect(parts: np.ndarray, owner: np.ndarray, count: int, join: Any) -> np.
 # --- units ----------------------------------------------------------------------------------------
 
 
-def _units(within: Any, geobox: GeoBox) -> Any:
+def units_of(within: Any, geobox: GeoBox) -> Any:
     """Units as (geometries, names) in the CRS of the grid."""
     import shapely
 

@@ -86,7 +86,7 @@ def save_model(
     normalisation : Normalisation, optional
         What it was trained with; the default of its architecture otherwise.
     overlap : int, optional
-        Pixels by which tiles must overlap (:func:`lunarray.fractures.measure_overlap`).
+        Pixels by which tiles must overlap (:func:`lunarray.fractures.detection.measure_overlap`).
     training : dict, optional
         What it was trained on and how; JSON types only.
 

@@ -117,7 +117,7 @@ def agreement(
         (y, x).
     detected, reference : GeoDataFrame or DataArray
         Both polygons in the CRS of the image, or both masks on its grid; or `detected` alone, a
-        :class:`lunarray.fractures.Comparison` of polygons in that CRS.
+        :class:`lunarray.fractures.comparison.Comparison` of polygons in that CRS.
     window : (x, y, width), optional
         Part to draw, as in :func:`detections`.
     max_pixels : int
@@ -274,7 +274,8 @@ def training_curves(
     Parameters
     ----------
     history : Dataset
-        Along ``epoch`` and ``split`` ("training", "validation"), as a :class:`lunarray.fractures.FractureFit` keeps it.
+        Along ``epoch`` and ``split`` ("training", "validation"), as what
+        :func:`lunarray.fractures.train` gives keeps it.
     rolling : int
         Epochs of the running mean that is drawn over the faint values themselves.
     **output : Output
@@ -370,7 +371,7 @@ def _pieces(detected: Any, reference: Any) -> Any:
 
 
 def _on_view(mask: xr.DataArray, view: View) -> xr.DataArray:
-    from lunarray.fractures.vectors import same_grid
+    from lunarray.fractures.layers import same_grid
 
     if spatial_dims(mask) is None:
         raise GridError(f"no mask: the dimensions are {tuple(map(str, mask.dims))}", where="mask")
