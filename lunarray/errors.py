@@ -6,7 +6,10 @@ without a traceback. Each class also derives from the built-in that Python progr
 
 from __future__ import annotations
 
+import math
+import numbers
 import os
+from collections.abc import Iterable
 
 
 class LunarrayError(Exception):
@@ -109,3 +112,37 @@ class MissingDependencyError(LunarrayError, ImportError):
 
 class LunarrayWarning(UserWarning):
     """Something that lunarray did or found that the caller should know: a file skipped, a reference system assumed."""
+
+
+def require_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Raise InputError unless an argument is one of the choices that it has."""
+    choices = list(choices)
+    if value not in choices:
+        *first, last = map(repr, choices)
+        either = f"{', '.join(first)} or {last}" if first else last
+        raise InputError(f"{value!r}", where=name, remedy=f"Give {either}")
+
+
+def require_number(
+    name: str,
+    value: float,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    strictly: bool = False,
+    whole: bool = False,
+) -> None:
+    """Raise InputError unless an argument is a number from `low` to `high`, neither of both if `strictly`."""
+    real = isinstance(value, numbers.Real) and (not whole or float(value).is_integer())
+    if real and (low < value < high if strictly else low <= value <= high):
+        return
+    kind = "a whole number" if whole else "a number"
+    if math.isfinite(low) and math.isfinite(high):
+        wanted = f"{kind} {'between' if strictly else 'from'} {low:g} {'and' if strictly else 'to'} {high:g}"
+    elif math.isfinite(low):
+        wanted = f"{kind} above {low:g}" if strictly else f"{kind}, {low:g} or more"
+    elif math.isfinite(high):
+        wanted = f"{kind} below {high:g}" if strictly else f"{kind}, {high:g} or less"
+    else:
+        wanted = kind
+    raise InputError(f"{value!r}", where=name, remedy=f"Give {wanted}")

@@ -97,3 +97,22 @@ def test_errors_say_where_and_what_to_do_and_cross_processes():
     assert copy.remedy == "Fetch it again"
     classes = [c for c in vars(errors).values() if inspect.isclass(c) and issubclass(c, Exception)]
     assert all(issubclass(c, (errors.LunarrayError, Warning)) for c in classes)
+
+
+def test_one_check_of_choices_and_one_of_numbers():
+    errors.require_choice("method", "a", ("a", "b"))
+    with pytest.raises(errors.InputError, match=r"method: 'c'\. Give 'a', 'b' or None"):
+        errors.require_choice("method", "c", ("a", "b", None))
+    for value, bounds in ((1, (1, 3)), (np.float32(2.5), (0,)), (np.int64(3), (1, 3)), (-1e9, ())):
+        errors.require_number("n", value, *bounds)
+    for value, bounds, options, remedy in (
+        (0, (1,), {"whole": True}, "a whole number, 1 or more"),
+        (1.5, (1, 3), {"whole": True}, "a whole number from 1 to 3"),
+        (1.0, (0, 1), {"strictly": True}, "a number between 0 and 1"),
+        (float("nan"), (0,), {}, "a number, 0 or more"),
+        (float("inf"), (0,), {"whole": True}, "a whole number, 0 or more"),
+        ("1", (0,), {"strictly": True}, "a number above 0"),
+        (None, (), {}, "a number"),
+    ):
+        with pytest.raises(errors.InputError, match=f"n: .*Give {remedy}[.]"):
+            errors.require_number("n", value, *bounds, **options)

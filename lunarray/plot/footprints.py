@@ -9,7 +9,7 @@ import dask
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_choice
 from lunarray.geo import footprint_polygons, lonlat_of, lunar_grid, unit_vectors
 from lunarray.plot.drawing import (
     GREY,
@@ -83,12 +83,7 @@ def footprints(
             where="footprints",
             remedy="give what lunarray.xrf.fit_elements gives",
         )
-    if projection not in ("orthographic", "equirectangular"):
-        raise InputError(
-            f"projection={projection!r}",
-            where="footprints",
-            remedy="give 'orthographic' or 'equirectangular'",
-        )
+    require_choice("projection", projection, ("orthographic", "equirectangular"))
     lon, lat, values = dask.compute(
         result["corner_lon"].values,
         result["corner_lat"].values,

@@ -49,14 +49,6 @@ def require_wavelengths(wavelengths: np.ndarray | None) -> np.ndarray:
     return nm
 
 
-def require_chunks(chunks: int | None) -> None:
-    """InputError for chunks of less than a pixel."""
-    if chunks is not None and chunks < 1:
-        raise InputError(
-            f"chunks of {chunks} pixels", where="chunks", remedy="give 1 or more, or None"
-        )
-
-
 def one_calibration(nm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Factor (bands,) common to all spectra: radiometric scale and errors of one calibration."""
     flat = np.ones((1, nm.size), np.float32)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_number
 from lunarray.geo import RADIUS, to_lonlat
 from lunarray.oxides.constants import OXIDES
 from lunarray.simulate.cubes import (
@@ -21,7 +21,6 @@ from lunarray.simulate.cubes import (
     cube,
     layers_of,
     one_calibration,
-    require_chunks,
     require_wavelengths,
     seen,
 )
@@ -126,12 +125,10 @@ def moon(
     from lunarray.geo import lunar_grid, polar_grid
 
     nm = require_wavelengths(wavelengths)
-    require_chunks(chunks)
+    if chunks is not None:
+        require_number("chunks", chunks, 1, whole=True)
     for name, value in (("latitude", latitude), ("reference_latitude", reference_latitude)):
-        if not 0 < value < 90:
-            raise InputError(
-                f"{value} degrees", where=name, remedy="give a latitude between 0 and 90"
-            )
+        require_number(name, value, 0, 90, strictly=True)
     surface = Surface.random(seed)
     source = f"lunarray.simulate.moon(resolution={resolution}, seed={seed})"
     rng = np.random.default_rng([seed, 1])

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lunarray.errors import require_number
 from lunarray.geo import RADIUS
 from lunarray.simulate import priors
 from lunarray.simulate.cubes import (
     Tokenized,
     cube,
     one_calibration,
-    require_chunks,
     require_wavelengths,
     seen,
 )
@@ -247,7 +247,8 @@ def polar_scene(
     from lunarray.geo import grid_coords, polar_grid
 
     nm = require_wavelengths(wavelengths)
-    require_chunks(chunks)
+    if chunks is not None:
+        require_number("chunks", chunks, 1, whole=True)
     geobox = polar_grid(pole, resolution, latitude)
     coords = grid_coords(geobox)
     columns = geobox.shape[1]

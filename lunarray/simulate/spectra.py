@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_number
 from lunarray.oxides.constants import OXIDES
 from lunarray.simulate import instrument, kernels, priors
 from lunarray.simulate.minerals import MINERALS
@@ -61,8 +61,7 @@ def soils(n: int, seed: int, wavelengths: np.ndarray | None = None) -> xr.Datase
     """
     import xarray as xr
 
-    if n < 1:
-        raise InputError(f"{n} soils", where="n", remedy="give a positive number")
+    require_number("n", n, 1, whole=True)
     nm = np.asarray(WAVELENGTHS_150 if wavelengths is None else wavelengths, np.float32).reshape(-1)
     if nm.size == 0 or nm.min() < 450 or nm.max() > 1800:
         raise InputError(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_number
 from lunarray.geo import assign_crs, moon_crs, wrap_longitude
 from lunarray.simulate import priors
 from lunarray.simulate.noise import hash_normal
@@ -206,10 +206,7 @@ def track_scene(
 
     from lunarray.xrf.constants import ELEMENTS
 
-    if not 0 < coverage < 1:
-        raise InputError(
-            f"coverage {coverage:g}", where="track_scene", remedy="Give a share between 0 and 1"
-        )
+    require_number("coverage", coverage, 0, 1, strictly=True)
     west, south, east, north = grid.extent
     wide = (west - margin, max(south - margin, -90.0), east + margin, min(north + margin, 90.0))
     surface = _surface(seed, wide)
