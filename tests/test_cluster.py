@@ -190,13 +190,13 @@ def test_graph_of_one_cluster_runs_on_another(tmp_path, mixed, client):
 
 
 def test_identity_does_not_depend_on_placement(tmp_path, mixed):
-    from lunarray.store.api import _identity
+    from lunarray.store.content import identity
 
     spec = spec_of(tmp_path)
     placed = maps_of(spec)
     with dask.config.set(scheduler="threads"):
         unplaced = maps_of(spec)
-    assert _identity(placed) == _identity(unplaced)
+    assert identity(placed) == identity(unplaced)
 
 
 def test_only_what_is_near_is_read_ahead(tmp_path, mixed):

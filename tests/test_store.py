@@ -348,11 +348,11 @@ def test_unwritable_place_is_a_store_error(tmp_path):
     assert file.read_text() == ""
 
 
-def test_same_calls_have_the_same_identity(tmp_path):
-    from lunarray.store.api import _identity
+def test_same_calls_have_the_sameidentity(tmp_path):
+    from lunarray.store.content import identity
 
-    assert _identity(cube()) == _identity(cube())
-    assert _identity(cube()) != _identity(cube(seed=1))
+    assert identity(cube()) == identity(cube())
+    assert identity(cube()) != identity(cube(seed=1))
 
 
 @pytest.fixture

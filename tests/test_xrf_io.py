@@ -257,14 +257,14 @@ class TestStore:
         xrf.class_to_zarr(paths[:4], store)
         import lunarray.store.append as module
 
-        keep = module._set_state
+        keep = module.set_state
 
         def stop(path, **state):
             if state.get("committed", 0) > 4:
                 raise OSError(28, "No space left on device")
             keep(path, **state)
 
-        monkeypatch.setattr(module, "_set_state", stop)
+        monkeypatch.setattr(module, "set_state", stop)
         with pytest.raises(la.errors.StoreError, match="No space left"):
             xrf.class_to_zarr(frames, store)
         monkeypatch.undo()

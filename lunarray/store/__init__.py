@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from lunarray.store.api import StoreInfo, describe, open_zarr, to_zarr
+from lunarray.store.api import to_zarr
 from lunarray.store.maps import open_maps
 from lunarray.store.provenance import stamp
+from lunarray.store.reading import StoreInfo, describe, open_zarr
 
 __all__ = ["StoreInfo", "describe", "open_maps", "open_zarr", "stamp", "to_zarr"]

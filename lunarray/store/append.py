@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,12 @@ import xarray as xr
 
 from lunarray.engine import progress_bar
 from lunarray.errors import InputError, StoreConflictError, StoreError
-from lunarray.store.api import FORMAT_VERSION, KEY, _set_state, _state, open_zarr
 from lunarray.store.layout import CHUNK_BYTES
 from lunarray.store.locks import WriteLock
 from lunarray.store.provenance import stamp
+from lunarray.store.reading import open_zarr
+from lunarray.store.state import FORMAT_VERSION, KEY, set_state, state_of
+from lunarray.store.transaction import appearing
 
 #: Chunks of the small arrays (coordinates) are this many times as long as those of the data.
 _SMALL_CHUNKS = 8
@@ -78,7 +79,7 @@ def append_zarr(
     begins = list(range(0, ds.sizes[dim], batch))
     try:
         with WriteLock(path):
-            state = _state(path)
+            state = state_of(path)
             if state is None:
                 _begin(ds.isel({dim: slice(0, batch)}), path, dim, length)
                 begins = begins[1:]
@@ -90,7 +91,7 @@ def append_zarr(
                 for begin in begins:
                     _append(ds.isel({dim: slice(begin, begin + batch)}), path, dim)
                     step()
-            _set_state(path, complete=True)
+            set_state(path, complete=True)
     except OSError as error:
         if isinstance(error, StoreError):
             raise
@@ -117,7 +118,7 @@ def held(path: str | os.PathLike[str], name: str) -> set[str]:
     set of str
         Empty where there is no store.
     """
-    state = _state(Path(path))
+    state = state_of(Path(path))
     if state is None:
         return set()
     if "committed" not in state:
@@ -168,15 +169,12 @@ def _begin(first: xr.Dataset, path: Path, dim: str, length: int) -> None:
             encoding[name]["compressors"] = BloscCodec(cname="zstd", clevel=3)
             if name not in first.coords and heavy:
                 data[str(name)] = [str(d) for d in variable.dims]
-    begun = path.with_name(f".{path.name}.{os.getpid()}.begun")
-    shutil.rmtree(begun, ignore_errors=True)
     rows = first.sizes[dim]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        (loaded,) = dask.compute(first)
-        stamped = stamp(loaded, f"append_zarr, {rows} rows")
+    (loaded,) = dask.compute(first)
+    stamped = stamp(loaded, f"append_zarr, {rows} rows")
+    with appearing(path) as begun:
         stamped.to_zarr(begun, mode="w-", zarr_format=3, consolidated=False, encoding=encoding)
-        _set_state(
+        set_state(
             begun,
             version=FORMAT_VERSION,
             token="appended",
@@ -186,9 +184,6 @@ def _begin(first: xr.Dataset, path: Path, dim: str, length: int) -> None:
             append_dim=dim,
             committed=rows,
         )
-        os.rename(begun, path)
-    finally:
-        shutil.rmtree(begun, ignore_errors=True)
 
 
 def _roll_back(path: Path, state: dict[str, Any], dim: str) -> None:
@@ -231,8 +226,8 @@ def _check_same(ds: xr.Dataset, path: Path, dim: str) -> None:
 
 
 def _append(rows: xr.Dataset, path: Path, dim: str) -> None:
-    _set_state(path, complete=False)
-    state = _state(path) or {}
+    set_state(path, complete=False)
+    state = state_of(path) or {}
     (loaded,) = dask.compute(rows)
     there = open_zarr(path, incomplete=True)
     count = rows.sizes[dim]
@@ -247,4 +242,4 @@ def _append(rows: xr.Dataset, path: Path, dim: str) -> None:
     stamped.to_zarr(path, mode="a", append_dim=dim, zarr_format=3, consolidated=False)
     committed = state["committed"] + count
     length = state["groups"][0]["sizes"][0]
-    _set_state(path, committed=committed, regions=math.ceil(committed / length))
+    set_state(path, committed=committed, regions=math.ceil(committed / length))

@@ -10,7 +10,7 @@ import xarray as xr
 
 from lunarray.errors import GridError, InputError, ProductFormatError
 from lunarray.geo import assign_crs, moon_crs, require_moon
-from lunarray.store.api import open_zarr
+from lunarray.store.reading import open_zarr
 
 #: Side of the chunks of a raster.
 CHUNK = 1024

@@ -1,0 +1,171 @@
+"""What is to be stored: as a Dataset that Zarr can hold, its identity, and the empty store for it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import xarray as xr
+
+from lunarray.errors import InputError, StoreConflictError
+from lunarray.store import regions
+from lunarray.store.provenance import stamp
+from lunarray.store.state import FORMAT_VERSION, set_state
+from lunarray.store.transaction import appearing
+
+#: A plain DataArray without a name is stored under this one.
+UNNAMED = "data"
+
+
+def as_dataset(obj: xr.Dataset | xr.DataArray) -> xr.Dataset:
+    """Give a Dataset with what is to be stored.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
+    if isinstance(obj, xr.DataArray):
+        return obj.to_dataset(name=obj.name or UNNAMED)
+    if isinstance(obj, xr.Dataset):
+        return obj
+    raise InputError(
+        f"cannot store a {type(obj).__name__}", remedy="Pass an xarray Dataset or DataArray"
+    )
+
+
+def identity(ds: xr.Dataset) -> str:
+    """Name the content by what it is computed from; times of day in `history` do not count.
+
+    Parameters
+    ----------
+    ds : Dataset
+
+    Returns
+    -------
+    str
+    """
+    content = [
+        (str(name), v.dims, str(v.dtype), v.data)
+        for name, v in sorted(ds.variables.items(), key=str)
+    ]
+    return dask.base.tokenize(FORMAT_VERSION, content)
+
+
+def storable(ds: xr.Dataset) -> xr.Dataset:
+    """Drop the encodings of other stores, load what cannot be written by region, and put large arrays in blocks.
+
+    Parameters
+    ----------
+    ds : Dataset
+
+    Returns
+    -------
+    Dataset
+    """
+    ds = ds.drop_encoding()
+    changed = {}
+    for name, variable in ds.variables.items():
+        lazy, plain = dask.is_dask_collection(variable.data), variable.dtype.kind in "fiub"
+        if lazy and not plain:
+            changed[name] = variable.compute()
+        elif not lazy and plain and name not in ds.coords and variable.ndim:
+            # Blocks make data in memory resumable and parallel too; its identity is already taken from the values.
+            data = dask.array.from_array(variable.data, name=False)
+            changed[name] = xr.Variable(variable.dims, data, variable.attrs)
+    ds = _with_variables(ds, changed)
+    return stamp(ds, "to_zarr", variables=[])
+
+
+def _with_variables(ds: xr.Dataset, variables: dict[Any, xr.Variable]) -> xr.Dataset:
+    """Exchange variables, each for itself: DataArrays would bring their coordinates along."""
+    coords = {name: variable for name, variable in variables.items() if name in ds.coords}
+    data = {name: variable for name, variable in variables.items() if name not in ds.coords}
+    return ds.assign(data).assign_coords(coords)
+
+
+def create(
+    ds: xr.Dataset,
+    groups: list[regions.Group],
+    path: Path,
+    token: str,
+    contents: dict[str, Any],
+) -> None:
+    """Lay out a store, without the lazy data, such that it appears all at once.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Of :func:`storable`.
+    groups : list of Group
+        Of :func:`lunarray.store.regions.plan`.
+    path : Path
+    token : str
+        The identity.
+    contents : dict
+        Of :func:`lunarray.store.manifest.contents`.
+
+    Raises
+    ------
+    StoreConflictError
+        If something else is there.
+    StoreError
+        If it cannot be written.
+    """
+    from zarr.codecs import BloscCodec
+
+    if path.exists():
+        raise StoreConflictError(
+            "something else than a lunarray store is there",
+            where=path,
+            remedy="Choose another path",
+        )
+    encoding: dict[Any, dict[str, Any]] = {}
+    chunked = {}
+    for group in groups:
+        for name, layout in group.layouts.items():
+            variable = ds.variables[name]
+            encoding[name] = {
+                "chunks": layout.chunks,
+                "compressors": BloscCodec(cname="zstd", clevel=3),
+            }
+            if layout.shards:
+                encoding[name]["shards"] = layout.shards
+            if variable.dtype.kind == "f":
+                encoding[name]["_FillValue"] = variable.dtype.type(np.nan)
+            chunked[name] = variable.chunk(dict(zip(variable.dims, layout.region, strict=True)))
+    template = _with_variables(ds, chunked)
+    with appearing(path) as begun:
+        template.to_zarr(
+            begun, mode="w-", compute=False, zarr_format=3, consolidated=False, encoding=encoding
+        )
+        set_state(
+            begun,
+            version=FORMAT_VERSION,
+            token=token,
+            manifest=contents,
+            complete=False,
+            regions=sum(
+                math.prod(
+                    math.ceil(ds.sizes[axis] / size)
+                    for axis, size in zip(group.axes, group.sizes, strict=True)
+                )
+                for group in groups
+            ),
+            variables=[str(name) for name in ds.data_vars],
+            groups=[
+                {"axes": group.axes, "sizes": group.sizes, "dims": dict(group.dims)}
+                for group in groups
+            ],
+        )

@@ -1,0 +1,107 @@
+"""Folders that appear all at once or not at all, and what a group says of itself, changed in one step.
+
+What a store is (:mod:`lunarray.store.state`), a Global Information Bank and the tables in it are begun beside their
+place and renamed into it when they are complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lunarray.errors import StoreError
+
+
+@contextmanager
+def appearing(path: Path, what: str = "store") -> Iterator[Path]:
+    """Begin a folder beside its place; it is put there when the context ends well.
+
+    Parameters
+    ----------
+    path : Path
+        The place.
+    what : str
+        What it is called where it cannot be written.
+
+    Yields
+    ------
+    Path
+        Where to write.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written; nothing is left of it then.
+    """
+    begun = path.with_name(f".{path.name}.{os.getpid()}.begun")
+    shutil.rmtree(begun, ignore_errors=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield begun
+        os.rename(begun, path)
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(
+            f"the {what} cannot be written ({error.strerror or error})",
+            where=path,
+            remedy="Check the free space and the permissions of the folder",
+        ) from error
+    finally:
+        shutil.rmtree(begun, ignore_errors=True)
+
+
+def read_attribute(path: Path, key: str) -> dict[str, Any]:
+    """Read what a Zarr group says of itself.
+
+    Parameters
+    ----------
+    path : Path
+        The group.
+    key : str
+        The attribute.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    OSError, ValueError, KeyError, TypeError
+        If there is no group, or it has no such attribute with an entry ``version``.
+    """
+    found = json.loads((path / "zarr.json").read_text())["attributes"][key]
+    return {**found, "version": found["version"]}
+
+
+def change_attribute(
+    path: Path, key: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> None:
+    """Change what a Zarr group says of itself, in one step.
+
+    Parameters
+    ----------
+    path : Path
+        The group.
+    key : str
+        The attribute.
+    change : callable
+        Takes what it says now, gives what it is to say.
+    """
+    file = path / "zarr.json"
+    metadata = json.loads(file.read_text())
+    attributes = metadata.setdefault("attributes", {})
+    attributes[key] = change(attributes.get(key, {}))
+    # A name of its own: threads of one process may say something at the same time.
+    new = file.with_name(f".zarr.json.{uuid.uuid4().hex}")
+    try:
+        new.write_text(json.dumps(metadata, indent=2))
+        os.replace(new, file)
+    finally:
+        new.unlink(missing_ok=True)
