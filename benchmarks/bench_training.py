@@ -73,4 +73,4 @@ class Study:
         self.la.oxides.metrics(self.maps, self.truth).compute()
 
     def time_region_statistics(self) -> None:
-        self.la.oxides.region_statistics(self.maps, self.regions).compute()
+        self.la.geo.region_statistics(self.maps, self.regions).compute()

@@ -134,7 +134,7 @@ def main() -> None:
 
     # 6. The candidate landing regions of Artemis III: Table 5, Figure 15, and a GeoPackage for QGIS.
     regions = la.oxides.artemis3_regions()
-    statistics = la.oxides.region_statistics(atlas["south"], regions).compute()
+    statistics = la.geo.region_statistics(atlas["south"], regions).compute()
     table5 = la.oxides.region_table(statistics)
     table5.to_csv(out / "table5.csv")
     print(f"\nTable 5. Candidate landing regions, wt%\n{table5.round(2).to_string()}")
@@ -146,7 +146,7 @@ def main() -> None:
         pole: la.oxides.polar_cap(la.simulate.truth_maps(cube)).compute()
         for pole, cube in cubes.items()
     }
-    true = la.oxides.region_statistics(truth["south"], regions).compute()
+    true = la.geo.region_statistics(truth["south"], regions).compute()
     la.plot.region_bars(statistics, truth=true, path=out / "table5_bars.png")
     mapped, true = pixels(atlas), pixels(truth)
     show(

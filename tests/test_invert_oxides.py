@@ -14,7 +14,8 @@ from dask.base import tokenize
 
 import lunarray as la
 from lunarray import errors
-from lunarray.oxides import MOLAR_MASS, OXIDES
+from lunarray.oxides import OXIDES
+from lunarray.oxides.constants import MOLAR_MASS
 from lunarray.oxides.novelty import fit_novelty
 from lunarray.sp import WAVELENGTHS_150
 
@@ -263,3 +264,76 @@ def test_real_orbits(real_data):
     assert abs(float(ratio.sel(orbit=4184)) - float(margin.FeO)) < 3
     assert abs(float(highland.FeO) - 10.1) < 4
     assert abs(float(margin.FeO) - 13.9) < 4
+
+
+# --- Models of one's own --------------------------------------------------------------------------
+
+OWN = """
+import numpy as np
+
+def load(path, device):
+    assert path.read_bytes() == b"mine" and device == "cpu"
+    return lambda pixels: np.tile(50 * pixels.mean(1, keepdims=True), (1, 7)).astype("f4")
+
+def load_oxides_alone(path, device):
+    return lambda pixels: np.tile(50 * pixels.mean(1, keepdims=True), (1, 6))
+
+def load_wrong(path, device):
+    return lambda pixels: pixels
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Make the spec of a model that a user wrote."""
+    (tmp_path / "own_oxide_model.py").write_text(OWN)
+    (tmp_path / "my_weights.bin").write_bytes(b"mine")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def spec(function="load", **options):
+        options = {"outputs": 7, "device": "cpu", **options}
+        return la.engine.ModelSpec.from_file(
+            f"own_oxide_model:{function}", tmp_path / "my_weights.bin", **options
+        )
+
+    return spec
+
+
+def grey(chunks=None):
+    data = xr.DataArray(
+        np.linspace(0.1, 0.3, 3 * 6, dtype=np.float32).reshape(1, 3, 6).repeat(4, axis=0),
+        {"wavelength": [600.0, 700.0, 800.0, 900.0]},
+        ("wavelength", "y", "x"),
+    )
+    data[2, 1, 1] = np.nan
+    return data if chunks is None else data.chunk(chunks)
+
+
+@pytest.mark.parametrize("chunks", [None, {"x": 4}, {"wavelength": 2, "y": 1}])
+def test_a_model_of_ones_own_makes_the_nine_maps(own, chunks):
+    spectra = grey(chunks)
+    maps = la.oxides.invert_oxides(spectra, own(bands=spectra.wavelength.values))
+    assert set(maps.data_vars) == {*OXIDES, "Mg_number", "novelty", "quality"}
+    assert (maps.FeO.chunks is None) == (chunks is None)
+    expected = 50 * grey().mean("wavelength", skipna=False)
+    for name in (*OXIDES, "novelty"):
+        np.testing.assert_allclose(maps[name], expected, rtol=1e-6)
+    assert maps.quality.values[1, 1] & 1
+    assert maps.attrs["model"] == "my_weights.bin"
+    alone = la.oxides.invert_oxides(spectra, own("load_oxides_alone", outputs=6))
+    np.testing.assert_array_equal(alone.FeO, maps.FeO)
+    assert np.isnan(alone.novelty).all()
+    np.testing.assert_array_equal(alone.quality, maps.quality & ~np.uint8(2))
+
+
+def test_a_model_of_ones_own_says_what_it_needs(own):
+    with pytest.raises(errors.ModelError, match=r"gives 3 values.*loader\(path, device\) returns"):
+        la.oxides.invert_oxides(grey(), own(outputs=3))
+    with pytest.raises(errors.ModelError, match=r"array \(17, 4\).*must return.*\(17, 7\)"):
+        la.oxides.invert_oxides(grey(), own("load_wrong"))
+    with pytest.raises(errors.ModelError, match=r"cannot be imported.*module:function"):
+        la.oxides.invert_oxides(grey(), own("absent"))
+    with pytest.raises(errors.BandMismatchError, match="needs 3 bands"):
+        la.oxides.invert_oxides(grey(), own(bands=(600, 700, 800)))
+    with pytest.raises(errors.ModelError, match="no calibration"):
+        la.oxides.invert_oxides(grey(), own(), uncertainty=True)

@@ -287,7 +287,7 @@ def atlas(
             sign = 1 if pole == "north" else -1
             wanted = [r for r in wanted if sign * r.cap()[1] > 0]
             if wanted:
-                statistics = la.oxides.region_statistics(stored[names], wanted).compute()
+                statistics = la.geo.region_statistics(stored[names], wanted).compute()
                 table = la.oxides.region_table(statistics)
                 table.to_csv(output / f"regions_{pole}.csv")
                 la.export.to_vector(statistics, output / f"regions_{pole}.gpkg", regions=wanted)
@@ -333,7 +333,7 @@ def compare(
     determination counts offsets too.
     """
     import lunarray as la
-    from lunarray.oxides.polar_atlas import matched
+    from lunarray.oxides.comparison import matched
 
     with friendly():
         mine, theirs = matched(
@@ -349,7 +349,7 @@ def compare(
             off = off.lunar.to_zarr(output, overwrite=overwrite, description="Comparing")
             say(f"Store      {output}")
         if regions is not None:
-            _regions(la.oxides.region_statistics(off, regions).compute())
+            _regions(la.geo.region_statistics(off, regions).compute())
         if quicklook is not None:
             la.plot.comparison(theirs, mine, path=quicklook)
             say(f"Picture    {quicklook}")
@@ -407,7 +407,7 @@ def _summary(ds: xr.Dataset) -> None:
     from rich.table import Table
 
     from lunarray.oxides import OXIDES
-    from lunarray.oxides.api import QUALITY_FLAGS
+    from lunarray.oxides.inversion import QUALITY_FLAGS
 
     names = [*OXIDES, "Mg_number"]
     loaded = ds[[*names, "quality"]].load()

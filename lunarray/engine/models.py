@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -46,6 +46,8 @@ class ModelSpec:
         Values that the predictor gives for a pixel.
     device : {"auto", "cpu", "cuda"}
         Where to run; "auto" takes a GPU in each process that sees one.
+    bands : tuple of float, optional
+        Wavelengths (nm) of the bands that the predictor takes; None where it takes any, or its weights say which.
     """
 
     loader: str
@@ -53,16 +55,23 @@ class ModelSpec:
     sha256: str
     outputs: int
     device: Device = "auto"
+    bands: tuple[float, ...] | None = None
 
     @classmethod
     def from_file(
-        cls, loader: str, weights: str | os.PathLike[str], *, outputs: int, device: Device = "auto"
+        cls,
+        loader: str,
+        weights: str | os.PathLike[str],
+        *,
+        outputs: int,
+        device: Device = "auto",
+        bands: Sequence[float] | None = None,
     ) -> ModelSpec:
         """Make the spec of a weights file.
 
         Parameters
         ----------
-        loader, outputs, device
+        loader, outputs, device, bands
             As in the class.
         weights : path
             The file; its digest is computed.
@@ -80,7 +89,8 @@ class ModelSpec:
         """
         _known(device)
         path = Path(weights).resolve()
-        return cls(loader, os.fspath(path), _sha256(path), outputs, device)
+        wavelengths = None if bands is None else tuple(map(float, bands))
+        return cls(loader, os.fspath(path), _sha256(path), outputs, device, wavelengths)
 
     def on(self, device: Device) -> ModelSpec:
         """Give the same model on another device."""
@@ -116,8 +126,17 @@ class ModelSpec:
                 where=path,
                 remedy="Make the model anew from this file, or put the former file back",
             )
-        module, function = self.loader.split(":")
-        return getattr(importlib.import_module(module), function)(path, device)
+        module, _, function = self.loader.partition(":")
+        try:
+            loader = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ModelError(
+                f"the model's loader cannot be imported ({error})",
+                where=self.loader,
+                remedy="Name a function as 'module:function' that every worker can import; it takes the path of the "
+                "weights and 'cpu' or 'cuda', and returns a function from pixels to outputs",
+            ) from error
+        return loader(path, device)
 
     def __dask_tokenize__(self) -> tuple[str, ...]:
         # Not the path: the same weights elsewhere are the same model.

@@ -13,6 +13,7 @@ import numpy as np
 from lunarray.engine.batches import in_batches
 from lunarray.engine.models import ModelSpec, Predictor
 from lunarray.engine.placement import placed
+from lunarray.errors import ModelError
 
 #: Pixels that a model gets at once: enough to amortise a call, few enough that its activations stay small.
 BATCH_SIZE = 4096
@@ -144,7 +145,14 @@ def _map_block(
         def call(begin: int, end: int) -> None:
             batch = valid[begin:end]
             pixels = np.ascontiguousarray(vectors[:, batch].T, np.float32)
-            result[:, batch] = predictor(pixels).T
+            values = np.asarray(predictor(pixels))
+            if values.shape != (len(pixels), outputs):
+                raise ModelError(
+                    f"the model gave an array {values.shape} for pixels {pixels.shape}",
+                    where=kernel.loader if isinstance(kernel, ModelSpec) else "kernel",
+                    remedy=f"It must return (pixel, output), here {(len(pixels), outputs)}",
+                )
+            result[:, batch] = values.T
 
         known = kernel.sha256 if isinstance(kernel, ModelSpec) else None
         in_batches(call, valid.size, batch_size, remember=known)

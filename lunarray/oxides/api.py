@@ -1,62 +1,43 @@
-"""Oxide abundances of spectra, tracks and maps."""
+"""Oxide abundances of spectra, tracks and maps: the public verbs."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 
 from lunarray.engine import ModelSpec, map_pixels, take
 from lunarray.engine.models import Device
 from lunarray.engine.pixels import BATCH_SIZE
-from lunarray.errors import BandMismatchError, InputError, ModelError
-from lunarray.geo import assign_crs, crs_of
+from lunarray.errors import GridError, InputError, ModelError
+from lunarray.geo import (
+    Box,
+    Circle,
+    Method,
+    Polygon,
+    as_regions,
+    assign_crs,
+    crs_of,
+    geobox_of,
+    lonlat,
+    region_grid,
+    reproject,
+)
+from lunarray.oxides import inversion
 from lunarray.oxides import uncertainty as intervals
+from lunarray.oxides.comparison import less, matched
 from lunarray.oxides.constants import MOLAR_MASS, OXIDES
-from lunarray.oxides.predictor import OUTPUTS, SPREAD
-from lunarray.oxides.weights import DEFAULT_WEIGHTS, load_calibration, read_header
-from lunarray.sp.api import condition, is_native, resample_bands, spectra_of
-from lunarray.sp.scale import sp_scale
+from lunarray.oxides.predictor import OUTPUTS
+from lunarray.oxides.regions import table_variables
+from lunarray.oxides.weights import DEFAULT_WEIGHTS, read_header
+from lunarray.sp import condition, is_native, resample_bands, sp_scale, spectra_of
 from lunarray.store.provenance import stamp
 
 T = TypeVar("T", xr.Dataset, xr.DataArray)
 
-#: Sums of the six oxides outside of this (wt%) are flagged: soils hold one or two per cent of others.
-SUM_RANGE = (95.0, 105.0)
-
-#: Bits of the variable `quality`.
-QUALITY_FLAGS = {
-    "not_inverted": 1,
-    "novel_spectrum": 2,
-    "sum_out_of_range": 4,
-    "negative_abundance": 8,
-}
-
-#: Wavelengths may differ from the model's by this much (nm), a sixth of a band's width.
-BAND_TOLERANCE = 1.0
-
-#: Abundances further below zero than this (wt%) are flagged; nearer, they are noise about zero.
-NEGATIVE = -0.5
-
-_QUALITY_ATTRS = {
-    "long_name": "quality of the inversion, 0 where nothing speaks against it",
-    "units": "1",
-    "flag_masks": np.array(list(QUALITY_FLAGS.values()), np.uint8),
-    "flag_meanings": " ".join(QUALITY_FLAGS),
-}
-
-_LONG_NAMES = {
-    "FeO": "iron(II) oxide",
-    "TiO2": "titanium dioxide",
-    "Al2O3": "aluminium oxide",
-    "CaO": "calcium oxide",
-    "MgO": "magnesium oxide",
-    "SiO2": "silicon dioxide",
-}
+POLES = ("north", "south")
 
 
 def oxide_model(
@@ -67,7 +48,8 @@ def oxide_model(
     Parameters
     ----------
     model : path or ModelSpec, optional
-        Weights written by :func:`lunarray.oxides.save_oxide_cnn`; by default those that come with lunarray.
+        Weights written by :func:`lunarray.oxides.save_oxide_cnn`; by default those that come with lunarray. Or
+        a model of one's own, see :func:`invert_oxides`.
     device : {"auto", "cpu", "cuda"}
         Where to run it.
 
@@ -81,7 +63,7 @@ def oxide_model(
         If the weights cannot be read or give other oxides.
     """
     if isinstance(model, ModelSpec):
-        return model
+        return inversion.check_spec(model)
     path = DEFAULT_WEIGHTS if model is None else model
     oxides = read_header(path)["oxides"]
     if tuple(oxides) != OXIDES:
@@ -90,9 +72,7 @@ def oxide_model(
             where=path,
             remedy=f"It must give {', '.join(OXIDES)}, in this order",
         )
-    return ModelSpec.from_file(
-        "lunarray.oxides.predictor:load_predictor", path, outputs=len(OUTPUTS), device=device
-    )
+    return ModelSpec.from_file(inversion.LOADER, path, outputs=len(OUTPUTS), device=device)
 
 
 def invert_oxides(
@@ -115,6 +95,7 @@ def invert_oxides(
     model : path or ModelSpec, optional
         The user's own weights (:func:`lunarray.oxides.save_oxide_cnn`); by default the model that comes with
         lunarray. That one was trained on simulated soils alone: read its card, ``lunarray/oxides/data/default.md``.
+        A :class:`lunarray.engine.ModelSpec` of one's own gives the six oxides, and novelty where it knows it.
     device : {"auto", "cpu", "cuda"}
         Where to run the model; "auto" takes a GPU in each process that sees one.
     batch_size : int
@@ -152,12 +133,10 @@ def invert_oxides(
     Notes
     -----
     The standard deviation is the root mean square error of left-out predictions of about that abundance, widened where
-    the ensemble of folds is at odds (:class:`lunarray.oxides.uncertainty.Calibration`). Its members are the networks of
-    some of the folds, evenly spaced, not all. Intervals are split conformal ones with that standard
-    deviation as the scale [2]_: over spectra like those of the calibration they hold the *reference's* abundance with
-    probability `level`, on average over spectra. They do not know how far the reference is from the Moon, nor do they
-    promise anything for spectra unlike the calibration's: look at `novelty`. For the default model the calibration is
-    of simulated soils.
+    the ensemble of folds is at odds (:class:`lunarray.oxides.uncertainty.Calibration`). Intervals are split conformal
+    ones with that as the scale [2]_: over spectra like those of the calibration they hold the *reference's* abundance
+    with probability `level`. They do not know how far the reference is from the Moon, and promise nothing for spectra
+    unlike the calibration's: look at `novelty`. For the default model the calibration is of simulated soils.
 
     References
     ----------
@@ -168,50 +147,60 @@ def invert_oxides(
     spec = oxide_model(model, device=device)
     calibration = None
     if uncertainty:
-        spec, calibration = _with_uncertainty(spec)
+        spec, calibration = inversion.with_uncertainty(spec)
         widths = intervals.quantile(calibration, level)
     reflectance = _conditioned(obj, "invert_oxides")
-    _check_bands(reflectance, read_header(spec.weights)["wavelengths"], spec.weights)
-
+    inversion.check_bands(reflectance, spec)
     axis = reflectance.get_axis_num("wavelength")
     data = map_pixels(spec, reflectance.data, axis=axis, batch_size=batch_size)
+    result = _oxide_maps(data, axis, reflectance)
+    if calibration is not None:
+        error = inversion.error_scale(data, axis, calibration)
+        result = result.assign(_intervals(result, error, axis, widths, level))
+    result = _keep_crs(result, reflectance)
+    result.attrs = dict(obj.attrs)
+    return stamp(
+        result, "invert_oxides", source=obj.attrs.get("source"),
+        model=os.path.basename(spec.weights), model_sha256=spec.sha256,
+    )  # fmt: skip
+
+
+def _oxide_maps(data: Any, axis: int, reflectance: xr.DataArray) -> xr.Dataset:
+    """Oxides, Mg#, novelty and quality from the outputs of a model along `axis`."""
     dims = tuple(dim for dim in reflectance.dims if dim != "wavelength")
     coords = {name: c for name, c in reflectance.coords.items() if "wavelength" not in c.dims}
-    result = xr.Dataset(
-        {name: (dims, take(data, index, axis)) for index, name in enumerate(OUTPUTS)},
-        coords=coords,
-    )
-    result["Mg_number"] = mg_number(result)
-    oxides_and_novelty = take(data, slice(len(OUTPUTS)), axis)
-    result["quality"] = (dims, _quality(oxides_and_novelty, axis), _QUALITY_ATTRS)
-    if calibration is not None:
-        error = _scale(data, axis, calibration)
-        for index, oxide in enumerate(OXIDES):
-            sigma = take(error, index, axis)
-            half = widths[index] * sigma
-            values = result[oxide].data
-            for name, array, text in (
-                ("std", sigma, "standard deviation of the error of {}"),
-                ("lower", values - half, f"lower end of the {100 * level:g} % interval of {{}}"),
-                ("upper", values + half, f"upper end of the {100 * level:g} % interval of {{}}"),
-            ):
-                attrs = {"long_name": text.format(oxide), "units": "wt%"}
-                result[f"{oxide}_{name}"] = (dims, array, attrs)
+    data = inversion.with_novelty(data, axis)
+    maps = {name: (dims, take(data, index, axis)) for index, name in enumerate(OUTPUTS)}
+    result = xr.Dataset(maps, coords=coords)
     for oxide in OXIDES:
-        result[oxide].attrs = {"long_name": _LONG_NAMES[oxide], "units": "wt%"}
+        result[oxide].attrs = {"long_name": inversion.LONG_NAMES[oxide], "units": "wt%"}
     result["novelty"].attrs = {
         "long_name": "distance of the spectrum from those of the training, 1 at their edge",
         "units": "1",
     }
-    result = _keep_crs(result, reflectance)
-    result.attrs = dict(obj.attrs)
-    return stamp(
-        result,
-        "invert_oxides",
-        source=obj.attrs.get("source"),
-        model=os.path.basename(spec.weights),
-        model_sha256=spec.sha256,
-    )
+    result["Mg_number"] = mg_number(result)
+    flags = inversion.quality(take(data, slice(len(OUTPUTS)), axis), axis)
+    result["quality"] = (dims, flags, inversion.QUALITY_ATTRS)
+    return result
+
+
+def _intervals(
+    maps: xr.Dataset, error: Any, axis: int, widths: np.ndarray, level: float
+) -> dict[str, Any]:
+    """Standard deviation and interval of each oxide by name."""
+    result = {}
+    for index, oxide in enumerate(OXIDES):
+        sigma = take(error, index, axis)
+        half = widths[index] * sigma
+        values = maps[oxide].data
+        for name, array, text in (
+            ("std", sigma, "standard deviation of the error of {}"),
+            ("lower", values - half, f"lower end of the {100 * level:g} % interval of {{}}"),
+            ("upper", values + half, f"upper end of the {100 * level:g} % interval of {{}}"),
+        ):
+            attrs = {"long_name": text.format(oxide), "units": "wt%"}
+            result[f"{oxide}_{name}"] = (maps[oxide].dims, array, attrs)
+    return result
 
 
 def mg_number(ds: xr.Dataset) -> xr.DataArray:
@@ -302,110 +291,256 @@ def feo_lucey2000(
     return _keep_crs(result, reflectance)
 
 
+def atlas(
+    north: xr.Dataset | xr.DataArray | None = None,
+    south: xr.Dataset | xr.DataArray | None = None,
+    model: str | os.PathLike[str] | ModelSpec | None = None,
+    *,
+    latitude: float = 65.0,
+    **options: Any,
+) -> dict[str, xr.Dataset]:
+    """Map the oxides of both polar regions.
+
+    Parameters
+    ----------
+    north, south : Dataset or DataArray, optional
+        Reflectance cubes in polar stereographic projection, IAU_2015:30130 and 30135; one of them may be left out.
+    model : path or ModelSpec, optional
+        Weights that ``lunarray.oxides.train(...).save`` wrote; by default those that come with lunarray.
+    latitude : float
+        Poleward of this (degrees, without sign) is mapped; what is further out is NaN and is not inverted.
+    **options
+        For :func:`lunarray.oxides.invert_oxides`, such as ``uncertainty=True`` or ``device="cpu"``.
+
+    Returns
+    -------
+    dict of Dataset
+        "north" and "south", as far as given: what :func:`lunarray.oxides.invert_oxides` gives, with Mg#, on the
+        smallest square of the cube's own pixels that holds the cap. Lazy where the cube is.
+
+    Raises
+    ------
+    InputError
+        No cube, or a latitude that is none.
+    GridError
+        A cube that is not on a polar grid, of the pole that it was given for, or nowhere as near to it as `latitude`.
+
+    References
+    ----------
+    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, sections 3.2 to 3.4, figures 5, 8, 9 and 14.
+    """
+    given = {"north": north, "south": south}
+    cubes = {pole: cube for pole, cube in given.items() if cube is not None}
+    if not cubes:
+        raise InputError("there is no cube", where="atlas", remedy="give the north, the south, or both")  # fmt: skip
+    if not 0 <= abs(latitude) < 90:
+        raise InputError(
+            f"{latitude} degrees", where="latitude", remedy="give 0 or more and less than 90"
+        )
+    result = {}
+    for pole, cube in cubes.items():
+        cap = polar_cap(cube, latitude, pole=pole)
+        maps = invert_oxides(cap, model, **options)
+        maps.attrs["title"] = (
+            f"Oxides of the Moon's {pole} polar region, {abs(latitude):g}°-90°{pole[0].upper()}"
+        )
+        result[pole] = stamp(maps, f"atlas(latitude={latitude:g})")
+    return result
+
+
+def polar_cap(
+    obj: xr.Dataset | xr.DataArray, latitude: float = 65.0, *, pole: str | None = None
+) -> Any:
+    """Cut what is poleward of a latitude out of a polar map.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+        In polar stereographic projection, (..., y, x).
+    latitude : float
+        Degrees, without sign.
+    pole : {"north", "south"}, optional
+        The pole that it must be of.
+
+    Returns
+    -------
+    same type as `obj`
+        The smallest rectangle of its pixels that holds the cap; in it, floating variables are NaN elsewhere.
+
+    Raises
+    ------
+    GridError
+        If it is not on a polar grid, of another pole, or does not reach `latitude`.
+    """
+    from lunarray.geo import crs_name
+
+    geobox = geobox_of(obj)
+    name = crs_name(geobox.crs)
+    if name not in POLES or (pole is not None and name != pole):
+        raise GridError(
+            f"the grid is {f'of the {name} pole' if name in POLES else 'not polar'}",
+            where=pole or "cube",
+            remedy=f"give a cube in IAU_2015:{30130 if pole != 'south' else 30135}, "
+            f"for instance by .lunar.grid({pole or 'north'!r})",
+        )
+    sign = 1 if name == "north" else -1
+    chunks = next((v.chunks[-2:] for v in _variables(obj) if v.chunks), None)
+    lat = lonlat(geobox)[1]
+    inside = sign * lat >= abs(latitude)
+    if not inside.any():
+        raise GridError(
+            f"it does not reach {abs(latitude):g}°",
+            where=pole or name,
+            remedy="give a cube nearer to the pole, or a lower latitude",
+        )
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    window = {"y": slice(rows[0], rows[-1] + 1), "x": slice(columns[0], columns[-1] + 1)}
+    part = obj.isel(window)
+    mask = xr.DataArray(inside[window["y"], window["x"]], dims=("y", "x"))
+    if chunks is not None:
+        mask = mask.chunk(
+            dict(
+                zip(("y", "x"), next(v.chunks[-2:] for v in _variables(part) if v.chunks), strict=True)
+            )
+        )  # fmt: skip
+
+    def cut(array: xr.DataArray) -> xr.DataArray:
+        if not {"y", "x"} <= set(array.dims) or array.dtype.kind != "f":
+            return array
+        kept = array.where(mask).astype(array.dtype)
+        kept.attrs = dict(array.attrs)
+        return kept.transpose(*array.dims)
+
+    out: Any = part.map(cut, keep_attrs=True) if isinstance(part, xr.Dataset) else cut(part)
+    return assign_crs(out, geobox.crs)
+
+
+def _variables(obj: xr.Dataset | xr.DataArray) -> list[xr.DataArray]:
+    arrays = [obj] if isinstance(obj, xr.DataArray) else list(obj.data_vars.values())
+    return [a for a in arrays if {"y", "x"} <= set(a.dims)]
+
+
+def difference(
+    result: xr.Dataset | xr.DataArray,
+    reference: xr.Dataset | xr.DataArray,
+    *,
+    method: Method = "auto",
+    variables: list[str] | None = None,
+) -> Any:
+    """Subtract maps of others, on whatever grid, from a result.
+
+    Parameters
+    ----------
+    result : Dataset or DataArray
+        Maps; the difference is on their grid.
+    reference : Dataset or DataArray
+        Maps of the same quantities, by the same names, on any lunar grid. Two DataArrays need no names.
+    method : {"auto", "nearest", "bilinear", "average"}
+        How the reference is brought onto the result's grid, see :func:`lunarray.geo.reproject`: averaged over the
+        pixel where it is finer, interpolated where it is coarser.
+    variables : list of str, optional
+        By default the oxides and Mg# that both have, else all that both have.
+
+    Returns
+    -------
+    same type as `result`
+        Result less reference, lazy where either is, NaN where either is missing.
+
+    Raises
+    ------
+    InputError
+        No common variable.
+    GridError
+        A grid that is none.
+
+    References
+    ----------
+    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figure 7.
+    """
+    found, there = matched(result, reference, method=method, variables=variables)
+    out: Any
+    if isinstance(result, xr.DataArray):
+        out = less(found, there)
+    else:
+        out = xr.Dataset({n: less(found[n], there[n]) for n in found.data_vars})
+    out.attrs.update({k: v for k, v in result.attrs.items() if k in ("source", "model", "history")})
+    return stamp(assign_crs(out, geobox_of(result)), f"difference(method={method!r})")
+
+
+def region_maps(
+    result: xr.Dataset,
+    reference: xr.Dataset,
+    region: Box | Circle | Polygon,
+    *,
+    resolution: float | None = None,
+    crs: Any = "geographic",
+) -> xr.Dataset:
+    """Reference, result and their difference in a region, on one small grid.
+
+    Parameters
+    ----------
+    result, reference : Dataset
+        Maps on any lunar grids.
+    region : Box, Circle or Polygon
+        Where, for instance :data:`lunarray.oxides.REGION_A`.
+    resolution : float, optional
+        Pixel in the units of `crs`; by default about that of the result.
+    crs : str or CRS
+        "geographic" draws a box as a rectangle.
+
+    Returns
+    -------
+    Dataset
+        For each oxide and Mg# that both have: (panel, lat, lon) or (panel, y, x) with `panel` "reference", "result",
+        "difference"; lazy where the maps are.
+
+    Raises
+    ------
+    InputError
+        No common variable, or no region.
+
+    References
+    ----------
+    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figures 10 to 13.
+    """
+    from lunarray.geo import RADIUS, moon_crs, pixel_size
+
+    region = as_regions(region)[0]
+    names = [n for n in table_variables(result) if n in reference]
+    if not names:
+        raise InputError(
+            "no variable is in both", where="region_maps", remedy="give maps of the same oxides"
+        )
+    if resolution is None:
+        metres = pixel_size(geobox_of(result))
+        resolution = metres
+        if moon_crs(crs).is_geographic:
+            # A degree holds whole pixels, so that none overhangs a border.
+            resolution = 1 / max(1, round(1 / float(np.rad2deg(metres / RADIUS))))
+    grid = region_grid(region, resolution, crs)
+    found = reproject(result[names], grid, method="auto")
+    there = reproject(reference[names], grid, method="auto")
+    out = {}
+    for name in names:
+        panels = [there[name], found[name], less(found[name], there[name])]
+        out[name] = xr.concat(
+            panels, dim="panel", coords="minimal", compat="override", join="override", combine_attrs="override"
+        )  # fmt: skip
+        out[name].attrs = dict(found[name].attrs)
+    ds = xr.Dataset(out).assign_coords(panel=["reference", "result", "difference"])
+    ds.attrs["region"] = region.name
+    return assign_crs(ds, grid)
+
+
 def _conditioned(obj: xr.Dataset | xr.DataArray, step: str) -> xr.DataArray:
     """Take the reflectance, after conditioning where it is on the detectors' own channels."""
     if isinstance(obj, xr.Dataset | xr.DataArray) and is_native(obj):
-        obj = condition(obj)  # type: ignore[type-var]
+        obj = condition(obj)
     return spectra_of(obj, step)
 
 
 def _is_sp(obj: xr.Dataset | xr.DataArray) -> bool:
     return any("Spectral Profiler" in str(obj.attrs.get(key)) for key in ("instrument", "source"))
-
-
-def _check_bands(reflectance: xr.DataArray, wanted: list[float], where: str) -> None:
-    remedy = (
-        "Bring the spectra to the model's wavelengths: obj.lunar.resample_bands(wavelengths); "
-        "those of the default model are lunarray.sp.WAVELENGTHS_150"
-    )
-    have = reflectance["wavelength"].values
-    if have.size != len(wanted):
-        raise BandMismatchError(
-            f"the model needs {len(wanted)} bands ({wanted[0]:g}–{wanted[-1]:g} nm) and the data have {have.size}"
-            + (f" ({have[0]:g}–{have[-1]:g} nm)" if have.size else ""),
-            where=where,
-            remedy=remedy,
-        )
-    off = np.abs(have - np.asarray(wanted))
-    if not off.max() <= BAND_TOLERANCE:
-        worst = int(off.argmax())
-        raise BandMismatchError(
-            f"band {worst + 1} is at {have[worst]:g} nm and the model was trained at {wanted[worst]:g} nm",
-            where=where,
-            remedy=remedy,
-        )
-
-
-def _flags(outputs: np.ndarray, axis: int) -> np.ndarray:
-    """Raise the flags of pixels from what the model gave for them: :data:`OUTPUTS` along `axis`."""
-    oxides, novelty = np.split(np.moveaxis(outputs, axis, 0), [len(OXIDES)])
-    total, lowest = oxides.sum(axis=0), oxides.min(axis=0)
-    low, high = SUM_RANGE
-    raised = {
-        "not_inverted": np.isnan(total),
-        "novel_spectrum": novelty[0] > 1,
-        "sum_out_of_range": (total < low) | (total > high),
-        "negative_abundance": lowest < NEGATIVE,
-    }
-    flags = np.zeros(total.shape, np.uint8)
-    for flag, bit in QUALITY_FLAGS.items():
-        flags[raised[flag]] |= bit
-    return flags
-
-
-def _quality(outputs: Any, axis: int) -> Any:
-    if isinstance(outputs, np.ndarray):
-        return _flags(outputs, axis)
-    return da.map_blocks(
-        _flags,
-        outputs,
-        axis,
-        drop_axis=axis,
-        dtype=np.uint8,
-        meta=np.empty((0,) * (outputs.ndim - 1), np.uint8),
-    )
-
-
-def _with_uncertainty(spec: ModelSpec) -> tuple[ModelSpec, intervals.Calibration]:
-    """The spec that runs the ensemble too, if there is one, and the calibration."""
-    calibration = load_calibration(spec.weights)
-    if calibration is None:
-        raise ModelError(
-            "the model has no calibration of its errors",
-            where=spec.weights,
-            remedy="train with folds, or leave uncertainty=False",
-        )
-    if read_header(spec.weights).get("members", 0) < 2:
-        return spec, calibration
-    loader = "lunarray.oxides.predictor:load_ensemble"
-    return replace(spec, loader=loader, outputs=len(OUTPUTS) + len(SPREAD)), calibration
-
-
-def _scale_block(outputs: np.ndarray, axis: int, **tensors: np.ndarray) -> np.ndarray:
-    values = np.moveaxis(outputs, axis, 0)
-    spread = values[len(OUTPUTS) :]
-    result = intervals.scale(
-        values[: len(OXIDES)], spread if len(spread) else None, intervals.from_tensors(tensors)
-    )
-    return np.moveaxis(result, 0, axis)
-
-
-def _scale(outputs: Any, axis: int, calibration: intervals.Calibration) -> Any:
-    """Standard deviation of each oxide's error, along `axis`."""
-    # The scores are not needed here, and would travel with every task.
-    tensors = {**calibration.tensors(), "scores": np.empty((0, 0), np.float32)}
-    if isinstance(outputs, np.ndarray):
-        return _scale_block(outputs, axis, **tensors)
-    chunks = (*outputs.chunks[:axis], (len(OXIDES),), *outputs.chunks[axis + 1 :])
-    return da.map_blocks(
-        _scale_block,
-        outputs,
-        axis,
-        **tensors,
-        chunks=chunks,
-        dtype=np.float32,
-        meta=np.empty((0,) * outputs.ndim, np.float32),
-    )
 
 
 def _keep_crs(result: T, source: xr.DataArray) -> T:

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError
-from lunarray.geo import Box, Circle, region_statistics
+from lunarray.geo import Box, Circle
 from lunarray.oxides.constants import OXIDES
 
 #: Candidate landing regions of Artemis III (Bian et al. 2025, table 4; NASA, 28 October 2024): name, abbreviation,
@@ -32,17 +32,6 @@ ARTEMIS3_RADIUS = 7_500.0
 #: Regions A (Mare Frigoris) and B (inner rim of the South Pole-Aitken basin) of Bian et al. (2025), section 3.4.
 REGION_A = Box(-10.0, 50.0, 10.0, 65.0, "Region A (Mare Frigoris)", "A")
 REGION_B = Box(-130.0, -65.0, -110.0, -50.0, "Region B (South Pole-Aitken rim)", "B")
-
-
-__all__ = [
-    "ARTEMIS3",
-    "ARTEMIS3_RADIUS",
-    "REGION_A",
-    "REGION_B",
-    "artemis3_regions",
-    "region_statistics",
-    "region_table",
-]
 
 
 def artemis3_regions(radius: float = ARTEMIS3_RADIUS) -> list[Circle]:
@@ -76,7 +65,7 @@ def region_table(
     Parameters
     ----------
     statistics : Dataset
-        From :func:`lunarray.oxides.region_statistics`; computed here where it is lazy.
+        From :func:`lunarray.geo.region_statistics`; computed here where it is lazy.
     variables : sequence of str, optional
         By default the oxides and Mg# that are there, else all.
     columns : sequence of str, optional

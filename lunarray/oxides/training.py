@@ -69,7 +69,7 @@ def train(
     settings : TrainSettings, optional
         How each network is trained; ``TrainSettings()``, those of [1]_, if None.
     folds : int or "leave-one-out", optional
-        Number of folds; "leave-one-out" is the paper's procedure, a fold for each sample. By default none.
+        Number of folds; "leave-one-out" is the paper's, one for each sample. None by default: then no calibration.
     by : str, optional
         A coordinate, such as "lon", along which samples are cut into folds of equal counts: neighbours are left out
         together, and the predictions tell about places away from the training. By default samples are dealt at random.
@@ -97,7 +97,6 @@ def train(
     Returns
     -------
     OxideFit
-        Without folds it has no left-out predictions, and so no calibration.
 
     Raises
     ------
@@ -112,7 +111,6 @@ def train(
 
     Examples
     --------
-    >>> fit = train(samples, folds=10, by="lon")  # doctest: +SKIP
     >>> fit = train(samples, TrainSettings(n=16, seed=1), folds="leave-one-out")  # doctest: +SKIP
     """
     settings = settings or TrainSettings()

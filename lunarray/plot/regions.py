@@ -165,7 +165,7 @@ def region_bars(
     Parameters
     ----------
     statistics : Dataset
-        From :func:`lunarray.oxides.region_statistics`.
+        From :func:`lunarray.geo.region_statistics`.
     variables : sequence of str, optional
         By default the oxides and Mg#.
     truth : Dataset, optional
