@@ -535,7 +535,7 @@ def region_maps(
 def _conditioned(obj: xr.Dataset | xr.DataArray, step: str) -> xr.DataArray:
     """Take the reflectance, after conditioning where it is on the detectors' own channels."""
     if isinstance(obj, xr.Dataset | xr.DataArray) and is_native(obj):
-        obj = condition(obj)
+        obj = condition(obj)  # type: ignore[type-var]
     return spectra_of(obj, step)
 
 
