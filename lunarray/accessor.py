@@ -14,6 +14,8 @@ from typing import Any
 
 import xarray as xr
 
+from lunarray.errors import WrongKindError
+
 
 class _Verb:
     """A public function ``module:name`` bound, when looked up, to the xarray object as its first argument."""
@@ -63,13 +65,6 @@ class _Accessor:
     feo_lucey2000 = _Verb("lunarray.oxides:feo_lucey2000")
 
     # xrf
-    flag_frames = _Verb("lunarray.xrf:flag_frames")
-    night_background = _Verb("lunarray.xrf:night_background")
-    coadd = _Verb("lunarray.xrf:coadd")
-    fit_elements = _Verb("lunarray.xrf:fit_elements")
-    grid_footprints = _Verb("lunarray.xrf:grid_footprints")
-    write_footprints = _Verb("lunarray.xrf:write_footprints")
-    oxides_to_elements = _Verb("lunarray.xrf:oxides_to_elements")
     elements_to_oxides = _Verb("lunarray.xrf:elements_to_oxides")
 
     # fractures
@@ -77,9 +72,7 @@ class _Accessor:
     vectorize = _Verb("lunarray.fractures:vectorize")
 
     # superres
-    superresolve = _Verb("lunarray.superres:superresolve")
     write_element_maps = _Verb("lunarray.superres:write_element_maps")
-    write_element_vectors = _Verb("lunarray.superres:write_element_vectors")
 
     # store
     to_zarr = _Verb("lunarray.store:to_zarr")
@@ -90,7 +83,6 @@ class _Accessor:
     plot_maps = _Verb("lunarray.plot:maps")
     plot_polar = _Verb("lunarray.plot:polar_map")
     plot_heat_map = _Verb("lunarray.plot:heat_map")
-    plot_graduated_map = _Verb("lunarray.plot:graduated_map")
     plot_surface = _Verb("lunarray.plot:surface_3d")
 
 
@@ -98,7 +90,32 @@ class _Accessor:
 class LunarDatasetAccessor(_Accessor):
     """Verbs of lunar science on a Dataset, as ``ds.lunar.<verb>(...)``."""
 
+    # xrf
+    flag_frames = _Verb("lunarray.xrf:flag_frames")
+    night_background = _Verb("lunarray.xrf:night_background")
+    coadd = _Verb("lunarray.xrf:coadd")
+    fit_elements = _Verb("lunarray.xrf:fit_elements")
+    grid_footprints = _Verb("lunarray.xrf:grid_footprints")
+    write_footprints = _Verb("lunarray.xrf:write_footprints")
+    oxides_to_elements = _Verb("lunarray.xrf:oxides_to_elements")
+
+    # superres
+    superresolve = _Verb("lunarray.superres:superresolve")
+    write_element_vectors = _Verb("lunarray.superres:write_element_vectors")
+
+    # plot
+    plot_graduated_map = _Verb("lunarray.plot:graduated_map")
+
 
 @xr.register_dataarray_accessor("lunar")
 class LunarDataArrayAccessor(_Accessor):
     """Verbs of lunar science on a DataArray, as ``da.lunar.<verb>(...)``."""
+
+    def __getattr__(self, name: str) -> Any:
+        if isinstance(vars(LunarDatasetAccessor).get(name), _Verb):
+            raise WrongKindError(
+                "this verb works on a Dataset, not on a DataArray",
+                where=f".lunar.{name}",
+                remedy="Give the Dataset that holds the array, with all that belongs to it",
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

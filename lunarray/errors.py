@@ -78,6 +78,10 @@ class BodyMismatchError(InputError):
     """A coordinate reference system of a body other than the Moon."""
 
 
+class WrongKindError(InputError, AttributeError):
+    """A verb of Datasets that is asked of a DataArray."""
+
+
 class StoreError(LunarrayError, OSError):
     """A store that cannot be read or written."""
 

@@ -53,6 +53,23 @@ def test_accessor_binds_public_functions_with_their_documentation(obj):
         assert list(bound.parameters) == list(unbound.parameters)[1:]
 
 
+def test_each_kind_shows_the_verbs_that_it_has():
+    """What the accessors show is what the functions say that they take."""
+    one, other = xr.Dataset().lunar, xr.DataArray(0).lunar
+    shown = {name for name in dir(one) if not name.startswith("_")}
+    assert {name for name in dir(other) if not name.startswith("_")} < shown
+    for name in shown:
+        first = next(
+            iter(inspect.signature(inspect.unwrap(getattr(one, name))).parameters.values())
+        )
+        both = "DataArray" in first.annotation or first.annotation == "T"
+        assert hasattr(other, name) == both, name
+    with pytest.raises(errors.InputError, match="coadd: this verb works on a Dataset"):
+        other.coadd("sliding")
+    with pytest.raises(AttributeError, match="no_such"):
+        _ = other.no_such
+
+
 def test_show_versions_names_the_dependencies():
     out = io.StringIO()
     lunarray.show_versions(out)
