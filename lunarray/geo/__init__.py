@@ -51,6 +51,7 @@ from lunarray.geo.grid import (
     project,
 )
 from lunarray.geo.lon import wrap_longitude
+from lunarray.geo.rasters import RasterInfo, open_raster, raster_info
 from lunarray.geo.regions import (
     Box,
     Circle,
@@ -76,6 +77,7 @@ __all__ = [
     "Circle",
     "Method",
     "Polygon",
+    "RasterInfo",
     "affine_of_coords",
     "as_regions",
     "assign_crs",
@@ -102,6 +104,7 @@ __all__ = [
     "lunar_grid",
     "merge_footprints",
     "moon_crs",
+    "open_raster",
     "period_of",
     "pixel_area",
     "pixel_of",
@@ -109,6 +112,7 @@ __all__ = [
     "polar_grid",
     "project",
     "radius_of",
+    "raster_info",
     "read_vectors",
     "region_grid",
     "region_mask",

@@ -85,7 +85,7 @@ def reproject(
     check_method(method, min_valid)
     spatial = spatial_dims(obj) or ("y", "x")
     source = geobox_of(obj, BODIES)
-    target = _target(like, source)
+    target: GeoBox = _target(like, source)
     for box in (source, target):
         require_aligned(box)
 
@@ -140,10 +140,9 @@ def _target(like: Any, source: GeoBox) -> GeoBox:
     from odc.geo.geobox import GeoBox
 
     if isinstance(like, (float, int, np.number)) and f"IAU_2015:{like}" not in NAMED_CRS.values():
-        return covering_box(tuple(source.boundingbox), like, source.crs)
-    if isinstance(like, GeoBox):
-        target = like
-    else:
+        return covering_box(tuple(source.boundingbox), float(like), source.crs)
+    target: GeoBox = like
+    if not isinstance(like, GeoBox):
         target = geobox_of(like, BODIES) if hasattr(like, "dims") else lunar_grid(like)
     require_body(target.crs, body_of(source.crs) or BODIES, "like")
     return target

@@ -88,7 +88,7 @@ def _holder(part, rows, columns, r, c):
     if not (0 <= c <= part.width + 2 * _EDGE):
         return -1, -1
     # The outer edge belongs to the last pixel.
-    p, q = min(np.int64(r + _EDGE), part.height - 1), np.int64(c)
+    p, q = min(int(r + _EDGE), part.height - 1), int(c)
     if q >= part.width:
         q = 0 if part.around else part.width - 1
     y, x = p - part.top, q - part.left
@@ -110,7 +110,7 @@ def _bilinear(source, part, r, c, min_valid):
         return np.nan
     r -= 0.5
     c -= 0.5
-    p, q = np.int64(np.floor(r)), np.int64(np.floor(c))
+    p, q = int(np.floor(r)), int(np.floor(c))
     u, v = r - p, c - q
     y, x = p - part.top, q - part.left
     if 0 <= y < rows - 1 and 0 <= x < columns - 1 and p + 1 < part.height and q + 1 < part.width:

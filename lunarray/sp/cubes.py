@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.errors import BandMismatchError, InputError, LunarrayWarning, ProductFormatError
-from lunarray.geo.rasters import isis_label
+from lunarray.geo import MOON, RasterInfo, assign_crs, open_raster, raster_info, require_moon
 from lunarray.sp.bands import WAVELENGTHS_160
 from lunarray.store.provenance import stamp
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["open_cube", "open_sp_cube"]
 
-_TARGET_CHUNK_BYTES = 32 * 2**20
 _TO_NM = {
     "nm": 1.0,
     "nanometers": 1.0,
@@ -38,15 +37,6 @@ _TO_NM = {
 _IN_TEXT = re.compile(
     r"\(?\s*(\d+\.?\d*)\s*(nm|nanometers?|um|µm|micro(?:meter)?s?)?\s*\)?\s*$", re.I
 )
-# ISIS special pixels as stored (isis/src/base/objs/SpecialPixel): all below the valid minimum of the type, but the
-# 8-bit and unsigned ones.
-_ISIS_SPECIAL = {
-    "uint8": (1, 254),
-    "uint16": (3, 65522),
-    "int16": (-32752, 32767),
-    "float32": (-3.4028225e38, np.inf),
-    "float64": (-1.797693134862313e308, np.inf),
-}
 
 
 def open_cube(
@@ -90,185 +80,91 @@ def open_cube(
     BodyMismatchError
         If its CRS is of another body.
     """
-    import rioxarray
 
-    from lunarray.geo import assign_crs, moon_crs, require_moon
-
-    path = os.path.expanduser(os.fspath(path))
-    if not os.path.exists(path):
-        raise InputError("no such file", where=path, remedy="Check the path")
-    info = _raster_info(path)
-    if bands is None:
-        numbers = list(range(1, info["count"] + 1))
-    else:
-        numbers = [int(b) for b in bands]
-        wrong = [b for b in numbers if not 1 <= b <= info["count"]]
-        if wrong or len(set(numbers)) != len(numbers):
-            raise InputError(
-                f"bands {wrong or numbers} of {info['count']}, counted from 1 and each once",
-                where=path,
-                remedy="Give numbers of bands that the file has",
-            )
+    info = raster_info(path)
+    numbers = [b + 1 for b in info.select(bands)]
     if len(numbers) < 2:
         raise InputError(
             f"{len(numbers)} band is not a spectrum",
-            where=path,
+            where=info.path,
             remedy="Give a raster with one band per wavelength",
         )
-    values = _wavelengths(path, info, numbers, wavelengths)
-    found_crs = None
-    if info["crs"] is not None:
-        found_crs = require_moon(info["crs"], where=path)
-    if crs is not None:
-        found_crs = moon_crs(crs)
-
-    dtype = np.dtype(info["dtype"])
-    spatial = None
-    if chunks is not None:
-        spatial = _spatial_chunks(chunks, info, len(numbers), path)
-    with warnings.catch_warnings():
-        # Not georeferenced: said below, once and in our words.
-        warnings.filterwarnings("ignore", message=".*no geotransform.*")
-        opened: Any = rioxarray.open_rasterio(
-            path,
-            chunks=None if spatial is None else {"band": -1, "y": spatial[0], "x": spatial[1]},
-            cache=False,
-            lock=None if spatial is None else False,
-        )
-    if not hasattr(opened, "dims"):
-        raise InputError(
-            "several rasters in one file",
-            where=path,
-            remedy="Give one of them by its GDAL name after exporting it, for instance to GeoTIFF",
-        )
+    values = _wavelengths(info, numbers, wavelengths)
     order = np.argsort(values, kind="stable")
-    picked = np.asarray(numbers)[order] - 1
-    array = opened if np.array_equal(picked, np.arange(info["count"])) else opened.isel(band=picked)
-    options = {
-        "scale": np.asarray(info["scales"], np.float64)[picked],
-        "add": np.asarray(info["offsets"], np.float64)[picked],
-        "nodata": np.array([np.nan if v is None else v for v in info["nodata"]], np.float64)[
-            picked
-        ],
-        "special": _ISIS_SPECIAL.get(dtype.name) if info["driver"] == "ISIS3" else None,
-    }
-    data = array.data
-    if hasattr(data, "dask"):
-        import dask.array as da
-
-        if data.numblocks[0] > 1:
-            data = data.rechunk({0: -1})
-        data = da.map_blocks(
-            _decode, data, **options, dtype=np.float32, meta=np.empty((0, 0, 0), np.float32)
-        )
-    else:
-        data = _decode(np.asarray(data), **options)
-    import xarray as xr
-
-    dims = ("wavelength", "y", "x")
-    coords: dict[str, Any] = {
-        "wavelength": (
+    cube = open_raster(
+        info,
+        bands=[numbers[k] for k in order],
+        chunks=chunks,
+        crs=None if info.transform is None else crs,
+        body=MOON,
+        dtype="float32",
+    )
+    cube = cube.drop_vars("band").rename(band="wavelength")
+    cube = cube.assign_coords(
+        wavelength=(
             "wavelength",
             values[order].astype(np.float32),
             {"units": "nm", "standard_name": "radiation_wavelength", "long_name": "wavelength"},
         )
-    }
-    for name in ("y", "x"):
-        if name in opened.coords and found_crs is not None:
-            coords[name] = (name, opened[name].values)
-    attrs = {"units": "1", "long_name": "reflectance"}
-    cube = xr.Dataset(
-        {"reflectance": (dims, data, attrs)},
-        coords,
     )
-    cube = stamp(cube, f"open_cube, {len(numbers)} bands", source=os.path.basename(path))
-    if found_crs is None:
-        warnings.warn(
-            f"{path}: no coordinate reference system; taken as lunar without a position on the Moon",
-            LunarrayWarning,
-            stacklevel=2,
-        )
-        cube.attrs["crs"] = "unknown"
-        return cube
-    return assign_crs(cube, found_crs)
+    place = cube.attrs.get("grid_mapping")
+    cube.attrs = {"units": "1", "long_name": "reflectance"}
+    if place is not None:
+        cube.attrs["grid_mapping"] = place
+    ds = cube.to_dataset(name="reflectance")
+    ds = stamp(ds, f"open_cube, {len(numbers)} bands", source=os.path.basename(info.path))
+    if place is not None:
+        return ds
+    if crs is not None or info.crs is not None:
+        return assign_crs(ds, require_moon(info.crs if crs is None else crs, where=info.path))
+    warnings.warn(
+        f"{info.path}: no coordinate reference system; taken as lunar without a position on the Moon",
+        LunarrayWarning,
+        stacklevel=2,
+    )
+    ds.attrs["crs"] = "unknown"
+    return ds
 
 
-def _raster_info(path: str) -> dict[str, Any]:
-    import rasterio
-    from rasterio.errors import RasterioError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*no geotransform.*")
-            with rasterio.open(path) as raster:
-                kinds = sorted({str(d) for d in raster.dtypes})
-                if raster.count == 0:
-                    raise InputError(
-                        "no bands of its own", where=path, remedy="Give one of its subdatasets"
-                    )
-                return {
-                    "driver": raster.driver,
-                    "count": raster.count,
-                    "shape": raster.shape,
-                    "dtype": kinds[0],
-                    "block": raster.block_shapes[0],
-                    "crs": raster.crs,
-                    "scales": raster.scales,
-                    "offsets": raster.offsets,
-                    "nodata": raster.nodatavals,
-                    "descriptions": raster.descriptions,
-                    "units": raster.units,
-                    "tags": raster.tags(),
-                    "band_tags": [raster.tags(b) for b in range(1, raster.count + 1)],
-                    "imagery": [raster.tags(b, ns="IMAGERY") for b in range(1, raster.count + 1)],
-                    "envi": raster.tags(ns="ENVI"),
-                    "isis": isis_label(raster),
-                }
-    except RasterioError as error:
-        raise InputError(
-            f"not a raster that GDAL reads ({error})",
-            where=path,
-            remedy="Give a GeoTIFF, an ISIS3 cube or an ENVI file with its .hdr beside it",
-        ) from error
-
-
-def _wavelengths(path: str, info: dict[str, Any], numbers: list[int], given: Any) -> np.ndarray:
+def _wavelengths(info: RasterInfo, numbers: list[int], given: Any) -> np.ndarray:
     """Wavelengths (nm) of the bands `numbers`, given or found, one each."""
     remedy = "Give wavelengths=[...] in nm, one for each band"
     if given is not None:
         values = np.asarray(given, np.float64)
-        if values.ndim == 1 and values.size == info["count"] != len(numbers):
+        if values.ndim == 1 and values.size == info.count != len(numbers):
             values = values[np.asarray(numbers) - 1]
         if values.ndim != 1 or values.size != len(numbers):
             raise BandMismatchError(
-                f"{values.size} wavelengths for {len(numbers)} bands", where=path, remedy=remedy
+                f"{values.size} wavelengths for {len(numbers)} bands",
+                where=info.path,
+                remedy=remedy,
             )
     else:
         found = _found_wavelengths(info)
         if found is None:
-            raise BandMismatchError("its bands have no wavelengths", where=path, remedy=remedy)
-        if len(found) != info["count"]:
+            raise BandMismatchError("its bands have no wavelengths", where=info.path, remedy=remedy)
+        if len(found) != info.count:
             raise BandMismatchError(
-                f"{len(found)} wavelengths in its metadata for {info['count']} bands",
-                where=path,
+                f"{len(found)} wavelengths in its metadata for {info.count} bands",
+                where=info.path,
                 remedy=remedy,
             )
         values = np.asarray(found, np.float64)[np.asarray(numbers) - 1]
     ordered = np.sort(values)
     if not np.all(np.isfinite(values)) or ordered[0] <= 0 or np.any(np.diff(ordered) <= 0):
         raise BandMismatchError(
-            "wavelengths are not positive numbers that differ", where=path, remedy=remedy
+            "wavelengths are not positive numbers that differ", where=info.path, remedy=remedy
         )
     return values
 
 
-def _found_wavelengths(info: dict[str, Any]) -> list[float] | None:
+def _found_wavelengths(info: RasterInfo) -> list[float] | None:
     """All bands' wavelengths in nm from the metadata, or None."""
-    envi = {k.lower(): v for k, v in info["envi"].items()}
+    envi = {k.lower(): v for k, v in info.envi.items()}
     if "wavelength" in envi:
         numbers = _numbers(envi["wavelength"])
         return _to_nm(numbers, envi.get("wavelength_units", envi.get("wavelength units")))
-    center: Any = info["isis"].get("BandBin", {}).get("Center")
+    center: Any = info.isis.get("BandBin", {}).get("Center")
     if center is not None:
         unit = center.get("unit") if isinstance(center, dict) else None
         center = center.get("value") if isinstance(center, dict) else center
@@ -277,22 +173,20 @@ def _found_wavelengths(info: dict[str, Any]) -> list[float] | None:
             unit = unit or parts[0].get("unit")
             parts = [p.get("value") for p in parts]
         return _to_nm([float(p) for p in parts], unit)
-    micrometres = [
-        t["CENTRAL_WAVELENGTH_UM"] for t in info["imagery"] if "CENTRAL_WAVELENGTH_UM" in t
-    ]
-    if len(micrometres) == info["count"]:
+    micrometres = [t["CENTRAL_WAVELENGTH_UM"] for t in info.imagery if "CENTRAL_WAVELENGTH_UM" in t]
+    if len(micrometres) == info.count:
         return [1000.0 * float(v) for v in micrometres]
-    tags = [{k.lower(): v for k, v in t.items()} for t in info["band_tags"]]
+    tags = [{k.lower(): v for k, v in t.items()} for t in info.band_tags]
     if all("wavelength" in t for t in tags):
         unit = tags[0].get("wavelength_units", tags[0].get("wavelength_unit"))
         return _to_nm([_numbers(t["wavelength"])[0] for t in tags], unit)
-    lowered = {k.lower(): v for k, v in info["tags"].items()}
+    lowered = {k.lower(): v for k, v in info.tags.items()}
     for key in ("wavelength", "wavelengths"):
         if key in lowered:
             return _to_nm(_numbers(lowered[key]), lowered.get("wavelength_units"))
-    matches = [m for d in info["descriptions"] if (m := _IN_TEXT.search(d or ""))]
+    matches = [m for d in info.descriptions if (m := _IN_TEXT.search(d or ""))]
     # "Band 1", "Band 2" ... end with numbers too; wavelengths of spectra in nm or um are told by their range.
-    if len(matches) == info["count"]:
+    if len(matches) == info.count:
         return _to_nm([float(m.group(1)) for m in matches], matches[0].group(2), strict=True)
     return None
 
@@ -311,49 +205,6 @@ def _to_nm(values: list[float], unit: str | None, *, strict: bool = False) -> li
             return None
         factor = 1000.0 if max(values) < 100 else 1.0
     return [v * factor for v in values]
-
-
-def _spatial_chunks(chunks: Any, info: dict[str, Any], n_bands: int, path: str) -> tuple[int, int]:
-    height, width = info["shape"]
-    if chunks == "auto":
-        # Whole blocks of the file, as many as fill the target; square where the file is tiled.
-        by, bx = info["block"]
-        pixels = max(1, _TARGET_CHUNK_BYTES // (4 * n_bands))
-        if bx >= width:
-            y = max(1, min(height, pixels // width))
-            return (max(by, y // by * by) if by < y else y, width)
-        side = int(pixels**0.5)
-        return max(by, side // by * by), max(bx, side // bx * bx)
-    pair = (chunks, chunks) if isinstance(chunks, int) else chunks
-    try:
-        y, x = (int(v) for v in pair)
-    except (TypeError, ValueError):
-        y = x = 0
-    if y < 1 or x < 1:
-        raise InputError(
-            f"chunks={chunks!r}",
-            where=path,
-            remedy="Give 'auto', a number, (y, x), or None; wavelengths are never split",
-        )
-    return y, x
-
-
-def _decode(
-    block: np.ndarray, *, scale: np.ndarray, add: np.ndarray, nodata: np.ndarray, special: Any
-) -> np.ndarray:
-    """Stored values of (band, y, x) to float32 with NaN where there are none."""
-    shape = (-1, 1, 1)
-    missing = block == nodata.astype(np.float64).reshape(shape)
-    if block.dtype.kind == "f":
-        # A nodata value written in decimals need not be the very float that is stored.
-        missing |= np.isclose(block, nodata.reshape(shape), rtol=1e-6, atol=0.0)
-        missing |= ~np.isfinite(block)
-    if special is not None:
-        missing |= (block < special[0]) | (block > special[1])
-    with np.errstate(over="ignore", invalid="ignore"):
-        plain = np.all(scale == 1.0) and np.all(add == 0.0)
-        values = block if plain else block * scale.reshape(shape) + add.reshape(shape)
-        return np.where(missing, np.float32(np.nan), values.astype(np.float32))
 
 
 # ---- the global SP cube ----
@@ -393,8 +244,6 @@ def open_sp_cube(
     """
     import xarray as xr
     from dask.base import tokenize
-
-    from lunarray.geo import assign_crs
 
     path = os.path.expanduser(os.fspath(path))
     _check_cube_size(path)

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import GridError, InputError, ProductFormatError
-from lunarray.geo import assign_crs, moon_crs, require_moon
+from lunarray.geo import MOON, open_raster, raster_info
 from lunarray.store.reading import open_zarr
 
 #: Side of the chunks of a raster.
@@ -64,43 +64,31 @@ def open_maps(path: str | os.PathLike[str], *, chunks: int = CHUNK) -> xr.Datase
                 where=path,
                 remedy="open them one by one",
             )
-    crs = moon_crs(first.attrs.pop("crs"))
     same = {d: first[d] for d in first.dims}
-    for array in maps.values():
-        array.attrs.pop("crs", None)
     ds = xr.Dataset({name: array.assign_coords(same) for name, array in maps.items()})
     ds.attrs["source"] = str(path)
-    return assign_crs(ds, crs)
+    return ds
 
 
 def _open(file: Path, chunks: int) -> xr.DataArray:
-    import rioxarray
-    from rasterio.errors import RasterioError
-
-    try:
-        opened = rioxarray.open_rasterio(file, chunks={"x": chunks, "y": chunks}, masked=True)
-    except (RasterioError, OSError, ValueError) as error:
-        raise ProductFormatError(
-            f"no raster that can be read ({error})", where=file, remedy="give a GeoTIFF"
-        ) from error
-    if not isinstance(opened, xr.DataArray) or opened.sizes.get("band", 0) != 1:
+    info = raster_info(file)
+    if info.count != 1:
         raise ProductFormatError(
             "not a raster of one band", where=file, remedy="give one file for each map"
         )
-    if opened.rio.crs is None:
+    if info.crs is None or info.transform is None:
         raise GridError(
             "the raster has no coordinate reference system",
             where=file,
             remedy="give it one, for instance with gdal_edit.py -a_srs IAU_2015:30130",
         )
-    crs = require_moon(opened.rio.crs, where=str(file))
-    array = opened.squeeze("band", drop=True).drop_vars("spatial_ref")
-    if crs.is_geographic:
-        array = array.rename(y="lat", x="lon")
-    keep = {k: v for k, v in array.attrs.items() if k in ("long_name", "units")}
-    array = array.rename(file.stem)
-    array.attrs = {"units": "wt%" if file.stem in _OXIDES else "1", **keep, "crs": crs.to_wkt()}
-    array.encoding = {}
+    array = open_raster(info, bands=1, chunks=chunks, body=MOON).rename(file.stem)
+    told = {"units": info.units[0], "long_name": info.tags.get("long_name")}
+    array.attrs = {
+        "units": "wt%" if file.stem in _OXIDES else "1",
+        **array.attrs,
+        **{k: v for k, v in told.items() if v},
+    }
     return array
 
 
