@@ -27,10 +27,12 @@ from lunarray import fractures, simulate
 from lunarray.engine.training import Checkpoint
 from lunarray.engine.weights import peek_header
 from lunarray.errors import LunarrayWarning
-from lunarray.fractures.classical import classical_fractures, tune_classical
+from lunarray.fractures.augmentation import augment
+from lunarray.fractures.classical import tune_classical
+from lunarray.fractures.detection import measure_overlap
 from lunarray.fractures.labels import CLASS_WIDTHS
 from lunarray.fractures.metrics import confusion, pixel_metrics, tile_metrics
-from lunarray.fractures.weights import DEFAULT_MODEL
+from lunarray.fractures.weights import DEFAULT_MODEL, read_model_header
 from lunarray.simulate.nac_ground import WIDTH_CLASSES
 
 TEST_INCIDENCES = (30.0, 40.0, 50.0, 60.0, 70.0, 78.0)
@@ -44,11 +46,10 @@ WIDTHS = {**CLASS_WIDTHS, "tiny": 3.6}
 TILE, TEST_TILE, SCENE = 256, 512, 1024
 
 
-def conditions(number: int) -> dict[str, Any]:
+def conditions(number: int, **changes: Any) -> simulate.NacSettings:
     """How a ground looks, besides its sun: as different as places on the Moon are."""
     rng = np.random.default_rng(number)
-    return {
-        "seed": number,
+    drawn = {
         "fractures": rng.uniform(6, 16),
         "melt": rng.uniform(0.4, 0.95),
         "craters": 150 * 20 ** rng.random(),
@@ -59,6 +60,15 @@ def conditions(number: int) -> dict[str, Any]:
         "psf": rng.uniform(0.4, 1.0),
         "strip_width": rng.uniform(400, 1600),
     }
+    return simulate.NacSettings(**{**drawn, **changes})
+
+
+def scene_of(
+    number: int, sun: dict[str, float], side: int = SCENE, **changes: Any
+) -> simulate.NacScene:
+    """Simulate a ground by its number."""
+    settings = conditions(number, **changes)
+    return simulate.nac_scene((side, side), settings=settings, seed=number, **sun)
 
 
 def training_sun(number: int) -> dict[str, float]:
@@ -89,7 +99,7 @@ def cut(part: str, scenes: int, say: Any) -> tuple[np.ndarray, np.ndarray]:
     """Tiles and weak labels of a part's scenes: all with fractures, and half of the others."""
     images, masks = [], []
     for number in range(GROUND[part], GROUND[part] + scenes):
-        scene = simulate.nac_scene((SCENE, SCENE), **conditions(number), **training_sun(number))
+        scene = scene_of(number, training_sun(number))
         image, mask = scene.dataset["image"].values, weak(scene)
         rng = np.random.default_rng((number, 3))
         for top in range(0, SCENE, TILE):
@@ -108,7 +118,7 @@ def vary(
     image: np.ndarray, mask: np.ndarray, valid: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The paper's changes, perspective less often, and a turn and a flip."""
-    image, mask, valid = fractures.augmentation.augment(image, mask, valid, rng, perspective=0.2)
+    image, mask, valid = augment(image, mask, valid, rng, perspective=0.2)
     turns, flip = int(rng.integers(4)), rng.random() < 0.5
     arrays = [np.rot90(a, turns) for a in (image, mask, valid)]
     if flip:
@@ -131,7 +141,7 @@ def tuned(scenes: int, say: Any) -> dict[str, Any]:
     """Both classical filters with the parameters that do best on training scenes, against the true outlines."""
     pairs = []
     for number in range(GROUND["training"], GROUND["training"] + scenes):
-        scene = simulate.nac_scene((512, 512), **conditions(number), **training_sun(number))
+        scene = scene_of(number, training_sun(number), 512)
         pairs.append((scene.dataset["image"].values, scene.dataset["mask"].values))
     result = {}
     for kind in ("frangi", "canny"):
@@ -161,9 +171,7 @@ def held_out_report(model: Path, grounds: int, tuning: int, say: Any) -> str:
     ridges = {name: np.zeros(2) for name in names}
     for number in range(GROUND["test"], GROUND["test"] + grounds):
         for incidence in TEST_INCIDENCES:
-            scene = simulate.nac_scene(
-                (SCENE, SCENE), **conditions(number), **test_sun(number, incidence)
-            )
+            scene = scene_of(number, test_sun(number, incidence))
             ds = scene.dataset
             truth, kind = ds["mask"].values, ds["width_class"].values
             for name in names:
@@ -171,7 +179,7 @@ def held_out_report(model: Path, grounds: int, tuning: int, say: Any) -> str:
                     found = fractures.map_fractures(ds["image"], model)["mask"].values
                     weakly.append(counts_of(found, weak(scene)))
                 else:
-                    found = classical_fractures(ds["image"], methods[name]).values
+                    found = fractures.classical_fractures(ds["image"], methods[name]).values
                 counts.setdefault((name, incidence), []).append(counts_of(found, truth))
                 hit, known = found == 1, truth != 255
                 for n in range(len(classes)):
@@ -262,10 +270,8 @@ def set_overlap(path: Path, overlap: int | None) -> int:
     if overlap is None:
         measured = []
         for number in (GROUND["validation"], GROUND["validation"] + 1):
-            scene = simulate.nac_scene(
-                (1024, 1024), **{**conditions(number), "fractures": 14.0}, **training_sun(number)
-            )
-            measured.append(fractures.detection.measure_overlap(path, scene.dataset["image"])[0])
+            scene = scene_of(number, training_sun(number), 1024, fractures=14.0)
+            measured.append(measure_overlap(path, scene.dataset["image"])[0])
         overlap = max(measured)
     loaded = fractures.load_model(path)
     fractures.save_model(
@@ -280,7 +286,7 @@ def set_overlap(path: Path, overlap: int | None) -> int:
 
 def training_report(model: Path) -> str:
     """What the file says of its training."""
-    header = fractures.weights.read_model_header(model)
+    header = read_model_header(model)
     said = header["training"]
     scores = said["validation"]
     return (

@@ -11,14 +11,13 @@ import xarray as xr
 from lunarray.errors import InputError
 from lunarray.fractures import classical_fractures
 from lunarray.fractures.classical import Canny, Frangi, edges, flatten, ridges, tune_classical
-from lunarray.simulate import nac_scene
+from lunarray.simulate import NacSettings, nac_scene
 
 
 @pytest.fixture(scope="module")
 def scene():
-    return nac_scene(
-        (420, 460), seed=11, fractures=25, melt=0.9, incidence=60, craters=200, strip_width=200
-    ).dataset
+    settings = NacSettings(fractures=25, melt=0.9, craters=200, strip_width=200)
+    return nac_scene((420, 460), settings=settings, seed=11, incidence=60).dataset
 
 
 @pytest.mark.parametrize("polarity", ["dark", "bright"])

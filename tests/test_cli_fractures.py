@@ -15,7 +15,7 @@ import lunarray as la
 from lunarray.cli import app
 from lunarray.fractures import light, save_model
 from lunarray.fractures.weights import read_model_header
-from lunarray.simulate import nac_scene
+from lunarray.simulate import NacSettings, nac_scene
 
 SIZE = (96, 128)
 
@@ -27,10 +27,10 @@ def folder(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("nac")
     for number in range(2):
-        scene = nac_scene(
-            SIZE, seed=40 + number, fractures=300, melt=1.0, origin=(number * 150.0, 0.0),
-            nodata=False, strip_width=None, patterns={"curvilinear": 1.0},
-        )  # fmt: skip
+        settings = NacSettings(
+            fractures=300, melt=1.0, nodata=False, strip_width=None, patterns={"curvilinear": 1.0}
+        )
+        scene = nac_scene(SIZE, settings=settings, seed=40 + number, origin=(number * 150.0, 0.0))
         scene.dataset["image"].rio.to_raster(folder / f"image{number}.tif")
         scene.lines.to_file(folder / f"lines{number}.gpkg")
     scene.dataset[["image"]].lunar.to_zarr(folder / "scene.zarr")

@@ -13,7 +13,7 @@ import lunarray as la
 from lunarray.fractures import classical_fractures, map_fractures, segmentation_metrics
 from lunarray.fractures.classical import Canny, Frangi
 from lunarray.fractures.weights import DEFAULT_MODEL, read_model_header
-from lunarray.simulate import nac_scene
+from lunarray.simulate import NacSettings, nac_scene
 
 SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "train_default_fractures.py"
 
@@ -31,9 +31,8 @@ def script():
 @pytest.fixture(scope="module")
 def scene():
     """Ground that is neither the training's nor the card's."""
-    return nac_scene(
-        (512, 512), seed=77_001, incidence=60, azimuth=200, fractures=20, melt=0.9, craters=600
-    ).dataset
+    settings = NacSettings(fractures=20, melt=0.9, craters=600)
+    return nac_scene((512, 512), settings=settings, seed=77_001, incidence=60, azimuth=200).dataset
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +95,8 @@ def test_no_data_stay_no_data(scene, found):
 
 def test_ground_without_fractures():
     """Craters, boulders and a mosaic's seams are no fractures, or little of the ground."""
-    ds = nac_scene(
-        (384, 384), seed=77_002, incidence=55, fractures=0, ridges=0, craters=600, strip_width=150
-    ).dataset
+    settings = NacSettings(fractures=0, ridges=0, craters=600, strip_width=150)
+    ds = nac_scene((384, 384), settings=settings, seed=77_002, incidence=55).dataset
     mask = map_fractures(ds["image"])["mask"].values
     assert (mask == 1).sum() < 0.02 * (mask != 255).sum()
 
@@ -113,7 +111,7 @@ def test_training_and_test_are_apart(script):
 
 
 def test_weak_labels_of_the_training(script):
-    scene = nac_scene((256, 256), **{**script.conditions(10_001), "fractures": 30.0}, incidence=50)
+    scene = script.scene_of(10_001, {"incidence": 50.0}, 256, fractures=30.0)
     labels, truth = script.weak(scene), scene.dataset["mask"].values
     np.testing.assert_array_equal(labels == 255, truth == 255)
     both = ((labels == 1) & (truth == 1)).sum()
@@ -144,7 +142,7 @@ def test_a_small_training_from_end_to_end(script, tmp_path):
     )  # fmt: skip
     assert read_model_header(output)["training"]["epochs_run"] == 1
     assert read_model_header(output)["overlap"] == 96
-    image = nac_scene((64, 64), seed=1, nodata=False).dataset["image"]
+    image = nac_scene((64, 64), settings=NacSettings(nodata=False), seed=1).dataset["image"]
     assert map_fractures(image, output)["mask"].shape == (64, 64)
     again = tmp_path / "again.safetensors"
     script.main(

@@ -19,6 +19,7 @@ from lunarray import fractures  # noqa: E402
 from lunarray.engine import ModelSpec  # noqa: E402
 from lunarray.errors import GridError, InputError, ModelError  # noqa: E402
 from lunarray.fractures import predictor  # noqa: E402
+from lunarray.fractures.detection import measure_overlap  # noqa: E402
 from lunarray.fractures.lattice import ALIGN, Axis, check_lattice  # noqa: E402
 from lunarray.fractures.normalise import Normalisation, imagenet, normalise  # noqa: E402
 from lunarray.geo import assign_crs, crs_of, moon_crs  # noqa: E402
@@ -165,9 +166,7 @@ def test_tile_borders_do_not_show(tmp_path):
     """With the overlap that was measured, tiles agree with the network run on the image in one piece."""
     path = fractures.save_model(tmp_path / "m.safetensors", strong(8))
     image = scene((640, 672), seed=3)
-    overlap, difference = fractures.detection.measure_overlap(
-        path, image, tile=512, tolerance=5e-3, quantile=1.0
-    )
+    overlap, difference = measure_overlap(path, image, tile=512, tolerance=5e-3, quantile=1.0)
     assert 32 < overlap <= 256
     assert difference[0] > 1e-2
     assert difference[180:].max() < 1e-5
@@ -486,7 +485,7 @@ def test_a_model_of_ones_own(tmp_path, monkeypatch):
 
 def test_measuring_needs_surroundings(model):
     with pytest.raises(InputError, match="576 pixels or more"):
-        fractures.detection.measure_overlap(model, scene((512, 600)))
+        measure_overlap(model, scene((512, 600)))
 
 
 # --- DeepLab, and real images ---------------------------------------------------------------------

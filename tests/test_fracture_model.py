@@ -16,6 +16,7 @@ from lunarray.errors import InputError, ModelError  # noqa: E402
 from lunarray.fractures import predictor  # noqa: E402
 from lunarray.fractures.model import ARCHITECTURES, build, default_normalisation  # noqa: E402
 from lunarray.fractures.normalise import Normalisation, imagenet, normalise  # noqa: E402
+from lunarray.fractures.weights import read_model_header  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -262,7 +263,7 @@ def test_our_files_come_back(tmp_path):
     assert (loaded.architecture, loaded.normalisation) == ("light", rule)
     for name, value in network.state_dict().items():
         assert torch.equal(loaded.network.state_dict()[name], value)
-    header = fractures.weights.read_model_header(path)
+    header = read_model_header(path)
     assert (header["overlap"], header["training"], header["sizes"]["width"]) == (
         96, {"epochs": 3}, 4,
     )  # fmt: skip
@@ -327,7 +328,7 @@ def test_bare_safetensors_and_another_normalisation(tmp_path):
     network = fractures.light(4)
     path = tmp_path / "bare.safetensors"
     save_file(network.state_dict(), path)
-    assert fractures.weights.read_model_header(path) is None
+    assert read_model_header(path) is None
     rule = Normalisation("fixed", 1, offset=5, scale=100)
     loaded = fractures.load_model(path, normalisation=rule)
     assert (loaded.architecture, loaded.normalisation) == ("light", rule)
@@ -422,7 +423,7 @@ def test_newer_files_are_refused(tmp_path):
     header = {**peek_header(path), "format_version": 99}
     write_tensors(path, read_tensors(path), header)
     with pytest.raises(ModelError, match="version 99"):
-        fractures.weights.read_model_header(path)
+        read_model_header(path)
     with pytest.raises(ModelError, match="Linear"):
         fractures.save_model(path, torch.nn.Linear(2, 2))
 

@@ -21,6 +21,7 @@ from lunarray.fractures.epochs import TrainSettings, learning_rate_at, loss_of  
 from lunarray.fractures.metrics import confusion, tile_metrics  # noqa: E402
 from lunarray.fractures.normalise import imagenet  # noqa: E402
 from lunarray.fractures.predictor import predictor_of  # noqa: E402
+from lunarray.fractures.weights import read_model_header  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -210,7 +211,7 @@ def test_stopped_training_goes_on_to_the_same_bits(tmp_path, schedule):
     assert straight.best_epoch == resumed.best_epoch
     # The file has the best epoch's weights.
     assert_same(state_of(resumed), fractures.load_model(path).network.state_dict())
-    header = fractures.weights.read_model_header(path)
+    header = read_model_header(path)
     assert header["training"]["best_epoch"] == resumed.best_epoch
     assert header["training"]["schedule"] == schedule
 
@@ -248,7 +249,7 @@ def test_fit_is_saved_and_read(tmp_path):
     path = fit.save(tmp_path / "fit.safetensors", overlap=96, ground="lines")
     loaded = fractures.load_model(path)
     assert_same(state_of(fit), loaded.network.state_dict())
-    header = fractures.weights.read_model_header(path)
+    header = read_model_header(path)
     assert header["overlap"] == 96
     assert header["training"]["ground"] == "lines"
     assert header["training"]["epochs"] == 1

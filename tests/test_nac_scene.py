@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pickle
 
@@ -13,12 +14,19 @@ from hypothesis import strategies as st
 import lunarray as la
 from lunarray.errors import GridError, InputError
 from lunarray.geo import geobox_of
-from lunarray.simulate import nac_scene, terrain
-from lunarray.simulate.nac import lommel_seeliger_share
+from lunarray.simulate import NacSettings, nac_scene, terrain
 from lunarray.simulate.nac_ground import PATTERNS, WIDTH_CLASSES
+from lunarray.simulate.nac_pixels import lommel_seeliger_share
 
 LAYERS = ("image", "mask", "width_class", "ridge", "source")
 SMALL = {"shape": (300, 340), "fractures": 40.0, "melt": 0.9, "strip_width": 120.0}
+
+
+def made_of(*arguments, **options):
+    """A scene by options of the settings and of the function alike."""
+    names = {f.name for f in dataclasses.fields(NacSettings)} & options.keys()
+    settings = NacSettings(**{n: options.pop(n) for n in names})
+    return nac_scene(*arguments, settings=settings, **options)
 
 
 def same(a, b) -> None:
@@ -29,7 +37,7 @@ def same(a, b) -> None:
 
 @pytest.fixture(scope="module")
 def scene():
-    return nac_scene(**SMALL, seed=5, incidence=60, azimuth=120)
+    return made_of(**SMALL, seed=5, incidence=60, azimuth=120)
 
 
 # The mosaic --------------------------------------------------
@@ -39,14 +47,14 @@ def scene():
 @pytest.mark.parametrize(("incidence", "azimuth"), [(60, 120), (78, 305)])
 def test_chunks_do_not_matter(chunks, incidence, azimuth):
     options = {**SMALL, "seed": 5, "incidence": incidence, "azimuth": azimuth}
-    whole = nac_scene(**options).dataset
-    parts = nac_scene(**options, chunks=chunks).dataset
+    whole = made_of(**options).dataset
+    parts = made_of(**options, chunks=chunks).dataset
     assert max(parts["image"].data.chunksize) <= chunks
     same(whole, parts.compute(scheduler="synchronous"))
 
 
 def test_chunked_is_lazy(no_compute):
-    made = nac_scene(**SMALL, seed=5, chunks=100)
+    made = made_of(**SMALL, seed=5, chunks=100)
     assert all(made.dataset[name].chunks is not None for name in LAYERS)
     assert len(made.lines)
     assert len(made.polygons) == len(made.table)
@@ -54,7 +62,7 @@ def test_chunked_is_lazy(no_compute):
 
 def test_a_huge_mosaic_is_drawn_by_blocks():
     """One block of 10 000 × 10 000 pixels, without the others."""
-    made = nac_scene((10_000, 10_000), chunks=512, seed=3, fractures=1.0)
+    made = made_of((10_000, 10_000), chunks=512, seed=3, fractures=1.0)
     block = made.dataset.isel(y=slice(5120, 5632), x=slice(5120, 5632)).compute(
         scheduler="synchronous"
     )
@@ -63,14 +71,14 @@ def test_a_huge_mosaic_is_drawn_by_blocks():
 
 
 def test_seeds(scene):
-    same(scene.dataset, nac_scene(**SMALL, seed=5, incidence=60, azimuth=120).dataset)
-    other = nac_scene(**SMALL, seed=6, incidence=60, azimuth=120).dataset
+    same(scene.dataset, made_of(**SMALL, seed=5, incidence=60, azimuth=120).dataset)
+    other = made_of(**SMALL, seed=6, incidence=60, azimuth=120).dataset
     assert np.nanmax(np.abs(other["image"] - scene.dataset["image"])) > 0.01
     assert (other["mask"] != scene.dataset["mask"]).any()
 
 
 def test_the_ground_does_not_depend_on_the_sun(scene):
-    other = nac_scene(**SMALL, seed=5, incidence=30, azimuth=300)
+    other = made_of(**SMALL, seed=5, incidence=30, azimuth=300)
     for name in ("mask", "width_class", "ridge", "source"):
         np.testing.assert_array_equal(other.dataset[name], scene.dataset[name])
     assert other.lines.equals(scene.lines)
@@ -85,7 +93,7 @@ def test_no_data_and_seams(scene):
     np.testing.assert_array_equal(missing, ds["mask"].values == 255)
     np.testing.assert_array_equal(missing, ds["source"].values == -1)
     assert len(np.unique(ds["source"].values)) > 3  # -1 and several images
-    whole = nac_scene(**{**SMALL, "strip_width": None}, seed=5, nodata=False).dataset
+    whole = made_of(**{**SMALL, "strip_width": None}, seed=5, nodata=False).dataset
     assert np.isfinite(whole["image"].values).all()
     assert (whole["source"].values == 0).all()
     assert whole["mask"].values.max() == 1
@@ -97,8 +105,8 @@ def test_seams_are_steps_of_brightness():
         "shape": (64, 400), "fractures": 0, "craters": 0, "boulders": 0, "ridges": 0, "roughness": 0, "noise": 0,
         "seed": 2, "melt": 1.0, "incidence": 0,
     }  # fmt: skip
-    one = nac_scene(**options, strip_width=None).dataset
-    many = nac_scene(**options, strip_width=100).dataset
+    one = made_of(**options, strip_width=None).dataset
+    many = made_of(**options, strip_width=100).dataset
     source, image, base = (a.values for a in (many["source"], many["image"], one["image"]))
     for number in np.unique(source[source >= 0]):
         here = (source == number) & np.isfinite(base)
@@ -113,7 +121,7 @@ def test_grid(scene):
     box = geobox_of(ds["image"])
     assert box.shape == (300, 340)
     assert box.transform.a == 1.5
-    polar = nac_scene((40, 50), 6.0, crs="south", origin=(1200.0, -600.0), seed=1).dataset
+    polar = made_of((40, 50), 6.0, crs="south", origin=(1200.0, -600.0), seed=1).dataset
     assert la.geo.crs_code(la.geo.crs_of(polar)) == "IAU_2015:30135"
     assert polar["x"].values[0] == 1203.0
     assert polar["y"].values[0] == -603.0
@@ -131,7 +139,7 @@ def test_a_scene_travels(scene):
 def test_polygons_are_the_mask():
     from rasterio.features import rasterize
 
-    made = nac_scene(**{**SMALL, "strip_width": None}, seed=5, nodata=False)
+    made = made_of(**{**SMALL, "strip_width": None}, seed=5, nodata=False)
     box = geobox_of(made.dataset["image"])
     drawn = rasterize(made.polygons.geometry, out_shape=box.shape, transform=box.transform)
     mask = made.dataset["mask"].values
@@ -161,7 +169,7 @@ def test_classes_of_width(scene):
         low, high = limits[name]
         assert low <= width < high
     # Nominal widths are the mean ones: area over length, for lines much longer than wide.
-    made = nac_scene(
+    made = made_of(
         (900, 900), seed=4, fractures=20, melt=1.0, patterns={"curvilinear": 1}, chunks=900
     )
     polygons, lines = made.polygons.set_index("id").geometry, made.lines
@@ -188,7 +196,7 @@ def test_width_class_layer(scene):
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_patterns(pattern):
-    made = nac_scene(
+    made = made_of(
         (400, 400), seed=8, fractures=30, melt=1.0, patterns={pattern: 1.0}, widths={"small": 1.0}, pits=0,
         nodata=False, strip_width=None,
     )  # fmt: skip
@@ -218,7 +226,7 @@ def test_patterns(pattern):
 
 def test_fractures_are_in_ponds():
     """Ponds are smooth ground: the brightness of ground without fractures scatters less there."""
-    made = nac_scene(
+    made = made_of(
         (700, 700), seed=1, fractures=20, melt=0.35, craters=0, boulders=0, ridges=0, pits=0, noise=0, nodata=False,
         strip_width=None,
     )  # fmt: skip
@@ -320,7 +328,7 @@ def test_walls_of_a_trough():
 
 
 def test_dark_side_is_not_black():
-    made = nac_scene(
+    made = made_of(
         (200, 200),
         seed=2,
         incidence=78,
@@ -467,24 +475,24 @@ def test_uniform_hash():
 )
 def test_faults(options, where):
     with pytest.raises(InputError) as caught:
-        nac_scene(**{"shape": (32, 32), **options})
+        made_of(**{"shape": (32, 32), **options})
     assert caught.value.where == where
     assert caught.value.remedy
 
 
 def test_a_geographic_grid_is_refused():
     with pytest.raises(GridError, match="projected"):
-        nac_scene((32, 32), crs="geographic")
+        made_of((32, 32), crs="geographic")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 70), (33, 2)])
 def test_tiny_scenes(shape):
-    made = nac_scene(shape, seed=1, nodata=False)
+    made = made_of(shape, seed=1, nodata=False)
     assert made.dataset["image"].shape == shape
     assert np.isfinite(made.dataset["image"].values).all()
 
 
 def test_no_fractures():
-    made = nac_scene((64, 64), fractures=0, nodata=False)
+    made = made_of((64, 64), fractures=0, nodata=False)
     assert len(made.lines) == len(made.polygons) == len(made.pits) == 0
     assert made.dataset["mask"].values.max() == 0

@@ -4,6 +4,7 @@ from .kernels import mix_reflectance as mix_reflectance
 from .kernels import oxide_abundances as oxide_abundances
 from .minerals import MINERALS as MINERALS
 from .nac import NacScene as NacScene
+from .nac import NacSettings as NacSettings
 from .nac import nac_scene as nac_scene
 from .priors import TERRAINS as TERRAINS
 from .scene import polar_scene as polar_scene

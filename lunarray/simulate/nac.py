@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from lunarray.simulate.nac_ground import (
     CLASS_NAMES,
     PATTERNS,
     PIT,
-    POND_OCTAVES,
     WIDTH_SHARES,
     Fracture,
     draw_boulders,
@@ -29,72 +28,14 @@ from lunarray.simulate.nac_ground import (
     draw_fractures,
     draw_ridges,
     draw_strips,
-    field_seed,
     pond_level,
 )
+from lunarray.simulate.nac_pixels import NacTerrain, layers_of
 
 if TYPE_CHECKING:
     import geopandas as gpd
     import xarray as xr
     from odc.geo.geobox import GeoBox
-
-#: Waves of the relief: longest and shortest (pixels), mean slope of an octave on rough ground at the longest wave, and
-#: how slope grows towards short waves (Hurst exponent 0.9: Rosenburg et al. 2011, J. Geophys. Res. 116, E02001).
-_LONGEST, _SHORTEST, _SLOPE, _HURST = 512.0, 3.0, 0.035, 0.9
-#: How much smoother melt ponds are than other ground.
-_POND_ROUGHNESS = 0.3
-_ALBEDO = 0.09
-#: Skylight of lit slopes around in shadows, of level ground's light.
-_AMBIENT = 0.02
-#: Noise of the dark and of the signal, radiance factor: about 1 % of level ground at 45°.
-_READ, _SHOT = 3e-4, 2e-3
-#: Longest shadow, pixels; ground that stands further away does not count.
-_LONGEST_SHADOW = 400
-
-
-@dataclass(frozen=True)
-class NacTerrain:
-    """All that a pixel depends on besides its place; the same for every chunk.
-
-    Attributes
-    ----------
-    seed : int
-        Of relief and noise.
-    incidence, azimuth : float
-        Of the sun, degrees.
-    pond_level : float
-        Value of the pond field above which ground is melt.
-    roughness : float
-        Factor of the relief's slopes.
-    noise, psf : float
-        Factor of the sensor's noise; standard deviation of its point spread, pixels.
-    craters, boulders, ridges, fractures : ndarray
-        Tables for :mod:`lunarray.simulate.terrain`.
-    strips : ndarray, shape (strip, 5)
-        Images of the mosaic: column of the left edge in row 0, columns it moves a row, gain, offset, and the width of
-        the gap without data at the edge (pixels). The first begins left of everything.
-    nodata : tuple of 3 floats
-        Left and right edge of valid ground in row 0 (columns), and columns they move a row.
-    """
-
-    seed: int
-    incidence: float
-    azimuth: float
-    pond_level: float
-    roughness: float
-    noise: float
-    psf: float
-    craters: np.ndarray
-    boulders: np.ndarray
-    ridges: np.ndarray
-    fractures: np.ndarray
-    strips: np.ndarray
-    nodata: tuple[float, float, float]
-
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        from dask.base import normalize_token
-
-        return (type(self).__qualname__, *(normalize_token(v) for v in self.__dict__.values()))
 
 
 @dataclass(frozen=True)
@@ -158,27 +99,74 @@ class NacScene:
         return self.table.set_geometry(placed, crs=self.table.crs)
 
 
+@dataclass(frozen=True, kw_only=True)
+class NacSettings:
+    """What a simulated ground has on it, and how a mosaic of it is made. Counts are by megapixel.
+
+    Attributes
+    ----------
+    fractures : float
+        Complexes of fractures.
+    widths : mapping of str to float
+        Shares of the classes of width; by default those of Le Corre et al. (2025).
+    patterns : mapping of str to float
+        Shares of "curvilinear", "polygonal" and "en echelon" complexes.
+    melt : float
+        Share of the ground that is melt ponds, where fractures are.
+    pits, craters, boulders, ridges : float
+        Pits on fractures, craters of 3 and more pixels radius, boulders, ridges.
+    roughness : float
+        Factor of the slopes of the relief.
+    noise : float
+        Factor of the sensor's noise, which is about 1 % of level ground at 45° incidence.
+    psf : float
+        Standard deviation of the point spread, pixels.
+    strip_width : float or None
+        Width of the images that make up the mosaic, pixels; None for one image.
+    nodata : bool
+        Whether the mosaic has slanted edges and gaps between some strips, without data.
+
+    Raises
+    ------
+    InputError
+        A number or share that makes no sense.
+    """
+
+    fractures: float = 6.0
+    widths: Mapping[str, float] = field(default_factory=WIDTH_SHARES.copy)
+    patterns: Mapping[str, float] = field(default_factory=PATTERNS.copy)
+    melt: float = 0.6
+    pits: float = 0.3
+    craters: float = 400.0
+    boulders: float = 400.0
+    ridges: float = 6.0
+    roughness: float = 1.0
+    noise: float = 1.0
+    psf: float = 0.6
+    strip_width: float | None = 1700.0
+    nodata: bool = True
+
+    def __post_init__(self) -> None:
+        for name, high in (
+            ("fractures", 1e3), ("melt", 1.0), ("pits", 1e3), ("craters", 1e5), ("boulders", 1e5),
+            ("ridges", 1e3), ("roughness", 100.0), ("noise", 1e3), ("psf", 10.0),
+        ):  # fmt: skip
+            _check_number(name, getattr(self, name), 0.0, high)
+        if self.strip_width is not None:
+            _check_number("strip_width", self.strip_width, 16.0, math.inf)
+        _shares(self.widths, CLASS_NAMES, "widths")
+        _shares(self.patterns, tuple(PATTERNS), "patterns")
+
+
 def nac_scene(
     shape: tuple[int, int] = (2048, 2048),
     resolution: float = 1.5,
+    settings: NacSettings | None = None,
     *,
     incidence: float = 60.0,
     azimuth: float = 120.0,
     seed: int = 0,
     chunks: int | None = None,
-    fractures: float = 6.0,
-    widths: Mapping[str, float] | None = None,
-    patterns: Mapping[str, float] | None = None,
-    melt: float = 0.6,
-    pits: float = 0.3,
-    craters: float = 400.0,
-    boulders: float = 400.0,
-    ridges: float = 6.0,
-    roughness: float = 1.0,
-    noise: float = 1.0,
-    psf: float = 0.6,
-    strip_width: float | None = 1700.0,
-    nodata: bool = True,
     crs: Any = "equirectangular",
     origin: tuple[float, float] = (0.0, 0.0),
 ) -> NacScene:
@@ -196,6 +184,8 @@ def nac_scene(
         Rows and columns.
     resolution : float, optional
         Pixel size, m.
+    settings : NacSettings, optional
+        What is on the ground, and how its mosaic is made.
     incidence, azimuth : float, optional
         Of the sun, degrees: 0 is overhead; azimuth towards the sun, clockwise from the top of the image. What stands
         more than 400 pixels away casts no shadow.
@@ -203,26 +193,6 @@ def nac_scene(
         Another seed, another ground.
     chunks : int, optional
         Side of the chunks of a lazy result; by default all is computed at once.
-    fractures : float, optional
-        Complexes of fractures a megapixel.
-    widths : mapping of str to float, optional
-        Shares of the classes of width; by default those of Le Corre et al. (2025).
-    patterns : mapping of str to float, optional
-        Shares of "curvilinear", "polygonal" and "en echelon" complexes.
-    melt : float, optional
-        Share of the ground that is melt ponds, where fractures are.
-    pits, craters, boulders, ridges : float, optional
-        How many a megapixel: pits on fractures, craters of 3 and more pixels radius, boulders, ridges.
-    roughness : float, optional
-        Factor of the slopes of the relief.
-    noise : float, optional
-        Factor of the sensor's noise, which is about 1 % of level ground at 45° incidence.
-    psf : float, optional
-        Standard deviation of the point spread, pixels.
-    strip_width : float, optional
-        Width of the images that make up the mosaic, pixels; None for one image.
-    nodata : bool, optional
-        Whether the mosaic has slanted edges and gaps between some strips, without data.
     crs : CRS or name, optional
         Of the grid, see :func:`lunarray.geo.moon_crs`; projected.
     origin : tuple of 2 floats, optional
@@ -236,7 +206,7 @@ def nac_scene(
     Raises
     ------
     InputError
-        A shape, number or share that makes no sense.
+        A shape or number that makes no sense.
     GridError, BodyMismatchError
         A CRS that is none, geographic, or not of the Moon.
 
@@ -244,332 +214,86 @@ def nac_scene(
     ----------
     Le Corre et al. (2025), J. Geophys. Res. Planets 130, e2025JE009145, section 3.1.
     """
-    import xarray as xr
-
-    from lunarray.geo import assign_crs, grid_coords
+    from lunarray.geo import assign_crs
     from lunarray.store.provenance import stamp
 
+    settings = NacSettings() if settings is None else settings
     rows, columns = _check_shape(shape)
-    _check_numbers(
-        resolution=(resolution, 1e-6, math.inf), incidence=(incidence, 0.0, 89.0), azimuth=(azimuth, -360.0, 720.0),
-        fractures=(fractures, 0.0, 1e3), melt=(melt, 0.0, 1.0), pits=(pits, 0.0, 1e3), craters=(craters, 0.0, 1e5),
-        boulders=(boulders, 0.0, 1e5), ridges=(ridges, 0.0, 1e3), roughness=(roughness, 0.0, 100.0),
-        noise=(noise, 0.0, 1e3), psf=(psf, 0.0, 10.0),
-    )  # fmt: skip
-    if chunks is not None and chunks < 1:
-        raise InputError(
-            f"chunks of {chunks} pixels", where="chunks", remedy="give 1 or more, or None"
-        )
-    if strip_width is not None and not strip_width >= 16:
-        raise InputError(
-            f"strips of {strip_width} pixels", where="strip_width", remedy="give 16 or more"
-        )
-    class_shares = _shares(WIDTH_SHARES if widths is None else widths, CLASS_NAMES, "widths")
-    pattern_shares = _shares(
-        PATTERNS if patterns is None else patterns, tuple(PATTERNS), "patterns"
-    )
+    _check_number("resolution", resolution, 1e-6, math.inf)
+    _check_number("incidence", incidence, 0.0, 89.0)
+    _check_number("azimuth", azimuth, -360.0, 720.0)
+    if chunks is not None:
+        _check_number("chunks", chunks, 1, math.inf)
     geobox = _grid(rows, columns, float(resolution), crs, origin)
-
-    seed = int(seed)
-    level = pond_level(seed, melt)
-    lines = draw_fractures(
-        seed, rows, columns, level, fractures, pits, class_shares, pattern_shares
-    )
-    drawn = NacTerrain(
-        seed=seed,
-        incidence=float(incidence),
-        azimuth=float(azimuth),
-        pond_level=level,
-        roughness=float(roughness),
-        noise=float(noise),
-        psf=float(psf),
-        craters=draw_craters(seed, rows, columns, craters),
-        boulders=draw_boulders(seed, rows, columns, boulders),
-        ridges=draw_ridges(seed, rows, columns, ridges),
-        fractures=np.concatenate(
-            [np.empty((0, terrain.SEGMENT_COLUMNS)), *(f.segments for f in lines)]
-        ),
-        strips=draw_strips(seed, rows, columns, strip_width, nodata),
-        nodata=draw_edges(seed, rows, columns, nodata),
-    )
-    pieces = _lazy(drawn, rows, columns, chunks)
-    dataset = xr.Dataset(
-        {
-            "image": (("y", "x"), pieces["image"], {"long_name": "radiance factor (I/F)", "units": "1"}),
-            "mask": (
-                ("y", "x"), pieces["mask"],
-                {"long_name": "fracture", "flag_values": [0, 1, 255], "flag_meanings": "ground fracture no_data"},
-            ),
-            "width_class": (
-                ("y", "x"), pieces["width_class"],
-                {
-                    "long_name": "class of width of the widest fracture",
-                    "flag_values": list(range(PIT + 1)),
-                    "flag_meanings": " ".join(("none", *CLASS_NAMES, "pit")),
-                },
-            ),
-            "ridge": (("y", "x"), pieces["ridge"], {"long_name": "ridge"}),
-            "source": (("y", "x"), pieces["source"], {"long_name": "number of the image in the mosaic"}),
-        },
-        coords=grid_coords(geobox),
-    )  # fmt: skip
+    drawn, lines = _drawn(settings, rows, columns, int(seed), float(incidence), float(azimuth))
+    dataset = _dataset(layers_of(drawn, rows, columns, chunks), geobox)
     dataset.attrs |= {
         "instrument": "LROC NAC, simulated",
         "incidence_angle": float(incidence),
         "sun_azimuth": float(azimuth),
         "source": f"lunarray.simulate.nac_scene(shape={(rows, columns)}, resolution={resolution}, "
-        f"incidence={incidence}, azimuth={azimuth}, seed={seed})",
+        f"incidence={incidence}, azimuth={azimuth}, seed={int(seed)})",
     }
     dataset = assign_crs(stamp(dataset, "simulated a NAC mosaic"), geobox)
     return NacScene(dataset, _table(lines, geobox), {f.id: f.segments for f in lines})
 
 
-# Pixels ---------------------------------------------------------------------------------------------------------------
-
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "image": np.dtype(np.float32),
-    "mask": np.dtype(np.uint8),
-    "width_class": np.dtype(np.uint8),
-    "ridge": np.dtype(np.uint8),
-    "source": np.dtype(np.int16),
-}
-# All layers come of one computation of a block; Dask arrays want one dtype, so that the block travels packed.
-_PACKED: np.dtype[Any] = np.dtype(list(_DTYPES.items()))
-
-
-def _lazy(drawn: NacTerrain, rows: int, columns: int, chunks: int | None) -> dict[str, Any]:
-    if chunks is None:
-        return render(drawn, 0, 0, rows, columns)
-    import dask
-    import dask.array as da
-
-    # One key holds the tables, however many blocks there are.
-    packed = da.map_blocks(
-        _packed_block,
-        chunks=da.core.normalize_chunks(chunks, (rows, columns)),
-        drawn=dask.delayed(drawn, pure=True),
-        dtype=_PACKED,
-        meta=np.empty((0, 0), _PACKED),
+def _drawn(
+    settings: NacSettings, rows: int, columns: int, seed: int, incidence: float, azimuth: float
+) -> tuple[NacTerrain, list[Fracture]]:
+    level = pond_level(seed, settings.melt)
+    lines = draw_fractures(
+        seed,
+        rows,
+        columns,
+        level,
+        settings.fractures,
+        settings.pits,
+        _shares(settings.widths, CLASS_NAMES, "widths"),
+        _shares(settings.patterns, tuple(PATTERNS), "patterns"),
     )
-    return {
-        name: packed.map_blocks(_unpack, name, dtype=dtype, meta=np.empty((0, 0), dtype))
-        for name, dtype in _DTYPES.items()
+    drawn = NacTerrain(
+        seed=seed,
+        incidence=incidence,
+        azimuth=azimuth,
+        pond_level=level,
+        roughness=float(settings.roughness),
+        noise=float(settings.noise),
+        psf=float(settings.psf),
+        craters=draw_craters(seed, rows, columns, settings.craters),
+        boulders=draw_boulders(seed, rows, columns, settings.boulders),
+        ridges=draw_ridges(seed, rows, columns, settings.ridges),
+        fractures=np.concatenate(
+            [np.empty((0, terrain.SEGMENT_COLUMNS)), *(f.segments for f in lines)]
+        ),
+        strips=draw_strips(seed, rows, columns, settings.strip_width, settings.nodata),
+        nodata=draw_edges(seed, rows, columns, settings.nodata),
+    )
+    return drawn, lines
+
+
+def _dataset(pieces: dict[str, Any], geobox: GeoBox) -> xr.Dataset:
+    import xarray as xr
+
+    from lunarray.geo import grid_coords
+
+    attrs: dict[str, dict[str, Any]] = {
+        "image": {"long_name": "radiance factor (I/F)", "units": "1"},
+        "mask": {
+            "long_name": "fracture",
+            "flag_values": [0, 1, 255],
+            "flag_meanings": "ground fracture no_data",
+        },
+        "width_class": {
+            "long_name": "class of width of the widest fracture",
+            "flag_values": list(range(PIT + 1)),
+            "flag_meanings": " ".join(("none", *CLASS_NAMES, "pit")),
+        },
+        "ridge": {"long_name": "ridge"},
+        "source": {"long_name": "number of the image in the mosaic"},
     }
-
-
-def _packed_block(drawn: NacTerrain, block_info: Any = None) -> np.ndarray:
-    (top, low), (left, right) = block_info[None]["array-location"]
-    layers = render(drawn, top, left, low - top, right - left)
-    packed = np.empty((low - top, right - left), _PACKED)
-    for name, values in layers.items():
-        packed[name] = values
-    return packed
-
-
-def _unpack(packed: np.ndarray, name: str) -> np.ndarray:
-    return np.ascontiguousarray(packed[name])
-
-
-def render(
-    drawn: NacTerrain, row0: int, column0: int, rows: int, columns: int
-) -> dict[str, np.ndarray]:
-    """Make a window of a scene.
-
-    Parameters
-    ----------
-    drawn : NacTerrain
-        The scene.
-    row0, column0, rows, columns : int
-        The window.
-
-    Returns
-    -------
-    dict of str to ndarray, shape (rows, columns)
-        ``image`` float32, ``mask``, ``width_class`` and ``ridge`` uint8, ``source`` int16; see :class:`NacScene`.
-    """
-    blur = math.ceil(4 * drawn.psf)
-    pad = blur + 1
-    up, down, left, right = _shadow_pads(drawn)
-    top, low = row0 - pad - up, row0 + rows + pad + down
-    west, east = column0 - pad - left, column0 + columns + pad + right
-    height, albedo, label, ridge = _ground(drawn, top, west, low - top, east - west)
-    window = max(up, down, left, right)
-    lit = terrain.lit_share(height, top, west, drawn.incidence, drawn.azimuth, window)
-    view = (
-        slice(up, up + rows + 2 * pad),
-        slice(left, left + columns + 2 * pad),
-    )
-    incidence, azimuth = math.radians(drawn.incidence), math.radians(drawn.azimuth)
-    sun = np.array(
-        [
-            math.sin(azimuth) * math.sin(incidence),
-            -math.cos(azimuth) * math.sin(incidence),
-            math.cos(incidence),
-        ]
-    )
-    image = terrain.shade(
-        np.ascontiguousarray(height[view]),
-        np.ascontiguousarray(albedo[view]),
-        np.ascontiguousarray(lit[view]),
-        sun,
-        lommel_seeliger_share(drawn.incidence),
-        _AMBIENT,
-    )
-    if drawn.psf > 0:
-        from scipy.ndimage import gaussian_filter
-
-        image = gaussian_filter(image, drawn.psf, radius=blur, mode="nearest")
-    image = np.ascontiguousarray(image[pad : pad + rows, pad : pad + columns])
-    own = np.ascontiguousarray(label[view][pad : pad + rows, pad : pad + columns])
-    source, gain, offset = _strip_of(drawn, row0, column0, rows, columns)
-    image *= gain
-    image += offset
-    if drawn.noise > 0:
-        terrain.add_sensor_noise(
-            image, row0, column0, drawn.seed * 8 + 6, _READ * drawn.noise, _SHOT * drawn.noise
-        )
-    missing = source < 0
-    image[missing] = np.nan
-    mask = (own > 0).astype(np.uint8)
-    mask[missing] = 255
-    beside = np.ascontiguousarray(ridge[view][pad : pad + rows, pad : pad + columns])
-    beside[own > 0] = 0
-    return {"image": image, "mask": mask, "width_class": own, "ridge": beside, "source": source}
-
-
-def lommel_seeliger_share(phase: float) -> float:
-    """Share of Lommel-Seeliger in the Lunar-Lambert law at a phase angle.
-
-    Parameters
-    ----------
-    phase : float
-        Degrees; the incidence angle where the camera looks straight down.
-
-    Returns
-    -------
-    float
-
-    References
-    ----------
-    McEwen (1996), Lunar Planet. Sci. 27, 841: the Moon's polynomial.
-    """
-    return max(1.0 - 0.019 * phase + 2.42e-4 * phase**2 - 1.46e-6 * phase**3, 0.0)
-
-
-def _shadow_pads(drawn: NacTerrain) -> tuple[int, int, int, int]:
-    """Pixels above, below, left and right of a window whose ground can cast a shadow into it."""
-    # Relief within the reach of a shadow, pixels: what craters, fractures and the long waves have between them.
-    relief = 60.0 * max(drawn.roughness, 0.5)
-    length = min(relief * math.tan(math.radians(drawn.incidence)), float(_LONGEST_SHADOW))
-    azimuth = math.radians(drawn.azimuth)
-    east, south = math.sin(azimuth), -math.cos(azimuth)
-    x, y = math.ceil(length * abs(east)) + 1, math.ceil(length * abs(south)) + 1
-    return (
-        y if south < 0 else 1,
-        y if south > 0 else 1,
-        x if east < 0 else 1,
-        x if east > 0 else 1,
-    )
-
-
-def _ground(
-    drawn: NacTerrain, row0: int, column0: int, rows: int, columns: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Heights (pixels), albedo, class of fractures, and ridges of a window."""
-    height = np.zeros((rows, columns), np.float32)
-    albedo = np.zeros((rows, columns), np.float32)
-    everywhere = np.empty((0, 0), np.float32)
-    pond = np.zeros((rows, columns), np.float32)
-    for octave, (wavelength, amplitude) in enumerate(POND_OCTAVES):
-        terrain.add_noise(
-            pond,
-            row0,
-            column0,
-            field_seed(drawn.seed, 0, octave),
-            wavelength,
-            amplitude,
-            everywhere,
-        )
-    # Smooth melt, rough ground, and a margin between them.
-    rough = np.clip((drawn.pond_level + 0.06 - pond) / 0.12, 0, 1).astype(np.float32)
-    albedo += np.float32(1.0) + np.float32(0.12) * rough
-    rough = np.float32(_POND_ROUGHNESS) + np.float32(1 - _POND_ROUGHNESS) * rough
-    wavelength, octave = _LONGEST, 0
-    while wavelength >= _SHORTEST:
-        slope = _SLOPE * drawn.roughness * (wavelength / _LONGEST) ** (_HURST - 1)
-        terrain.add_noise(
-            height,
-            row0,
-            column0,
-            field_seed(drawn.seed, 1, octave),
-            wavelength,
-            # Gradient noise of amplitude 1 has slopes of about 1.1 over its wavelength.
-            slope * wavelength / 1.1,
-            rough,
-        )
-        wavelength, octave = wavelength / 1.9, octave + 1
-    for octave, (wavelength, amplitude) in enumerate(((300.0, 0.12), (40.0, 0.06), (6.0, 0.05))):
-        terrain.add_noise(
-            albedo,
-            row0,
-            column0,
-            field_seed(drawn.seed, 2, octave),
-            wavelength,
-            amplitude,
-            everywhere,
-        )
-    albedo *= np.float32(_ALBEDO)
-
-    box = (column0, row0, column0 + columns - 1, row0 + rows - 1)
-    terrain.add_craters(
-        height, albedo, row0, column0, _near(drawn.craters, box, terrain.CRATER_REACH)
-    )
-    raised, ridge = np.zeros((rows, columns), np.float32), np.zeros((rows, columns), np.uint8)
-    terrain.trace_segments(raised, ridge, row0, column0, _near_segments(drawn.ridges, box))
-    trough, label = np.zeros((rows, columns), np.float32), np.zeros((rows, columns), np.uint8)
-    terrain.trace_segments(trough, label, row0, column0, _near_segments(drawn.fractures, box))
-    height += raised
-    height -= trough
-    terrain.add_boulders(height, albedo, row0, column0, _near(drawn.boulders, box, 1.0))
-    return height, albedo, label, ridge
-
-
-def _near(table: np.ndarray, box: tuple[int, int, int, int], reach: float) -> np.ndarray:
-    """Craters or boulders that reach into a window, in their order."""
-    far = table[:, 2] * reach
-    inside = (table[:, 0] + far >= box[0]) & (table[:, 0] - far <= box[2])
-    inside &= (table[:, 1] + far >= box[1]) & (table[:, 1] - far <= box[3])
-    return np.ascontiguousarray(table[inside])
-
-
-def _near_segments(table: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    far = np.maximum(table[:, 2], table[:, 5])
-    x, y = table[:, [0, 3]], table[:, [1, 4]]
-    inside = (x.max(axis=1) + far >= box[0]) & (x.min(axis=1) - far <= box[2])
-    inside &= (y.max(axis=1) + far >= box[1]) & (y.min(axis=1) - far <= box[3])
-    return np.ascontiguousarray(table[inside])
-
-
-def _strip_of(
-    drawn: NacTerrain, row0: int, column0: int, rows: int, columns: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number of the image (-1 without data), its gain and its offset for each pixel of a window."""
-    row = np.arange(row0, row0 + rows, dtype=np.float64)[:, None]
-    column = np.arange(column0, column0 + columns, dtype=np.float64)[None, :]
-    number = np.zeros((rows, columns), np.int16)
-    gap = np.zeros((rows, columns), bool)
-    for index, (left, slope, _, _, width) in enumerate(drawn.strips):
-        if index == 0:
-            continue
-        past = column - (left + slope * row)
-        number[past >= 0] = index
-        gap |= (past >= 0) & (past < width)
-    first, last, slope = drawn.nodata
-    gap |= (column - first - slope * row < 0) | (column - last - slope * row > 0)
-    gain = drawn.strips[:, 2].astype(np.float32)[number]
-    offset = drawn.strips[:, 3].astype(np.float32)[number]
-    number[gap] = -1
-    return number, gain, offset
+    layers = {name: (("y", "x"), pieces[name], about) for name, about in attrs.items()}
+    return xr.Dataset(layers, coords=grid_coords(geobox))
 
 
 # Vectors --------------------------------------------------------------------------------------------------------------
@@ -664,12 +388,11 @@ def _check_shape(shape: Any) -> tuple[int, int]:
     return rows, columns
 
 
-def _check_numbers(**limits: tuple[float, float, float]) -> None:
-    for name, (value, low, high) in limits.items():
-        if not low <= value <= high:
-            raise InputError(
-                f"{value!r} is out of range", where=name, remedy=f"give {low:g} to {high:g}"
-            )
+def _check_number(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InputError(
+            f"{value!r} is out of range", where=name, remedy=f"give {low:g} to {high:g}"
+        )
 
 
 def _shares(given: Mapping[str, float], names: tuple[str, ...], where: str) -> np.ndarray:
