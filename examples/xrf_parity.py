@@ -20,7 +20,7 @@ from lunarray.xrf.constants import PYXSPEC_START
 from lunarray.xrf.fit import fit_spectrum, spectrum_statistic
 from lunarray.xrf.model import SpectralModel
 from lunarray.xrf.settings import Geometry, Observation
-from lunarray.xrf.xsm import read_table_model
+from lunarray.xrf.table_models import read_table_model
 
 NAME = "20210827T210316000_20210827T210332000"
 BACKGROUND = "ch2_cla_l1_20210826T220355000_20210826T223335000_1024.fits"

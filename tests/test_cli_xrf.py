@@ -16,7 +16,7 @@ import lunarray as la
 import lunarray.xrf as xrf
 from lunarray.cli import app
 from lunarray.simulate.xrf import class_counts, class_orbit, class_response, thermal_spectrum
-from lunarray.xrf.response import write_response
+from lunarray.xrf.response_files import write_response
 
 fits = pytest.importorskip("astropy.io.fits")
 

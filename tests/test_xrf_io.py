@@ -25,15 +25,10 @@ from lunarray.errors import (
 )
 from lunarray.store.append import append_zarr
 from lunarray.xrf.goes import flare_flux, open_goes_xrs
-from lunarray.xrf.solar import PlasmaTable, match_solar, plasma_table
-from lunarray.xrf.xsm import (
-    goes_flux,
-    read_gti,
-    read_light_curve,
-    read_table_model,
-    read_xsm_spectrum,
-    write_table_model,
-)
+from lunarray.xrf.plasma import PlasmaTable, plasma_table
+from lunarray.xrf.solar import match_solar
+from lunarray.xrf.table_models import read_table_model, write_table_model
+from lunarray.xrf.xsm import goes_flux, read_gti, read_light_curve, read_xsm_spectrum
 
 fits = pytest.importorskip("astropy.io.fits")
 

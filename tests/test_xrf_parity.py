@@ -11,7 +11,7 @@ from lunarray.xrf.atomic import atomic_tables
 from lunarray.xrf.constants import ELEMENTS, PYXSPEC_START
 from lunarray.xrf.fit import fit_spectrum, spectrum_statistic
 from lunarray.xrf.model import SpectralModel
-from lunarray.xrf.response import read_response
+from lunarray.xrf.response_files import read_response
 from lunarray.xrf.settings import Conventions, FitSettings, Geometry, Observation
 
 pytestmark = pytest.mark.realdata

@@ -8,14 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lunarray.errors import InputError, ProductFormatError
-from lunarray.xrf.response import (
-    Response,
-    fold_kernel,
-    read_arf,
-    read_response,
-    rebin,
-    rebin_kernel,
-)
+from lunarray.xrf.response import Response, fold_kernel, rebin, rebin_kernel
+from lunarray.xrf.response_files import read_arf, read_response
 
 fits = pytest.importorskip("astropy.io.fits")
 

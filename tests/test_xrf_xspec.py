@@ -18,7 +18,8 @@ from lunarray.xrf import xspec as engine
 from lunarray.xrf.constants import ELEMENTS
 from lunarray.xrf.fit import fit_spectrum
 from lunarray.xrf.model import PhotonModel, SpectralModel
-from lunarray.xrf.response import Response, read_response, write_response
+from lunarray.xrf.response import Response
+from lunarray.xrf.response_files import read_response, write_response
 from lunarray.xrf.settings import Conventions, FitSettings, Geometry, Observation
 
 WEIGHTS = (5.0, 1.0, 9.0, 21.0, 13.5, 5.0, 0.5, 45.0)
@@ -132,7 +133,7 @@ Fit = _Fit()
 class Spectrum:
     def __init__(self, path, backFile=None, respFile=None, arfFile=None):
         from astropy.io import fits
-        from lunarray.xrf.response import read_response
+        from lunarray.xrf.response_files import read_response
         def read(name):
             with fits.open(name, memmap=False) as hdus:
                 return np.array(hdus[1].data["COUNTS"], float), hdus[1].header["EXPOSURE"]
@@ -171,7 +172,7 @@ class Model:
         self.componentNames, self.parameters, self.parts, index = [], [], [], 1
         for text in expression.split("+"):
             if text.startswith("atable{"):
-                from lunarray.xrf.xsm import read_table_model
+                from lunarray.xrf.table_models import read_table_model
                 table = read_table_model(text[7:-1])
                 name, own = "scatter", [Parameter("none", index, 0.0, 0.0, 1.0)]
                 self.parts.append(("table", table))

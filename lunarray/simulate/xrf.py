@@ -171,37 +171,9 @@ def class_orbit(
             where="class_orbit",
             remedy="Give positive numbers, and a latitude that the orbit reaches",
         )
-    a = _RADIUS_KM + altitude
-    motion = np.sqrt(_GM / a**3)
-    tilt = np.deg2rad(inclination)
-    begin = np.arcsin(np.clip(np.sin(np.deg2rad(first_latitude)) / np.sin(tilt), -1.0, 1.0))
     t = (np.arange(frames) + 0.5) * frame_seconds
-
-    def below(seconds: np.ndarray) -> np.ndarray:
-        """Direction of the point below the spacecraft, in the rotating frame."""
-        u = begin + motion * seconds
-        lat = np.arcsin(np.sin(tilt) * np.sin(u))
-        lon = np.arctan2(np.cos(tilt) * np.sin(u), np.cos(u))
-        lon = np.deg2rad(node_longitude) + lon - 2 * np.pi * seconds / _ROTATION
-        return unit_vectors(np.rad2deg(lon), np.rad2deg(lat))
-
-    centre = below(t)
-    ahead = below(t + 0.5) - below(t - 0.5)
-    speed = np.linalg.norm(ahead, axis=-1, keepdims=True)
-    ahead = ahead - centre * np.sum(ahead * centre, -1, keepdims=True)
-    ahead /= np.linalg.norm(ahead, axis=-1, keepdims=True)
-    left = np.cross(centre, ahead)
-    # The field of view reaches as far again as its half maximum; the frame's motion lengthens what it sweeps.
-    half_along = (
-        altitude * np.tan(np.deg2rad(CLASS_FIELD_DEG[0])) / _RADIUS_KM + speed * frame_seconds / 2
-    )
-    half_across = altitude * np.tan(np.deg2rad(CLASS_FIELD_DEG[1])) / _RADIUS_KM
-    corners = np.stack(
-        [
-            centre + f * half_along * ahead + s * half_across * left
-            for f, s in ((1, 1), (-1, 1), (-1, -1), (1, -1))
-        ],
-        axis=1,
+    centre, corners = _swept_ground(
+        t, frame_seconds, altitude, inclination, first_latitude, node_longitude
     )
     corner_lon, corner_lat = lonlat_of(corners)
     lon, lat = lonlat_of(centre)
@@ -229,6 +201,45 @@ def class_orbit(
             "altitude": ("time", np.full(frames, altitude, "f4"), {"units": "km"}),
         }
     )
+
+
+def _swept_ground(
+    t: np.ndarray, frame_seconds: float, altitude: float, inclination: float, first_latitude: float,
+    node_longitude: float,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Directions of the boresight in the middle of each frame, (time, 3), and of the footprint's corners."""
+    a = _RADIUS_KM + altitude
+    motion = np.sqrt(_GM / a**3)
+    tilt = np.deg2rad(inclination)
+    begin = np.arcsin(np.clip(np.sin(np.deg2rad(first_latitude)) / np.sin(tilt), -1.0, 1.0))
+
+    def below(seconds: np.ndarray) -> np.ndarray:
+        """Direction of the point below the spacecraft, in the rotating frame."""
+        u = begin + motion * seconds
+        lat = np.arcsin(np.sin(tilt) * np.sin(u))
+        lon = np.arctan2(np.cos(tilt) * np.sin(u), np.cos(u))
+        lon = np.deg2rad(node_longitude) + lon - 2 * np.pi * seconds / _ROTATION
+        return unit_vectors(np.rad2deg(lon), np.rad2deg(lat))
+
+    centre = below(t)
+    ahead = below(t + 0.5) - below(t - 0.5)
+    speed = np.linalg.norm(ahead, axis=-1, keepdims=True)
+    ahead = ahead - centre * np.sum(ahead * centre, -1, keepdims=True)
+    ahead /= np.linalg.norm(ahead, axis=-1, keepdims=True)
+    left = np.cross(centre, ahead)
+    # The field of view reaches as far again as its half maximum; the frame's motion lengthens what it sweeps.
+    half_along = (
+        altitude * np.tan(np.deg2rad(CLASS_FIELD_DEG[0])) / _RADIUS_KM + speed * frame_seconds / 2
+    )
+    half_across = altitude * np.tan(np.deg2rad(CLASS_FIELD_DEG[1])) / _RADIUS_KM
+    corners = np.stack(
+        [
+            centre + f * half_along * ahead + s * half_across * left
+            for f, s in ((1, 1), (-1, 1), (-1, -1), (1, -1))
+        ],
+        axis=1,
+    )
+    return centre, corners
 
 
 def _composition_at(composition: Any, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
@@ -282,11 +293,9 @@ def class_counts(
     flare: Any = 1.0,
     background: xr.Dataset | None = None,
     n_detectors: Any = 16,
-    secondary: bool = True,
     scatter: bool = True,
     noise: bool = True,
     samples: int = 5,
-    tables: AtomicTables | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
     """Make CLASS frames of a surface that is known.
@@ -307,14 +316,12 @@ def class_counts(
         As :func:`lunarray.xrf.read_background` gives it; scaled by exposure and detectors.
     n_detectors : array_like
         Detectors used, of 16.
-    secondary, scatter : bool
-        Whether there is secondary fluorescence, and scattered sunlight.
+    scatter : bool
+        Whether there is scattered sunlight.
     noise : bool
         Draw counts from Poisson's distribution; otherwise they are the expected ones.
     samples : int
         Points along each side of the footprint over which spectra are averaged.
-    tables : AtomicTables, optional
-        By default those of :func:`lunarray.xrf.atomic.atomic_tables`.
     seed : int
         Of the noise.
 
@@ -324,92 +331,83 @@ def class_counts(
         Like that of :func:`lunarray.open_class`, with the truth beside it: ``abundance_true`` (time, element), the
         mean over the field of view in wt%, and ``expected`` (time, channel), the counts without noise.
     """
-    from lunarray.xrf.atomic import atomic_tables
-    from lunarray.xrf.kernels import fluorescence_tables, line_intensities
-    from lunarray.xrf.response import rebin
-    from lunarray.xrf.scattering import scatter_tables, scattered_continuum
-
-    tables = atomic_tables() if tables is None else tables
-    low, high, flux = _split_at_edges(solar, tables)
-    energy = (low + high) / 2
-    photons = flux * (high - low)
-    lines = fluorescence_tables(tables, energy, secondary=secondary)
     n = orbit.sizes["time"]
     factor = np.broadcast_to(np.asarray(flare, "f8"), (n,))
     used = np.broadcast_to(np.asarray(n_detectors, "f8"), (n,))
     lon, lat, weight = _field_points(orbit, samples)
     abundance = _composition_at(composition, lon, lat)
+    spectra = _surface_spectra(abundance, weight, orbit, solar, response, scatter=scatter)
     field = float(np.prod(np.deg2rad(CLASS_FIELD_DEG)))
-    place = _line_places(lines.line_energy, response)
-    incidence = orbit["incidence"].values.astype("f8")
-    emission = np.nan_to_num(orbit["emission"].values.astype("f8"))
-    spectra = np.zeros((n, response.energies))
-    scattering: dict[float, Any] = {}
-    for i in range(n):
-        if not incidence[i] < 90.0:
-            continue
-        sin_in, sin_out = np.cos(np.deg2rad(incidence[i])), np.cos(np.deg2rad(emission[i]))
-        phase = round(float(orbit["phase"].values[i]), 1)
-        if scatter and phase not in scattering:
-            # Cross sections hardly change within a tenth of a degree.
-            scattering[phase] = scatter_tables(tables, energy, 180.0 - phase)
-        # Points of one composition give one spectrum.
-        kinds, which = np.unique(
-            abundance[i].reshape(-1, len(ELEMENTS)), axis=0, return_inverse=True
-        )
-        shares = np.bincount(which.ravel(), weight.ravel(), minlength=len(kinds))
-        for kind, share in zip(kinds / 100.0, shares, strict=True):
-            intensity = line_intensities(kind, photons, sin_in, sin_out, lines)
-            spectra[i] += share * (intensity @ place)
-            if scatter:
-                table = scattering[phase]
-                for part, shift in zip(
-                    scattered_continuum(kind, photons, sin_in, sin_out, table),
-                    (np.ones_like(energy), table.shift),
-                    strict=True,
-                ):
-                    spectra[i] += share * rebin(
-                        part, low * shift, high * shift, response.energy_lo, response.energy_hi
-                    )
     area = used / 16.0 * orbit["exposure"].values
     expected = response.fold(spectra * (factor * field / (4 * np.pi))[:, None]) * area[:, None]
     if background is not None:
         expected = expected + _background_rate(background, response.channels) * area[:, None]
     counts = np.random.default_rng(seed).poisson(expected) if noise else expected
     mean = np.einsum("tpqe,pq->te", abundance, weight)
-    gain = float(np.mean(response.channel_hi - response.channel_lo))
+    gain = np.full(n, float(np.mean(response.channel_hi - response.channel_lo)))
+
+    def described(dims: Any, values: np.ndarray, units: str, name: str) -> tuple[Any, ...]:
+        return dims, values, {"units": units, "long_name": name}
+
+    spectrum, what = ("time", "channel"), "true abundance, mean over the field of view"
     ds = xr.Dataset(
         {
-            "counts": (
-                ("time", "channel"),
-                counts.astype("f4"),
-                {"units": "1", "long_name": "counts"},
-            ),
-            "expected": (
-                ("time", "channel"),
-                expected,
-                {"units": "1", "long_name": "expected counts"},
-            ),
-            "abundance_true": (
-                ("time", "element"),
-                mean,
-                {"units": "wt%", "long_name": "true abundance, mean over the field of view"},
-            ),
+            "counts": described(spectrum, counts.astype("f4"), "1", "counts"),
+            "expected": described(spectrum, expected, "1", "expected counts"),
+            "abundance_true": described(("time", "element"), mean, "wt%", what),
         },
         {
             **orbit.coords,
             "channel": np.arange(response.channels, dtype="i4"),
             "element": np.array(ELEMENTS, object),
-            "gain": ("time", np.full(n, gain), {"units": "keV", "long_name": "energy per channel"}),
-            "n_detectors": (
-                "time",
-                used.astype("f4"),
-                {"units": "1", "long_name": "number of detectors used"},
-            ),
+            "gain": described("time", gain, "keV", "energy per channel"),
+            "n_detectors": described("time", used.astype("f4"), "1", "number of detectors used"),
         },
         {"mission": "Chandrayaan-2", "instrument": "CLASS (simulated)"},
     )
     return stamp(ds, f"class_counts(seed={seed})", source="simulated")
+
+
+def _surface_spectra(
+    abundance: np.ndarray, weight: np.ndarray, orbit: xr.Dataset, solar: xr.Dataset, response: Response, *,
+    scatter: bool,
+) -> np.ndarray:  # fmt: skip
+    """Intensity from each footprint in the bins of the response, (time, energy), the mean over its points."""
+    from lunarray.xrf.atomic import atomic_tables
+    from lunarray.xrf.kernels import fluorescence_tables, line_intensities
+    from lunarray.xrf.response import rebin
+    from lunarray.xrf.scattering import scatter_tables, scattered_continuum
+
+    tables = atomic_tables()
+    low, high, flux = _split_at_edges(solar, tables)
+    energy, photons = (low + high) / 2, flux * (high - low)
+    lines = fluorescence_tables(tables, energy)
+    place = _line_places(lines.line_energy, response)
+    incidence = orbit["incidence"].values.astype("f8")
+    emission = np.nan_to_num(orbit["emission"].values.astype("f8"))
+    spectra = np.zeros((incidence.size, response.energies))
+    scattering: dict[float, Any] = {}
+    for i in np.flatnonzero(incidence < 90.0):
+        sin_in, sin_out = np.cos(np.deg2rad(incidence[i])), np.cos(np.deg2rad(emission[i]))
+        phase = round(float(orbit["phase"].values[i]), 1)
+        if scatter and phase not in scattering:
+            # Cross sections hardly change within a tenth of a degree.
+            scattering[phase] = scatter_tables(tables, energy, 180.0 - phase)
+        # Points of one composition give one spectrum.
+        points = abundance[i].reshape(-1, len(ELEMENTS))
+        kinds, which = np.unique(points, axis=0, return_inverse=True)
+        shares = np.bincount(which.ravel(), weight.ravel(), minlength=len(kinds))
+        for kind, share in zip(kinds / 100.0, shares, strict=True):
+            spectra[i] += share * (line_intensities(kind, photons, sin_in, sin_out, lines) @ place)
+            if not scatter:
+                continue
+            table = scattering[phase]
+            parts = scattered_continuum(kind, photons, sin_in, sin_out, table)
+            for part, shift in zip(parts, (np.ones_like(energy), table.shift), strict=True):
+                spectra[i] += share * rebin(
+                    part, low * shift, high * shift, response.energy_lo, response.energy_hi
+                )
+    return spectra
 
 
 def _split_at_edges(

@@ -13,7 +13,7 @@ from .goes import read_goes_flares as read_goes_flares
 from .io import class_to_zarr as class_to_zarr
 from .io import open_class as open_class
 from .io import read_background as read_background
-from .response import read_response as read_response
+from .response_files import read_response as read_response
 from .selection import FRAME_FLAGS as FRAME_FLAGS
 from .selection import flag_frames as flag_frames
 from .selection import night_background as night_background

@@ -10,9 +10,9 @@ import xarray as xr
 from lunarray.errors import InputError
 from lunarray.store.provenance import stamp
 from lunarray.xrf.atomic import AtomicTables, atomic_tables
+from lunarray.xrf.class_files import CLASS_DETECTORS
 from lunarray.xrf.constants import HIGHLAND, MARE
 from lunarray.xrf.frames import is_lazy, require_frames, require_variables
-from lunarray.xrf.io import CLASS_DETECTORS
 from lunarray.xrf.response import Response
 from lunarray.xrf.settings import ELEMENT_FLAGS, FATAL, FIT_FLAGS, Conventions, FitSettings
 from lunarray.xrf.solar import match_solar

@@ -10,9 +10,9 @@ import xarray as xr
 
 from lunarray.errors import InputError
 from lunarray.store.provenance import stamp
+from lunarray.xrf.class_files import CLASS_DETECTORS
 from lunarray.xrf.frames import frame_bounds, is_lazy, read_apart, require_frames
 from lunarray.xrf.goes import FLARE_CLASSES
-from lunarray.xrf.io import CLASS_DETECTORS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -297,50 +297,25 @@ def flag_frames(
             where="flag_frames",
             remedy="Give some of A B C M X",
         )
-    time = ds["time"].values
     incidence = ds["incidence"]
-    flags: Any = xr.where(~(incidence < max_incidence), FRAME_FLAGS["night"], 0).astype("u2")
+    flags: Any = _flag(~(incidence < max_incidence), "night")
     flags = flags | _flag(~np.isfinite(incidence), "no_geometry")
     for name in ("corner_lat", "corner_lon"):
         if name in ds.variables:
             flags = flags | _flag(~(abs(ds[name]) < np.inf).all("corner"), "no_geometry")
     new: dict[str, Any] = {}
-    fixed = np.zeros(time.size, "u2")
-    if gti is not None or flares is not None:
-        begin, finish = frame_bounds(ds)
-        if gti is not None:
-            fixed |= np.where(
-                _inside_gti(begin, finish, gti), 0, FRAME_FLAGS["outside_gti"]
-            ).astype("u2")
-        if flares is not None:
-            own, peak = _flare_flags(begin, finish, flares, flare_classes, flare_margin)
-            fixed |= own
-            new["flare_flux"] = (
-                "time",
-                peak,
-                {"units": "W m-2", "long_name": "peak flux of the flare, 1-8 Angstrom"},
-            )
-    flags = flags | xr.DataArray(fixed, dims="time", coords={"time": ds["time"]})
+    begin, finish = frame_bounds(ds)
+    if gti is not None:
+        flags = flags | _flag(_along_time(ds, ~_inside_gti(begin, finish, gti)), "outside_gti")
+    if flares is not None:
+        own, peak = _flare_flags(begin, finish, flares, flare_classes, flare_margin)
+        flags = flags | _along_time(ds, own)
+        name = "peak flux of the flare, 1-8 Angstrom"
+        new["flare_flux"] = ("time", peak, {"units": "W m-2", "long_name": name})
     if particles:
         rate = particle_rate(read_apart(ds))
         new["particle_rate"] = rate
-        exposure = ds["exposure"]
-        if is_lazy(rate):
-            import dask.array as da
-
-            whole = rate.data.rechunk(-1)
-            own = da.map_blocks(
-                particle_flags,
-                whole,
-                da.from_array(time, chunks=-1),
-                da.asarray(exposure.data).rechunk(-1),
-                dtype="u2",
-                meta=np.empty((0,), "u2"),
-                **particle_options,
-            ).rechunk(rate.data.chunks)
-        else:
-            own = particle_flags(rate.values, time, exposure.values, **particle_options)
-        flags = flags | xr.DataArray(own, dims="time", coords={"time": ds["time"]})
+        flags = flags | _along_time(ds, _particle_flags_of(ds, rate, particle_options))
         flags = flags | _flag(~np.isfinite(rate), "bad_counts")
     elif particle_options:
         raise InputError(
@@ -359,6 +334,27 @@ def flag_frames(
     rules += [f"flares {''.join(flare_classes)}"] if flares is not None else []
     rules += ["particles"] if particles else []
     return stamp(ds.assign_coords(new), f"flag_frames({', '.join(rules)})")
+
+
+def _particle_flags_of(ds: xr.Dataset, rate: xr.DataArray, options: dict[str, Any]) -> Any:
+    time, exposure = ds["time"].values, ds["exposure"]
+    if not is_lazy(rate):
+        return particle_flags(rate.values, time, exposure.values, **options)
+    import dask.array as da
+
+    return da.map_blocks(
+        particle_flags,
+        rate.data.rechunk(-1),
+        da.from_array(time, chunks=-1),
+        da.asarray(exposure.data).rechunk(-1),
+        dtype="u2",
+        meta=np.empty((0,), "u2"),
+        **options,
+    ).rechunk(rate.data.chunks)
+
+
+def _along_time(ds: xr.Dataset, values: Any) -> xr.DataArray:
+    return xr.DataArray(values, dims="time", coords={"time": ds["time"]})
 
 
 def _flag(condition: Any, name: str) -> Any:

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import InputError, MissingDependencyError
+from lunarray.errors import InputError
 from lunarray.store.products import find_files
 from lunarray.store.provenance import stamp
+from lunarray.xrf.plasma import PlasmaTable, plasma_table
 from lunarray.xrf.xsm import read_solar_model, solar_dataset
 
 if TYPE_CHECKING:
     from lunarray.xrf.response import Response
 
-__all__ = ["PlasmaTable", "fit_solar", "match_solar", "open_solar_models", "plasma_table"]
-
-#: Elements of XSPEC's vapec whose abundance is a parameter. Hydrogen, helium and what is not listed go along with the
-#: continuum.
-PLASMA_ELEMENTS = ("C", "N", "O", "Ne", "Mg", "Al", "Si", "S", "Ar", "Ca", "Fe", "Ni")
-_NUMBERS = {
-    "C": 6, "N": 7, "O": 8, "Ne": 10, "Mg": 12, "Al": 13, "Si": 14, "S": 16, "Ar": 18, "Ca": 20, "Fe": 26, "Ni": 28,
-}  # fmt: skip
+__all__ = ["fit_solar", "match_solar", "open_solar_models"]
 
 #: Energies over which XSM is fitted (section III-B of the paper), keV.
 FIT_BAND = (1.2, 7.2)
@@ -155,209 +147,6 @@ def match_solar(ds: xr.Dataset, models: xr.Dataset, *, max_distance: float = 0.0
     )
 
 
-# ---------- plasma
-@dataclass(frozen=True, eq=False)
-class PlasmaTable:
-    """Spectra of a thin plasma, by temperature and element, at XSPEC's norm of 1 and the reference abundances.
-
-    Parameters
-    ----------
-    temperature : ndarray, (temperature,)
-        keV, increasing.
-    elements : tuple of str
-        Names along the second axis of `spectra`; the first, "continuum", holds H, He and what is not listed.
-    edges : ndarray, (energy + 1,)
-        keV.
-    spectra : ndarray, (temperature, element, energy)
-        photons/s/cm² in each bin.
-    abundances : str
-        The reference abundances.
-    source : str
-        What computed it.
-    """
-
-    temperature: np.ndarray
-    elements: tuple[str, ...]
-    edges: np.ndarray
-    spectra: np.ndarray
-    abundances: str
-    source: str
-
-    def __post_init__(self) -> None:
-        shape = (self.temperature.size, len(self.elements), self.edges.size - 1)
-        if self.spectra.shape != shape or np.any(np.diff(self.temperature) <= 0):
-            raise InputError(
-                f"a plasma table of shape {self.spectra.shape}, not {shape}, or temperatures that do not increase",
-                remedy="Make it with plasma_table",
-            )
-
-    def at(self, temperature: float) -> np.ndarray:
-        """Spectra (element, energy) at a temperature (keV), interpolated in its logarithm, which must lie in the table.
-
-        Parameters
-        ----------
-        temperature : float
-        """
-        grid = np.log(self.temperature)
-        x = np.clip(np.log(temperature), grid[0], grid[-1])
-        i = int(np.clip(np.searchsorted(grid, x) - 1, 0, grid.size - 2))
-        f = (x - grid[i]) / (grid[i + 1] - grid[i])
-        low, high = self.spectra[i], self.spectra[i + 1]
-        # In the logarithm of the flux where both are positive: exponentials of E/kT interpolate well that way.
-        with np.errstate(divide="ignore", invalid="ignore"):
-            mixed = np.exp((1 - f) * np.log(low) + f * np.log(high))
-        return np.where((low > 0) & (high > 0), mixed, (1 - f) * low + f * high)
-
-
-def plasma_table(
-    edges: Any | None = None,
-    temperature: Any | None = None,
-    *,
-    engine: Literal["auto", "atomdb", "pyxspec"] = "auto",
-) -> PlasmaTable:
-    """Tabulate a plasma at Feldman's coronal abundances, by AtomDB's or XSPEC's APEC.
-
-    Parameters
-    ----------
-    edges : array_like, (energy + 1,), optional
-        keV; by default 3000 bins of 10 eV from 0.1 keV, those of CLASS' solar models.
-    temperature : array_like, optional
-        keV; by default 28 from 0.2 to 4.5.
-    engine : {"auto", "atomdb", "pyxspec"}
-        - ``"atomdb"``: pyatomdb (``pip install lunarray[solar]``) with AtomDB files on this machine, in the folder
-          that the environment variable ATOMDB names. Those files are fetched once by pyatomdb itself
-          (``pyatomdb.util.initialize()``); lunarray downloads nothing.
-        - ``"pyxspec"``: the PyXspec of a HEASoft installation, in a process of its own.
-        - ``"auto"``: the first that works.
-
-    Returns
-    -------
-    PlasmaTable
-
-    Raises
-    ------
-    MissingDependencyError
-        If the engine, or each of them, or its data are missing; it says which, and what would be right.
-    """
-    edges = 0.1 + 0.01 * np.arange(3001) if edges is None else np.asarray(edges, "f8")
-    grid = np.geomspace(0.2, 4.5, 28) if temperature is None else np.asarray(temperature, "f8")
-    if engine not in ("auto", "atomdb", "pyxspec"):
-        raise InputError(
-            f"engine={engine!r}", where="plasma_table", remedy="Give 'auto', 'atomdb' or 'pyxspec'"
-        )
-    problems = []
-    for name, missing, compute in (
-        ("atomdb", _atomdb_missing, _from_atomdb),
-        ("pyxspec", _pyxspec_missing, _from_pyxspec),
-    ):
-        if engine not in ("auto", name):
-            continue
-        problem = missing()
-        if problem is None:
-            return compute(edges, grid)
-        problems.append(problem)
-    raise MissingDependencyError(
-        "; ".join(problems),
-        where="fit_solar",
-        remedy="Or take a ready solar model, which needs neither (lunarray.xrf.read_solar_model)",
-    )
-
-
-def _atomdb_missing() -> str | None:
-    if importlib.util.find_spec("pyatomdb") is None:
-        return "pyatomdb is not installed (pip install lunarray[solar])"
-    folder = os.environ.get("ATOMDB")
-    if not folder:
-        # Without it pyatomdb asks questions on standard input as soon as it is imported.
-        return (
-            "the environment variable ATOMDB does not name a folder of AtomDB files "
-            "(pyatomdb.util.initialize() fetches them)"
-        )
-    lacking = [
-        n
-        for n in ("apec_line.fits", "apec_coco.fits", "userdata")
-        if not os.path.exists(os.path.join(folder, n))
-    ]
-    if lacking:
-        return f"the AtomDB folder {folder} lacks {', '.join(lacking)} (pyatomdb.util.initialize() fetches them)"
-    return None
-
-
-def _pyxspec_missing() -> str | None:
-    if importlib.util.find_spec("xspec") is None:
-        return (
-            "PyXspec is not here: it comes with HEASoft (built from source with Python), "
-            "whose setup script must have been sourced"
-        )
-    return None
-
-
-def _from_atomdb(edges: np.ndarray, grid: np.ndarray) -> PlasmaTable:
-    from pyatomdb import spectrum
-
-    session = spectrum.CIESession(abundset="Feldman")
-    session.set_response(edges, raw=True)
-    everything = [int(z) for z in np.asarray(session.elements)]
-    listed = [_NUMBERS[name] for name in PLASMA_ELEMENTS]
-    groups = [[z for z in everything if z not in listed], *([z] for z in listed)]
-    spectra = np.empty((grid.size, len(groups), edges.size - 1))
-    for k, group in enumerate(groups):
-        session.set_abund(everything, 0.0)
-        session.set_abund([z for z in group if z in everything], 1.0)
-        for i, kt in enumerate(grid):
-            # photons cm³/s per bin; XSPEC's norm is 1e-14 / (4π D²) times the emission measure.
-            spectra[i, k] = np.asarray(session.return_spectrum(float(kt), teunit="keV")) * 1e14
-    return PlasmaTable(
-        grid,
-        ("continuum", *PLASMA_ELEMENTS),
-        edges,
-        spectra,
-        "Feldman (1992)",
-        "AtomDB through pyatomdb",
-    )
-
-
-def _from_pyxspec(edges: np.ndarray, grid: np.ndarray) -> PlasmaTable:
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    # XSPEC has global state and is neither thread- nor fork-safe.
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        spectra = pool.submit(_pyxspec_spectra, edges, grid).result()
-    return PlasmaTable(
-        grid,
-        ("continuum", *PLASMA_ELEMENTS),
-        edges,
-        spectra,
-        "Feldman (1992), XSPEC felc",
-        "XSPEC vapec",
-    )
-
-
-def _pyxspec_spectra(edges: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    import xspec
-
-    xspec.Xset.chatter = 0
-    xspec.Xset.abund = "felc"
-    xspec.AllData.dummyrsp(float(edges[0]), float(edges[-1]), edges.size - 1, "lin")
-    model = xspec.Model("vapec")
-    plasma = model.vapec
-    groups = ("He", *PLASMA_ELEMENTS)
-    spectra = np.empty((grid.size, len(groups), edges.size - 1))
-    for i, kt in enumerate(grid):
-        plasma.kT = float(kt)
-        for name in PLASMA_ELEMENTS:
-            setattr(plasma, name, 0.0)
-        plasma.He = 1.0
-        base = np.asarray(model.values(0))
-        spectra[i, 0] = base
-        for k, name in enumerate(PLASMA_ELEMENTS):
-            setattr(plasma, name, 1.0)
-            spectra[i, k + 1] = np.asarray(model.values(0)) - base
-            setattr(plasma, name, 0.0)
-    return spectra
-
-
 # ---------- fit
 def fit_solar(
     spectrum: xr.Dataset,
@@ -412,8 +201,6 @@ def fit_solar(
     ----------
     Feldman, U., et al., 1992. ApJS 81, 387. Foster, A. R., et al., 2012. ApJ 756, 128.
     """
-    from scipy.optimize import least_squares
-
     if spectrum["counts"].size != response.channels:
         raise InputError(
             f"a spectrum of {spectrum['counts'].size} channels, where the response has {response.channels}",
@@ -429,17 +216,7 @@ def fit_solar(
             remedy="Leave them out",
         )
     exposure = float(spectrum["exposure"])
-    counts = spectrum["counts"].values.astype("f8")
-    variance = np.maximum(spectrum["stat_error"].values.astype("f8") ** 2, 1.0)
-    variance = variance + (counts**2) * (
-        spectrum["sys_error"].values.astype("f8") ** 2 + systematic**2
-    )
-    if background is not None:
-        scale = exposure / float(background["exposure"])
-        counts = counts - scale * background["counts"].values
-        variance = variance + scale**2 * np.maximum(
-            background["stat_error"].values.astype("f8") ** 2, 0.0
-        )
+    counts, variance = _net_counts(spectrum, background, systematic)
     energy = response.channel_energy()
     inside = (energy >= band[0]) & (energy < band[1])
     if inside.sum() < 10 or counts[inside].sum() < 100:
@@ -449,48 +226,11 @@ def fit_solar(
             remedy="Take a longer interval, or one with a flare",
         )
     matrix = _fold_matrix(response, plasma.edges)[:, inside] * exposure
-    middle = (plasma.edges[:-1] + plasma.edges[1:]) / 2
     width = np.diff(plasma.edges)
-    index = [plasma.elements.index(name) for name in free]
-    sigma = np.sqrt(variance[inside])
-
-    def flux(p: np.ndarray) -> np.ndarray:
-        abundance = np.ones(len(plasma.elements))
-        abundance[index] = p[4:]
-        thermal = np.exp(p[1]) * (abundance @ plasma.at(float(np.exp(p[0]))))
-        return thermal + np.exp(p[3]) * middle ** -p[2] * width
-
-    def residuals(p: np.ndarray) -> np.ndarray:
-        return (counts[inside] - flux(p) @ matrix) / sigma
-
-    bounds_t = np.log(plasma.temperature[[0, -1]])
-    fits = []
-    # The temperature's chi-square has more than one valley: start from a few.
-    for factor in (1.0, 0.5, 2.0):
-        log_t = float(
-            np.clip(np.log(start_temperature * factor), bounds_t[0] + 1e-3, bounds_t[1] - 1e-3)
-        )
-        unit = (np.ones(len(plasma.elements)) @ plasma.at(float(np.exp(log_t)))) @ matrix
-        power = (middle**-4.0 * width) @ matrix
-        total = max(counts[inside].sum(), 1.0)
-        p0 = np.array(
-            [
-                log_t,
-                np.log(0.9 * total / max(unit.sum(), 1e-300)),
-                4.0,
-                np.log(0.1 * total / power.sum()),
-                *np.ones(len(free)),
-            ]
-        )
-        low = np.array([bounds_t[0], p0[1] - 30, 0.0, p0[3] - 30, *np.zeros(len(free))])
-        high = np.array([bounds_t[1], p0[1] + 30, 12.0, p0[3] + 15, *np.full(len(free), 20.0)])
-        fit = least_squares(
-            residuals, p0, bounds=(low, high), x_scale=np.maximum(np.abs(p0), 0.1), max_nfev=200
-        )
-        fits.append(fit)
-    best = min(fits, key=lambda fit: fit.cost)
-    covariance = np.linalg.pinv(best.jac.T @ best.jac)
-    std = np.sqrt(np.diag(covariance))
+    flux, best = _fit_plasma(
+        counts[inside], np.sqrt(variance[inside]), matrix, plasma, tuple(free), start_temperature
+    )
+    std = np.sqrt(np.diag(np.linalg.pinv(best.jac.T @ best.jac)))
     values = best.x.copy()
     # Back from logarithms, errors to first order.
     for k in (0, 1, 3):
@@ -517,6 +257,66 @@ def fit_solar(
         plasma=plasma.source,
         plasma_abundances=plasma.abundances,
     )
+
+
+def _net_counts(
+    spectrum: xr.Dataset, background: xr.Dataset | None, systematic: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts above the background and their variance."""
+    counts = spectrum["counts"].values.astype("f8")
+    variance = np.maximum(spectrum["stat_error"].values.astype("f8") ** 2, 1.0)
+    variance = variance + (counts**2) * (
+        spectrum["sys_error"].values.astype("f8") ** 2 + systematic**2
+    )
+    if background is None:
+        return counts, variance
+    scale = float(spectrum["exposure"]) / float(background["exposure"])
+    spread = np.maximum(background["stat_error"].values.astype("f8") ** 2, 0.0)
+    return counts - scale * background["counts"].values, variance + scale**2 * spread
+
+
+def _fit_plasma(
+    counts: np.ndarray, sigma: np.ndarray, matrix: np.ndarray, plasma: PlasmaTable, free: tuple[str, ...],
+    start_temperature: float,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Least squares in (log temperature, log norm, index and log norm of the power law, abundances of `free`).
+
+    Returns the function that gives photons/s/cm² in each bin from these, and the best fit.
+    """
+    from scipy.optimize import least_squares
+
+    width, middle = np.diff(plasma.edges), (plasma.edges[:-1] + plasma.edges[1:]) / 2
+    index = [plasma.elements.index(name) for name in free]
+    every = np.ones(len(plasma.elements))
+
+    def flux(p: np.ndarray) -> np.ndarray:
+        abundance = every.copy()
+        abundance[index] = p[4:]
+        thermal = np.exp(p[1]) * (abundance @ plasma.at(float(np.exp(p[0]))))
+        return thermal + np.exp(p[3]) * middle ** -p[2] * width
+
+    def residuals(p: np.ndarray) -> np.ndarray:
+        return (counts - flux(p) @ matrix) / sigma
+
+    coldest, hottest = np.log(plasma.temperature[[0, -1]])
+    power = (middle**-4.0 * width) @ matrix
+    total = max(counts.sum(), 1.0)
+    one, none, most = np.ones(len(free)), np.zeros(len(free)), np.full(len(free), 20.0)
+    fits = []
+    # The temperature's chi-square has more than one valley: start from a few.
+    for factor in (1.0, 0.5, 2.0):
+        log_t = float(np.clip(np.log(start_temperature * factor), coldest + 1e-3, hottest - 1e-3))
+        unit = (every @ plasma.at(float(np.exp(log_t)))) @ matrix
+        norm = np.log(0.9 * total / max(unit.sum(), 1e-300))
+        tail = np.log(0.1 * total / power.sum())
+        start = np.array([log_t, norm, 4.0, tail, *one])
+        low = np.array([coldest, norm - 30, 0.0, tail - 30, *none])
+        high = np.array([hottest, norm + 30, 12.0, tail + 15, *most])
+        scale = np.maximum(np.abs(start), 0.1)
+        fits.append(
+            least_squares(residuals, start, bounds=(low, high), x_scale=scale, max_nfev=200)
+        )
+    return flux, min(fits, key=lambda fit: fit.cost)
 
 
 def _fold_matrix(response: Response, edges: np.ndarray) -> np.ndarray:

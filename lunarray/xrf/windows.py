@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.errors import LunarrayError
+from lunarray.xrf.class_files import CLASS_DETECTORS
 from lunarray.xrf.fit import fit_spectrum
-from lunarray.xrf.io import CLASS_DETECTORS
 from lunarray.xrf.model import SpectralModel
 from lunarray.xrf.selection import FRAME_FLAGS
 from lunarray.xrf.settings import (

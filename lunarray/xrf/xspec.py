@@ -286,7 +286,7 @@ def _run(job: _Job) -> _Answer:
     """Everything that touches XSPEC."""
     import xspec
 
-    from lunarray.xrf.response import write_response
+    from lunarray.xrf.response_files import write_response
 
     data, model, settings = job.data, job.model, job.settings
     elements = model.tables.elements
@@ -353,7 +353,7 @@ def _write_scatter(model: SpectralModel, weights: np.ndarray, path: Path) -> Non
     import xarray as xr
 
     from lunarray.xrf.response import rebin_kernel
-    from lunarray.xrf.xsm import write_table_model
+    from lunarray.xrf.table_models import write_table_model
 
     low, high = model.solar_lo, model.solar_hi
     flux = np.zeros(low.size)

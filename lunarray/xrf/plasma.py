@@ -1,0 +1,223 @@
+"""Spectra of a thin plasma, tabulated by AtomDB or XSPEC."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from lunarray.errors import InputError, MissingDependencyError
+
+__all__ = ["PlasmaTable", "plasma_table"]
+
+#: Elements of XSPEC's vapec whose abundance is a parameter. Hydrogen, helium and what is not listed go along with the
+#: continuum.
+PLASMA_ELEMENTS = ("C", "N", "O", "Ne", "Mg", "Al", "Si", "S", "Ar", "Ca", "Fe", "Ni")
+_NUMBERS = {
+    "C": 6, "N": 7, "O": 8, "Ne": 10, "Mg": 12, "Al": 13, "Si": 14, "S": 16, "Ar": 18, "Ca": 20, "Fe": 26, "Ni": 28,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class PlasmaTable:
+    """Spectra of a thin plasma, by temperature and element, at XSPEC's norm of 1 and the reference abundances.
+
+    Parameters
+    ----------
+    temperature : ndarray, (temperature,)
+        keV, increasing.
+    elements : tuple of str
+        Names along the second axis of `spectra`; the first, "continuum", holds H, He and what is not listed.
+    edges : ndarray, (energy + 1,)
+        keV.
+    spectra : ndarray, (temperature, element, energy)
+        photons/s/cm² in each bin.
+    abundances : str
+        The reference abundances.
+    source : str
+        What computed it.
+    """
+
+    temperature: np.ndarray
+    elements: tuple[str, ...]
+    edges: np.ndarray
+    spectra: np.ndarray
+    abundances: str
+    source: str
+
+    def __post_init__(self) -> None:
+        shape = (self.temperature.size, len(self.elements), self.edges.size - 1)
+        if self.spectra.shape != shape or np.any(np.diff(self.temperature) <= 0):
+            raise InputError(
+                f"a plasma table of shape {self.spectra.shape}, not {shape}, or temperatures that do not increase",
+                remedy="Make it with plasma_table",
+            )
+
+    def at(self, temperature: float) -> np.ndarray:
+        """Spectra (element, energy) at a temperature (keV), interpolated in its logarithm, which must lie in the table.
+
+        Parameters
+        ----------
+        temperature : float
+        """
+        grid = np.log(self.temperature)
+        x = np.clip(np.log(temperature), grid[0], grid[-1])
+        i = int(np.clip(np.searchsorted(grid, x) - 1, 0, grid.size - 2))
+        f = (x - grid[i]) / (grid[i + 1] - grid[i])
+        low, high = self.spectra[i], self.spectra[i + 1]
+        # In the logarithm of the flux where both are positive: exponentials of E/kT interpolate well that way.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mixed = np.exp((1 - f) * np.log(low) + f * np.log(high))
+        return np.where((low > 0) & (high > 0), mixed, (1 - f) * low + f * high)
+
+
+def plasma_table(
+    edges: Any | None = None,
+    temperature: Any | None = None,
+    *,
+    engine: Literal["auto", "atomdb", "pyxspec"] = "auto",
+) -> PlasmaTable:
+    """Tabulate a plasma at Feldman's coronal abundances, by AtomDB's or XSPEC's APEC.
+
+    Parameters
+    ----------
+    edges : array_like, (energy + 1,), optional
+        keV; by default 3000 bins of 10 eV from 0.1 keV, those of CLASS' solar models.
+    temperature : array_like, optional
+        keV; by default 28 from 0.2 to 4.5.
+    engine : {"auto", "atomdb", "pyxspec"}
+        - ``"atomdb"``: pyatomdb (``pip install lunarray[solar]``) with AtomDB files on this machine, in the folder
+          that the environment variable ATOMDB names. Those files are fetched once by pyatomdb itself
+          (``pyatomdb.util.initialize()``); lunarray downloads nothing.
+        - ``"pyxspec"``: the PyXspec of a HEASoft installation, in a process of its own.
+        - ``"auto"``: the first that works.
+
+    Returns
+    -------
+    PlasmaTable
+
+    Raises
+    ------
+    MissingDependencyError
+        If the engine, or each of them, or its data are missing; it says which, and what would be right.
+    """
+    edges = 0.1 + 0.01 * np.arange(3001) if edges is None else np.asarray(edges, "f8")
+    grid = np.geomspace(0.2, 4.5, 28) if temperature is None else np.asarray(temperature, "f8")
+    if engine not in ("auto", "atomdb", "pyxspec"):
+        raise InputError(
+            f"engine={engine!r}", where="plasma_table", remedy="Give 'auto', 'atomdb' or 'pyxspec'"
+        )
+    problems = []
+    for name, missing, compute in (
+        ("atomdb", _atomdb_missing, _from_atomdb),
+        ("pyxspec", _pyxspec_missing, _from_pyxspec),
+    ):
+        if engine not in ("auto", name):
+            continue
+        problem = missing()
+        if problem is None:
+            return compute(edges, grid)
+        problems.append(problem)
+    raise MissingDependencyError(
+        "; ".join(problems),
+        where="fit_solar",
+        remedy="Or take a ready solar model, which needs neither (lunarray.xrf.read_solar_model)",
+    )
+
+
+def _atomdb_missing() -> str | None:
+    if importlib.util.find_spec("pyatomdb") is None:
+        return "pyatomdb is not installed (pip install lunarray[solar])"
+    folder = os.environ.get("ATOMDB")
+    if not folder:
+        # Without it pyatomdb asks questions on standard input as soon as it is imported.
+        return (
+            "the environment variable ATOMDB does not name a folder of AtomDB files "
+            "(pyatomdb.util.initialize() fetches them)"
+        )
+    lacking = [
+        n
+        for n in ("apec_line.fits", "apec_coco.fits", "userdata")
+        if not os.path.exists(os.path.join(folder, n))
+    ]
+    if lacking:
+        return f"the AtomDB folder {folder} lacks {', '.join(lacking)} (pyatomdb.util.initialize() fetches them)"
+    return None
+
+
+def _pyxspec_missing() -> str | None:
+    if importlib.util.find_spec("xspec") is None:
+        return (
+            "PyXspec is not here: it comes with HEASoft (built from source with Python), "
+            "whose setup script must have been sourced"
+        )
+    return None
+
+
+def _from_atomdb(edges: np.ndarray, grid: np.ndarray) -> PlasmaTable:
+    from pyatomdb import spectrum
+
+    session = spectrum.CIESession(abundset="Feldman")
+    session.set_response(edges, raw=True)
+    everything = [int(z) for z in np.asarray(session.elements)]
+    listed = [_NUMBERS[name] for name in PLASMA_ELEMENTS]
+    groups = [[z for z in everything if z not in listed], *([z] for z in listed)]
+    spectra = np.empty((grid.size, len(groups), edges.size - 1))
+    for k, group in enumerate(groups):
+        session.set_abund(everything, 0.0)
+        session.set_abund([z for z in group if z in everything], 1.0)
+        for i, kt in enumerate(grid):
+            # photons cm³/s per bin; XSPEC's norm is 1e-14 / (4π D²) times the emission measure.
+            spectra[i, k] = np.asarray(session.return_spectrum(float(kt), teunit="keV")) * 1e14
+    return PlasmaTable(
+        grid,
+        ("continuum", *PLASMA_ELEMENTS),
+        edges,
+        spectra,
+        "Feldman (1992)",
+        "AtomDB through pyatomdb",
+    )
+
+
+def _from_pyxspec(edges: np.ndarray, grid: np.ndarray) -> PlasmaTable:
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    # XSPEC has global state and is neither thread- nor fork-safe.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        spectra = pool.submit(_pyxspec_spectra, edges, grid).result()
+    return PlasmaTable(
+        grid,
+        ("continuum", *PLASMA_ELEMENTS),
+        edges,
+        spectra,
+        "Feldman (1992), XSPEC felc",
+        "XSPEC vapec",
+    )
+
+
+def _pyxspec_spectra(edges: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    import xspec
+
+    xspec.Xset.chatter = 0
+    xspec.Xset.abund = "felc"
+    xspec.AllData.dummyrsp(float(edges[0]), float(edges[-1]), edges.size - 1, "lin")
+    model = xspec.Model("vapec")
+    plasma = model.vapec
+    groups = ("He", *PLASMA_ELEMENTS)
+    spectra = np.empty((grid.size, len(groups), edges.size - 1))
+    for i, kt in enumerate(grid):
+        plasma.kT = float(kt)
+        for name in PLASMA_ELEMENTS:
+            setattr(plasma, name, 0.0)
+        plasma.He = 1.0
+        base = np.asarray(model.values(0))
+        spectra[i, 0] = base
+        for k, name in enumerate(PLASMA_ELEMENTS):
+            setattr(plasma, name, 1.0)
+            spectra[i, k + 1] = np.asarray(model.values(0)) - base
+            setattr(plasma, name, 0.0)
+    return spectra
