@@ -23,7 +23,7 @@ import xarray as xr
 import lunarray as la
 import lunarray.superres as sr
 from lunarray.superres.evaluation import format_table, score_table
-from lunarray.superres.gib import STATE_FLAGS
+from lunarray.superres.gib_layout import STATE_FLAGS
 from lunarray.superres.regions import region_data
 
 #: Procellarum's western shore for the simulation; for the real data 22.5° × 45° of the near side's equator.

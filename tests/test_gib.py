@@ -22,7 +22,8 @@ from lunarray.errors import (
     StoreConflictError,
     StoreFormatError,
 )
-from lunarray.superres.gib import _inner_chunk, set_feature_model
+from lunarray.superres.gib import set_feature_model
+from lunarray.superres.gib_layout import inner_chunk
 from lunarray.superres.mare import albedo_threshold
 
 SMALL = sr.GIBGrid(regions=(2, 3), shape=(6, 8))
@@ -158,10 +159,10 @@ class TestStore:
         assert sum(f.is_file() for f in (store / "feature" / "c").rglob("*")) == 6
 
     def test_large_regions_are_shards(self):
-        assert _inner_chunk((300, 342, 682), 4) == (300, 114, 341)
-        assert _inner_chunk((8, 342, 682), 4) == (8, 342, 682)
+        assert inner_chunk((300, 342, 682), 4) == (300, 114, 341)
+        assert inner_chunk((8, 342, 682), 4) == (8, 342, 682)
         # A prime number of rows and columns divides only into pixels.
-        assert _inner_chunk((2048, 101, 103), 4) in {(2048, 101, 1), (2048, 1, 103)}
+        assert inner_chunk((2048, 101, 103), 4) in {(2048, 101, 1), (2048, 1, 103)}
 
     def test_plain_xarray_reads_it(self, store):
         sr.write_region(store, (0, 0), mare=np.full((6, 8), 2))

@@ -18,6 +18,7 @@ from lunarray.errors import (
     StoreConflictError,
     StoreError,
     StoreIncompleteError,
+    StoreLockedError,
 )
 from lunarray.geo import great_circle_distance
 from lunarray.superres import population_kernels as kernels
@@ -537,6 +538,22 @@ class TestPopulate:
         sr.populate(other, fp)
         for name, values in contents(other).items():
             np.testing.assert_array_equal(contents(store)[name], values)
+
+    def test_a_second_writer_is_refused(self, store, monkeypatch):
+        from lunarray.superres import population
+
+        append, refused = population.append_footprints, []
+
+        def hooked(path, table):
+            with pytest.raises(StoreLockedError):
+                sr.populate(store, tracks(5, 9))
+            refused.append(path)
+            append(path, table)
+
+        monkeypatch.setattr(population, "append_footprints", hooked)
+        assert sr.populate(store, tracks(4, 1)).footprints == 4
+        assert len(refused) == 1
+        assert sr.gib_footprints(store).sizes["footprint"] == 4
 
     def test_other_classes_make_it_out_of_date(self, store, tmp_path):
         fp = tracks(50, 7)

@@ -352,7 +352,7 @@ def _summary(ds: xr.Dataset) -> None:
     """Print how many regions hold what."""
     from rich.table import Table
 
-    from lunarray.superres.gib import STATE_FLAGS
+    from lunarray.superres.gib_layout import STATE_FLAGS
 
     state = ds["state"].values
     table = Table("part", "regions")

@@ -9,10 +9,10 @@ from .features import surface_features as surface_features
 from .footprints import as_footprints as as_footprints
 from .footprints import read_class_tracks as read_class_tracks
 from .gib import create_gib as create_gib
-from .gib import gib_footprints as gib_footprints
 from .gib import open_gib as open_gib
 from .gib import read_region as read_region
 from .gib import write_region as write_region
+from .gib_table import gib_footprints as gib_footprints
 from .graph import neighbours as neighbours
 from .grid import GIBGrid as GIBGrid
 from .maps import write_element_maps as write_element_maps

@@ -21,15 +21,9 @@ from lunarray.superres.backbone import FEATURES, Backbone, resnet50_backbone
 from lunarray.superres.feature_tiles import WINDOW, prepare
 from lunarray.superres.features import Mode, surface_features
 from lunarray.superres.footprints import as_footprints, touched_regions
-from lunarray.superres.gib import (
-    STATE_FLAGS,
-    gib_footprints,
-    gib_grid,
-    meta_of,
-    open_gib,
-    require_parts,
-    write_region,
-)
+from lunarray.superres.gib import gib_grid, open_gib, require_parts, write_region
+from lunarray.superres.gib_layout import STATE_FLAGS, meta_of
+from lunarray.superres.gib_table import gib_footprints
 from lunarray.superres.mrmr import select_features
 from lunarray.superres.population import populate
 from lunarray.superres.prediction import Plan

@@ -1,25 +1,10 @@
-"""The Global Information Bank: a Zarr store of surface features, mare class and abundances, one object per region.
-
-Layout, at the root of the group:
-
-* ``feature`` (feature, lat, lon) f4, one shard a region; ``mare`` (lat, lon) u1; ``abundance``, ``abundance_std``
-  (element, lat, lon) f4; ``count`` (lat, lon) u2; ``provenance`` (lat, lon) i4: one chunk a region each;
-* ``has_features``, ``has_mare`` (region_y, region_x) u1 and ``populated`` i4: one chunk a region, so that regions are
-  written by many processes at a time. ``populated`` is the number of footprints whose population a region holds, and -1
-  while there is none or one is being written;
-* ``footprints/0000``, ``footprints/0001``, …: the table of footprints, a group each time some were added;
-* attribute ``lunarray_gib``: grid, elements, feature model, and how it was populated.
-
-Nothing is written before a region is: arrays are metadata until then, and missing regions read as missing values.
-"""
+"""The Global Information Bank: a Zarr store of surface features, mare class and abundances (gib_layout says how)."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,56 +21,23 @@ from lunarray.errors import (
     StoreFormatError,
     StoreIncompleteError,
 )
+from lunarray.store.locks import WriteLock
+from lunarray.superres.gib_layout import (
+    ATTRS,
+    FORMAT_VERSION,
+    KEY,
+    POPULATION,
+    SPATIAL,
+    STATE_FLAGS,
+    coordinates,
+    lay_out,
+    meta_of,
+    open_root,
+    state_of,
+    update_meta,
+)
 from lunarray.superres.grid import GIBGrid
 from lunarray.xrf.constants import ELEMENTS
-
-__all__ = [
-    "STATE_FLAGS",
-    "create_gib",
-    "gib_footprints",
-    "gib_grid",
-    "open_gib",
-    "read_region",
-    "set_feature_model",
-    "write_region",
-]
-
-#: Attribute of the root group that makes a Zarr group a Global Information Bank.
-KEY = "lunarray_gib"
-FORMAT_VERSION = 1
-
-#: Bits of ``state``: what a region holds.
-STATE_FLAGS = {"features": 1, "mare": 2, "abundance": 4}
-
-#: Mare class on disk.
-UNKNOWN, MARE_CLASS, HIGHLAND_CLASS = 0, 1, 2
-
-#: Largest inner chunk of a shard of features.
-_CHUNK_BYTES = 64 << 20
-
-_SPATIAL = {
-    "feature": ("f4", ("feature", "lat", "lon"), np.nan),
-    "mare": ("u1", ("lat", "lon"), 0),
-    "abundance": ("f4", ("element", "lat", "lon"), np.nan),
-    "abundance_std": ("f4", ("element", "lat", "lon"), np.nan),
-    "count": ("u2", ("lat", "lon"), 0),
-    "provenance": ("i4", ("lat", "lon"), -1),
-}
-_STATES = {"has_features": ("u1", 0), "has_mare": ("u1", 0), "populated": ("i4", -1)}
-_ATTRS: dict[str, dict[str, Any]] = {
-    "feature": {"long_name": "surface feature", "units": "1"},
-    "mare": {
-        "long_name": "mare or highland",
-        "units": "1",
-        "flag_values": [0, 1, 2],
-        "flag_meanings": "unknown mare highland",
-    },
-    "abundance": {"long_name": "abundance", "units": "wt%"},
-    "abundance_std": {"long_name": "error of the abundance", "units": "wt%"},
-    "count": {"long_name": "number of footprints", "units": "1"},
-    "provenance": {"long_name": "footprint that weighs most, as row of the table", "units": "1"},
-}
-_POPULATION = ("abundance", "abundance_std", "count", "provenance")
 
 
 def create_gib(
@@ -129,9 +81,6 @@ def create_gib(
     ----------
     Lunar elemental analysis and mapping of CLASS data, section IV.B, step 1 (GIB initialization).
     """
-    import zarr
-    from zarr.codecs import BloscCodec
-
     path, grid = Path(path), grid or GIBGrid()
     elements = [str(e) for e in elements]
     if not elements or len(set(elements)) != len(elements):
@@ -146,7 +95,7 @@ def create_gib(
     }
     if path.exists():
         try:
-            there = _meta(path)
+            there = meta_of(path)
         except StoreFormatError as error:
             raise StoreConflictError(
                 "something else than a Global Information Bank is there",
@@ -165,171 +114,9 @@ def create_gib(
         else:
             return open_gib(path)
 
-    begun = path.with_name(f".{path.name}.{os.getpid()}.begun")
-    shutil.rmtree(begun, ignore_errors=True)
-    sizes = {
-        "lat": grid.size[0],
-        "lon": grid.size[1],
-        "feature": int(features),
-        "element": len(elements),
-    }
-    regions = {"lat": grid.shape[0], "lon": grid.shape[1]}
-    # Level 1 takes half of the time of level 3 on sparse abundances, for 5 % more bytes.
-    codec = BloscCodec(cname="zstd", clevel=1)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        root = zarr.create_group(os.fspath(begun), zarr_format=3)
-        for name, (dtype, dims, fill) in _SPATIAL.items():
-            region = tuple(regions.get(d, sizes[d]) for d in dims)
-            inner = _inner_chunk(region, np.dtype(dtype).itemsize)
-            attributes = dict(_ATTRS[name])
-            if dtype == "f4":
-                attributes["_FillValue"] = _json_nan()
-            root.create_array(
-                name,
-                shape=tuple(sizes[d] for d in dims),
-                dtype=dtype,
-                chunks=inner,
-                shards=region if inner != region else None,
-                compressors=codec,
-                fill_value=fill,
-                dimension_names=dims,
-                attributes={**attributes, "grid_mapping": "spatial_ref"},
-            )
-        for name, (dtype, fill) in _STATES.items():
-            root.create_array(
-                name,
-                shape=grid.regions,
-                dtype=dtype,
-                chunks=(1, 1),
-                fill_value=fill,
-                compressors=None,
-                dimension_names=("region_y", "region_x"),
-            )
-        root.create_group("footprints")
-        # Texts of any length are in the Zarr specification, those of a fixed length are not.
-        coords = _coordinates(grid, elements)
-        coords = coords.assign_coords(element=np.array(elements, dtype=object))
-        coords.to_zarr(begun, mode="a", zarr_format=3, consolidated=False)
-        root.attrs.update(_root_attributes(layout))
-        os.rename(begun, path)
-    except OSError as error:
-        raise StoreError(
-            f"the store cannot be written ({error.strerror or error})",
-            where=path,
-            remedy="Check the free space and the permissions of the folder",
-        ) from error
-    finally:
-        shutil.rmtree(begun, ignore_errors=True)
+    with WriteLock(path):
+        lay_out(path, grid, layout)
     return open_gib(path)
-
-
-def _coordinates(grid: GIBGrid, elements: Sequence[str]) -> xr.Dataset:
-    from lunarray.geo import assign_crs, grid_coords
-
-    coords = {**grid_coords(grid.geobox), "element": list(elements)}
-    # To the last bit as the grid gives them.
-    out = xr.Dataset(coords=coords)
-    for name, values in (("lat", grid.lat()), ("lon", grid.lon())):
-        out = out.assign_coords({name: out[name].copy(data=values)})
-    return assign_crs(out, grid.geobox.crs)
-
-
-def _json_nan() -> str:
-    from xarray.backends.zarr import FillValueCoder
-
-    return FillValueCoder.encode(float("nan"), np.dtype("f4"))
-
-
-def _root_attributes(layout: dict[str, Any]) -> dict[str, Any]:
-    from lunarray.store.provenance import stamp
-
-    stamped = stamp(xr.Dataset(), "create_gib").attrs
-    return {
-        **stamped,
-        "title": "Global Information Bank",
-        KEY: {**layout, "feature_model": None, "population": None},
-    }
-
-
-def _inner_chunk(region: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Part of a region, an even division of its rows and columns, that is small enough to be read for itself."""
-    *lead, rows, columns = region
-
-    def parts(n: int) -> list[int]:
-        return [k for k in range(1, n + 1) if n % k == 0]
-
-    best = min(
-        (
-            (a * b, abs(rows / a - columns / b), a, b)
-            for a in parts(rows)
-            for b in parts(columns)
-            if np.prod(region) * itemsize <= _CHUNK_BYTES * a * b
-        ),
-        default=(1, 0.0, 1, 1),
-    )
-    return (*lead, rows // best[2], columns // best[3])
-
-
-def _meta(path: Path) -> dict[str, Any]:
-    """What a Global Information Bank says of itself."""
-    try:
-        meta = json.loads((path / "zarr.json").read_text())["attributes"][KEY]
-        version = meta["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreFormatError(
-            "not a Global Information Bank" if path.exists() else "no such store",
-            where=path,
-            remedy="Give a store that lunarray.superres.create_gib made",
-        ) from error
-    if version != FORMAT_VERSION:
-        raise StoreFormatError(
-            f"version {version} of the convention, and this lunarray reads {FORMAT_VERSION}",
-            where=path,
-            remedy="Open it with the lunarray that wrote it, or make it anew",
-        )
-    return meta
-
-
-def update_meta(path: Path, **changes: Any) -> None:
-    """Change what a Global Information Bank says of itself, in one step.
-
-    Parameters
-    ----------
-    path : Path
-        The store.
-    **changes
-        Entries of the attribute ``lunarray_gib``.
-    """
-    _meta(path)
-    file = path / "zarr.json"
-    metadata = json.loads(file.read_text())
-    metadata["attributes"][KEY] |= changes
-    # A name of its own: threads of one process may say the same at the same time.
-    new = file.with_name(f".zarr.json.{uuid.uuid4().hex}")
-    new.write_text(json.dumps(metadata, indent=2))
-    os.replace(new, file)
-
-
-def meta_of(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a Global Information Bank says of itself: grid, elements, feature model, population.
-
-    Parameters
-    ----------
-    path : path
-        The store.
-
-    Returns
-    -------
-    dict
-        The attribute ``lunarray_gib``.
-
-    Raises
-    ------
-    StoreFormatError
-        If it is none.
-    """
-    return _meta(Path(path))
 
 
 def open_gib(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -356,11 +143,11 @@ def open_gib(path: str | os.PathLike[str]) -> xr.Dataset:
     import dask.array as da
 
     path = Path(path)
-    meta = _meta(path)
+    meta = meta_of(path)
     grid = GIBGrid.from_json(json.dumps(meta["grid"]))
     root = open_root(path, "r")
     variables: dict[str, Any] = {}
-    for name, (_, dims, _fill) in _SPATIAL.items():
+    for name, (_, dims, _fill) in SPATIAL.items():
         array = root[name]
         blocks = tuple(
             {"lat": grid.shape[0], "lon": grid.shape[1]}.get(d, n)
@@ -369,10 +156,10 @@ def open_gib(path: str | os.PathLike[str]) -> xr.Dataset:
         # Not tokenised by content: a growing store must be read anew each time that it is opened.
         empty = np.empty((0,) * len(dims), array.dtype)
         lazy = da.from_array(array, chunks=blocks, name=False, meta=empty)
-        variables[name] = (dims, lazy, dict(_ATTRS[name]))
+        variables[name] = (dims, lazy, dict(ATTRS[name]))
     variables["state"] = (
         ("region_y", "region_x"),
-        _state_of(root),
+        state_of(root),
         {
             "long_name": "what the region holds",
             "flag_masks": list(STATE_FLAGS.values()),
@@ -385,37 +172,9 @@ def open_gib(path: str | os.PathLike[str]) -> xr.Dataset:
         attrs["feature_model"] = json.dumps(meta["feature_model"], sort_keys=True)
     if meta["population"]:
         attrs["population"] = json.dumps(meta["population"], sort_keys=True)
-    ds = _coordinates(grid, meta["elements"]).assign(variables).assign_attrs(attrs)
+    ds = coordinates(grid, meta["elements"]).assign(variables).assign_attrs(attrs)
     ds.encoding = {"source": os.fspath(path)}
     return ds
-
-
-def open_root(path: Path, mode: Any) -> Any:
-    """The root of a Global Information Bank as a Zarr group.
-
-    Parameters
-    ----------
-    path : Path
-        The store.
-    mode : {"r", "r+"}
-        To read, or to write too.
-
-    Returns
-    -------
-    zarr.Group
-    """
-    import zarr
-
-    return zarr.open_group(os.fspath(path), mode=mode, use_consolidated=False)
-
-
-def _state_of(root: Any) -> np.ndarray:
-    features, mare = (np.asarray(root[n][:]) > 0 for n in ("has_features", "has_mare"))
-    populated = np.asarray(root["populated"][:]) >= 0
-    flags = STATE_FLAGS
-    return (
-        flags["features"] * features + flags["mare"] * mare + flags["abundance"] * populated
-    ).astype(np.uint8)
 
 
 def gib_grid(ds: xr.Dataset) -> GIBGrid:
@@ -527,7 +286,7 @@ def set_feature_model(path: str | os.PathLike[str], model: Mapping[str, Any]) ->
         If `model` has no ``sha256``.
     """
     path = Path(path)
-    known = _meta(path)["feature_model"]
+    known = meta_of(path)["feature_model"]
     wanted = _plain_model(model)
     if known is None:
         update_meta(path, feature_model=wanted)
@@ -599,7 +358,7 @@ def write_region(
         If it cannot be written. What was not completed counts as missing.
     """
     path = Path(path)
-    meta = _meta(path)
+    meta = meta_of(path)
     grid = GIBGrid.from_json(json.dumps(meta["grid"]))
     i, j = region
     rows, columns = grid.slices(i, j)
@@ -609,12 +368,12 @@ def write_region(
         for part, names in (
             ("features", ("feature",)),
             ("mare", ("mare",)),
-            ("abundance", _POPULATION),
+            ("abundance", POPULATION),
         )
         if set(names) & set(checked)
     ]
     root = open_root(path, "r+")
-    state = int(_state_of(root)[i, j])
+    state = int(state_of(root)[i, j])
     there = [part for part in parts if state & STATE_FLAGS[part]]
     if there and not overwrite:
         raise StoreConflictError(
@@ -682,7 +441,7 @@ def write_population(
     """
     rows, columns = grid.slices(*region)
     root["populated"][region] = -1
-    for name in _POPULATION:
+    for name in POPULATION:
         root[name][..., rows, columns] = arrays[name]
     root["populated"][region] = rows_of_table
 
@@ -690,18 +449,18 @@ def write_population(
 def _checked(
     meta: dict[str, Any], grid: GIBGrid, arrays: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    unknown = sorted(set(arrays) - set(_SPATIAL))
+    unknown = sorted(set(arrays) - set(SPATIAL))
     if unknown or not arrays:
         raise InputError(
             f"no variable {', '.join(unknown)}" if unknown else "nothing to write",
             where="write_region",
-            remedy=f"Give any of {', '.join(_SPATIAL)}",
+            remedy=f"Give any of {', '.join(SPATIAL)}",
         )
     sizes = {"feature": meta["features"], "element": len(meta["elements"])}
     sizes |= {"lat": grid.shape[0], "lon": grid.shape[1]}
     out = {}
     for name, values in arrays.items():
-        dtype, dims, _ = _SPATIAL[name]
+        dtype, dims, _ = SPATIAL[name]
         if isinstance(values, xr.DataArray):
             values = values.transpose(*dims)
         values = np.asarray(values)
@@ -719,10 +478,10 @@ def _checked(
                 remedy="Give 0 for unknown, 1 for mare, 2 for highland",
             )
         out[name] = values.astype(dtype)
-    if set(out) & set(_POPULATION):
+    if set(out) & set(POPULATION):
         if "abundance" not in out:
             raise InputError(
-                f"{', '.join(sorted(set(out) & set(_POPULATION)))} without abundances",
+                f"{', '.join(sorted(set(out) & set(POPULATION)))} without abundances",
                 where="write_region",
                 remedy="Give abundance too",
             )
@@ -763,109 +522,3 @@ def require_parts(ds: xr.Dataset, regions: Sequence[tuple[int, int]], part: str)
             where=ds.encoding.get("source"),
             remedy="Write that part of them first",
         )
-
-
-_BATCH = re.compile(r"\d{4,}")
-_COLUMNS = ("corner_lat", "corner_lon", "abundance", "abundance_std", "time")
-
-
-def footprint_batches(path: Path) -> list[Path]:
-    """Groups that hold the table of footprints, in their order.
-
-    Parameters
-    ----------
-    path : Path
-        The store.
-
-    Returns
-    -------
-    list of Path
-    """
-    folder = path / "footprints"
-    return (
-        sorted(p for p in folder.iterdir() if _BATCH.fullmatch(p.name)) if folder.is_dir() else []
-    )
-
-
-def gib_footprints(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Table of the footprints that a Global Information Bank was populated with, in their order.
-
-    Parameters
-    ----------
-    path : path
-        The store.
-
-    Returns
-    -------
-    Dataset
-        In memory, dims (footprint, corner, element): ``corner_lat``, ``corner_lon`` (degrees), ``abundance``,
-        ``abundance_std`` (wt%), ``time`` (NaT where it is not known). `provenance` counts these rows.
-
-    Raises
-    ------
-    StoreFormatError
-        If it is no Global Information Bank.
-    """
-    path = Path(path)
-    elements = _meta(path)["elements"]
-    batches = [open_root(batch, "r") for batch in footprint_batches(path)]
-    empty = {
-        "corner_lat": np.empty((0, 4)),
-        "corner_lon": np.empty((0, 4)),
-        "abundance": np.empty((0, len(elements))),
-        "abundance_std": np.empty((0, len(elements))),
-        "time": np.empty(0, "i8"),
-    }
-    columns = {
-        name: np.concatenate([empty[name], *(np.asarray(b[name][:]) for b in batches)])
-        for name in _COLUMNS
-    }
-    return xr.Dataset(
-        {
-            "corner_lat": (("footprint", "corner"), columns["corner_lat"], {"units": "degrees_north"}),
-            "corner_lon": (("footprint", "corner"), columns["corner_lon"], {"units": "degrees_east"}),
-            "abundance": (("footprint", "element"), columns["abundance"], {"units": "wt%"}),
-            "abundance_std": (("footprint", "element"), columns["abundance_std"], {"units": "wt%"}),
-            "time": (("footprint",), columns["time"].astype("i8").view("M8[ns]")),
-        },
-        {"element": elements},
-    )  # fmt: skip
-
-
-def append_footprints(path: Path, table: xr.Dataset) -> None:
-    """Put footprints behind those of the table, all at once.
-
-    Parameters
-    ----------
-    path : Path
-        The store.
-    table : Dataset
-        As :func:`gib_footprints` gives it.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written; then the table is as before.
-    """
-    import zarr
-
-    number = len(footprint_batches(path))
-    folder = path / "footprints"
-    begun = folder / f".{number:04d}.{os.getpid()}"
-    try:
-        root = zarr.create_group(os.fspath(begun), zarr_format=3, overwrite=True)
-        for name in _COLUMNS:
-            values = np.ascontiguousarray(table[name].values)
-            if name == "time":
-                values = values.astype("M8[ns]").view("i8")
-            dims = tuple(str(d) for d in table[name].dims)
-            root.create_array(name, data=values, dimension_names=dims)
-        os.rename(begun, folder / f"{number:04d}")
-    except OSError as error:
-        raise StoreError(
-            f"the footprints cannot be written ({error.strerror or error})",
-            where=path,
-            remedy="Mend the cause and do the same again",
-        ) from error
-    finally:
-        shutil.rmtree(begun, ignore_errors=True)

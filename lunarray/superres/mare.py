@@ -12,15 +12,14 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import GridError, InputError, ProductFormatError
-from lunarray.superres.gib import (
+from lunarray.superres.gib import open_gib, write_region
+from lunarray.superres.gib_layout import (
     HIGHLAND_CLASS,
     MARE_CLASS,
     STATE_FLAGS,
     UNKNOWN,
     meta_of,
-    open_gib,
     update_meta,
-    write_region,
 )
 from lunarray.superres.grid import GIBGrid
 

@@ -13,18 +13,11 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError, StoreConflictError, StoreError
+from lunarray.store.locks import WriteLock
 from lunarray.superres.footprints import CELLS, as_footprints, cell_pixels
-from lunarray.superres.gib import (
-    append_footprints,
-    footprint_batches,
-    gib_footprints,
-    meta_of,
-    open_gib,
-    open_root,
-    require_parts,
-    update_meta,
-    write_population,
-)
+from lunarray.superres.gib import open_gib, require_parts, write_population
+from lunarray.superres.gib_layout import meta_of, open_root, update_meta
+from lunarray.superres.gib_table import append_footprints, footprint_batches, gib_footprints
 from lunarray.superres.grid import GIBGrid
 from lunarray.xrf.constants import HIGHLAND, MARE
 
@@ -228,6 +221,8 @@ def populate(
         If a region that they touch has no mare class. Nothing is written then.
     StoreConflictError
         If the store was populated in another way before.
+    StoreLockedError
+        If another process is populating it.
     StoreError
         If it cannot be written; the same call completes it.
 
@@ -236,43 +231,46 @@ def populate(
     Lunar elemental analysis and mapping of CLASS data, section IV.B, step 2 (abundance population).
     """
     path = Path(path)
-    meta = meta_of(path)
-    grid = GIBGrid.from_json(json.dumps(meta["grid"]))
-    recipe = _recipe(meta, expected, method, cells, default=footprints is None, where=path)
-    table = gib_footprints(path)
-    added = known = beyond = 0
-    if footprints is not None:
-        new = _on_elements(as_footprints(footprints, errors=errors), meta["elements"])
-        inside = (cell_pixels(new, grid, recipe["cells"]) >= 0).any(axis=1)
-        beyond = int((~inside).sum())
-        if beyond and outside == "raise":
-            raise InputError(
-                f"{beyond} of {inside.size} footprints lie outside of the grid {grid.extent}; the first is number "
-                f"{np.flatnonzero(~inside)[0]}",
-                where="footprints",
-                remedy="Select those that lie on it, or pass outside='skip'",
-            )
-        new = new.isel(footprint=inside)
-        fresh = _unknown_rows(table, new)
-        known = int((~fresh).sum())
-        new = new.isel(footprint=fresh)
-        added = new.sizes["footprint"]
-        whole = xr.concat([table, new], "footprint", data_vars="minimal") if added else table
-    else:
-        whole = table
-    pixel = cell_pixels(whole, grid, recipe["cells"])
-    regions = _pending(path, grid, pixel)
-    ds = open_gib(path)
-    # A footprint divides by the class of all of its cells, so that regions beside those pending count too.
-    needed = _regions_of(pixel[_rows_in(pixel, grid, regions)], grid)
-    require_parts(ds, needed, "mare")
-    # All that can be wrong is known by now: nothing has been written yet.
-    if added and meta["population"] != recipe:
-        update_meta(path, population=recipe)
-    if added:
-        append_footprints(path, new)
-    done = _populate_regions(path, grid, whole, pixel, recipe, regions, needed, ds, progress)
-    return Populated(whole.sizes["footprint"], added, known, beyond, tuple(done))
+    meta_of(path)
+    # What is in the table decides what is done: nobody may add to it meanwhile.
+    with WriteLock(path):
+        meta = meta_of(path)
+        grid = GIBGrid.from_json(json.dumps(meta["grid"]))
+        recipe = _recipe(meta, expected, method, cells, default=footprints is None, where=path)
+        table = gib_footprints(path)
+        added = known = beyond = 0
+        if footprints is not None:
+            new = _on_elements(as_footprints(footprints, errors=errors), meta["elements"])
+            inside = (cell_pixels(new, grid, recipe["cells"]) >= 0).any(axis=1)
+            beyond = int((~inside).sum())
+            if beyond and outside == "raise":
+                raise InputError(
+                    f"{beyond} of {inside.size} footprints lie outside of the grid {grid.extent}; the first is number "
+                    f"{np.flatnonzero(~inside)[0]}",
+                    where="footprints",
+                    remedy="Select those that lie on it, or pass outside='skip'",
+                )
+            new = new.isel(footprint=inside)
+            fresh = _unknown_rows(table, new)
+            known = int((~fresh).sum())
+            new = new.isel(footprint=fresh)
+            added = new.sizes["footprint"]
+            whole = xr.concat([table, new], "footprint", data_vars="minimal") if added else table
+        else:
+            whole = table
+        pixel = cell_pixels(whole, grid, recipe["cells"])
+        regions = _pending(path, grid, pixel)
+        ds = open_gib(path)
+        # A footprint divides by the class of all of its cells, so that regions beside those pending count too.
+        needed = _regions_of(pixel[_rows_in(pixel, grid, regions)], grid)
+        require_parts(ds, needed, "mare")
+        # All that can be wrong is known by now: nothing has been written yet.
+        if added and meta["population"] != recipe:
+            update_meta(path, population=recipe)
+        if added:
+            append_footprints(path, new)
+        done = _populate_regions(path, grid, whole, pixel, recipe, regions, needed, ds, progress)
+        return Populated(whole.sizes["footprint"], added, known, beyond, tuple(done))
 
 
 def _recipe(

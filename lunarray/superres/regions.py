@@ -105,7 +105,8 @@ def region_data(
     InputError
         If nothing is known there.
     """
-    from lunarray.superres.gib import gib_footprints, gib_grid
+    from lunarray.superres.gib import gib_grid
+    from lunarray.superres.gib_table import gib_footprints
 
     grid = gib_grid(ds)
     rows, columns = grid.slices(*region)

@@ -1,0 +1,108 @@
+"""The table of footprints in a Global Information Bank."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from lunarray.store.transaction import appearing
+from lunarray.superres.gib_layout import meta_of, open_root
+
+_BATCH = re.compile(r"\d{4,}")
+_COLUMNS = ("corner_lat", "corner_lon", "abundance", "abundance_std", "time")
+
+
+def footprint_batches(path: Path) -> list[Path]:
+    """Groups that hold the table of footprints, in their order.
+
+    Parameters
+    ----------
+    path : Path
+        The store.
+
+    Returns
+    -------
+    list of Path
+    """
+    folder = path / "footprints"
+    return (
+        sorted(p for p in folder.iterdir() if _BATCH.fullmatch(p.name)) if folder.is_dir() else []
+    )
+
+
+def gib_footprints(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Table of the footprints that a Global Information Bank was populated with, in their order.
+
+    Parameters
+    ----------
+    path : path
+        The store.
+
+    Returns
+    -------
+    Dataset
+        In memory, dims (footprint, corner, element): ``corner_lat``, ``corner_lon`` (degrees), ``abundance``,
+        ``abundance_std`` (wt%), ``time`` (NaT where it is not known). `provenance` counts these rows.
+
+    Raises
+    ------
+    StoreFormatError
+        If it is no Global Information Bank.
+    """
+    path = Path(path)
+    elements = meta_of(path)["elements"]
+    batches = [open_root(batch, "r") for batch in footprint_batches(path)]
+    empty = {
+        "corner_lat": np.empty((0, 4)),
+        "corner_lon": np.empty((0, 4)),
+        "abundance": np.empty((0, len(elements))),
+        "abundance_std": np.empty((0, len(elements))),
+        "time": np.empty(0, "i8"),
+    }
+    columns = {
+        name: np.concatenate([empty[name], *(np.asarray(b[name][:]) for b in batches)])
+        for name in _COLUMNS
+    }
+    return xr.Dataset(
+        {
+            "corner_lat": (("footprint", "corner"), columns["corner_lat"], {"units": "degrees_north"}),
+            "corner_lon": (("footprint", "corner"), columns["corner_lon"], {"units": "degrees_east"}),
+            "abundance": (("footprint", "element"), columns["abundance"], {"units": "wt%"}),
+            "abundance_std": (("footprint", "element"), columns["abundance_std"], {"units": "wt%"}),
+            "time": (("footprint",), columns["time"].astype("i8").view("M8[ns]")),
+        },
+        {"element": elements},
+    )  # fmt: skip
+
+
+def append_footprints(path: Path, table: xr.Dataset) -> None:
+    """Put footprints behind those of the table, all at once.
+
+    Parameters
+    ----------
+    path : Path
+        The store.
+    table : Dataset
+        As :func:`gib_footprints` gives it.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written; then the table is as before.
+    """
+    import zarr
+
+    number = len(footprint_batches(path))
+    folder = path / "footprints"
+    with appearing(folder / f"{number:04d}", "table of footprints") as begun:
+        root = zarr.create_group(os.fspath(begun), zarr_format=3, overwrite=True)
+        for name in _COLUMNS:
+            values = np.ascontiguousarray(table[name].values)
+            if name == "time":
+                values = values.astype("M8[ns]").view("i8")
+            dims = tuple(str(d) for d in table[name].dims)
+            root.create_array(name, data=values, dimension_names=dims)
