@@ -17,19 +17,9 @@ _FWHM_TO_SIGMA = 1 / 2.3548
 def band_weights(wavelengths: np.ndarray, fine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Weights that turn spectra on a fine grid into the channels' means, for :func:`weighted_windows`.
 
-    Parameters
-    ----------
-    wavelengths : ndarray, shape (bands,)
-        Channel centres in nm; VIS widths below :data:`JOIN`, NIR1 widths above.
-    fine : ndarray, shape (points,)
-        Even grid, nm, no coarser than 2.6 nm and 12 nm wider than the channels on both sides.
-
-    Returns
-    -------
-    first : ndarray, shape (bands,), int
-        First grid point of each channel.
-    weights : ndarray, shape (bands, window), float32
-        Gaussian responses, cut where they are below 1 % of the peak, that sum to 1.
+    `wavelengths` (bands,) are the centres, with the widths of VIS below :data:`JOIN` and of NIR1 above; `fine`
+    (points,) is even, no coarser than 2.6 nm, and 12 nm wider on both sides; all nm. Back come the first point of each
+    channel and its Gaussian response (bands, window), cut below 1 % of the peak, float32, of sum 1.
     """
     centres = np.asarray(wavelengths, np.float64)
     sigma = np.where(centres < JOIN, VIS_FWHM, NIR1_FWHM) * _FWHM_TO_SIGMA
@@ -56,24 +46,11 @@ def smoothing_weights(
 
 
 def weighted_windows(spectra: np.ndarray, first: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted sums over a window per output channel.
+    """Weighted sums over a window of `spectra` (sample, points) for each band: (sample, bands), float32.
 
-    Plain sums in a fixed order, not a matrix product: BLAS rounds a row differently with the number of rows, and
+    A window begins at `first` (bands,) and has `weights` (bands, window), zeros where it would reach beyond the last
+    point. Plain sums in a fixed order, not a matrix product: BLAS rounds a row differently with the number of rows, and
     then a chunked scene would not equal the whole one.
-
-    Parameters
-    ----------
-    spectra : ndarray, shape (sample, points), float32
-        Input.
-    first : ndarray, shape (bands,), int
-        First point of each window.
-    weights : ndarray, shape (bands, window), float32
-        Weights; windows that would reach beyond the last point have zeros there.
-
-    Returns
-    -------
-    ndarray, shape (sample, bands), float32
-        Sums.
     """
     out = np.zeros((len(spectra), len(first)), np.float32)
     last = spectra.shape[1] - 1
@@ -111,27 +88,12 @@ def measure(
     noise: float,
     common_pattern: bool,
 ) -> np.ndarray:
-    """Spectra as SP would report them, before smoothing.
+    """Spectra (sample, bands), float32, as SP would report them, before smoothing.
 
-    Parameters
-    ----------
-    reflectance : ndarray, shape (sample, bands), float32
-        Laboratory reflectance.
-    wavelengths : ndarray, shape (bands,)
-        nm.
-    rng : numpy.random.Generator
-        Source of all randomness.
-    scale : float or ndarray, shape (sample,)
-        Power of :func:`sp_scale`: 1 is SP's radiometric scale, 0 the laboratory's.
-    gain, slope, curvature, broad, step, pattern, noise : float
-        Standard deviations of the relative errors; see :func:`lunarray.simulate.add_sp_errors`.
-    common_pattern : bool
-        Whether all spectra share slope, curvature, broad errors and channel pattern, as within one calibration.
-
-    Returns
-    -------
-    ndarray, shape (sample, bands), float32
-        Reflectance.
+    `reflectance` (sample, bands) is a laboratory's, `wavelengths` are in nm. `scale`, one or one for each sample, is
+    the power of :func:`sp_scale`: 1 is SP's radiometric scale, 0 the laboratory's. The other numbers are standard
+    deviations of relative errors, see :func:`lunarray.simulate.add_sp_errors`; with `common_pattern` all spectra share
+    slope, curvature, broad errors and channel pattern, as within one calibration.
     """
     samples, bands = reflectance.shape
     nm = np.asarray(wavelengths, np.float64)

@@ -147,21 +147,9 @@ def _path_factor(n: float) -> float:
 
 
 def slab_albedo(absorption: np.ndarray, n: float, grain_size: np.ndarray) -> np.ndarray:
-    """Single-scattering albedo by Hapke's equivalent slab without internal scatterers.
+    """Single-scattering albedo (sample, wavelength), at most 1, by Hapke's equivalent slab without internal scatterers.
 
-    Parameters
-    ----------
-    absorption : ndarray, shape (sample, wavelength)
-        Absorption coefficient, 1/mm.
-    n : float
-        Refractive index.
-    grain_size : ndarray, shape (sample,)
-        Grain diameter, µm.
-
-    Returns
-    -------
-    ndarray, shape (sample, wavelength)
-        Albedo, at most 1.
+    `absorption` (sample, wavelength) in 1/mm, refractive index `n`, `grain_size` (sample,) as diameters in µm.
     """
     external, internal = _surface_reflections(n)
     path = np.float32(-_path_factor(n) / 1000) * grain_size[:, None]
@@ -172,17 +160,9 @@ def slab_albedo(absorption: np.ndarray, n: float, grain_size: np.ndarray) -> np.
 
 
 def albedo_to_reflectance(albedo: np.ndarray) -> np.ndarray:
-    """Reflectance factor at 30°/0°/30° of a surface with a single-scattering albedo (Hapke 1981, 2002).
+    """Reflectance factor at 30°/0°/30° of a single-scattering albedo (Hapke 1981, 2002).
 
-    Parameters
-    ----------
-    albedo : ndarray
-        Single-scattering albedo, 0 to 1.
-
-    Returns
-    -------
-    ndarray
-        Reflectance relative to a Lambertian surface lit and seen alike.
+    Relative to a Lambertian surface lit and seen alike.
     """
     mu0, mu = m.INCIDENCE_COSINE, m.EMISSION_COSINE
     opposition = 1 / (1 + np.tan(m.PHASE_ANGLE / 2) / m.OPPOSITION_H)

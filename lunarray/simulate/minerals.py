@@ -32,20 +32,10 @@ MINERALS = ("plagioclase", "orthopyroxene", "clinopyroxene", "olivine", "ilmenit
 
 @dataclass(frozen=True)
 class Band:
-    """One absorption band of a mineral.
+    """One absorption band of a mineral, nm: centre of the Mg end member and standard deviation (FWHM / 2.355).
 
-    Attributes
-    ----------
-    centre : float
-        Centre in nm of the Mg end member.
-    shift_fe : float
-        Shift in nm from Mg# 100 to Mg# 0.
-    shift_wo : float
-        Shift in nm per mol% wollastonite.
-    sigma : float
-        Standard deviation in nm (FWHM / 2.355).
-    strength : float
-        Absorption coefficient at the centre, in 1/mm per wt% FeO in the mineral.
+    `strength` is the absorption coefficient at the centre, 1/mm per wt% FeO in the mineral; the centre shifts by
+    `shift_fe` from Mg# 100 to Mg# 0, and by `shift_wo` per mol% wollastonite.
     """
 
     centre: float
@@ -59,18 +49,8 @@ class Band:
 class Phase:
     """Optical and physical constants of one component.
 
-    Attributes
-    ----------
-    refractive_index : float
-        Real refractive index near 1 µm.
-    density : float
-        g/cm³.
-    background : float
-        Absorption coefficient far from all bands, 1/mm.
-    edge : float
-        Absorption coefficient at 500 nm of the wing of the ultraviolet charge-transfer bands, in 1/mm per wt% FeO.
-    bands : tuple of Band
-        Crystal-field bands.
+    Refractive index near 1 µm, density (g/cm³), absorption coefficient far from all bands (1/mm), that at 500 nm of the
+    wing of the ultraviolet charge-transfer bands (1/mm per wt% FeO), and the crystal-field bands.
     """
 
     refractive_index: float

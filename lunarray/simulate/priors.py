@@ -13,18 +13,10 @@ from lunarray.simulate.minerals import MINERALS
 
 @dataclass(frozen=True)
 class Terrain:
-    """Mineral modes and compositions of one kind of terrain.
+    """Mineral modes and compositions of one kind of terrain, which has a share of the draws.
 
-    Attributes
-    ----------
-    share : float
-        Share of the draws.
-    modes : tuple of 5 floats
-        Median weights of the minerals (normalised after the draw).
-    spread : tuple of 5 floats
-        Standard deviation of the logarithm of each weight.
-    mg_number, anorthite, wollastonite : tuple of 2 floats
-        Mean and standard deviation.
+    `modes` are the median weights of the minerals (normalised after the draw), `spread` the standard deviations of
+    their logarithms; Mg#, An and Wo have a mean and a standard deviation.
     """
 
     share: float
@@ -83,19 +75,9 @@ GRAIN_SIZE = 22.0
 
 
 def weathering(feo: np.ndarray, maturity: np.ndarray) -> dict[str, np.ndarray]:
-    """What space weathering makes of a soil.
+    """What space weathering makes of soils with an FeO (wt%) and a maturity, 0 fresh to 1 mature, (sample,).
 
-    Parameters
-    ----------
-    feo : ndarray, shape (sample,)
-        wt%.
-    maturity : ndarray, shape (sample,)
-        0 fresh, 1 mature.
-
-    Returns
-    -------
-    dict of ndarray
-        ``glass``, ``smfe`` and ``opaque_iron`` of :func:`lunarray.simulate.mix_reflectance`.
+    Back come ``glass``, ``smfe`` and ``opaque_iron`` of :func:`lunarray.simulate.mix_reflectance`.
     """
     return {
         "glass": GLASS[0] + GLASS[1] * maturity,
@@ -124,23 +106,12 @@ def reflectance_of(soil: Mapping[str, np.ndarray], wavelengths: np.ndarray) -> n
 
 
 def draw_soils(samples: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Random soils of all terrains.
+    """Random soils of all terrains, float32.
 
     Half of them are one terrain's, half a mixture of two as impacts make them. Maturity governs glass,
-    submicroscopic iron and opaque share together, each with a scatter of its own.
-
-    Parameters
-    ----------
-    samples : int
-        Number of soils.
-    rng : numpy.random.Generator
-        Source of all randomness.
-
-    Returns
-    -------
-    dict of ndarray
-        ``modes`` (sample, 5) and the keyword arguments of :func:`lunarray.simulate.kernels.mix_reflectance`,
-        float32; also ``maturity`` (0 fresh, 1 mature) and ``terrain`` (index of the main one, int8).
+    submicroscopic iron and opaque share together, each with a scatter of its own. Back come ``modes`` (sample, 5) and
+    the keyword arguments of :func:`lunarray.simulate.mix_reflectance`, ``maturity`` (0 fresh, 1 mature) and ``terrain``
+    (index of the main one, int8).
     """
     kinds = list(TERRAINS.values())
     shares = np.array([t.share for t in kinds])

@@ -38,30 +38,11 @@ _WAVES = 24
 class Scene(Tokenized):
     """All that a pixel's spectrum depends on besides its place; small, and the same for every chunk.
 
-    Attributes
-    ----------
-    seed : int
-        Of the per-pixel noise.
-    columns : int
-        Width of the whole scene in pixels, which numbers its pixels.
-    origin : tuple of 2 floats
-        x and y of the centre of the first pixel, m.
-    resolution : float
-        m.
-    extent : float
-        Half-width of the scene, m.
-    waves : ndarray, shape (field, wave, 4)
-        Wave numbers along x and y (1/m), phase and amplitude of the random fields.
-    craters : ndarray, shape (crater, 6)
-        x, y, radius (m), maturity, and the weights of mafic and anorthositic material in the ejecta.
-    mare : ndarray, shape (5,)
-        x, y, semi-axes (m), orientation.
-    gaps : ndarray, shape (gap, 2)
-        Azimuth on the map and half-width (degrees) of the tracks that are missing.
-    calibration : ndarray, shape (bands,), float32
-        Factor common to all spectra: radiometric scale and calibration errors.
-    wavelengths : ndarray, shape (bands,), float32
-        nm.
+    The pixels are numbered by the whole scene's width in `columns`; `origin` is the centre of the first one and
+    `extent` half the scene's width (m). `waves` (field, wave, 4) are wave numbers along x and y (1/m), phase and
+    amplitude of the random fields; `craters` (crater, 6) x, y, radius (m), maturity and the weights of mafic and
+    anorthositic material in the ejecta; `mare` x, y, semi-axes (m) and orientation; `gaps` (gap, 2) azimuth on the map
+    and half-width (degrees) of the tracks that are missing; `calibration` (bands,) a factor common to all spectra.
     """
 
     seed: int

@@ -60,13 +60,9 @@ _REACH = 4.0
 class Surface(Tokenized):
     """Composition as a function of the place on the sphere; small, and the same for every chunk and grid.
 
-    Attributes
-    ----------
-    waves : ndarray, shape (field, wave, 5)
-        Wave vector on the unit sphere, phase and amplitude of the random fields.
-    craters : ndarray, shape (crater, 8)
-        Unit vector of the centre, radius (radians), maturity, and the weights of mafic, anorthositic and noritic
-        material in the ejecta.
+    `waves` (field, wave, 5) are wave vectors on the unit sphere, phase and amplitude of the random fields; `craters`
+    (crater, 8) unit vector of the centre, radius (radians), maturity, and the weights of mafic, anorthositic and
+    noritic material in the ejecta.
     """
 
     waves: np.ndarray
@@ -74,17 +70,7 @@ class Surface(Tokenized):
 
     @classmethod
     def random(cls, seed: int) -> Surface:
-        """Draw a surface; the named maria and the South Pole-Aitken basin are on each.
-
-        Parameters
-        ----------
-        seed : int
-            Another number, another surface.
-
-        Returns
-        -------
-        Surface
-        """
+        """Draw a surface; the named maria and the South Pole-Aitken basin are on each."""
         rng = np.random.default_rng(seed)
         shortest, longest = _WAVE_LENGTHS
         long_waves = draw_waves(rng, _FIELDS, _WAVES, shortest, longest, slope=0.8)
@@ -103,19 +89,11 @@ class Surface(Tokenized):
         return cls(waves, np.vstack([craters, named]))
 
     def soil(self, lon: np.ndarray, lat: np.ndarray) -> dict[str, np.ndarray]:
-        """Soils at points.
+        """Soils at points (point,) in degrees.
 
-        Parameters
-        ----------
-        lon, lat : ndarray, shape (point,)
-            Degrees.
-
-        Returns
-        -------
-        dict of ndarray
-            ``modes`` (point, 5) and ``anorthite``, ``mg_number``, ``wollastonite`` and ``maturity`` (point,): what
-            :func:`lunarray.simulate.mix_reflectance` needs; ``shadow`` (point,): the floor of a crater, as deep as
-            it is dark where the Sun is low.
+        Back come ``modes`` (point, 5) and ``anorthite``, ``mg_number``, ``wollastonite`` and ``maturity`` (point,):
+        what :func:`lunarray.simulate.mix_reflectance` needs; and ``shadow`` (point,): the floor of a crater, as deep as
+        it is dark where the Sun is low.
         """
         p = unit_vector(lon, lat)
         f = random_fields(self.waves, p)
@@ -179,18 +157,7 @@ class Surface(Tokenized):
         }
 
     def oxides(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-        """Oxides at points.
-
-        Parameters
-        ----------
-        lon, lat : ndarray, shape (point,)
-            Degrees.
-
-        Returns
-        -------
-        ndarray, shape (point, 6), float32
-            wt%, in the order of :data:`lunarray.oxides.OXIDES`.
-        """
+        """Oxides (point, 6), wt%, float32, at points (point,) in degrees."""
         return priors.oxides_of(self.soil(np.asarray(lon, np.float64), np.asarray(lat, np.float64)))
 
 

@@ -116,17 +116,9 @@ def _soils(surface: Surface, lat: np.ndarray, lon: np.ndarray) -> dict[str, np.n
 
 
 def elements_of(soil: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Elements of soils.
+    """Elements (element, point) of soils, wt%, float32, in the order of :data:`lunarray.xrf.ELEMENTS`.
 
-    Parameters
-    ----------
-    soil : mapping
-        As :meth:`lunarray.simulate.globe.Surface.soil` gives it.
-
-    Returns
-    -------
-    ndarray of float32, (element, point)
-        wt% in the order of :data:`lunarray.xrf.ELEMENTS`; they sum to 100, oxygen is the rest.
+    They sum to 100: oxygen is the rest. `soil` is as :meth:`lunarray.simulate.surface.Surface.soil` gives it.
     """
     from lunarray.oxides.constants import OXIDES
     from lunarray.xrf.constants import ELEMENTS
