@@ -106,24 +106,21 @@ def fill_features(
     ds = open_gib(path)
     grid, meta = gib_grid(ds), meta_of(path)
     known = meta["feature_model"] or {}
-    if value_range is None and "value_range" in known:
-        value_range = tuple(known["value_range"])
     setup = prepare(
         basemap, grid, resnet50_backbone(weights, device=device), mode=mode, window=window_km,
-        value_range=value_range,
+        value_range=value_range or known.get("value_range"),
     )  # fmt: skip
     low, high = setup.grey()
     wanted = [(int(i), int(j)) for i, j in (grid.all_regions() if regions is None else regions)]
     there = ds["state"].values & STATE_FLAGS["features"]
     todo = [region for region in dict.fromkeys(wanted) if not there[region]]
     for region in todo:
-        lat, lon = grid.lat(region[0]), grid.lon(region[1])
-        setup.source.require(np.repeat(lat, lon.size), np.tile(lon, lat.size), f"region {region}")
+        setup.require(grid.lat(region[0]), grid.lon(region[1]), f"region {region}")
     model = {**setup.backbone.description, "mode": mode, "window_km": float(window_km)}
     model["sha256"] = model.pop("weights_sha256")
     model["value_range"] = [low, high]
-    if select is None and "selection" in known:
-        select = known["selection"]
+    select = known.get("selection") if select is None else select
+    count = meta["features"]
     with progress_bar("Surface features", len(todo), show=progress) as advance:
         for region in todo:
             features = surface_features(
@@ -131,15 +128,13 @@ def fill_features(
                 value_range=(low, high), **options,
             ).compute()  # fmt: skip
             if select is None:
-                count = meta["features"]
-                select = (
-                    np.arange(FEATURES) if count == FEATURES else select_features(features, count)
-                )
+                every = count == FEATURES
+                select = np.arange(FEATURES) if every else select_features(features, count)
                 features = features.isel(feature=select)
             model["selection"] = [int(f) for f in np.asarray(select)]
-            if len(model["selection"]) != meta["features"]:
+            if len(model["selection"]) != count:
                 raise InputError(
-                    f"{len(model['selection'])} features for a store of {meta['features']}",
+                    f"{len(model['selection'])} features for a store of {count}",
                     where="select",
                     remedy="give as many as the store was made for",
                 )

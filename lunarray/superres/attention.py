@@ -247,19 +247,7 @@ def _edge_lengths(values, index, out):
 
 
 def edge_lengths(values: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Euclidean distance between the ends of each edge.
-
-    Parameters
-    ----------
-    values : ndarray, (node, dimension), float32
-        Features or coordinates.
-    index : ndarray, (node, k), int32
-        Neighbours of each node.
-
-    Returns
-    -------
-    ndarray, (node, k), float32
-    """
+    """Euclidean distance between the ends of each edge, (node, k) float32, of `values` (node, dimension)."""
     out = np.empty(index.shape, np.float32)
     _edge_lengths(np.ascontiguousarray(values, np.float32), index, out)
     return out

@@ -1,7 +1,8 @@
 """What a network must beat: interpolations of the same populated pixels, and regressions on the same features.
 
-Pure NumPy, SciPy and scikit-learn. Every function takes known places or inputs and gives values at others;
-`baseline_maps` runs them all on one region.
+Pure NumPy, SciPy and scikit-learn. Every function takes known places, unit vectors (sample, 3), or inputs (sample,
+input), with their values (sample, element), and gives values (point, element) at those that are wanted; `baseline_maps`
+runs them all on one region.
 """
 
 from __future__ import annotations
@@ -29,21 +30,7 @@ BASELINES = (
 
 
 def nearest(known: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Value of the nearest known place.
-
-    Parameters
-    ----------
-    known : ndarray, (sample, 3)
-        Unit vectors.
-    values : ndarray, (sample, element)
-        There.
-    wanted : ndarray, (point, 3)
-        Unit vectors.
-
-    Returns
-    -------
-    ndarray, (point, element)
-    """
+    """Value of the nearest known place."""
     from scipy.spatial import cKDTree
 
     return values[cKDTree(known).query(wanted)[1]]
@@ -57,21 +44,7 @@ def inverse_distance(
     power: float = 2.0,
     neighbours: int = 32,
 ) -> np.ndarray:
-    """Mean of the nearest known places, weighted by a power of the inverse distance (Shepard 1968).
-
-    Parameters
-    ----------
-    known, values, wanted
-        As in :func:`nearest`.
-    power : float
-        Of the distance.
-    neighbours : int
-        How many known places count.
-
-    Returns
-    -------
-    ndarray, (point, element)
-    """
+    """Mean of the nearest known places, weighted by a power of the inverse distance (Shepard 1968)."""
     from scipy.spatial import cKDTree
 
     count = min(neighbours, len(known))
@@ -85,27 +58,11 @@ def inverse_distance(
 def fit_variogram(
     known: np.ndarray, values: np.ndarray, *, bins: int = 20
 ) -> tuple[float, float, float]:
-    """Exponential variogram nugget + sill (1 − exp(−d/range)) of one element, by weighted least squares.
+    """Exponential variogram nugget + sill (1 − exp(−d/range)) of one element (sample,), by weighted least squares.
 
-    Parameters
-    ----------
-    known : ndarray, (sample, 3)
-        Unit vectors.
-    values : ndarray, (sample,)
-        There.
-    bins : int
-        Of the distance, up to half of the largest.
-
-    Returns
-    -------
-    nugget, sill : float
-        Squared units of `values`.
-    length : float
-        Kilometres.
-
-    References
-    ----------
-    Cressie, N. (1985). Fitting variogram models by weighted least squares. Math. Geol. 17, 563-586.
+    Gives nugget and sill (squared units of `values`) and the range (km). There are so many `bins` of the distance up to
+    half of the largest. Cressie, N. (1985). Fitting variogram models by weighted least squares. Math. Geol. 17,
+    563-586.
     """
     from scipy.optimize import least_squares
     from scipy.spatial.distance import pdist
@@ -148,24 +105,8 @@ def ordinary_kriging(
 ) -> np.ndarray:
     """Ordinary kriging of each element with an exponential variogram, from the nearest known places.
 
-    Parameters
-    ----------
-    known, values, wanted
-        As in :func:`nearest`.
-    subset : int
-        Known places that are used at most, drawn at random.
-    neighbours : int
-        Known places that count at a point.
-    seed : int
-        Of the draw.
-
-    Returns
-    -------
-    ndarray, (point, element)
-
-    References
-    ----------
-    Cressie, N. (1993). Statistics for Spatial Data, section 3.2. Wiley.
+    At most `subset` known places are used, drawn at random. Cressie, N. (1993). Statistics for Spatial Data, section
+    3.2.
     """
     from scipy.spatial import cKDTree
 
@@ -201,21 +142,7 @@ def ordinary_kriging(
 
 
 def class_mean(classes: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Mean of the known values of each class; of all where a class has none.
-
-    Parameters
-    ----------
-    classes : ndarray, (sample,)
-        0 unknown, 1 mare, 2 highland.
-    values : ndarray, (sample, element)
-        Of the samples.
-    wanted : ndarray, (point,)
-        Classes.
-
-    Returns
-    -------
-    ndarray, (point, element)
-    """
+    """Mean of the known values of each class (1 mare, 2 highland); of all where a class has none."""
     result = np.broadcast_to(values.mean(axis=0), (len(wanted), values.shape[1])).copy()
     for kind in (1, 2):
         own = classes == kind
@@ -229,23 +156,6 @@ def boosted_trees(
 ) -> np.ndarray:
     """Gradient-boosted trees of each element on the same inputs as the network.
 
-    Parameters
-    ----------
-    x : ndarray, (sample, input)
-        Inputs of the known pixels.
-    values : ndarray, (sample, element)
-        There.
-    wanted : ndarray, (point, input)
-        Inputs of the others.
-    seed : int
-        Of scikit-learn.
-
-    Returns
-    -------
-    ndarray, (point, element)
-
-    References
-    ----------
     Friedman, J. (2001). Greedy function approximation: a gradient boosting machine. Ann. Stat. 29, 1189-1232.
     """
     from sklearn.ensemble import HistGradientBoostingRegressor

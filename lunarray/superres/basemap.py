@@ -178,20 +178,7 @@ def _percentiles(values: np.ndarray) -> tuple[float, float]:
 
 
 def project_plane(middle: tuple[float, float], lat: Any, lon: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Azimuthal equidistant projection around a place.
-
-    Parameters
-    ----------
-    middle : (float, float)
-        Latitude and longitude of the place (degrees).
-    lat, lon : array_like
-        Degrees.
-
-    Returns
-    -------
-    x, y : ndarray
-        Eastwards and northwards (km).
-    """
+    """Azimuthal equidistant projection around a place (lat, lon; degrees): kilometres eastwards and northwards."""
     phi, lam = np.deg2rad(lat), np.deg2rad(np.asarray(lon) - middle[1])
     phi0 = math.radians(middle[0])
     east = np.cos(phi) * np.sin(lam)

@@ -8,17 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def full_precision(device: str) -> Iterator[None]:
-    """Let products and convolutions of float32 on a GPU be of float32, whatever the process chose for its models.
-
-    Parameters
-    ----------
-    device : str
-        On the CPU nothing needs to be told.
-
-    Yields
-    ------
-    None
-    """
+    """Let products and convolutions of float32 on a GPU be of float32, whatever the process chose for its models."""
     import torch
 
     if torch.device(device).type == "cpu":

@@ -27,22 +27,11 @@ NETWORK = "network"
 
 
 def track_numbers(footprints: xr.Dataset, *, gap: float = 1.0) -> np.ndarray:
-    """Track to which each footprint belongs.
+    """Track to which each footprint belongs, counted from 0.
 
-    Parameters
-    ----------
-    footprints : Dataset
-        ``corner_lat``, ``corner_lon`` (footprint, corner), degrees; a coordinate ``track`` is taken as it is. Without
-        one, footprints that follow each other in the table belong to one track where they touch or overlap, or nearly
-        so: that is how an orbit's footprints lie.
-    gap : float
-        Degrees that may lie between footprints of one track, along it, and by which their centres may lie apart across
-        it.
-
-    Returns
-    -------
-    ndarray of int64, (footprint,)
-        Counted from 0.
+    A coordinate ``track`` is taken as it is. Without one, footprints that follow each other in the table belong to one
+    track where they touch or overlap, or nearly so: that is how an orbit's footprints lie. `gap` (degrees) may lie
+    between them along the track, and between their centres across it.
     """
     if "track" in footprints.coords:
         return np.unique(footprints["track"].values, return_inverse=True)[1]
@@ -59,26 +48,9 @@ def track_numbers(footprints: xr.Dataset, *, gap: float = 1.0) -> np.ndarray:
 
 
 def track_folds(tracks: np.ndarray, folds: int, seed: int = 0) -> np.ndarray:
-    """Share tracks out to folds, whole, of about as many footprints each.
+    """Share tracks out to folds, whole, of about as many footprints each; gives the fold of each footprint.
 
-    Parameters
-    ----------
-    tracks : ndarray, (footprint,)
-        Of :func:`track_numbers`.
-    folds : int
-        How many.
-    seed : int
-        Of the order in which tracks of one length are dealt.
-
-    Returns
-    -------
-    ndarray of int64, (footprint,)
-        Fold of each.
-
-    Raises
-    ------
-    InputError
-        If there are fewer tracks than folds.
+    `seed` orders the tracks of one length. Raises InputError if there are fewer tracks than folds.
     """
     numbers, counts = np.unique(tracks, return_counts=True)
     if folds < 2 or len(numbers) < folds:
@@ -98,17 +70,10 @@ def track_folds(tracks: np.ndarray, folds: int, seed: int = 0) -> np.ndarray:
 
 
 def score(predicted: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
-    """Errors of each element.
+    """Errors of each element from pairs (sample, element) in wt%; pairs with a NaN do not count.
 
-    Parameters
-    ----------
-    predicted, known : ndarray, (sample, element)
-        wt%; pairs with a NaN do not count.
-
-    Returns
-    -------
-    dict of ndarray, (element,)
-        ``rmse``, ``mae``, ``bias`` (wt%), ``r`` (correlation) and ``skill``, 1 − MSE/variance of `known`.
+    Gives ``rmse``, ``mae``, ``bias`` (wt%), ``r`` (correlation) and ``skill``, 1 − MSE/variance of `known`, (element,)
+    each.
     """
     good = np.isfinite(predicted) & np.isfinite(known)
     columns = []
@@ -136,22 +101,10 @@ def score(predicted: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
 def score_table(
     predictions: Mapping[str, np.ndarray], known: np.ndarray, elements: Sequence[str]
 ) -> xr.Dataset:
-    """One table of several methods.
+    """One table of several methods, whose predictions are held against what is known, all (sample, element) in wt%.
 
-    Parameters
-    ----------
-    predictions : mapping of str to ndarray, (sample, element)
-        By method, wt%.
-    known : ndarray, (sample, element)
-        Truth or measurements, wt%.
-    elements : sequence of str
-        Their names.
-
-    Returns
-    -------
-    Dataset
-        ``rmse``, ``mae``, ``bias``, ``r``, ``skill`` (method, element), and ``relative`` (method): the mean over
-        elements of rmse over the standard deviation of `known`, by which methods may be ranked.
+    Gives ``rmse``, ``mae``, ``bias``, ``r``, ``skill`` (method, element), and ``relative`` (method): the mean over
+    elements of rmse over the standard deviation of `known`, by which methods may be ranked.
     """
     scores = {name: score(values, known) for name, values in predictions.items()}
     units = {"rmse": "wt%", "mae": "wt%", "bias": "wt%", "r": "1", "skill": "1"}
@@ -170,19 +123,7 @@ def score_table(
 
 
 def format_table(table: xr.Dataset, variable: str = "rmse") -> str:
-    """Print a table as Markdown, best method first.
-
-    Parameters
-    ----------
-    table : Dataset
-        Of :func:`score_table`.
-    variable : str
-        Which errors.
-
-    Returns
-    -------
-    str
-    """
+    """Print a table of :func:`score_table` as Markdown, best method first."""
     elements = [str(e) for e in table["element"].values]
     lines = [
         f"| {variable} | {' | '.join(elements)} | relative |",

@@ -10,21 +10,11 @@ from numba import njit
 
 @njit(nogil=True, cache=True)
 def sample(source, rows, columns, step, sub, out):
-    """Sample images at places that a lattice of positions gives.
+    """Sample images (band, row, column), NaN where there is nothing, at places that a lattice of positions gives.
 
-    Parameters
-    ----------
-    source : ndarray of float32, shape (band, row, column)
-        The images, NaN where there is nothing.
-    rows, columns : ndarray of float64, shape (m, n)
-        Positions in the source at every `step`-th pixel of the result; the centre of pixel (i, j) is (i, j). Beyond the
-        edges the nearest pixel goes on.
-    step : int
-        Pixels of the result from one node of the lattice to the next.
-    sub : int
-        Each pixel of the result is the mean of sub × sub samples.
-    out : ndarray of float32, shape (band, y, x)
-        The result; NaN where most of what a sample rests on is missing.
+    The lattice `rows`, `columns` (m, n) holds positions in the source at every `step`-th pixel of the result; the
+    centre of pixel (i, j) is (i, j), and beyond the edges the nearest pixel goes on. Each pixel of `out` (band, y, x)
+    is the mean of sub × sub samples, NaN where most of what they rest on is missing.
     """
     bands, height, width = source.shape
     total = np.empty(bands)
@@ -73,18 +63,10 @@ def sample(source, rows, columns, step, sub, out):
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def pool(cells, rows, columns, high, wide, out):
-    """Average cells over rectangular windows.
+    """Average cells (row, column, feature) over rectangular windows into `out` (window, feature).
 
-    Parameters
-    ----------
-    cells : ndarray of float32, shape (row, column, feature)
-        Cell (i, j) covers [i − 1/2, i + 1/2] × [j − 1/2, j + 1/2]; each counts by its part inside of the window.
-    rows, columns : ndarray of float64, shape (window,)
-        Centres of the windows.
-    high, wide : ndarray of float64, shape (window,)
-        Half of their sides along rows and columns.
-    out : ndarray of float32, shape (window, feature)
-        The means.
+    Cell (i, j) covers [i − 1/2, i + 1/2] × [j − 1/2, j + 1/2]; each counts by its part inside of the window. `rows` and
+    `columns` (window,) are the windows' centres, `high` and `wide` half of their sides.
     """
     features = cells.shape[2]
     total = np.empty(features, np.float32)

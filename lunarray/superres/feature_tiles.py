@@ -60,6 +60,10 @@ class Setup:
     tile: int
     context: int
 
+    def require(self, lat: np.ndarray, lon: np.ndarray, what: str) -> None:
+        """Raise where the base map does not reach over the pixels of some rows and columns."""
+        self.source.require(np.repeat(lat, lon.size), np.tile(lon, lat.size), what)
+
     def grey(self) -> tuple[float, float]:
         """Values that are black and white."""
         return self.range_() if callable(self.range_) else self.range_
@@ -81,25 +85,8 @@ def prepare(
 ) -> Setup:
     """Check the options of :func:`lunarray.superres.surface_features`, and put them into one value.
 
-    Parameters
-    ----------
-    basemap, grid, mode, select, value_range, tile, context
-        As there.
-    backbone : Backbone
-        The network.
-    window, missing : float
-        ``window_km`` and ``max_missing``.
-    pixel_km : float, optional
-        Height of a pixel; by default that of the grid.
-
-    Returns
-    -------
-    Setup
-
-    Raises
-    ------
-    InputError
-        If one makes no sense.
+    `window` and `missing` are ``window_km`` and ``max_missing`` there; `pixel_km` is by default the grid's. Raises
+    InputError if one makes no sense.
     """
     if mode not in ("dense", "patch"):
         raise InputError(f"{mode!r} is unknown", where="mode", remedy="give 'dense' or 'patch'")

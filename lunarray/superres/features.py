@@ -129,9 +129,7 @@ def surface_features(
         select=select, value_range=value_range, missing=max_missing, tile=tile, context=context,
     )  # fmt: skip
     lat, lon = grid.lat(region[0]), grid.lon(region[1])
-    setup.source.require(
-        np.repeat(lat, lon.size), np.tile(lon, lat.size), f"region {tuple(region)}"
-    )
+    setup.require(lat, lon, f"region {tuple(region)}")
     data = lazily(setup, lat, lon) if setup.source.lazy else at_once(setup, lat, lon)
     coords = {"feature": setup.kept, "lat": lat, "lon": lon}
     result = xr.DataArray(data, coords, ("feature", "lat", "lon"), "feature")

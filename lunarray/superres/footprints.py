@@ -281,22 +281,7 @@ def footprint_cells(footprints: xr.Dataset, cells: int = CELLS) -> xr.Dataset:
 def touched_regions(
     footprints: xr.Dataset, grid: GIBGrid, cells: int = CELLS
 ) -> list[tuple[int, int]]:
-    """Regions that the cells of footprints fall in: those that an update changes.
-
-    Parameters
-    ----------
-    footprints : Dataset
-        ``corner_lat``, ``corner_lon`` (footprint, corner), degrees.
-    grid : GIBGrid
-        Grid of the Global Information Bank.
-    cells : int
-        Cells of each footprint.
-
-    Returns
-    -------
-    list of (int, int)
-        Row by row.
-    """
+    """Regions that the cells of footprints fall in, row by row: those that an update changes."""
     pixel = cell_pixels(footprints, grid, cells)
     hit = np.unique(pixel[pixel >= 0])
     row, column = hit // grid.size[1] // grid.shape[0], hit % grid.size[1] // grid.shape[1]
@@ -304,21 +289,8 @@ def touched_regions(
 
 
 def cell_pixels(footprints: xr.Dataset, grid: GIBGrid, cells: int = CELLS) -> np.ndarray:
-    """Pixels of the centres of the footprints' cells.
-
-    Parameters
-    ----------
-    footprints : Dataset
-        ``corner_lat``, ``corner_lon`` (footprint, corner), degrees.
-    grid : GIBGrid
-        The grid.
-    cells : int
-        Cells of each footprint.
-
-    Returns
-    -------
-    ndarray, (footprint, cell), int64
-        Row times the grid's columns plus column; -1 outside of the grid.
+    """Pixels (footprint, cell) of the centres of the footprints' cells: row times the grid's columns plus column, -1
+    outside.
     """
     from lunarray.superres.population_kernels import cell_centres, pixels_of
 

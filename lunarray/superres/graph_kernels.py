@@ -171,29 +171,9 @@ def _rank(i, columns, count, k, exact, scores, keys, bits, index, weight):
 
 @njit(nogil=True, cache=True)
 def nearest_rows(start, products, screen, exact, k, skip_self, index, weight):
-    """The k nearest of some nodes from their products with all others.
+    """The k nearest of the nodes from `start` on, from `products` (row, node) with all others, −2 x_i·x_j in float32.
 
-    Parameters
-    ----------
-    start : int
-        The first of these nodes.
-    products : ndarray of float32, shape (row, node)
-        −2 x_i·x_j.
-    screen : Screen
-        For all nodes.
-    exact : Exact
-        For all nodes.
-    k : int
-        Neighbours.
-    skip_self : bool
-        Leave the node itself out.
-    index, weight : ndarray, shape (row, k)
-        The result.
-
-    Returns
-    -------
-    ndarray of int64
-        Rows that could not be decided: more ties than there is room for.
+    Fills `index` and `weight` (row, k). Gives the rows that could not be decided: more ties than there is room for.
     """
     norm, place32, a32, near, error = screen
     nodes = norm.size

@@ -1,8 +1,10 @@
 """The five losses of super-resolution, and one that knows what a footprint sees.
 
-Each takes plain tensors and gives a scalar; they are written so that a reader can lay them beside the paper. Edges are
-given as the neighbours of each node, `index` (node, k): edge (s, t) runs from node s to ``index[s, ·]``, and |E| is
-node × k.
+Each takes plain tensors and gives a scalar; they are written so that a reader can lay them beside the paper. What is
+`predicted` and `known` is (node, element) in wt%, and `mask` (node,) tells where every element is known: `known` may be
+anything elsewhere, NaN too. `weights` (element,) multiply squared errors; 1/σ² of the elements puts a loss in units of
+their spread. Edges are given as the neighbours of each node, `index` (node, k): edge (s, t) runs from node s to
+``index[s, ·]``, and |E| is node × k.
 
 References
 ----------
@@ -20,26 +22,7 @@ EPSILON = 1e-6
 def masked_mse(
     predicted: torch.Tensor, known: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """Weighted masked mean squared error: over the nodes whose abundances are all known.
-
-    Parameters
-    ----------
-    predicted, known : tensor, (node, element)
-        wt%; `known` may be anything where `mask` is False, NaN too.
-    mask : tensor, (node,), bool
-        Nodes of which every element is known.
-    weights : tensor, (element,)
-        Weight of each element; 1/σ² of the elements makes the loss one in units of their spread.
-
-    Returns
-    -------
-    tensor
-        Scalar; 0 where nothing is known.
-
-    References
-    ----------
-    The paper, section IV.B.3, L_masked_mse.
-    """
+    """Weighted squared error over the nodes that are known (L_masked_mse); 0 where none is."""
     error = predicted[mask] - known[mask]
     return (weights * error**2).sum() / max(int(mask.sum()), 1)
 
@@ -51,23 +34,9 @@ def masked_log(
     weights: torch.Tensor,
     epsilon: float = EPSILON,
 ) -> torch.Tensor:
-    """Weighted masked squared error of logarithms, for elements of which there is little.
+    """The same of logarithms (L_log), for elements of which there is little.
 
-    Parameters
-    ----------
-    predicted, known, mask, weights
-        As in :func:`masked_mse`. Predictions below zero count as zero: they have no logarithm.
-    epsilon : float
-        Added to abundances (wt%).
-
-    Returns
-    -------
-    tensor
-        Scalar.
-
-    References
-    ----------
-    The paper, section IV.B.3, L_log.
+    Predictions below zero count as zero: they have no logarithm. `epsilon` is added to abundances (wt%).
     """
     ratio = torch.log(predicted[mask].clamp_min(0) + epsilon) - torch.log(
         known[mask].clamp_min(0) + epsilon
@@ -78,25 +47,11 @@ def masked_log(
 def spatial_weights(
     location: torch.Tensor, index: torch.Tensor, epsilon: float = EPSILON
 ) -> torch.Tensor:
-    """Weights exp(-(d − d_min) / (d_max − d_min + ε)) of edges, d the distance of their ends.
+    """Weights exp(-(d − d_min) / (d_max − d_min + ε)) of edges, (node, k), d the distance of their ends.
 
-    Parameters
-    ----------
-    location : tensor, (node, 2)
-        Coordinates, in any unit (the weights have none).
-    index : tensor, (node, k)
-        Neighbours; an edge of a node to itself is left out of d_min and d_max.
-    epsilon : float
-        Keeps the quotient finite where all distances are equal.
-
-    Returns
-    -------
-    tensor, (node, k)
-
-    Notes
-    -----
-    The paper calls d_min and d_max the extremes of the pairwise distances; taken here over the pairs that edges join,
-    those that the sum runs over.
+    The coordinates `location` (node, 2) may be in any unit. The paper calls d_min and d_max the extremes of the
+    pairwise distances; they are taken over the pairs that edges join, those that the sum runs over, but not over edges
+    of a node to itself.
     """
     difference = location[index.long()] - location[:, None]
     distance = torch.linalg.vector_norm(difference, dim=-1)
@@ -108,49 +63,13 @@ def spatial_weights(
 
 
 def similarity(predicted: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Feature or spatial similarity: predictions at both ends of an edge should agree, as its weight says.
-
-    Parameters
-    ----------
-    predicted : tensor, (node, element)
-        wt%, or in units of each element's spread.
-    index : tensor, (node, k)
-        Neighbours.
-    weight : tensor, (node, k)
-        Of :func:`spatial_weights`, or exp(−‖W_s − W_t‖) of the surface features.
-
-    Returns
-    -------
-    tensor
-        Scalar.
-
-    References
-    ----------
-    The paper, section IV.B.3, L_feature_sim and L_spatial_sim.
-    """
+    """Predictions at both ends of an edge should agree, as its weight (node, k) says (L_feature_sim, L_spatial_sim)."""
     difference = predicted[index.long()] - predicted[:, None]
     return (weight * difference.square().sum(-1)).mean()
 
 
 def deviation(predicted: torch.Tensor, total: float = 100.0) -> torch.Tensor:
-    """Mean absolute deviation of the sum of all elements from 100 wt%.
-
-    Parameters
-    ----------
-    predicted : tensor, (node, element)
-        wt%.
-    total : float
-        What they should sum to.
-
-    Returns
-    -------
-    tensor
-        Scalar.
-
-    References
-    ----------
-    The paper, section IV.B.3, L_deviation.
-    """
+    """Mean absolute deviation of the sum of all elements from 100 wt% (L_deviation)."""
     return (predicted.sum(-1) - total).abs().mean()
 
 
@@ -161,18 +80,9 @@ def footprint_means(
     share: torch.Tensor,
     count: int,
 ) -> torch.Tensor:
-    """Means over footprints, as an instrument sees them.
+    """Means over footprints, (footprint, element), as an instrument sees them.
 
-    Parameters
-    ----------
-    predicted, pixel, footprint, share
-        As in :func:`footprint_mse`.
-    count : int
-        Footprints.
-
-    Returns
-    -------
-    tensor, (footprint, element)
+    Each entry is a node `pixel`, the `footprint` that covers it and its `share` of that; shares of one sum to 1.
     """
     seen = predicted.new_zeros((count, predicted.shape[1]))
     return seen.index_add(0, footprint, share[:, None] * predicted[pixel])
@@ -188,25 +98,8 @@ def footprint_mse(
 ) -> torch.Tensor:
     """Squared error of the mean over each footprint: what the instrument measured is that mean, not a point.
 
-    Not in the paper, which takes the cells' centres for points.
-
-    Parameters
-    ----------
-    predicted : tensor, (node, element)
-        wt%.
-    pixel, footprint : tensor, (entry,), int64
-        Node, and footprint that covers it.
-    share : tensor, (entry,)
-        Share of the footprint; those of one footprint sum to 1.
-    measured : tensor, (footprint, element)
-        wt%; NaN where an element was not measured, which then does not count.
-    weights : tensor, (footprint, element)
-        Weight of each measurement, such as 1/σ² of its error.
-
-    Returns
-    -------
-    tensor
-        Mean over the measurements; 0 without any.
+    Not in the paper, which takes the cells' centres for points. Both `measured` (wt%, NaN where an element was not) and
+    `weights` are (footprint, element).
     """
     seen = footprint_means(predicted, pixel, footprint, share, len(measured))
     there = torch.isfinite(measured)

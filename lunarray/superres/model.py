@@ -72,28 +72,13 @@ class Architecture:
 def grid_index(
     lat: np.ndarray, lon: np.ndarray, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cell of an image in which each node lies, by the paper's index equations.
+    """Cell of an image in which each node lies, by the paper's index equations (section IV.B.3, lat_index and
+    lon_index).
 
-    Parameters
-    ----------
-    lat, lon : ndarray, (node,)
-        Degrees. Longitudes must not jump within the sub-region: unwrap them where it holds ±180°.
-    shape : tuple of 2 int
-        Rows and columns of the image, n_grid of the paper along each dimension.
-
-    Returns
-    -------
-    row, column : ndarray of int64, (node,)
-        0 at the highest latitude, and at the lowest longitude.
-
-    Notes
-    -----
-    On a grid the quotient is a whole number but for rounding, which the floor of the equations would turn into an index
-    one too low: it is taken after adding 10⁻⁶.
-
-    References
-    ----------
-    The paper, section IV.B.3: lat_index and lon_index.
+    `lat` and `lon` (node,) are in degrees, and longitudes must not jump within the sub-region; `shape` are n_grid of
+    the paper along each dimension. Row 0 is at the highest latitude, column 0 at the lowest longitude. On a grid the
+    quotient is a whole number but for rounding, which the floor of the equations would turn into an index one too low:
+    it is taken after adding 10⁻⁶.
     """
     lat, lon = np.asarray(lat, np.float64), np.asarray(lon, np.float64)
 
@@ -153,25 +138,12 @@ class HybridModel(nn.Module):
         column: torch.Tensor,
         shape: tuple[int, int],
     ) -> torch.Tensor:
-        """Give the elements of all nodes of a sub-region.
+        """Give the standardised abundances of all nodes of a sub-region, (node, outputs).
 
-        Parameters
-        ----------
-        x : tensor, (node, features + 3), float32
-            Surface features, mare class, latitude and longitude, each of the order of one.
-        index : tensor, (node, k), int32
-            Neighbours, the node itself among them.
-        edge : tensor, (node, k, 2), float32
-            Edge features.
-        row, column : tensor, (node,), int64
-            Cells of the image, by :func:`grid_index`. Cells without a node hold zeros.
-        shape : tuple of 2 int
-            Of the image.
-
-        Returns
-        -------
-        tensor, (node, outputs)
-            Standardised abundances.
+        `x` (node, features + 3) are surface features, mare class, latitude and longitude, each of the order of one;
+        `index` (node, k) int32 the neighbours, the node itself among them; `edge` (node, k, 2) their features; `row`
+        and `column` the nodes' cells by :func:`grid_index` in an image of that `shape`. Cells without a node hold
+        zeros.
         """
         h = F.elu(attend(self.attention[0], x, index, edge))
         h = F.elu(attend(self.attention[1], h, index, edge))
@@ -221,20 +193,10 @@ class Scaling:
     def inputs(
         self, features: np.ndarray, mare: np.ndarray, lat: np.ndarray, lon: np.ndarray
     ) -> np.ndarray:
-        """Inputs of nodes.
+        """Inputs of nodes, (node, feature + 3) float32, from features as stored (node, feature), classes and places.
 
-        Parameters
-        ----------
-        features : ndarray, (node, feature)
-            As stored.
-        mare : ndarray, (node,)
-            0 unknown, 1 mare, 2 highland; in the inputs 0, 1 and -1.
-        lat, lon : ndarray, (node,)
-            Degrees, longitudes as a run around the region's centre.
-
-        Returns
-        -------
-        ndarray, (node, feature + 3), float32
+        The class `mare` (0 unknown, 1 mare, 2 highland) is 0, 1 and -1 among the inputs. Longitudes are a run around
+        the region's centre.
         """
         x = np.empty((len(features), features.shape[1] + EXTRA_INPUTS), np.float32)
         np.subtract(features, self.feature_mean, out=x[:, :-3])
@@ -247,12 +209,7 @@ class Scaling:
         return x
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Arrays under names, as they are stored.
-
-        Returns
-        -------
-        dict of ndarray
-        """
+        """Arrays under names, as they are stored."""
         return {
             "feature_mean": self.feature_mean,
             "feature_std": self.feature_std,
@@ -264,17 +221,7 @@ class Scaling:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, np.ndarray]) -> Scaling:
-        """Undo :meth:`tensors`.
-
-        Parameters
-        ----------
-        tensors : dict of ndarray
-            What it gave.
-
-        Returns
-        -------
-        Scaling
-        """
+        """Undo :meth:`tensors`."""
         a, b, c, d = (float(v) for v in tensors["place"])
         names = ("feature_mean", "feature_std", "mean", "std", "trend")
         return cls(lat=(a, b), lon=(c, d), **{n: tensors[n] for n in names})

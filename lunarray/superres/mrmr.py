@@ -7,7 +7,7 @@ which can be added up in any order and on any worker; the choice itself then cos
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, Literal
 
@@ -208,21 +208,16 @@ class FeatureMoments:
 
     def __add__(self, other: FeatureMoments) -> FeatureMoments:
         """Give the moments of the rows of both."""
-        if self.mean.shape != other.mean.shape or len(self.targets) != len(other.targets):
+        some = self.count and other.count
+        if self.mean.shape != other.mean.shape or (some and bool(self.targets) != bool(other.targets)):  # fmt: skip
             raise InputError(
                 f"moments of {self.mean.size} and of {other.mean.size} features, "
                 f"{'with' if self.targets else 'without'} and {'with' if other.targets else 'without'} targets",
                 remedy="add moments of the same features and targets",
             )
-        count = self.count + other.count
-        if not self.count or not other.count:
+        if not some:
             return other if other.count else self
-        step = other.mean - self.mean
-        mean = self.mean + step * (other.count / count)
-        product = self.product + other.product
-        product += np.outer(step * (self.count * other.count / count), step)
-        targets = _add_targets(self.targets, other.targets) if self.targets else ()
-        return FeatureMoments(count, mean, product, targets)
+        return _accumulate(replace(self, product=self.product.copy()), other)
 
     @property
     def variance(self) -> np.ndarray:
@@ -301,8 +296,6 @@ def _moments(
 
     features = x.shape[1]
     total = FeatureMoments(0, np.zeros(features), np.zeros((features, features)))
-    if target is not None:
-        total.targets = _no_targets(target.shape[1], features)
     with nullcontext() if threads is None else threadpool_limits(threads, "blas"):
         for start in range(0, x.shape[0], _ROWS):
             block = np.ascontiguousarray(x[start : start + _ROWS], np.float32)
@@ -318,7 +311,7 @@ def _moments(
             if target is not None:
                 goals = np.asarray(target[start : start + _ROWS], np.float64)[complete]
                 part.targets = _target_moments(centred, mean, goals)
-            total = _accumulate(total, part)
+            total = _accumulate(total, part) if total.count else part
     return total
 
 
@@ -327,18 +320,12 @@ def _accumulate(total: FeatureMoments, part: FeatureMoments) -> FeatureMoments:
     count = total.count + part.count
     step = part.mean - total.mean
     total.product += part.product
-    if total.count:
-        total.product += np.outer(step * (total.count * part.count / count), step)
+    total.product += np.outer(step * (total.count * part.count / count), step)
     if total.targets:
         total.targets = _add_targets(total.targets, part.targets)
     total.mean = total.mean + step * (part.count / count)
     total.count = count
     return total
-
-
-def _no_targets(targets: int, features: int) -> tuple[np.ndarray, ...]:
-    wide, narrow = (targets, features), (targets,)
-    return tuple(np.zeros(shape) for shape in (narrow, wide, narrow, wide, narrow, wide))
 
 
 def _target_moments(

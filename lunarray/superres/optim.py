@@ -58,18 +58,7 @@ class Yogi(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step.
-
-        Parameters
-        ----------
-        closure : callable, optional
-            Evaluates the model anew and gives the loss.
-
-        Returns
-        -------
-        float or None
-            What `closure` gave.
-        """
+        """Take one step, and give what `closure` gave, which evaluates the model anew."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -97,36 +86,12 @@ class Yogi(torch.optim.Optimizer):
 
 
 def cosine_rate(step: int, steps: int, highest: float, lowest: float) -> float:
-    """Learning rate of cosine annealing.
-
-    Parameters
-    ----------
-    step, steps : int
-        Step from 0, and the total T_max.
-    highest, lowest : float
-        Rate at the first step and at step T_max.
-
-    Returns
-    -------
-    float
-
-    References
-    ----------
-    The paper, section IV.B.3, "Cosine Annealing Learning Rate Scheduler".
-    """
+    """Cosine annealing (the paper, section IV.B.3): from `highest` at step 0 to `lowest` at `steps`."""
     return lowest + 0.5 * (highest - lowest) * (1 + math.cos(math.pi * step / max(steps, 1)))
 
 
 def clip_each(parameters: Iterable[torch.nn.Parameter], limit: float) -> None:
-    """Rescale the gradient of every parameter whose norm exceeds a limit.
-
-    Parameters
-    ----------
-    parameters : iterable of Parameter
-        Each by itself, as the paper has it, not by the norm of all together.
-    limit : float
-        τ, 1.0 in the paper.
-    """
+    """Rescale the gradient of every parameter whose norm exceeds a limit: each by itself, as the paper has it (τ)."""
     for p in parameters:
         if p.grad is not None:
             p.grad.mul_(torch.clamp(limit / (p.grad.norm() + 1e-12), max=1.0))

@@ -31,19 +31,11 @@ def _unit(lat: float, lon: float) -> tuple[float, float, float]:
 def cell_centres(
     corner_lat: np.ndarray, corner_lon: np.ndarray, cells: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of the cells into which footprints divide along their longer axis.
+    """Centres of the cells into which footprints divide along their longer axis, latitude and longitude (footprint,
+    cells).
 
-    Parameters
-    ----------
-    corner_lat, corner_lon : ndarray, (footprint, 4), float64
-        Degrees, in order around each footprint, either way.
-    cells : int
-        Cells of equal length.
-
-    Returns
-    -------
-    lat, lon : ndarray, (footprint, cells), float64
-        Degrees, on the great circle between the middles of the two shorter sides; lon in [-180, 180).
+    Corners (footprint, 4) are in degrees, in order around each footprint, either way. Centres lie on the great circle
+    between the middles of the two shorter sides; longitudes in [-180, 180).
     """
     n = corner_lat.shape[0]
     lat, lon = np.empty((n, cells)), np.empty((n, cells))
@@ -93,21 +85,9 @@ def pixels_of(
     rows: int,
     columns: int,
 ) -> np.ndarray:
-    """Pixels of a regular grid that hold points, as row times columns plus column.
+    """Pixels of a regular grid that hold points, as row times columns plus column; -1 outside.
 
-    Parameters
-    ----------
-    lat, lon : ndarray, (footprint, cell), float64
-        Degrees, lon in [-180, 180).
-    west, south, east, north : float
-        Edges of the grid, degrees.
-    rows, columns : int
-        Its size.
-
-    Returns
-    -------
-    ndarray, (footprint, cell), int64
-        -1 outside.
+    Points are in degrees, lon in [-180, 180), as are the grid's edges; it has so many `rows` and `columns`.
     """
     height, width = (north - south) / rows, (east - west) / columns
     out = np.empty(lat.shape, np.int64)
@@ -146,28 +126,15 @@ def _targets(
 
 @njit(nogil=True, cache=True)
 def exact_weights(abundance: np.ndarray, classes: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Weights of the cells that minimise Loss(B) under mean(C) = A and C ≥ 0, in closed form.
+    """Weights of the cells (footprint, cell) that minimise Loss(B) under mean(C) = A and C ≥ 0, in closed form.
 
     With C_i = A b_i the loss is |A|² Σ (b_i − t_i)² plus a constant, t_i = A·Ã_i / A·A; the constraints are Σ b_i = n
-    and b_i ≥ 0. That is the projection of t on a simplex.
+    and b_i ≥ 0. That is the projection of t on a simplex: Held, M., Wolfe, P., & Crowder, H. P. (1974). Validation of
+    subgradient optimization. Math. Program. 6, 62-88.
 
-    Parameters
-    ----------
-    abundance : ndarray, (footprint, element), float64
-        Not negative; NaN for elements that are not known, over which neither loss nor constraint runs.
-    classes : ndarray, (footprint, cell), uint8
-        0 nothing is expected of the cell (its t is 1), 1 mare, 2 highland.
-    expected : ndarray, (2, element), float64
-        Mean abundances of mare and highland.
-
-    Returns
-    -------
-    ndarray, (footprint, cell), float64
-        Sum n in each row.
-
-    References
-    ----------
-    Held, M., Wolfe, P., & Crowder, H. P. (1974). Validation of subgradient optimization. Math. Program. 6, 62-88.
+    `abundance` (footprint, element) is not negative, and NaN for elements that are not known, over which neither loss
+    nor constraint runs. `classes` (footprint, cell) are 1 mare, 2 highland, or 0 where nothing is expected (t is 1);
+    `expected` (2, element) the mean abundances of mare and highland.
     """
     n, cells = classes.shape
     out = np.empty((n, cells))
@@ -203,29 +170,10 @@ def lagrangian_weights(
     mu: float,
     rate: float,
 ) -> np.ndarray:
-    """Weights of the cells by the descent on the Lagrangian, as the paper has it.
+    """The same by the descent on the Lagrangian, as the paper has it (section IV.B, step 2: ∂L/∂B, ∂L/∂λ, ∂L/∂μ).
 
-    From B = 1, all of B, λ and μ go down their gradients, with sign(−B) where max(0, −B) has its derivative; the
-    result meets the constraints only about.
-
-    Parameters
-    ----------
-    abundance, classes, expected
-        As in :func:`exact_weights`.
-    epochs : int
-        Steps.
-    lam, mu : float
-        What all λ and all μ begin with.
-    rate : float
-        Learning rate.
-
-    Returns
-    -------
-    ndarray, (footprint, cell), float64
-
-    References
-    ----------
-    Lunar elemental analysis and mapping of CLASS data, section IV.B, step 2, the equations of ∂L/∂B, ∂L/∂λ, ∂L/∂μ.
+    From B = 1, all of B, λ and μ go down their gradients at a `rate` for some `epochs`, with sign(−B) where max(0, −B)
+    has its derivative; the result meets the constraints only about. All λ begin with `lam`, all μ with `mu`.
     """
     n, cells = classes.shape
     elements = abundance.shape[1]
@@ -265,19 +213,9 @@ def lagrangian_weights(
 
 @njit(nogil=True, cache=True)
 def sort_cells(pixel: np.ndarray) -> np.ndarray:
-    """Cells that lie on the grid, sorted by pixel, those of a pixel in their order.
+    """Cells that lie on the grid, sorted by pixel (-1 outside), those of a pixel in their order: indices into `pixel`.
 
     Radix sort: pixels are integers of few bits, and a comparison sort took half of the time of a population.
-
-    Parameters
-    ----------
-    pixel : ndarray, (cell,), int64
-        -1 outside.
-
-    Returns
-    -------
-    ndarray, (entry,), int64
-        Indices into `pixel`.
     """
     bits = 12
     inside, largest = 0, 0
@@ -308,6 +246,38 @@ def sort_cells(pixel: np.ndarray) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
+def _inverse_variances(abundance: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """1/σ² of each value, or −1 without an error, or 0 without a value: divisions once a footprint, not once a cell."""
+    inverse = np.zeros(abundance.shape)
+    for f in range(abundance.shape[0]):
+        for e in range(abundance.shape[1]):
+            if not math.isnan(abundance[f, e]):
+                s = std[f, e]
+                inverse[f, e] = 1.0 / (s * s) if s > 0.0 else -1.0
+    return inverse
+
+
+@njit(nogil=True, cache=True)
+def _heaviest(footprints: np.ndarray, inverse: np.ndarray, bottom: np.ndarray, number: np.ndarray) -> int:  # fmt: skip
+    """The footprint of the largest share of the weight, averaged over elements; the first of equals."""
+    heaviest, last, best = -1.0, -1, -1
+    for f in footprints:
+        if f == last:
+            continue
+        last = f
+        part = 0.0
+        for e in range(bottom.size):
+            w = inverse[f, e]
+            if w > 0.0:
+                part += w / bottom[e]
+            elif w < 0.0 and bottom[e] == 0.0:
+                part += 1.0 / number[e]
+        if part > heaviest:
+            heaviest, best = part, f
+    return best
+
+
+@njit(nogil=True, cache=True)
 def combine_cells(
     pixel: np.ndarray,
     order: np.ndarray,
@@ -320,26 +290,10 @@ def combine_cells(
     Cells of one footprint on one pixel count as one measurement, with their mean. For each element, footprints with an
     error outweigh those without; where none has one all count alike and the error is NaN.
 
-    Parameters
-    ----------
-    pixel : ndarray, (footprint × cell,), int64
-        Pixel of each cell.
-    order : ndarray, (entry,), int64
-        Cells that take part, sorted by pixel, those of a pixel in the footprints' order.
-    weights : ndarray, (footprint, cell), float64
-        B of each footprint.
-    abundance, std : ndarray, (footprint, element), float64
-        NaN where not known.
-
-    Returns
-    -------
-    pixels : ndarray, (m,), int64
-        Pixels that are hit, rising.
-    mean, error : ndarray, (m, element), float32
-    count : ndarray, (m,), uint16
-        Footprints.
-    best : ndarray, (m,), int32
-        The footprint that weighs most: the largest share of the weight, averaged over elements; the first of equals.
+    `pixel` (footprint × cell,) is the pixel of each cell; `order` (entry,) the cells that take part, sorted by pixel,
+    those of a pixel in the footprints' order; `weights` (footprint, cell) are B, and `abundance` and `std` (footprint,
+    element) NaN where not known. Gives the pixels that are hit, rising, (m,); mean and error (m, element) float32; the
+    number of footprints, and the one that weighs most (m,).
     """
     cells, elements = weights.shape[1], abundance.shape[1]
     m = 0
@@ -348,13 +302,7 @@ def combine_cells(
             m += 1
     pixels, count, best = np.empty(m, np.int64), np.zeros(m, np.uint16), np.full(m, -1, np.int32)
     mean, error = np.full((m, elements), np.nan, np.float32), np.full((m, elements), np.nan, np.float32)  # fmt: skip
-    # Divisions once a footprint, not once a cell: 1/σ², or −1 without an error, or 0 without a value.
-    inverse = np.zeros(abundance.shape)
-    for f in range(abundance.shape[0]):
-        for e in range(elements):
-            if not math.isnan(abundance[f, e]):
-                s = std[f, e]
-                inverse[f, e] = 1.0 / (s * s) if s > 0.0 else -1.0
+    inverse = _inverse_variances(abundance, std)
     top, bottom = np.empty(elements), np.empty(elements)
     plain, number = np.empty(elements), np.empty(elements)
     begin = 0
@@ -403,21 +351,6 @@ def combine_cells(
                 error[p, e] = math.sqrt(1.0 / bottom[e])
             elif number[e] > 0.0:
                 mean[p, e] = plain[e] / number[e]
-        heaviest, last = -1.0, -1
-        for k in range(begin, end):
-            f = order[k] // cells
-            if f == last:
-                continue
-            last = f
-            part = 0.0
-            for e in range(elements):
-                w = inverse[f, e]
-                if w > 0.0:
-                    part += w / bottom[e]
-                elif w < 0.0 and bottom[e] == 0.0:
-                    part += 1.0 / number[e]
-            if part > heaviest:
-                heaviest = part
-                best[p] = f
+        best[p] = _heaviest(order[begin:end] // cells, inverse, bottom, number)
         begin = end
     return pixels, mean, error, count, best

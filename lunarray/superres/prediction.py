@@ -134,19 +134,10 @@ class Plan:
     outputs: int
 
     def predict(self, arrays: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-        """Map the whole grid.
+        """Map the whole grid from ``feature``, ``mare`` and ``abundance`` (…, row, column), NumPy or Dask arrays.
 
-        Parameters
-        ----------
-        arrays : mapping of str to NumPy or Dask array
-            ``feature`` (feature, row, column), ``mare`` (row, column), ``abundance`` (element, row, column).
-
-        Returns
-        -------
-        mean, std : array, (element, row, column), float32
-            wt%.
-        distance : array, (row, column), float32
-            Kilometres to the nearest populated pixel.
+        Gives mean and standard deviation (element, row, column; wt%), and the distance to the nearest populated pixel
+        (km).
         """
         whole = (_lazy if hasattr(arrays["feature"], "dask") else _eager)(self, arrays)
         n = self.outputs

@@ -67,12 +67,7 @@ class RegionData:
             )
 
     def digest(self) -> str:
-        """SHA-256 over everything that training depends on.
-
-        Returns
-        -------
-        str
-        """
+        """SHA-256 over everything that training depends on."""
         sha = hashlib.sha256(json.dumps([self.elements, self.region]).encode())
         arrays = [self.lat, self.lon, self.features, self.mare, self.abundance]
         for array in (*arrays, *self.support.arrays()):
@@ -86,6 +81,8 @@ def region_data(
 ) -> RegionData:
     """Read what a Global Information Bank knows of a region.
 
+    Elements that no pixel of the region knows are left out.
+
     Parameters
     ----------
     ds : Dataset
@@ -98,7 +95,7 @@ def region_data(
     Returns
     -------
     RegionData
-        In memory. Elements that no pixel of the region knows are left out.
+        In memory.
 
     Raises
     ------

@@ -99,12 +99,7 @@ class TrainSettings(training.TrainSettings):
     without_effect: ClassVar = ("cache",)
 
     def faults(self) -> list[str]:
-        """Names of fields whose value makes no sense.
-
-        Returns
-        -------
-        list of str
-        """
+        """Names of fields whose value makes no sense."""
         positive = ("size", "stride", "k", "hidden", "heads", "fusion", "members")
         low = [name for name in positive if getattr(self, name) < 1]
         known = {"trend": ("mean", "linear"), "yogi": ("zaheer", "text"), "pool_stride": (1, 2)}
@@ -143,16 +138,6 @@ class TrainSettings(training.TrainSettings):
         return cls(**(own | changes))
 
     def architecture(self, features: int, outputs: int) -> Architecture:
-        """Shape of the network for some features and elements.
-
-        Parameters
-        ----------
-        features, outputs : int
-            Surface features, and elements.
-
-        Returns
-        -------
-        Architecture
-        """
+        """Shape of the network for so many surface features and elements."""
         own = {f.name: getattr(self, f.name) for f in fields(Architecture) if hasattr(self, f.name)}
         return Architecture(features, outputs, **own)

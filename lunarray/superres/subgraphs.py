@@ -80,27 +80,11 @@ def subgraph(
     similarities: bool = False,
     device: Literal["cpu", "cuda"] = "cpu",
 ) -> SubGraph | None:
-    """Build the graph of a sub-region.
+    """Build the graph of a sub-region; None with fewer than two nodes.
 
-    Parameters
-    ----------
-    x : ndarray, (row, column, input), float32
-        Inputs of all pixels; anything where `valid` is False.
-    lat, lon : ndarray, (row,) and (column,)
-        Degrees, longitudes without a jump.
-    valid : ndarray, (row, column), bool
-        Pixels that have features: the nodes.
-    settings : TrainSettings
-        Neighbours and scales.
-    similarities : bool
-        Make the weights of the similarity losses too.
-    device : {"cpu", "cuda"}
-        Where neighbours are sought, and the graph is.
-
-    Returns
-    -------
-    SubGraph or None
-        None with fewer than two nodes.
+    `x` (row, column, input) float32 are the inputs of all pixels, which lie at `lat` (row,) and `lon` (column,),
+    degrees without a jump; those that are `valid` (row, column) are the nodes. The weights of the similarity losses are
+    made where `similarities` are asked for. Neighbours are sought on the `device`, and the graph lies there.
     """
     rows, columns = np.nonzero(valid)
     if len(rows) < 2:
@@ -152,10 +136,7 @@ def subgraph(
 class GraphCache:
     """Graphs of sub-regions, kept as far as memory allows, for trainings and predictions of the same features.
 
-    Parameters
-    ----------
-    limit : int
-        Bytes, of the memory of the device that the graphs are on.
+    `limit` is in bytes of the memory of the device that the graphs are on.
     """
 
     def __init__(self, limit: int) -> None:
@@ -169,20 +150,9 @@ class GraphCache:
         *,
         similarities: bool = False,
     ) -> SubGraph | None:
-        """Give a graph, building it where it is not held.
+        """Give a graph by its device and the sub-region's first row and column, building it where it is not held.
 
-        Parameters
-        ----------
-        at : tuple of str and 2 int
-            Device, and first row and column of the sub-region.
-        build : callable
-            Makes it.
-        similarities : bool
-            The weights of the similarity losses are needed: a graph without them will not do.
-
-        Returns
-        -------
-        SubGraph or None
+        Where the weights of the `similarities` are needed, a graph without them will not do.
         """
         if at in self._graphs:
             held = self._graphs[at]
@@ -201,18 +171,7 @@ class GraphCache:
 class RegionGraphs:
     """Inputs and graphs of a region's sub-regions on a device, and what networks make of them.
 
-    Parameters
-    ----------
-    data : RegionData
-        The region.
-    scaling : Scaling
-        Of inputs and outputs.
-    settings : TrainSettings
-        Sub-regions, neighbours, and whether there are similarity losses.
-    cache : GraphCache, optional
-        Graphs of the same features and graph settings.
-    device : {"cpu", "cuda"}
-        Where graphs, inputs and predictions are.
+    Graphs of the same features and graph settings may come from a `cache`.
     """
 
     def __init__(

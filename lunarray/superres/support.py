@@ -38,17 +38,7 @@ class Support:
 
     @classmethod
     def empty(cls, elements: int = 0) -> Support:
-        """No footprints.
-
-        Parameters
-        ----------
-        elements : int
-            Columns of what was measured.
-
-        Returns
-        -------
-        Support
-        """
+        """No footprints, which have measured none of so many elements."""
         none = np.zeros(0, np.int64)
         table = np.zeros((0, elements), np.float32)
         return cls(none, none, np.zeros(0, np.float32), table, table, none)
@@ -59,26 +49,11 @@ class Support:
         return len(self.measured)
 
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """All arrays, in a fixed order.
-
-        Returns
-        -------
-        tuple of ndarray
-        """
+        """All arrays, in a fixed order."""
         return self.pixel, self.footprint, self.share, self.measured, self.error, self.number
 
     def mean(self, values: np.ndarray) -> np.ndarray:
-        """Mean over each footprint.
-
-        Parameters
-        ----------
-        values : ndarray, (pixel, value)
-            By flat index.
-
-        Returns
-        -------
-        ndarray, (footprint, value), float64
-        """
+        """Mean over each footprint, (footprint, value) float64, of `values` (pixel, value) by flat index."""
         import scipy.sparse
 
         shape = (self.count, len(values))
@@ -88,13 +63,10 @@ class Support:
         return np.asarray(matrix @ values)
 
     def relative_weights(self) -> np.ndarray:
-        """Weights by inverse variance, with a median of 1.
+        """Weights by inverse variance with a median of 1, (footprint, element) float32.
 
-        Returns
-        -------
-        ndarray of float32, (footprint, element)
-            Between 0.1 and 10, so that one footprint of a small stated error does not outweigh all others; 1 where no
-            error is known.
+        Between 0.1 and 10, so that one footprint of a small stated error does not outweigh all others; 1 where no error
+        is known.
         """
         variance = self.error.astype(np.float64) ** 2
         good = np.isfinite(variance) & (variance > 0)
@@ -106,19 +78,7 @@ class Support:
         return result
 
     def restricted(self, valid: np.ndarray, least: float = 0.5) -> Support:
-        """Only some pixels; footprints that lose more than half of their area go.
-
-        Parameters
-        ----------
-        valid : ndarray of bool, (pixel,)
-            Pixels that stay.
-        least : float
-            Share of a footprint that must stay.
-
-        Returns
-        -------
-        Support
-        """
+        """Only the pixels that are `valid` (pixel,); footprints go of which less than `least` of their area stays."""
         inside = valid[self.pixel]
         if inside.all():
             return self
@@ -131,21 +91,10 @@ class Support:
     def within(
         self, node: np.ndarray, least: float = 0.9
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Footprints that lie within a part of the pixels.
+        """Footprints of which the share `least` or more lies within a part of the pixels.
 
-        Parameters
-        ----------
-        node : ndarray of int64, (pixel,)
-            New number of each pixel, -1 for those outside.
-        least : float
-            Share of a footprint that must be inside; shares of the rest are scaled to sum to 1.
-
-        Returns
-        -------
-        pixel, footprint, share : ndarray, (entry,)
-            As in the class, in new numbers.
-        chosen : ndarray of int64, (footprint,)
-            Which footprints these are.
+        `node` (pixel,) is the new number of each pixel, -1 for those outside. Gives entries as in the class in new
+        numbers, with shares that sum to 1 again, and which footprints these are.
         """
         there = node[self.pixel]
         inside = there >= 0
@@ -265,19 +214,7 @@ def _in_polygon(xy: np.ndarray, polygon: np.ndarray) -> np.ndarray:
 
 
 def support_of(footprints: xr.Dataset, lat: np.ndarray, lon: np.ndarray) -> Support:
-    """Pixels of a grid that footprints cover.
-
-    Parameters
-    ----------
-    footprints : Dataset
-        As :func:`lunarray.superres.as_footprints` gives them.
-    lat, lon : ndarray
-        Centres of the pixels, degrees.
-
-    Returns
-    -------
-    Support
-    """
+    """Pixels of a grid that a table of footprints covers."""
     return footprint_support(
         footprints["corner_lat"].values,
         footprints["corner_lon"].values,

@@ -66,35 +66,14 @@ class TrainedRegion:
 def read_region_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What the file of a region's networks says of itself, without reading the weights.
 
-    Parameters
-    ----------
-    path : path-like
-        File that :func:`save_region_model` wrote.
-
-    Returns
-    -------
-    dict
-        ``elements``, ``features``, ``region``, ``grid``, ``feature_model``, ``settings``, ``members``,
-        ``data_digest``.
-
-    Raises
-    ------
-    ModelError
-        If the file is missing, or none of lunarray's.
+    That is ``elements``, ``features``, ``region``, ``grid``, ``feature_model``, ``settings``, ``members`` and
+    ``data_digest``. Raises ModelError if the file is missing, or none of lunarray's.
     """
     return _FORMAT.read_header(path)
 
 
 def save_region_model(path: str | os.PathLike[str], trained: TrainedRegion) -> None:
-    """Write a region's networks with all that is needed to use them.
-
-    Parameters
-    ----------
-    path : path-like
-        File to write (safetensors), replaced only once the new one is complete.
-    trained : TrainedRegion
-        What :func:`train_region` gave.
-    """
+    """Write a region's networks with all that is needed to use them (safetensors), whole or not at all."""
     tensors = {f"scaling.{k}": v for k, v in trained.scaling.tensors().items()}
     for number, model in enumerate(trained.models):
         tensors |= {
@@ -117,24 +96,9 @@ def save_region_model(path: str | os.PathLike[str], trained: TrainedRegion) -> N
 
 
 def load_region_model(path: str | os.PathLike[str], device: str = "cpu") -> TrainedRegion:
-    """Read a region's networks.
+    """Read a region's networks, which predict on the device that they are put on.
 
-    Parameters
-    ----------
-    path : path-like
-        File that :func:`save_region_model` wrote.
-    device : {"cpu", "cuda"}
-        Where its networks are to be; predictions run there.
-
-    Returns
-    -------
-    TrainedRegion
-        In evaluation mode.
-
-    Raises
-    ------
-    ModelError
-        If the file is missing, or none of lunarray's.
+    Raises ModelError if the file is missing, or none of lunarray's.
     """
     header, tensors = _FORMAT.read(path)
     settings = TrainSettings.from_json(header["settings"])
@@ -171,43 +135,16 @@ def load_region_model(path: str | os.PathLike[str], device: str = "cpu") -> Trai
 
 
 def model_path(folder: str | os.PathLike[str], region: tuple[int, int]) -> Path:
-    """File of a region's networks.
-
-    Parameters
-    ----------
-    folder : path-like
-        Where models lie.
-    region : tuple of 2 int
-        Which.
-
-    Returns
-    -------
-    Path
-    """
+    """File of a region's networks in the folder where models lie."""
     return Path(folder) / f"region_{region[0]:02d}_{region[1]:02d}.safetensors"
 
 
 def region_models(
     folder: str | os.PathLike[str], device: Device = "auto"
 ) -> dict[tuple[int, int], ModelSpec]:
-    """Models of regions in a folder, as values that travel to workers.
+    """Models of regions, as values that travel to workers, from a folder that ``train_gib`` filled.
 
-    Parameters
-    ----------
-    folder : path-like
-        As :func:`lunarray.superres.train_gib` filled it.
-    device : {"auto", "cpu", "cuda"}
-        Where they predict; "auto" takes a GPU in each process that sees one.
-
-    Returns
-    -------
-    dict
-        A :class:`lunarray.engine.ModelSpec` by region.
-
-    Raises
-    ------
-    ModelError
-        If there is none.
+    "auto" predicts on a GPU in each process that sees one. Raises ModelError if there is none.
     """
     found = {}
     for path in sorted(Path(folder).glob("region_*.safetensors")):

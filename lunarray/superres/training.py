@@ -133,19 +133,7 @@ def train_region(
 
 
 def stamp(data_digest: str, settings: TrainSettings) -> dict[str, Any]:
-    """What a checkpoint of a region's training is of.
-
-    Parameters
-    ----------
-    data_digest : str
-        Of :meth:`lunarray.superres.regions.RegionData.digest`.
-    settings : TrainSettings
-        How it is trained.
-
-    Returns
-    -------
-    dict
-    """
+    """What a checkpoint of a region's training is of: the data's digest and the settings."""
     return {"data": data_digest, "settings": json.loads(settings.to_json())}
 
 

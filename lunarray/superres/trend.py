@@ -23,20 +23,9 @@ def ridge(
     what makes the values likeliest, with a free intercept. Where the values hardly say more than their errors, slopes
     become zero: leaving one out cannot tell so with some tens of footprints.
 
-    Parameters
-    ----------
-    design : ndarray, (sample, input)
-        Inputs.
-    values : ndarray, (sample,)
-        Outputs.
-    variance : ndarray, (sample,), optional
-        Of the outputs' errors. They may turn out larger, by one factor for all, but not smaller. Without them all
-        are of one unknown variance.
-
-    Returns
-    -------
-    slopes : ndarray, (input,)
-    intercept : float
+    Inputs `design` are (sample, input), outputs `values` (sample,). The `variance` (sample,) of their errors may turn
+    out larger, by one factor for all, but not smaller; without it all are of one unknown variance. Gives the slopes
+    (input,) and the intercept.
 
     References
     ----------
@@ -69,25 +58,10 @@ def ridge(
 
 
 def fit_scaling(data: RegionData, settings: TrainSettings) -> tuple[Scaling, np.ndarray]:
-    """Means, spreads and trend of a region.
+    """Means, spreads and trend of a region, of which at least three footprints or populated pixels must be known.
 
-    Parameters
-    ----------
-    data : RegionData
-        The region; at least three footprints or populated pixels must be known.
-    settings : TrainSettings
-        Which trend, and whether footprints or pixels are trained on.
-
-    Returns
-    -------
-    scaling : Scaling
-    spread : ndarray, (element,), float32
-        Standard deviation of what is known of each element, wt%: the unit of the losses.
-
-    Raises
-    ------
-    InputError
-        If too little is known of an element.
+    Gives besides the standard deviation of what is known of each element, (element,) float32 in wt%: the unit of the
+    losses. Raises InputError if too little is known of an element.
     """
     flat = data.features.reshape(len(data.features), -1)
     valid = np.isfinite(flat).all(axis=0)
