@@ -48,7 +48,7 @@ def test_moon_crs_by_name_and_code(given_as, code):
     crs = geo.moon_crs(given_as)
     assert isinstance(crs, pyproj.CRS)
     assert geo.crs_code(crs) == code
-    assert geo.is_moon(crs)
+    assert geo.MOON.holds(crs)
 
 
 @pytest.mark.parametrize("code", CODES)
@@ -74,8 +74,8 @@ def test_unnamed_spheres_and_iau2000_are_the_moon():
         'GEOGCS["Moon 2000",DATUM["D_Moon_2000",SPHEROID["Moon_2000_IAU_IAG",1737400.0,0.0]],'
         'PRIMEM["Greenwich",0],UNIT["Decimal_Degree",0.0174532925199433]]'
     )
-    assert geo.crs_code(geo.require_moon(unnamed)) == "IAU_2015:30130"
-    assert geo.is_moon(iau2000)
+    assert geo.crs_code(geo.require_body(unnamed)) == "IAU_2015:30130"
+    assert geo.MOON.holds(iau2000)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_unnamed_spheres_and_iau2000_are_the_moon():
 )
 def test_other_bodies_are_refused_by_name(crs, body):
     with pytest.raises(BodyMismatchError) as caught:
-        geo.require_moon(crs, where="mosaic.tif")
+        geo.require_body(crs, where="mosaic.tif")
     message = str(caught.value)
     assert body in message
     assert message.startswith("mosaic.tif: ")
@@ -101,7 +101,7 @@ def test_other_bodies_are_refused_by_name(crs, body):
 @pytest.mark.parametrize("crs", [None, "nonsense", 3.5, 'LOCAL_CS["image",UNIT["m",1]]'])
 def test_what_is_no_crs(crs):
     with pytest.raises((GridError, BodyMismatchError)):
-        geo.require_moon(crs)
+        geo.require_body(crs)
 
 
 @pytest.mark.parametrize("name", ["north", "south", "equirectangular", "geographic"])

@@ -129,7 +129,7 @@ def test_projected_cubes(tmp_path):
     assert image.attrs["long_name"] == "I/F"
     np.testing.assert_allclose(image.x, 90_000.75 + 1.5 * np.arange(3))
     np.testing.assert_allclose(image.y, -180_000.75 - 1.5 * np.arange(2))
-    assert geo.is_moon(geo.crs_of(image))
+    assert geo.MOON.holds(geo.crs_of(image))
     # ISIS' five special reals, as bits.
     codes = np.array([0xFF7FFFFB, 0xFF7FFFFC, 0xFF7FFFFD, 0xFF7FFFFE, 0xFF7FFFFF], np.uint32)
     reals = np.append(codes.view(np.float32), np.float32(0.1)).reshape(2, 3)

@@ -184,7 +184,7 @@ class TestFiles:
         assert {f.name for f in files} == {"tracks.gpkg", "tracks.qml"}
         frame = geopandas.read_file(tmp_path / "tracks.gpkg", layer="tracks")
         np.testing.assert_allclose(frame["Fe"], tracks.abundance.values[:, 1])
-        assert la.geo.is_moon(frame.crs)
+        assert la.geo.MOON.holds(frame.crs)
         assert frame.geometry[0].bounds == pytest.approx(
             (
                 float(tracks.corner_lon[0].min()),

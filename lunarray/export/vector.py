@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError
-from lunarray.geo import moon_crs, require_moon, spatial_dims
+from lunarray.geo import moon_crs, require_body, spatial_dims
 from lunarray.store.provenance import now
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def to_vector(
         )
     frame: Any
     if not isinstance(obj, (xr.Dataset, xr.DataArray)):
-        require_moon(obj.crs, where=path.name)
+        require_body(obj.crs, where=path.name)
         frame = obj if crs is None else obj.to_crs(moon_crs(crs).to_wkt())
     elif isinstance(obj, xr.Dataset) and set(obj.dims) == {"region", "statistic"}:
         frame = _statistics_frame(obj, regions, crs)

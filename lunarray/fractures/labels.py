@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from lunarray.engine.graph import Block, assemble
 from lunarray.errors import InputError, LunarrayWarning
 from lunarray.fractures.ground import box_of
 from lunarray.geo import (
@@ -125,8 +126,6 @@ def weak_labels(
     Le Corre et al. (2025), JGR Planets 130, e2025JE009145, section 3.1. The paper gives the classes and not the width
     that each was buffered to.
     """
-    import shapely
-
     dims = spatial_dims(like)
     geobox = box_of(like, "placing labels")
     shapes = [_in_pixels(read_vectors(lines, crs, where="lines"), geobox, width, widths)]
@@ -138,27 +137,12 @@ def weak_labels(
                 f"features of type {', '.join(wrong)}", where="polygons", remedy="give polygons; lines go to `lines`"
             )  # fmt: skip
         shapes.append(_in_pixels(frame, geobox, 0.0, None))
-    found = np.concatenate(shapes)
-    rows, columns = geobox.shape
-    tree = shapely.STRtree(found)
-    inside = np.sort(tree.query(shapely.box(0, 0, columns, rows), predicate="intersects"))
-    if not found.size:
-        warnings.warn("there are no features; all labels are 0", LunarrayWarning, stacklevel=2)
-    elif not inside.size:
-        left, top, right, bottom = (float(v) for v in shapely.total_bounds(found))
-        warnings.warn(
-            f"none of the {found.size} features is on the image: they span columns {left:.0f} to {right:.0f} and rows "
-            f"{top:.0f} to {bottom:.0f} of its {columns} × {rows} pixels; all labels are 0",
-            LunarrayWarning,
-            stacklevel=2,
-        )
-    found = found[inside]
+    found = _on_the_image(np.concatenate(shapes), *geobox.shape)
     image = like.transpose(*(dims or ()))
-    options = {"all_touched": bool(all_touched)}
     if hasattr(image.data, "dask"):
-        data = _lazy(image.data, found, options)
+        data = _lazy(image.data, found, bool(all_touched))
     else:
-        data = _burn(np.asarray(image.data), found, 0, 0, **options)
+        data = _burn(np.asarray(image.data), found, 0, 0, bool(all_touched))
     labels = xr.DataArray(
         data,
         dims=image.dims,
@@ -168,11 +152,31 @@ def weak_labels(
             "long_name": "fracture",
             "flag_values": [0, 1, 255],
             "flag_meanings": "background fracture no_data",
-            "features": int(inside.size),
+            "features": len(found),
             **{k: image.attrs[k] for k in ("grid_mapping",) if k in image.attrs},
         },
     )
-    return stamp(labels, f"weak_labels, {inside.size} features")
+    return stamp(labels, f"weak_labels, {len(found)} features")
+
+
+def _on_the_image(found: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Features, in pixels, that touch an image; a warning where none does."""
+    import shapely
+
+    inside = np.sort(
+        shapely.STRtree(found).query(shapely.box(0, 0, columns, rows), predicate="intersects")
+    )
+    if not found.size:
+        warnings.warn("there are no features; all labels are 0", LunarrayWarning, stacklevel=3)
+    elif not inside.size:
+        left, top, right, bottom = (float(v) for v in shapely.total_bounds(found))
+        warnings.warn(
+            f"none of the {found.size} features is on the image: they span columns {left:.0f} to {right:.0f} and rows "
+            f"{top:.0f} to {bottom:.0f} of its {columns} × {rows} pixels; all labels are 0",
+            LunarrayWarning,
+            stacklevel=3,
+        )
+    return found[inside]
 
 
 def _in_pixels(
@@ -268,44 +272,30 @@ def _widths(frame: Any, width: Any, widths: Mapping[str, float] | None) -> np.nd
     return out
 
 
-def _lazy(data: Any, shapes: np.ndarray, options: dict[str, Any]) -> Any:
-    import dask.array as da
+def _lazy(data: Any, shapes: np.ndarray, all_touched: bool) -> Any:
     import shapely
-    from dask._task_spec import Task, TaskRef
-    from dask.base import tokenize
-    from dask.highlevelgraph import HighLevelGraph
 
     tree = shapely.STRtree(shapes)
     wkb = shapely.to_wkb(shapes)
-    name = f"weak-labels-{tokenize(data.name, list(wkb), options)}"
-    edges = [np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist() for sizes in data.chunks]
-    graph: dict[Any, Any] = {}
-    for i, j in np.ndindex(*data.numblocks):
-        row, column = edges[0][i], edges[1][j]
+    edges = [np.concatenate([[0], np.cumsum(sizes)]).tolist() for sizes in data.chunks]
+
+    def needs(index: tuple[int, ...]) -> list[Any]:
+        (top, bottom), (left, right) = (
+            (edges[axis][k], edges[axis][k + 1]) for axis, k in enumerate(index)
+        )
         # A pixel around: a block's own pixels are decided by all that can touch them.
-        area = shapely.box(
-            column - 1,
-            row - 1,
-            edges[1][j + 1] + 1,
-            edges[0][i + 1] + 1,
-        )
+        area = shapely.box(left - 1, top - 1, right + 1, bottom + 1)
         here = np.sort(tree.query(area, predicate="intersects"))
-        key = (name, i, j)
-        graph[key] = Task(
-            key,
-            _burn_block,
-            TaskRef((data.name, i, j)),
-            [bytes(wkb[k]) for k in here],
-            row,
-            column,
-            options["all_touched"],
-        )
-    return da.Array(
-        HighLevelGraph.from_collections(name, graph, dependencies=[data]),
-        name,
-        chunks=data.chunks,
+        return [Block(data, index), [bytes(wkb[k]) for k in here], top, left]
+
+    return assemble(
+        _burn_block,
+        data.chunks,
+        needs=needs,
         dtype=np.uint8,
-        meta=np.empty((0, 0), np.uint8),
+        name="weak-labels",
+        token=(data.name, list(wkb), all_touched),
+        kwargs={"all_touched": all_touched},
     )
 
 
@@ -315,11 +305,11 @@ def _burn_block(
     import shapely
 
     shapes = np.array(shapely.from_wkb(wkb), dtype=object)
-    return _burn(image, shapes, row, column, all_touched=all_touched)
+    return _burn(image, shapes, row, column, all_touched)
 
 
 def _burn(
-    image: np.ndarray, shapes: np.ndarray, row: int, column: int, *, all_touched: bool
+    image: np.ndarray, shapes: np.ndarray, row: int, column: int, all_touched: bool
 ) -> np.ndarray:
     from affine import Affine
     from rasterio.features import rasterize

@@ -120,30 +120,13 @@ def mosaic(
         for image in images
     ]
     boxes = [box_of(image, "a mosaic") for image in pictures]
-    bodies = {body_of(box.crs) for box in boxes}
-    if len(bodies) > 1:
-        raise BodyMismatchError(
-            "images of the Moon and of Mercury", where="mosaic", remedy="give images of one body"
-        )
-    if grid is None:
-        target = _common_box(
-            boxes,
-            boxes[0].crs if crs is None else crs,
-            RESOLUTION if resolution is None else resolution,
-        )
-    elif crs is not None or resolution is not None:
-        raise InputError(
-            "a grid and a resolution or CRS", where="grid", remedy="give one or the other"
-        )
-    else:
-        target = box_of(grid) if isinstance(grid, (xr.Dataset, xr.DataArray)) else grid
-        require_body(target.crs, tuple(b for b in bodies if b is not None), where="grid")
+    target = _grid(boxes, grid, resolution, crs)
     names = [str(p.attrs.get("source", f"image {k}")) for k, p in enumerate(pictures)]
     fine = pixel_size(target)
-    for name, box in zip(names, boxes, strict=True):
-        if pixel_size(box) >= 1.5 * fine:
+    for name, size in zip(names, map(pixel_size, boxes), strict=True):
+        if size >= 1.5 * fine:
             warnings.warn(
-                f"{name} has {pixel_size(box):g} m a pixel and is interpolated to {fine:g} m",
+                f"{name} has {size:g} m a pixel and is interpolated to {fine:g} m",
                 LunarrayWarning,
                 stacklevel=2,
             )
@@ -178,6 +161,28 @@ def _check_rules(images: Sequence[Any], overlap: str, method: str, min_valid: fl
             f"{overlap!r} is no rule", where="overlap", remedy=f"give one of {', '.join(OVERLAPS)}"
         )
     check_method(method, min_valid)
+
+
+def _grid(boxes: list[GeoBox], grid: Any, resolution: float | None, crs: Any) -> GeoBox:
+    """Grid of the mosaic of images of one body."""
+    bodies = {body_of(box.crs) for box in boxes}
+    if len(bodies) > 1:
+        raise BodyMismatchError(
+            "images of the Moon and of Mercury", where="mosaic", remedy="give images of one body"
+        )
+    if grid is None:
+        return _common_box(
+            boxes,
+            boxes[0].crs if crs is None else crs,
+            RESOLUTION if resolution is None else resolution,
+        )
+    if crs is not None or resolution is not None:
+        raise InputError(
+            "a grid and a resolution or CRS", where="grid", remedy="give one or the other"
+        )
+    target = box_of(grid) if isinstance(grid, (xr.Dataset, xr.DataArray)) else grid
+    require_body(target.crs, [body for body in bodies if body], where="grid")
+    return target
 
 
 def _ranks(order: Any, boxes: list[GeoBox]) -> list[int]:

@@ -13,12 +13,10 @@ from lunarray.geo.crs import (
     crs_code,
     crs_name,
     from_lonlat,
-    is_moon,
     moon_crs,
     period_of,
     radius_of,
     require_body,
-    require_moon,
     to_lonlat,
 )
 from lunarray.geo.footprints import (
@@ -98,7 +96,6 @@ __all__ = [
     "grid_dims",
     "grid_token",
     "hull_corners",
-    "is_moon",
     "lonlat",
     "lonlat_of",
     "lunar_grid",
@@ -122,7 +119,6 @@ __all__ = [
     "region_window",
     "reproject",
     "require_body",
-    "require_moon",
     "spatial_dims",
     "to_lonlat",
     "transform_geometry",

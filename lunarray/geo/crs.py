@@ -114,31 +114,6 @@ def moon_crs(name_or_code: Any = "geographic") -> pyproj.CRS:
     return require_body(name_or_code)
 
 
-def require_moon(crs: Any, where: str | None = None) -> pyproj.CRS:
-    """Insist that a CRS is of the Moon; :func:`require_body` with nothing else allowed.
-
-    Parameters
-    ----------
-    crs : str, int, CRS object or None
-        What `moon_crs` takes.
-    where : str, optional
-        The file or variable that the CRS came with, for the message.
-
-    Returns
-    -------
-    pyproj.CRS
-        The CRS, as by `moon_crs`.
-
-    Raises
-    ------
-    BodyMismatchError
-        If it is a CRS of another body; the message names the body.
-    GridError
-        If there is none, or it cannot be understood.
-    """
-    return require_body(crs, MOON, where)
-
-
 def require_body(crs: Any, body: Bodies = MOON, where: str | None = None) -> pyproj.CRS:
     """Insist that a CRS is of a body, or of one of some.
 
@@ -207,22 +182,6 @@ def body_of(crs: Any) -> Body | None:
     """
     known = _recognised(as_crs(crs).to_wkt())
     return None if known is None else known[0]
-
-
-def is_moon(crs: Any) -> bool:
-    """Whether a CRS is of the Moon, judged by the radius of its sphere or ellipsoid.
-
-    Parameters
-    ----------
-    crs : str, int or CRS object
-        What `moon_crs` takes.
-
-    Returns
-    -------
-    bool
-        True for any geographic or projected lunar CRS, named or "unnamed" (ISIS and GDAL write such).
-    """
-    return body_of(crs) == MOON
 
 
 @functools.lru_cache(maxsize=256)

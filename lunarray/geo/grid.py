@@ -23,7 +23,6 @@ from lunarray.geo.crs import (
     period_of,
     radius_of,
     require_body,
-    require_moon,
     to_lonlat,
 )
 from lunarray.geo.georeference import geobox_of, require_aligned
@@ -120,7 +119,7 @@ def lunar_grid(
         isinstance(spec, GeoBox) or hasattr(spec, "dims")
     ):
         geobox = spec if isinstance(spec, GeoBox) else geobox_of(spec)
-        require_moon(geobox.crs, where="grid")
+        require_body(geobox.crs, where="grid")
         if resolution is None and bounds is None:
             return geobox
         require_aligned(geobox)

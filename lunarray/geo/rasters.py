@@ -284,35 +284,22 @@ def open_raster(
     stored = np.result_type(*(info.dtypes[b] for b in numbers))
     if stored.kind not in "fiu":
         raise InputError(f"pixels of type {stored}", where=info.path, remedy="give a grey image")
-    if not masked:
-        reading = _Reading(info.path, info.stamp, numbers, str(stored), None)
-    else:
-        wide = (stored.itemsize >= 4 and stored.kind in "iu") or stored == np.float64
-        kept = np.dtype(dtype or (np.float64 if wide else np.float32))
-        values = _Values(
-            scale=None if scale is None else tuple(_scale(scale, info, b) for b in numbers),
-            missing=tuple(
-                tuple(float(v) for v in (info.nodata[b], nodata) if v is not None) for b in numbers
-            ),
-            valid=tuple(
-                info.valid_range(b, special, *([] if nodata is None else [nodata])) for b in numbers
-            ),
-            masks=tuple(b for b in numbers if info.masked[b]),
-        )
-        reading = _Reading(info.path, info.stamp, numbers, str(kept), values)
+    wide = (stored.itemsize >= 4 and stored.kind in "iu") or stored == np.float64
+    kept = (dtype or (np.float64 if wide else np.float32)) if masked else stored
+    values = _values(info, numbers, scale, nodata, special) if masked else None
+    reading = _Reading(info.path, info.stamp, numbers, np.dtype(kept).name, values)
     data = _data(reading, info, chunks)
     dims = ("lat", "lon") if found is not None and found.is_geographic else ("y", "x")
-    single = isinstance(bands, (int, np.integer))
-    if single:
-        data = data[0]
-    label = next((v for v in (info.descriptions[b] for b in numbers) if v), None) if single else None  # fmt: skip
     array = xr.DataArray(
         data,
-        dims=dims if single else ("band", *dims),
-        coords={} if single else {"band": [b + 1 for b in numbers]},
+        dims=("band", *dims),
+        coords={"band": [b + 1 for b in numbers]},
         name=os.path.basename(info.path).split(".")[0],
-        attrs={} if label is None else {"long_name": label},
     )
+    if isinstance(bands, (int, np.integer)):
+        array = array.isel(band=0, drop=True)
+        label = info.descriptions[numbers[0]]
+        array.attrs = {"long_name": label} if label else {}
     if found is None:
         array.attrs["georeference"] = "none"
         return array
@@ -332,6 +319,25 @@ class _Values:
     missing: tuple[tuple[float, ...], ...]
     valid: tuple[tuple[float, float] | None, ...]
     masks: tuple[int, ...]
+
+
+def _values(
+    info: RasterInfo,
+    numbers: tuple[int, ...],
+    scale: Any,
+    nodata: float | None,
+    special: str | bool,
+) -> _Values:
+    given = () if nodata is None else (float(nodata),)
+    return _Values(
+        scale=None if scale is None else tuple(_scale(scale, info, b) for b in numbers),
+        missing=tuple(
+            given if info.nodata[b] is None else (float(info.nodata[b]), *given)  # type: ignore[arg-type]
+            for b in numbers
+        ),
+        valid=tuple(info.valid_range(b, special, *given) for b in numbers),
+        masks=tuple(b for b in numbers if info.masked[b]),
+    )
 
 
 @dataclass(frozen=True)

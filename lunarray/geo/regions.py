@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.errors import GridError, InputError
-from lunarray.geo.crs import MOON, from_lonlat, moon_crs, require_moon, to_lonlat
+from lunarray.geo.crs import MOON, from_lonlat, moon_crs, require_body, to_lonlat
 from lunarray.geo.grid import lunar_grid
 from lunarray.geo.lon import wrap_longitude
 from lunarray.geo.sphere import RADIUS, great_circle_distance
@@ -188,7 +188,7 @@ class Polygon:
 
     def __post_init__(self) -> None:
         where = self.name or "polygon"
-        crs = require_moon(self.crs, where=where)
+        crs = require_body(self.crs, where=where)
         geometry = self.geometry
         if geometry.is_empty or geometry.geom_type not in ("Polygon", "MultiPolygon"):
             raise InputError(

@@ -67,19 +67,7 @@ def region_statistics(
             where="region_statistics",
             remedy="give dimensions (y, x) or (lat, lon)",
         )
-    if variables is None:
-        names = [
-            n for n, v in ds.data_vars.items() if set(v.dims) == set(dims) and v.dtype.kind == "f"
-        ]
-    else:
-        names = list(variables)
-    lacking = [n for n in names if n not in ds or set(ds[n].dims) != set(dims)]
-    if lacking or not names:
-        raise InputError(
-            f"no map {', '.join(map(str, lacking))}" if lacking else "there is no map",
-            where="variables",
-            remedy=f"choose among {', '.join(map(str, ds.data_vars)) or 'none'}",
-        )
+    names = _maps(ds, dims, variables)
     levels = [float(p) for p in percentiles]
     if any(not 0 <= p <= 100 for p in levels):
         raise InputError(
@@ -95,17 +83,6 @@ def region_statistics(
     else:
         values = np.stack(results)
 
-    caps = [r.cap() for r in found]
-    coords = {
-        "region": ("region", [region_name(r, i) for i, r in enumerate(found)]),
-        "statistic": ("statistic", [*_MOMENTS, *(f"p{p:g}" for p in levels)]),
-        "abbreviation": ("region", [r.abbreviation or region_name(r, i) for i, r in enumerate(found)]),
-        "lon": ("region", [c[0] for c in caps], {"long_name": "longitude of the middle", "units": "degrees_east"}),
-        "lat": ("region", [c[1] for c in caps], {"long_name": "latitude of the middle", "units": "degrees_north"}),
-    }  # fmt: skip
-    if all(isinstance(r, Circle) for r in found):
-        radii = [r.radius for r in found if isinstance(r, Circle)]
-        coords["radius"] = ("region", radii, {"long_name": "radius", "units": "m"})
     out = xr.Dataset(
         {
             name: (
@@ -119,11 +96,44 @@ def region_statistics(
             )
             for index, name in enumerate(names)
         },
-        coords=coords,
+        coords=_coords(found, levels),
         attrs={k: ds.attrs[k] for k in ("source", "model", "model_sha256") if k in ds.attrs},
     )
     out["statistic"].attrs["comment"] = "weighted by area on the ground; count in pixels"
     return out
+
+
+def _maps(ds: xr.Dataset, dims: tuple[str, str], variables: Sequence[str] | None) -> list[Any]:
+    """Names of the maps to look at."""
+    if variables is None:
+        names = [
+            n for n, v in ds.data_vars.items() if set(v.dims) == set(dims) and v.dtype.kind == "f"
+        ]
+    else:
+        names = list(variables)
+    lacking = [n for n in names if n not in ds or set(ds[n].dims) != set(dims)]
+    if lacking or not names:
+        raise InputError(
+            f"no map {', '.join(map(str, lacking))}" if lacking else "there is no map",
+            where="variables",
+            remedy=f"choose among {', '.join(map(str, ds.data_vars)) or 'none'}",
+        )
+    return names
+
+
+def _coords(found: list[Region], levels: list[float]) -> dict[str, Any]:
+    caps = [r.cap() for r in found]
+    coords = {
+        "region": ("region", [region_name(r, i) for i, r in enumerate(found)]),
+        "statistic": ("statistic", [*_MOMENTS, *(f"p{p:g}" for p in levels)]),
+        "abbreviation": ("region", [r.abbreviation or region_name(r, i) for i, r in enumerate(found)]),
+        "lon": ("region", [c[0] for c in caps], {"long_name": "longitude of the middle", "units": "degrees_east"}),
+        "lat": ("region", [c[1] for c in caps], {"long_name": "latitude of the middle", "units": "degrees_north"}),
+    }  # fmt: skip
+    if all(isinstance(r, Circle) for r in found):
+        radii = [r.radius for r in found if isinstance(r, Circle)]
+        coords["radius"] = ("region", radii, {"long_name": "radius", "units": "m"})
+    return coords
 
 
 def _of_region(

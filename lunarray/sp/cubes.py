@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.errors import BandMismatchError, InputError, LunarrayWarning, ProductFormatError
-from lunarray.geo import MOON, RasterInfo, assign_crs, open_raster, raster_info, require_moon
+from lunarray.geo import MOON, RasterInfo, assign_crs, open_raster, raster_info, require_body
 from lunarray.sp.bands import WAVELENGTHS_160
 from lunarray.store.provenance import stamp
 
@@ -116,7 +116,7 @@ def open_cube(
     if place is not None:
         return ds
     if crs is not None or info.crs is not None:
-        return assign_crs(ds, require_moon(info.crs if crs is None else crs, where=info.path))
+        return assign_crs(ds, require_body(info.crs if crs is None else crs, where=info.path))
     warnings.warn(
         f"{info.path}: no coordinate reference system; taken as lunar without a position on the Moon",
         LunarrayWarning,
