@@ -6,7 +6,6 @@ from .api import join_detectors as join_detectors
 from .api import mask_quality as mask_quality
 from .api import resample_bands as resample_bands
 from .api import smooth as smooth
-from .api import spectra_of as spectra_of
 from .bands import WAVELENGTHS_150 as WAVELENGTHS_150
 from .bands import WAVELENGTHS_160 as WAVELENGTHS_160
 from .cubes import open_cube as open_cube
@@ -17,3 +16,4 @@ from .io import open_sp as open_sp
 from .photometry import normalize_photometry as normalize_photometry
 from .photometry import read_photometric_parameters as read_photometric_parameters
 from .scale import sp_scale as sp_scale
+from .spectra import spectra_of as spectra_of

@@ -8,14 +8,14 @@ pixel is treated by itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lunarray.errors import BandMismatchError, InputError
+from lunarray.errors import BandMismatchError, InputError, require_choice, require_number
 from lunarray.sp.bands import WAVELENGTHS_150, WAVELENGTHS_160
 from lunarray.sp.io import QA_FLAGS
-from lunarray.store.provenance import stamp
+from lunarray.sp.spectra import T, map_spectra, rebuild, rising_wavelengths, spectra_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,8 +31,6 @@ __all__ = [
     "smooth",
 ]
 
-T = TypeVar("T", "xr.Dataset", "xr.DataArray")
-
 #: Channels (nm) of the joined spectrum that stand off their neighbours alike in every spectrum of both real
 #: products (orbits 2358 and 4184): 512.6 (-17 %, the end of the VIS detector), and by 1.5-4 % channels at strong
 #: lines of the solar spectrum, which the division by a solar spectrum of another resolution leaves behind (Na D
@@ -46,149 +44,6 @@ SPIKE_CHANNELS = (
 _SAME_CHANNEL = 0.05  # nm; SP states wavelengths to 0.1 nm
 _VIS_LAST, _NIR1_FIRST, _NIR1_LAST, _NIR2_FIRST = 944.6, 955.4, 1644.2, 1717.6
 _DEFAULT_FLAGS = ("no_value", "bad_channel", "detector_end")
-
-
-# ---- the machinery ----
-def spectra_of(obj: Any, step: str) -> xr.DataArray:
-    """The reflectance to work on.
-
-    Parameters
-    ----------
-    obj : Dataset or DataArray
-        With a dimension `wavelength`; of a Dataset, the variable ``reflectance``.
-    step : str
-        What asks for it: the place that an error names.
-
-    Returns
-    -------
-    DataArray
-
-    Raises
-    ------
-    InputError
-        If there are no spectra.
-    """
-    import xarray as xr
-
-    if isinstance(obj, xr.Dataset):
-        if "reflectance" not in obj.data_vars:
-            raise InputError(
-                f"the dataset has no variable 'reflectance' (it has {', '.join(map(str, obj.data_vars)) or 'none'})",
-                where=step,
-                remedy="Rename the spectra to 'reflectance' or pass the DataArray itself",
-            )
-        obj = obj["reflectance"]
-    elif not isinstance(obj, xr.DataArray):
-        raise InputError(
-            f"a {type(obj).__name__} is neither a Dataset nor a DataArray",
-            where=step,
-            remedy="Open the data with open_sp or open_cube",
-        )
-    if "wavelength" not in obj.dims or "wavelength" not in obj.coords:
-        raise InputError(
-            f"no dimension with coordinate 'wavelength' (dimensions: {', '.join(map(str, obj.dims))})",
-            where=step,
-            remedy="Give spectra with their wavelengths in nm",
-        )
-    return obj
-
-
-def _rising(spectra: xr.DataArray, step: str) -> np.ndarray:
-    wavelength = np.asarray(spectra["wavelength"].values, np.float64)
-    if not np.all(np.diff(wavelength) > 0):
-        raise BandMismatchError(
-            "the wavelengths do not rise from channel to channel",
-            where=step,
-            remedy="Join the detectors first (lunarray.sp.join_detectors) or sort by wavelength",
-        )
-    return wavelength
-
-
-def _run_kernel(
-    block: np.ndarray, *, kernel: str, axis: int, static: tuple[Any, ...], part: int
-) -> np.ndarray:
-    """One block through one kernel: wavelength last and flat for it, and back where it was."""
-    from lunarray.sp import kernels
-
-    moved = np.moveaxis(block, axis, -1)
-    shape = moved.shape[:-1]
-    flat = np.ascontiguousarray(moved, np.float32).reshape(-1, moved.shape[-1])
-    result = getattr(kernels, kernel)(flat, *static)
-    if part == 1:
-        return result[1].reshape(shape)
-    result = result[0] if part == 0 else result
-    result = result.reshape(*shape, result.shape[-1])
-    return np.ascontiguousarray(np.moveaxis(result, -1, axis))
-
-
-def _map_spectra(
-    spectra: xr.DataArray, kernel: str, static: tuple[Any, ...], n_out: int, part: int = -1
-) -> Any:
-    """Data of `spectra` through `kernel`; `part` picks one of several results (1: one without wavelength)."""
-    axis = spectra.get_axis_num("wavelength")
-    data = spectra.data
-    options: dict[str, Any] = {"kernel": kernel, "axis": axis, "static": static, "part": part}
-    if not hasattr(data, "dask"):
-        return _run_kernel(np.asarray(data), **options)
-    import dask.array as da
-
-    if data.numblocks[axis] > 1:
-        data = data.rechunk({axis: -1})
-    if part == 1:
-        return da.map_blocks(
-            _run_kernel,
-            data,
-            **options,
-            dtype=np.float32,
-            drop_axis=axis,
-            meta=np.empty((0,) * (data.ndim - 1), np.float32),
-        )
-    chunks = (*data.chunks[:axis], (n_out,), *data.chunks[axis + 1 :])
-    return da.map_blocks(
-        _run_kernel,
-        data,
-        **options,
-        dtype=np.float32,
-        chunks=chunks,
-        meta=np.empty((0,) * data.ndim, np.float32),
-    )
-
-
-def _rebuild(obj: T, spectra: xr.DataArray, data: Any, channels: Any, note: str) -> T:
-    """`obj` with new spectra. `channels`: None if they are the same, indices of those left, or new wavelengths
-    (float)."""
-    import xarray as xr
-
-    attrs = {**spectra.attrs, "units": spectra.attrs.get("units", "1")}
-    attrs["conditioning"] = "; ".join(filter(None, [attrs.get("conditioning"), note]))
-    if channels is None:
-        new = spectra.copy(data=data)
-    elif np.asarray(channels).dtype.kind == "i":
-        new = spectra.isel(wavelength=channels).copy(data=data)
-    else:
-        coords = {k: v for k, v in spectra.coords.items() if "wavelength" not in v.dims}
-        coords["wavelength"] = xr.Variable("wavelength", channels, spectra["wavelength"].attrs)
-        new = xr.DataArray(data, coords, spectra.dims, spectra.name)
-    new.attrs = attrs
-    new.encoding = {}
-    if isinstance(obj, xr.DataArray):
-        return new
-    if channels is None:
-        rest = obj
-    elif np.asarray(channels).dtype.kind == "i":
-        rest = obj.isel(wavelength=channels)
-    else:
-        rest = obj.drop_dims("wavelength")
-    result: Any = rest.assign(reflectance=new)
-    result = result[["reflectance", *(n for n in result.data_vars if n != "reflectance")]]
-    result.attrs = dict(obj.attrs)
-    return stamp(result, note, variables=["reflectance"])
-
-
-def _positive(value: float, name: str, step: str) -> float:
-    if not (np.isfinite(value) and value > 0):
-        raise InputError(f"{name}={value!r}", where=step, remedy="Give a positive number")
-    return float(value)
 
 
 # ---- the steps ----
@@ -300,7 +155,7 @@ def mask_quality(
             )
         result = result.where(spectra[name] <= limit).transpose(*spectra.dims)
         note += f", max_{name}={limit:g}"
-    return _rebuild(ds, spectra, result.data, None, note + ")")
+    return rebuild(ds, spectra, result.data, None, note + ")")
 
 
 def _mask_block(block: np.ndarray, qa: np.ndarray | None = None, **options: Any) -> np.ndarray:
@@ -360,12 +215,30 @@ def join_detectors(
             where=step,
             remedy="Give a dataset as open_sp returns it",
         )
-    if method not in ("ratio", "difference", None) or anchor not in ("VIS", "NIR1"):
-        raise InputError(
-            f"method={method!r}, anchor={anchor!r}",
-            where=step,
-            remedy="method is 'ratio', 'difference' or None, anchor 'VIS' or 'NIR1'",
-        )
+    require_choice("method", method, ("ratio", "difference", None))
+    require_choice("anchor", anchor, ("VIS", "NIR1"))
+    found = _joined_channels(spectra, window, method, nir2)
+    static = (*found[0], *found[1], method == "difference", anchor == "NIR1", 2)
+    channels = np.concatenate(found[0])
+    data = map_spectra(spectra, "join_kernel", static, channels.size, part=0)
+    note = (
+        f"join_detectors(method={method}, anchor={anchor}, window={window[0]:g}-{window[1]:g} nm)"
+    )
+    result = rebuild(ds, spectra, data, channels, note)
+    if keep_step and not hasattr(ds, "to_dataset"):
+        found = map_spectra(spectra, "join_kernel", static, channels.size, part=1)
+        dims = [d for d in spectra.dims if d != "wavelength"]
+        attrs = {"units": "1", "long_name": f"{method} NIR1 to VIS in their overlap"}
+        result = result.assign(join_step=(dims, found, attrs))
+    return result
+
+
+def _joined_channels(
+    spectra: xr.DataArray, window: tuple[float, float], method: str | None, nir2: bool
+) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    """Channels of VIS, NIR1 and NIR2 that are kept; NIR1 channels to compare, those of VIS on either side, weights."""
+    from lunarray.sp.kernels import resampling_weights
+
     wavelength = spectra["wavelength"].values.astype(np.float64)
     detector = np.array(_detectors(spectra))
     index = {d: np.flatnonzero(detector == d) for d in ("VIS", "NIR1", "NIR2")}
@@ -377,42 +250,17 @@ def join_detectors(
     inside = (w["NIR1"] >= window[0]) & (w["NIR1"] <= window[1])
     inside &= (w["NIR1"] >= w["VIS"][0]) & (w["NIR1"] <= w["VIS"][-1])
     compared = index["NIR1"][inside]
-    if method is not None and compared.size < 2:
-        raise InputError(
-            f"window={window} holds {compared.size} channels that VIS and NIR1 share",
-            where=step,
-            remedy="Give a window inside 884-1010 nm with two channels at least",
-        )
     if method is None:
         compared = np.empty(0, np.int64)
-    from lunarray.sp import kernels
-
-    left, weight = kernels.resampling_weights(w["VIS"], wavelength[compared], 0.0)
+    elif compared.size < 2:
+        raise InputError(
+            f"window={window} holds {compared.size} channels that VIS and NIR1 share",
+            where="join_detectors",
+            remedy="Give a window inside 884-1010 nm with two channels at least",
+        )
+    left, weight = resampling_weights(w["VIS"], wavelength[compared], 0.0)
     right = np.minimum(left + 1, w["VIS"].size - 1)
-    static = (
-        vis,
-        nir1,
-        rest,
-        compared,
-        index["VIS"][left],
-        index["VIS"][right],
-        weight,
-        method == "difference",
-        anchor == "NIR1",
-        2,
-    )
-    channels = np.concatenate([vis, nir1, rest])
-    data = _map_spectra(spectra, "join_kernel", static, channels.size, part=0)
-    note = (
-        f"join_detectors(method={method}, anchor={anchor}, window={window[0]:g}-{window[1]:g} nm)"
-    )
-    result = _rebuild(ds, spectra, data, channels, note)
-    if keep_step and not hasattr(ds, "to_dataset"):
-        found = _map_spectra(spectra, "join_kernel", static, channels.size, part=1)
-        dims = [d for d in spectra.dims if d != "wavelength"]
-        attrs = {"units": "1", "long_name": f"{method} NIR1 to VIS in their overlap"}
-        result = result.assign(join_step=(dims, found, attrs))
-    return result
+    return (vis, nir1, rest), (compared, index["VIS"][left], index["VIS"][right], weight)
 
 
 def despike(
@@ -452,11 +300,11 @@ def despike(
     """
     step = "despike"
     spectra = spectra_of(ds, step)
-    wavelength = _rising(spectra, step)
+    wavelength = rising_wavelengths(spectra, step)
     if window < 3 or window % 2 == 0:
         raise InputError(f"window={window}", where=step, remedy="Give an odd number of at least 3")
-    _positive(threshold, "threshold", step)
-    _positive(max_gap, "max_gap", step)
+    require_number("threshold", threshold, 0, strictly=True)
+    require_number("max_gap", max_gap, 0, strictly=True)
     auto = isinstance(channels, str)
     wanted = np.asarray(SPIKE_CHANNELS if auto else channels if channels is not None else (), float)
     distance = np.abs(wavelength[None, :] - wanted[:, None])
@@ -478,9 +326,9 @@ def despike(
     baseline: Any = smoothing_weights(wavelength, width, 1)
     limits: Any = (float(threshold), float(floor), bool(fill), float(max_gap))
     static: tuple[Any, ...] = (wavelength, listed, window // 2, *baseline, *limits)
-    data = _map_spectra(spectra, "despike_kernel", static, wavelength.size)
+    data = map_spectra(spectra, "despike_kernel", static, wavelength.size)
     note = f"despike(window={window}, threshold={threshold:g}, listed={int(listed.sum())}, fill={fill})"
-    return _rebuild(ds, spectra, data, None, note)
+    return rebuild(ds, spectra, data, None, note)
 
 
 def _is_joined_sp(wavelength: np.ndarray) -> bool:
@@ -515,16 +363,17 @@ def smooth(ds: T, window: float = 50.0, order: int = 2) -> T:
     """
     step = "smooth"
     spectra = spectra_of(ds, step)
-    wavelength = _rising(spectra, step)
-    window = _positive(window, "window", step)
+    wavelength = rising_wavelengths(spectra, step)
+    require_number("window", window, 0, strictly=True)
+    window = float(window)
     if order not in range(6):
         raise InputError(f"order={order!r}", where=step, remedy="Give 0 to 5")
     from lunarray.sp.kernels import smoothing_weights
 
     weights: Any = smoothing_weights(wavelength, window, order)
     static: tuple[Any, ...] = (wavelength, *weights, window, int(order))
-    data = _map_spectra(spectra, "smooth_kernel", static, wavelength.size)
-    return _rebuild(ds, spectra, data, None, f"smooth(window={window:g} nm, order={order})")
+    data = map_spectra(spectra, "smooth_kernel", static, wavelength.size)
+    return rebuild(ds, spectra, data, None, f"smooth(window={window:g} nm, order={order})")
 
 
 def resample_bands(
@@ -554,8 +403,8 @@ def resample_bands(
     """
     step = "resample_bands"
     spectra = spectra_of(ds, step)
-    source = _rising(spectra, step)
-    _positive(max_gap, "max_gap", step)
+    source = rising_wavelengths(spectra, step)
+    require_number("max_gap", max_gap, 0, strictly=True)
     target = np.asarray(wavelengths, np.float32)
     wide = target.astype(np.float64)
     if (
@@ -584,9 +433,9 @@ def resample_bands(
 
     left, position = resampling_weights(source, wide, _SAME_CHANNEL)
     static = (source, wide, left, position, float(max_gap))
-    data = _map_spectra(spectra, "resample_kernel", static, target.size)
+    data = map_spectra(spectra, "resample_kernel", static, target.size)
     note = f"resample_bands({target.size} wavelengths, {wide[0]:.1f}-{wide[-1]:.1f} nm)"
-    return _rebuild(ds, spectra, data, target, note)
+    return rebuild(ds, spectra, data, target, note)
 
 
 def condition(ds: T, wavelengths: Sequence[float] | np.ndarray = WAVELENGTHS_150) -> T:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lunarray.errors import BandMismatchError, InputError, ProductFormatError
+from lunarray.sp.spectra import T, rebuild, spectra_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["normalize_photometry", "read_photometric_parameters"]
-
-T = TypeVar("T", "xr.Dataset", "xr.DataArray")
 
 _COLUMNS = ("b0", "b0_std", "h", "h_std", "c", "c_std", "g", "g_std", "mean")
 _LONG_NAMES = {
@@ -155,8 +154,6 @@ def normalize_photometry(
     2016. Planetary and Space Science 124, 76-83 (and the authors' program lunar_map_plot.pro). McEwen, A. S., 1996.
     A precise lunar photometric function. Lunar and Planetary Science 27, 841.
     """
-    from lunarray.sp.api import _rebuild, spectra_of
-
     step = "normalize_photometry"
     spectra = spectra_of(ds, step)
     incidence, emission, phase = _check_angles(geometry, "geometry")
@@ -198,49 +195,53 @@ def normalize_photometry(
         factor = standard / (lunar_lambert(i, e, a) * phase_function(a, **model))
         data = spectra.data * factor.reshape(along).astype(np.float32)
     else:
-        absent = [n for n in ("incidence", "emission", "phase") if n not in spectra.coords]
-        if absent:
-            raise InputError(
-                f"no coordinates {', '.join(absent)}",
-                where=step,
-                remedy="Give observed=(incidence, emission, phase), or the angles as coordinates",
-            )
-        # Angles without the wavelength, on the other dimensions of the spectra.
-        angles = [
-            spectra[n].broadcast_like(spectra.isel(wavelength=0, drop=True))
-            for n in ("incidence", "emission", "phase")
-        ]
-        others = [d for d in spectra.dims if d != "wavelength"]
-        angles = [a.transpose(*others).data for a in angles]
-        model = {n: v.astype(np.float64) for n, v in model.items()}
-        options = {"axis": axis, "standard": standard, "model": model}
-        data = spectra.data
-        if hasattr(data, "dask"):
-            import dask.array as da
-
-            chunks = tuple(c for k, c in enumerate(data.chunks) if k != axis)
-            if data.numblocks[axis] > 1:
-                data = data.rechunk({axis: -1})
-            angles = [da.asarray(a).rechunk(chunks) for a in angles]
-            index = tuple(range(spectra.ndim))
-            rest = tuple(k for k in index if k != axis)
-            data = da.blockwise(
-                _normalize_block,
-                index,
-                data,
-                index,
-                *(x for a in angles for x in (a, rest)),
-                **options,
-                dtype=np.float32,
-                meta=np.empty((0,) * spectra.ndim, np.float32),
-            )
-        else:
-            data = _normalize_block(data, *(np.asarray(a) for a in angles), **options)
-    result = _rebuild(ds, spectra, data, None, f"normalize_photometry({now} degrees)")
+        data = _normalize_each(spectra, standard, model)
+    result = rebuild(ds, spectra, data, None, f"normalize_photometry({now} degrees)")
     array = result["reflectance"] if hasattr(result, "data_vars") else result
     array.attrs["photometric_geometry"] = now
     array.attrs["comment"] = "incidence, emission, phase (degrees) that the reflectance refers to"
     return result
+
+
+def _normalize_each(
+    spectra: xr.DataArray, standard: np.ndarray, model: dict[str, np.ndarray]
+) -> Any:
+    """Spectra brought from the angles of each footprint to those that `standard` is of."""
+    absent = [n for n in ("incidence", "emission", "phase") if n not in spectra.coords]
+    if absent:
+        raise InputError(
+            f"no coordinates {', '.join(absent)}",
+            where="normalize_photometry",
+            remedy="Give observed=(incidence, emission, phase), or the angles as coordinates",
+        )
+    axis = spectra.get_axis_num("wavelength")
+    # Angles without the wavelength, on the other dimensions of the spectra.
+    flat = spectra.isel(wavelength=0, drop=True)
+    angles = [
+        spectra[n].broadcast_like(flat).transpose(*flat.dims).data
+        for n in ("incidence", "emission", "phase")
+    ]
+    options: dict[str, Any] = {"axis": axis, "standard": standard, "model": model}
+    data = spectra.data
+    if not hasattr(data, "dask"):
+        return _normalize_block(data, *(np.asarray(a) for a in angles), **options)
+    import dask.array as da
+
+    data = data.rechunk({axis: -1})
+    chunks = tuple(c for k, c in enumerate(data.chunks) if k != axis)
+    angles = [da.asarray(a).rechunk(chunks) for a in angles]
+    index = tuple(range(spectra.ndim))
+    rest = tuple(k for k in index if k != axis)
+    return da.blockwise(
+        _normalize_block,
+        index,
+        data,
+        index,
+        *(x for a in angles for x in (a, rest)),
+        **options,
+        dtype=np.float32,
+        meta=np.empty((0,) * spectra.ndim, np.float32),
+    )
 
 
 def _normalize_block(

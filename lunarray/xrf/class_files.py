@@ -24,42 +24,29 @@ _BLOCK = 2880
 
 #: Our name -> (card, dtype, largest possible magnitude, attributes).
 GEOMETRY: dict[str, tuple[str, str, float, dict[str, str]]] = {
-    "lat": (
-        "BORE_LAT",
-        "f8",
-        90.0,
-        {"units": "degrees_north", "standard_name": "latitude", "long_name": "boresight latitude"},
-    ),
-    "lon": (
-        "BORE_LON",
-        "f8",
-        360.0,
-        {"units": "degrees_east", "standard_name": "longitude", "long_name": "boresight longitude"},
-    ),
-    "incidence": (
-        "SOLARANG",
-        "f4",
-        180.0,
-        {
-            "units": "degree",
-            "standard_name": "solar_zenith_angle",
-            "long_name": "solar angle from the surface normal",
-        },
-    ),
-    "emission": (
-        "EMISNANG",
-        "f4",
-        180.0,
-        {"units": "degree", "standard_name": "sensor_zenith_angle", "long_name": "emission angle"},
-    ),
-    "phase": ("PHASEANG", "f4", 180.0, {"units": "degree", "long_name": "phase angle"}),
-    "altitude": ("SAT_ALT", "f4", 1e6, {"units": "km", "long_name": "spacecraft altitude"}),
-    "temperature": (
-        "TEMP",
-        "f4",
-        1e3,
-        {"units": "degree_Celsius", "long_name": "detector temperature"},
-    ),
+    ours: (
+        card,
+        dtype,
+        most,
+        {"units": units, "long_name": text} | ({"standard_name": cf} if cf else {}),
+    )
+    for ours, card, dtype, most, units, text, cf in (
+        ("lat", "BORE_LAT", "f8", 90.0, "degrees_north", "boresight latitude", "latitude"),
+        ("lon", "BORE_LON", "f8", 360.0, "degrees_east", "boresight longitude", "longitude"),
+        (
+            "incidence",
+            "SOLARANG",
+            "f4",
+            180.0,
+            "degree",
+            "solar angle from the surface normal",
+            "solar_zenith_angle",
+        ),
+        ("emission", "EMISNANG", "f4", 180.0, "degree", "emission angle", "sensor_zenith_angle"),
+        ("phase", "PHASEANG", "f4", 180.0, "degree", "phase angle", None),
+        ("altitude", "SAT_ALT", "f4", 1e6, "km", "spacecraft altitude", None),
+        ("temperature", "TEMP", "f4", 1e3, "degree_Celsius", "detector temperature", None),
+    )
 }
 
 

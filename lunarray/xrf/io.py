@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lunarray.errors import InputError, ProductFormatError
-from lunarray.geo import wrap_longitude
+from lunarray.geo import lonlat_of, unit_vectors, wrap_longitude
 from lunarray.store.products import find_files, lazy_array, read_all, warn_skipped
 from lunarray.xrf.class_files import (
     CLASS_DETECTORS,
@@ -170,60 +170,37 @@ def _coordinates(spectra: list[Spectrum]) -> dict[str, Any]:
     detectors = np.array([s.detectors for s in spectra], "u2")
     number = np.array([bin(s.detectors).count("1") or np.nan for s in spectra], "f4")
     first = spectra[0].first_channel
+    scd = {
+        "long_name": "detectors used",
+        "flag_masks": (1 << np.arange(CLASS_DETECTORS)).astype("u2"),
+        "flag_meanings": " ".join(f"scd_{i}" for i in range(CLASS_DETECTORS)),
+    }
+    # Objects, so that strings of different length cost no padding.
+    files = np.array([os.path.basename(s.path) for s in spectra], object)
+    channel = np.arange(first, first + spectra[0].table.rows, dtype="i4")
+    exposure, gain = (
+        np.array([getattr(s, n) for s in spectra], "f8") for n in ("exposure", "gain")
+    )
+    utc = {"standard_name": "time", "long_name": "middle of the spectrum (UTC)"}
+    corner = {"long_name": "latitude of the footprint's corners", "units": "degrees_north"}
+    across = {"long_name": "longitude of the footprint's corners", "units": "degrees_east"}
     coords: dict[str, Any] = {
-        "time": (
-            "time",
-            start + (end - start) // 2,
-            {"standard_name": "time", "long_name": "middle of the spectrum (UTC)"},
-        ),
-        "channel": (
-            "channel",
-            np.arange(first, first + spectra[0].table.rows, dtype="i4"),
-            {"units": "1", "long_name": "pulse height channel"},
-        ),
+        "time": ("time", start + (end - start) // 2, utc),
+        "channel": ("channel", channel, {"units": "1", "long_name": "pulse height channel"}),
         "start": ("time", start, {"long_name": "start of the spectrum (UTC)"}),
         "end": ("time", end, {"long_name": "end of the spectrum (UTC)"}),
-        "exposure": (
-            "time",
-            np.array([s.exposure for s in spectra], "f8"),
-            {"units": "s", "long_name": "exposure"},
-        ),
-        "gain": (
-            "time",
-            np.array([s.gain for s in spectra], "f8"),
-            {"units": "keV", "long_name": "energy per channel"},
-        ),
-        "detectors": (
-            "time",
-            detectors,
-            {
-                "long_name": "detectors used",
-                "flag_masks": (1 << np.arange(CLASS_DETECTORS)).astype("u2"),
-                "flag_meanings": " ".join(f"scd_{i}" for i in range(CLASS_DETECTORS)),
-            },
-        ),
+        "exposure": ("time", exposure, {"units": "s", "long_name": "exposure"}),
+        "gain": ("time", gain, {"units": "keV", "long_name": "energy per channel"}),
+        "detectors": ("time", detectors, scd),
         "n_detectors": ("time", number, {"units": "1", "long_name": "number of detectors used"}),
-        "corner_lat": (
-            ("time", "corner"),
-            corner_lat,
-            {"units": "degrees_north", "long_name": "latitude of the footprint's corners"},
-        ),
-        "corner_lon": (
-            ("time", "corner"),
-            corner_lon,
-            {"units": "degrees_east", "long_name": "longitude of the footprint's corners"},
-        ),
-        # Objects, so that strings of different length cost no padding.
-        "file": (
-            "time",
-            np.array([os.path.basename(s.path) for s in spectra], object),
-            {"long_name": "file"},
-        ),
+        "corner_lat": (("time", "corner"), corner_lat, corner),
+        "corner_lon": (("time", "corner"), corner_lon, across),
+        "file": ("time", files, {"long_name": "file"}),
     }
     table = np.array([s.geometry for s in spectra], "f8").reshape(len(spectra), -1)
     for i, (name, (_, dtype, _, attrs)) in enumerate(GEOMETRY.items()):
         coords[name] = ("time", table[:, i].astype(dtype), dict(attrs))
-    lat, lon = _centre(corner_lat, corner_lon)
+    lon, lat = lonlat_of(unit_vectors(corner_lon, corner_lat).mean(axis=1))
     for name, centre in (("lat", lat), ("lon", lon)):
         own = coords[name][1]
         coords[name] = ("time", np.where(np.isfinite(own), own, centre), coords[name][2])
@@ -231,19 +208,8 @@ def _coordinates(spectra: list[Spectrum]) -> dict[str, Any]:
     return coords
 
 
-def _centre(lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean direction of corners (row, corner); NaN where a corner is missing."""
-    phi, lam = np.deg2rad(lat), np.deg2rad(lon)
-    x = (np.cos(phi) * np.cos(lam)).mean(-1)
-    y = (np.cos(phi) * np.sin(lam)).mean(-1)
-    z = np.sin(phi).mean(-1)
-    return np.rad2deg(np.arctan2(z, np.hypot(x, y))), np.rad2deg(np.arctan2(y, x))
-
-
 def _in_order(lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Corners in order around each footprint: near the poles some files list them crosswise."""
-    from lunarray.geo import unit_vectors
-
     points = unit_vectors(lon, lat)
     centre = points.mean(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
