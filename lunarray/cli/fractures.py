@@ -48,6 +48,45 @@ class Schedule(StrEnum):
     cosine = "cosine"
 
 
+TrainImages = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGE...",
+        help="Map-projected images (GeoTIFF, ISIS cube) or Zarr stores with an image.",
+        show_default=False,
+    ),
+]
+Lines = Annotated[
+    list[Path],
+    typer.Option(
+        help="Lines along the fractures (any OGR file): one file for all images, or one for each, in order.",
+        show_default=False,
+    ),
+]
+Outlines = Annotated[
+    Path | None, typer.Option(help="Outlines that are labelled as they are: pits.")
+]
+Width = Annotated[
+    str,
+    typer.Option(
+        help="Column with each line's class (tiny, small, medium, large, huge) or width in pixels; or one class "
+        "or number for all."
+    ),
+]
+Begin = Annotated[
+    str,
+    typer.Option(
+        help="light, deeplabv3_resnet50, deeplabv3_resnet101, or a file of weights to begin with."
+    ),
+]
+SplitBy = Annotated[
+    Split | None,
+    typer.Option(
+        help="Keep images, an area or single tiles for validation (default: images; of one image an area)."
+    ),
+]
+
+
 def map_fractures(
     inputs: Annotated[
         list[str],
@@ -138,46 +177,15 @@ def map_fractures(
 
 
 def train_fractures(
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGE...",
-            help="Map-projected images (GeoTIFF, ISIS cube) or Zarr stores with an image.",
-            show_default=False,
-        ),
-    ],
-    lines: Annotated[
-        list[Path],
-        typer.Option(
-            help="Lines along the fractures (any OGR file): one file for all images, or one for each, in order.",
-            show_default=False,
-        ),
-    ],
+    images: TrainImages,
+    lines: Lines,
     output: WeightsOutput,
-    polygons: Annotated[
-        Path | None, typer.Option(help="Outlines that are labelled as they are: pits.")
-    ] = None,
-    width: Annotated[
-        str,
-        typer.Option(
-            help="Column with each line's class (tiny, small, medium, large, huge) or width in pixels; or one class "
-            "or number for all."
-        ),
-    ] = "width",
-    model: Annotated[
-        str,
-        typer.Option(
-            help="light, deeplabv3_resnet50, deeplabv3_resnet101, or a file of weights to begin with."
-        ),
-    ] = "light",
+    polygons: Outlines = None,
+    width: Width = "width",
+    model: Begin = "light",
     size: Annotated[int, typer.Option(min=32, help="Side of the tiles, a multiple of 32.")] = 512,
     overlap: Annotated[float, typer.Option(min=0, max=0.9, help="Overlap of the tiles.")] = 0.1,
-    split: Annotated[
-        Split | None,
-        typer.Option(
-            help="Keep images, an area or single tiles for validation (default: images; of one image an area)."
-        ),
-    ] = None,
+    split: SplitBy = None,
     share: Annotated[
         float, typer.Option("--validation-share", help="Share of the tiles to validate with.")
     ] = 0.2,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
@@ -72,13 +72,7 @@ def to_vector(
         An ending that is none of these, or an object that is none of those.
     """
     path = Path(path)
-    driver = DRIVERS.get(path.suffix.lower())
-    if driver is None:
-        raise InputError(
-            f"vectors are not written as {path.suffix or 'files without suffix'}",
-            where=path,
-            remedy=f"use {', '.join(DRIVERS)}",
-        )
+    driver_of(path)
     frame: Any
     if not isinstance(obj, (xr.Dataset, xr.DataArray)):
         require_body(obj.crs, where=path.name)
@@ -93,24 +87,71 @@ def to_vector(
         raise InputError(
             "there is nothing to write", where=path, remedy="give one feature at least"
         )
-    short: dict[str, str] = {}
+    return write_layer(frame, path, layer=layer, style=style, cmap=cmap)
+
+
+def driver_of(path: Path) -> str:
+    """GDAL's driver by a file's ending; InputError where there is none."""
+    driver = DRIVERS.get(path.suffix.lower())
+    if driver is None:
+        raise InputError(
+            f"vectors are not written as {path.suffix or 'files without suffix'}",
+            where=path,
+            remedy=f"use {', '.join(DRIVERS)}",
+        )
+    return driver
+
+
+def write_layer(
+    frame: geopandas.GeoDataFrame,
+    path: Path,
+    *,
+    layer: str | None = None,
+    style: str | None = None,
+    cmap: str = "viridis",
+    abbreviations: Mapping[str, str] | None = None,
+) -> list[Path]:
+    """Write vectors as they are, with a style beside them.
+
+    Parameters
+    ----------
+    frame : GeoDataFrame
+        With a CRS, and one kind of geometry.
+    path, layer, style, cmap
+        As of :func:`to_vector`.
+    abbreviations : mapping of str to str, optional
+        For the names of columns in a shapefile, which have ten characters.
+
+    Returns
+    -------
+    list of Path
+        What was written: the vectors, and the style (.qml).
+
+    Raises
+    ------
+    InputError
+        An ending that is none, or no such column of numbers.
+    """
+    driver = driver_of(path)
+    names = list(frame.columns.drop(frame.geometry.name))
+    numbers = [c for c in names if frame[c].dtype.kind in "fiu"]
+    short = {name: name for name in names}
     if driver == "ESRI Shapefile":
-        short = _short_names(list(frame.columns.drop("geometry")))
+        short = _short_names(names, {**_SHORT, **(abbreviations or {})})
         frame = frame.rename(columns=short)
     layer = layer or path.stem
-    columns = [c for c in frame.columns if frame[c].dtype.kind in "fiu"]
     text = None
-    if style != "" and (style or columns):
-        chosen = short.get(style, style) if style else columns[0]
-        if chosen not in columns:
+    if style != "" and (style or numbers):
+        column = style or numbers[0]
+        if column not in numbers:
             raise InputError(
-                f"no column {chosen!r} of numbers",
+                f"no column {column!r} of numbers",
                 where="style",
-                remedy=f"choose among {', '.join(columns) or 'none'}",
+                remedy=f"choose among {', '.join(numbers) or 'none'}",
             )
-        text = vector_style(
-            chosen, frame[chosen].to_numpy(float), frame.geom_type.iloc[0], cmap=cmap
-        )
+        kind = "Polygon" if frame.empty else frame.geom_type.iloc[0]
+        column = short[column]
+        text = vector_style(column, frame[column].to_numpy(float), kind, cmap=cmap)
     # All that can be wrong with the request is known by now: nothing has been written yet.
     files = _write(frame, path, driver, layer, text)
     if text is not None:
@@ -254,12 +295,12 @@ def _common_crs(lon: np.ndarray, lat: np.ndarray) -> Any:
     return moon_crs("geographic")
 
 
-def _short_names(names: list[str]) -> dict[str, str]:
+def _short_names(names: list[str], abbreviations: Mapping[str, str]) -> dict[str, str]:
     """Names of at most ten characters, as shapefiles have them, each once."""
     out: dict[str, str] = {}
     for name in names:
         short = name
-        for long, brief in _SHORT.items():
+        for long, brief in abbreviations.items():
             short = short.replace(long, brief)
         short = short[:10]
         number = 1

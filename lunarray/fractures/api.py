@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -370,12 +371,8 @@ def vectorize(
     mask, probability, source = _layers(mask, probability, source)
     if connectivity not in (4, 8):
         raise InputError(f"connectivity={connectivity!r}", remedy="give 4 or 8")
-    for name, value in (("min_area", min_area), ("seam_distance", seam_distance)):
-        if not (np.isfinite(value) and value >= 0):
-            raise InputError(f"{name}={value!r}", where=name, remedy="give 0 or more")
-    for name, value in (("seam_share", seam_share), ("within_share", within_share)):
-        if not 0 <= value <= 1:
-            raise InputError(f"{name}={value!r}", where=name, remedy="give a share, 0 to 1")
+    _check_sizes(min_area=min_area, seam_distance=seam_distance)
+    _check_sizes(1, seam_share=seam_share, within_share=within_share)
     geobox = box_of(mask, "vectorising")
     near = None if source is None else near_seams(source.data, int(seam_distance))
     spans, sums = runs_of(mask.data, None if probability is None else probability.data, near)
@@ -391,6 +388,13 @@ def vectorize(
         with_probability=probability is not None,
         centrelines=centrelines,
     )
+
+
+def _check_sizes(most: float = math.inf, **values: float) -> None:
+    for name, value in values.items():
+        if not (np.isfinite(value) and 0 <= value <= most):
+            remedy = "give 0 or more" if most == math.inf else f"give a share, 0 to {most:g}"
+            raise InputError(f"{name}={value!r}", where=name, remedy=remedy)
 
 
 def _layers(mask: Any, probability: Any, source: Any) -> tuple[Any, Any, Any]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lunarray.errors import GridError, InputError
-from lunarray.export.vector import DRIVERS, _short_names, _write, _write_text, vector_style
+from lunarray.errors import GridError
+from lunarray.export.vector import driver_of, write_layer
 from lunarray.geo import BODIES, require_body
 
 if TYPE_CHECKING:
@@ -68,60 +68,36 @@ def write_fractures(
     -----
     A map without fractures is written as an empty layer, with its columns: that nothing was found is a result too.
     """
-    import geopandas
-
     path = Path(path)
-    driver = DRIVERS.get(path.suffix.lower())
-    if driver is None:
-        raise InputError(
-            f"vectors are not written as {path.suffix or 'files without suffix'}",
-            where=path,
-            remedy=f"use {', '.join(DRIVERS)}",
-        )
+    driver = driver_of(path)
     if fractures.crs is None:
         raise GridError("fractures without a CRS", where=path, remedy="assign one, frame.set_crs(...)")  # fmt: skip
     require_body(fractures.crs, BODIES, where=str(path))
-    table = fractures.drop(columns=[c for c in ("centreline",) if c in fractures.columns])
-    # Writers know one kind of geometry a layer.
-    table = table.set_geometry(
-        geopandas.GeoSeries(_multi(table.geometry.to_numpy()), index=table.index, crs=fractures.crs)
+    shapes = fractures.geometry
+    table = fractures.drop(columns=[shapes.name, "centreline"], errors="ignore")
+    table = _of_one_kind(table, shapes)
+    layer = layer or path.stem
+    files = write_layer(
+        table, path, layer=layer, style=style or "", cmap=cmap, abbreviations=_SHORT
     )
-    lines = None
     if centrelines and "centreline" in fractures.columns:
         keep = [c for c in ("id", "length", "probability") if c in fractures.columns]
-        lines = geopandas.GeoDataFrame(
-            fractures[keep].copy(),
-            geometry=_multi(fractures["centreline"].to_numpy()),
-            crs=fractures.crs,
-        )
-    short: dict[str, str] = {}
-    if driver == "ESRI Shapefile":
-        names = list(table.columns.drop(table.geometry.name))
-        short = dict(
-            zip(names, _short_names([_SHORT.get(n, n) for n in names]).values(), strict=True)
-        )
-        table = table.rename(columns=short)
-        lines = None if lines is None else lines.rename(columns=short)
-    text = None
-    if style is not None:
-        column = short.get(style, style)
-        if column not in table.columns or table[column].dtype.kind not in "fiu":
-            numbers = [c for c in table.columns if table[c].dtype.kind in "fiu"]
-            raise InputError(
-                f"no column {style!r} of numbers", where="style", remedy=f"choose among {', '.join(numbers)}"
-            )  # fmt: skip
-        text = vector_style(column, table[column].to_numpy(float), "Polygon", cmap=cmap)
-    layer = layer or path.stem
-    # All that can be wrong with the request is known by now: nothing has been written yet.
-    files = _write(table, path, driver, layer, text)
-    if lines is not None:
-        name = f"{layer}_centrelines"
         beside = path if driver == "GPKG" else path.with_name(f"{path.stem}_centrelines{path.suffix}")  # fmt: skip
-        files += _write(lines, beside, driver, name)
-    if text is not None:
-        stem = path.stem if layer == path.stem else f"{path.stem}_{layer}"
-        files.append(_write_text(path.with_name(f"{stem}.qml"), text))
+        files += write_layer(
+            _of_one_kind(fractures[keep], fractures["centreline"]),
+            beside,
+            layer=f"{layer}_centrelines",
+            style="",
+            abbreviations=_SHORT,
+        )
     return list(dict.fromkeys(files))
+
+
+def _of_one_kind(frame: Any, shapes: Any) -> geopandas.GeoDataFrame:
+    """A table whose geometry is collections only: writers know one kind of geometry a layer."""
+    import geopandas
+
+    return geopandas.GeoDataFrame(frame, geometry=_multi(shapes.to_numpy()), crs=shapes.crs)
 
 
 def _multi(geometry: np.ndarray) -> Any:
