@@ -18,7 +18,7 @@ import xarray as xr
 from lunarray import geo
 from lunarray.errors import BodyMismatchError, InputError
 from lunarray.export import raster_style, to_vector
-from lunarray.export.vector import vector_style
+from lunarray.export.styles import vector_style
 
 SUFFIXES = (".gpkg", ".shp", ".geojson")
 REGIONS = [
@@ -319,7 +319,7 @@ def test_failure_while_writing_keeps_what_was_there(tmp_path, points, suffix, mo
 
 
 def test_failure_of_the_style_keeps_the_geopackage(tmp_path, points, monkeypatch):
-    from lunarray.export import vector
+    from lunarray.export import layers
 
     path = tmp_path / "x.gpkg"
     to_vector(points, path)
@@ -328,7 +328,7 @@ def test_failure_of_the_style_keeps_the_geopackage(tmp_path, points, monkeypatch
     def fail(*args):
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(vector, "_style_in_geopackage", fail)
+    monkeypatch.setattr(layers, "_style_in_geopackage", fail)
     with pytest.raises(sqlite3.OperationalError):
         to_vector(points.isel(observation=slice(2)), path)
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.errors import GridError
-from lunarray.export.vector import driver_of, write_layer
+from lunarray.export.layers import driver_of, write_layer
 from lunarray.geo import BODIES, require_body
 
 if TYPE_CHECKING:
