@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from lunarray.export.geotiff import to_cog
-from lunarray.export.layers import write_layer
 from lunarray.export.styles import raster_style
 from lunarray.export.vector import to_vector
 
-__all__ = ["raster_style", "to_cog", "to_vector", "write_layer"]
+__all__ = ["raster_style", "to_cog", "to_vector"]
