@@ -208,6 +208,19 @@ def test_positions_between_those_of_proj(method):
     np.testing.assert_array_equal(lazy.compute(scheduler="sync"), whole)
 
 
+@pytest.mark.parametrize("columns", [8, 32, 64, 128])
+@pytest.mark.parametrize("name", ["geographic", "equirectangular"])
+def test_turns_of_a_power_of_two(rng, columns, name):
+    # Places a whole turn apart look alike: a cell must not reach from one to the next.
+    turn = 360.0 if name == "geographic" else 2 * math.pi * R
+    box = geo.lunar_grid(name, turn / columns)
+    data = rng.random(box.shape)
+    fine = geo.lunar_grid("geographic", 180.0 / columns)
+    for method in ("nearest", "average"):
+        got = geo.reproject(_map(box, data), fine, method=method)
+        np.testing.assert_allclose(got, data.repeat(2, 0).repeat(2, 1), rtol=1e-12)
+
+
 def test_a_pole_on_the_seam_of_a_map_that_ends_there():
     # A map from 0° to 200° that reaches the pole: what it holds is there, the rest is not.
     source = geo.lunar_grid("geographic", 0.5, (0, -90, 200, -60))

@@ -18,6 +18,7 @@ from lunarray.geo import (
     require_body,
     spatial_dims,
     to_lonlat,
+    unit_vectors,
 )
 
 if TYPE_CHECKING:
@@ -134,55 +135,41 @@ def metric_of(geobox: GeoBox) -> Metric:
     affine: Affine = geobox.transform
     if affine.b or affine.d:
         raise GridError("the grid is rotated", where="grid", remedy="give an axis-aligned grid")
-    crs = require_body(geobox.crs, BODIES)
-    radius = radius_of(crs)
+    radius = radius_of(geobox.crs)
     step = max(1.0, _NODES / max(pixel_size(geobox), 1e-6))
-    rows, columns = (math.ceil(size / step) + 1 for size in geobox.shape)
-    rows, columns = max(rows, 2), max(columns, 2)
+    rows, columns = (max(math.ceil(size / step) + 1, 2) for size in geobox.shape)
     row, column = np.meshgrid(np.arange(rows) * step, np.arange(columns) * step, indexing="ij")
-    # Steps of some metres: far above rounding, far below the curvature.
-    delta = max(1e-6 * radius / max(pixel_size(geobox), 1e-12), 1e-6)
-
-    def place(r: np.ndarray, c: np.ndarray) -> np.ndarray:
-        lon, lat = to_lonlat(crs, affine.a * c + affine.c, affine.e * r + affine.f)
-        if crs.is_geographic:
-            lat = np.clip(lat, -90.0, 90.0)
-        lam, phi = np.deg2rad(lon), np.deg2rad(lat)
-        return np.stack(
-            [np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=-1
-        )
-
-    along_x = (place(row, column + delta) - place(row, column - delta)) * (radius / (2 * delta))
-    along_y = (place(row + delta, column) - place(row - delta, column)) * (radius / (2 * delta))
+    along_x, along_y = _steps(geobox, row, column)
     tensor = np.stack(
         [(along_x**2).sum(-1), (along_y**2).sum(-1), (along_x * along_y).sum(-1)], axis=-1
     )
     return Metric(np.where(np.isfinite(tensor), tensor, np.nan), step, radius)
 
 
-def north_of(
-    geobox: GeoBox, row: np.ndarray, column: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def north_of(geobox: GeoBox, row: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, ...]:
     """Longitude, latitude, and how one pixel along x and y moves east and north (m), at pixel positions."""
-    crs, affine = require_body(geobox.crs, BODIES), geobox.transform
-    radius = radius_of(crs)
-    delta = max(1e-6 * radius / max(pixel_size(geobox), 1e-12), 1e-6)
-
-    def at(r: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return to_lonlat(crs, affine.a * c + affine.c, affine.e * r + affine.f)
-
-    lon, lat = at(row, column)
+    affine = geobox.transform
+    lon, lat = to_lonlat(geobox.crs, affine.a * column + affine.c, affine.e * row + affine.f)
     lam, phi = np.deg2rad(lon), np.deg2rad(lat)
     east = np.stack([-np.sin(lam), np.cos(lam), np.zeros_like(lam)], -1)
     north = np.stack([-np.sin(phi) * np.cos(lam), -np.sin(phi) * np.sin(lam), np.cos(phi)], -1)
-    out = []
-    for dr, dc in ((0.0, delta), (delta, 0.0)):
-        ends = []
-        for sign in (1.0, -1.0):
-            lo, la = np.deg2rad(at(row + sign * dr, column + sign * dc))
-            ends.append(
-                np.stack([np.cos(la) * np.cos(lo), np.cos(la) * np.sin(lo), np.sin(la)], -1)
-            )
-        chord = (ends[0] - ends[1]) * (radius / (2 * delta))
-        out += [(chord * east).sum(-1), (chord * north).sum(-1)]
-    return (np.mod(lon + 180.0, 360.0) - 180.0, lat, *out)
+    moves = [(step * way).sum(-1) for step in _steps(geobox, row, column) for way in (east, north)]
+    return np.mod(lon + 180.0, 360.0) - 180.0, lat, *moves
+
+
+def _steps(geobox: GeoBox, row: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How one pixel along x and one along y moves in space (m), at pixel positions."""
+    crs, affine = require_body(geobox.crs, BODIES), geobox.transform
+    radius = radius_of(crs)
+    # Some metres: far above rounding, far below the curvature.
+    delta = max(1e-6 * radius / max(pixel_size(geobox), 1e-12), 1e-6)
+
+    def place(r: np.ndarray, c: np.ndarray) -> np.ndarray:
+        lon, lat = to_lonlat(crs, affine.a * c + affine.c, affine.e * r + affine.f)
+        return unit_vectors(lon, np.clip(lat, -90.0, 90.0) if crs.is_geographic else lat)
+
+    scale = radius / (2 * delta)
+    return (
+        (place(row, column + delta) - place(row, column - delta)) * scale,
+        (place(row + delta, column) - place(row - delta, column)) * scale,
+    )

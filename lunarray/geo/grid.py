@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -226,6 +226,48 @@ def turn_start(geobox: GeoBox, period: float) -> float:
     # A grid that only overhangs ±180° by a fraction of a pixel counts from -180°; any other from its own left edge.
     half, overhang = period / 2.0, abs(geobox.transform.a)
     return -half if -half - overhang < left <= -half and right <= half + overhang else left
+
+
+class Closure(NamedTuple):
+    """How a grid in longitude closes on itself."""
+
+    turn: float
+    """Columns in one turn; 0 where x does not repeat."""
+    start: float
+    """Column from which the turn is counted that the grid covers."""
+    around: bool
+    """Whether the last column is the neighbour of the first."""
+    over_top: bool
+    """Whether the first row ends at a pole, beyond which the other side begins, half a turn on."""
+    over_bottom: bool
+    """Whether the last row does."""
+
+
+def closure_of(geobox: GeoBox) -> Closure:
+    """How a grid closes on itself: around the body, and over its poles.
+
+    Parameters
+    ----------
+    geobox : odc.geo.geobox.GeoBox
+        Of the Moon or of Mercury.
+
+    Returns
+    -------
+    Closure
+    """
+    crs, affine = require_body(geobox.crs, BODIES), geobox.transform
+    (height, width), period = geobox.shape, period_of(crs)
+    if period is None:
+        return Closure(0.0, 0.0, False, False, False)
+    step = abs(affine.a)
+    if abs(width * step - period) >= 0.01 * step:
+        start = (turn_start(geobox, period) - affine.c) / affine.a
+        start -= period / step if affine.a < 0 else 0.0
+        return Closure(period / step, start, False, False, False)
+    ends = np.array([affine.f, affine.f + height * affine.e])
+    poles = from_lonlat(crs, np.zeros(2), np.array([90.0, -90.0]))[1]
+    near = (np.abs(ends[:, None] - poles) <= 1e-3 * abs(affine.e)).any(axis=1)
+    return Closure(float(width), 0.0, True, bool(near[0]), bool(near[1]))
 
 
 def pixel_of(geobox: GeoBox, lon: Any, lat: Any) -> tuple[np.ndarray, np.ndarray]:

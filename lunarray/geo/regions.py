@@ -12,6 +12,7 @@ import numpy as np
 
 from lunarray.errors import GridError, InputError
 from lunarray.geo.crs import MOON, from_lonlat, moon_crs, require_body, to_lonlat
+from lunarray.geo.footprints import unit_vectors
 from lunarray.geo.grid import lunar_grid
 from lunarray.geo.lon import wrap_longitude
 from lunarray.geo.sphere import RADIUS, great_circle_distance
@@ -451,9 +452,7 @@ def _check_place(lon: float, lat: float, where: str) -> None:
 
 def _cap_of(lon: np.ndarray, lat: np.ndarray) -> tuple[float, float, float]:
     """A circle around points: not the smallest, never too small for them."""
-    lam, phi = np.deg2rad(lon), np.deg2rad(lat)
-    p = np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)])
-    middle = p.mean(axis=1)
+    middle = unit_vectors(lon, lat).mean(axis=0)
     length = np.linalg.norm(middle)
     if length < 1e-3:
         return 0.0, 90.0, math.pi * RADIUS

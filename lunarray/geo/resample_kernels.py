@@ -29,16 +29,12 @@ class Part(NamedTuple):
     """Rows of the source."""
     width: int
     """Columns of the source."""
+    # As in lunarray.geo.grid.Closure.
     turn: float
-    """Columns in one turn of longitude; 0 where x does not repeat."""
     start: float
-    """Column at which the turn begins that positions are counted on."""
     around: bool
-    """Whether the last column is the neighbour of the first."""
     over_top: bool
-    """Whether the first row ends at a pole, beyond which the other side begins."""
     over_bottom: bool
-    """Whether the last row does."""
 
 
 class Places(NamedTuple):

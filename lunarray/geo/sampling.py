@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lunarray.geo.crs import BODIES, from_lonlat, period_of, require_body, to_lonlat
-from lunarray.geo.grid import grid_token, pixel_size, turn_start
+from lunarray.geo.crs import BODIES, from_lonlat, radius_of, require_body, to_lonlat
+from lunarray.geo.grid import closure_of, grid_token, pixel_size
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -97,23 +97,13 @@ class Sampler:
         """All of the source, and how it closes on itself."""
         from lunarray.geo.resample_kernels import Part
 
-        height, width = self.source.shape
-        crs, affine = self._crs[1], self.source.transform
-        period = period_of(crs)
-        if period is None:
-            return Part(0, 0, height, width, 0.0, 0.0, False, False, False)
-        step = abs(affine.a)
-        around = abs(width * step - period) < 0.01 * step
-        start = (turn_start(self.source, period) - affine.c) / affine.a
-        start -= period / step if affine.a < 0 else 0.0
-        poles = [False, False]
-        if around and width % 2 == 0:
-            ends = np.array([affine.f, affine.f + height * affine.e])
-            y = from_lonlat(crs, np.zeros(2), np.array([90.0, -90.0]))[1]
-            near = np.abs(ends[:, None] - y) <= 1e-3 * abs(affine.e)
-            poles = [bool(v) for v in near.any(axis=1)]
-        turn = float(width) if around else period / step
-        return Part(0, 0, height, width, turn, 0.0 if around else start, around, *poles)
+        return Part(0, 0, *self.source.shape, **closure_of(self.source)._asdict())
+
+    @cached_property
+    def _sizes(self) -> tuple[int, ...]:
+        """Sides of cells; none is larger than 45°, so that its nodes are less than half a turn apart."""
+        limit = math.pi / 4 * radius_of(self.target.crs) / pixel_size(self.target) * self.parts
+        return tuple(size for size in _SIZES if size <= limit)
 
     # --- positions --------------------------------------------------------------------------------
 
@@ -145,8 +135,10 @@ class Sampler:
         low = np.array([rows[0], columns[0]]) * n
         high = np.array([rows[1], columns[1]]) * n
         cells, nodes = [np.empty((0, 3), np.int64)], [np.empty((0, 2, 3, 3))]
-        todo = _mesh(low // _SIZES[0] * _SIZES[0], high, _SIZES[0])
-        for size in _SIZES:
+        if not self._sizes:
+            return Places(cells[0], nodes[0], *self._points(_mesh(low, high, 1), n))
+        todo = _mesh(low // self._sizes[0] * self._sizes[0], high, self._sizes[0])
+        for size in self._sizes:
             at = (todo[:, None] + size * np.concatenate([_NODES, _CHECKS])) / n
             r, c = self.positions(at[..., 0], at[..., 1])
             values = np.stack([r, self._near(c, c[:, 4:5])], axis=1)

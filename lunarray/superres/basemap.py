@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.errors import CoverageError, InputError
-from lunarray.geo import RADIUS, grid_token
+from lunarray.geo import RADIUS, geobox_of, grid_token, pixel_size, project, spatial_dims
+from lunarray.geo.grid import closure_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,8 +26,6 @@ class BaseMap:
     """A base map: where its pixels are, and its values as they are needed."""
 
     def __init__(self, basemap: xr.DataArray) -> None:
-        from lunarray.geo import geobox_of, moon_crs, period_of, pixel_size, spatial_dims
-
         self.geobox = geobox_of(basemap)
         dims = spatial_dims(basemap) or ("y", "x")
         lead = [d for d in basemap.dims if d not in dims]
@@ -41,18 +40,11 @@ class BaseMap:
         self.data, self.lazy = data, basemap.chunks is not None
         self.valid_range = basemap.attrs.get("valid_range")
         self.pixel = pixel_size(self.geobox) / 1e3
-        period = period_of(moon_crs(self.geobox.crs))
+        closure = closure_of(self.geobox)
         #: Columns in one turn of longitude, and whether the map goes all around in whole pixels.
-        self.turn = None if period is None else period / abs(self.geobox.transform.a)
-        self.around = self.turn is not None and abs(self.turn - data.shape[2]) < 0.01
+        self.turn, self.around = closure.turn or None, closure.around
         #: Whether the first and the last row touch a pole, beyond which the map goes on half a turn away.
-        step = self.geobox.transform.e
-        top = self.geobox.transform.f
-        edges = (top, top + data.shape[1] * step)
-        self.poles = tuple(
-            self.around and period is not None and abs(abs(edge) - period / 4) <= 1e-3 * abs(step)
-            for edge in edges
-        )
+        self.poles = closure.over_top, closure.over_bottom
 
     def __dask_tokenize__(self) -> Any:
         return grid_token(self.geobox)
@@ -65,8 +57,6 @@ class BaseMap:
 
     def require(self, lat: np.ndarray, lon: np.ndarray, what: str) -> None:
         """Raise where places lie outside of the map."""
-        from lunarray.geo import project
-
         row, column = project(self.geobox, lon, lat)
         with np.errstate(invalid="ignore"):
             inside = (row >= 0) & (row <= self.geobox.shape[0])
@@ -85,8 +75,6 @@ class BaseMap:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of places, at pixels' centres whole numbers; columns within half a turn of the middle's
         and beyond the map's edges where need be."""
-        from lunarray.geo import project
-
         row, column = project(self.geobox, lon.ravel(), lat.ravel())
         if self.turn is not None:
             _, centre = project(self.geobox, np.array([middle[1]]), np.array([middle[0]]))

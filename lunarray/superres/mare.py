@@ -12,6 +12,19 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import GridError, InputError, ProductFormatError
+from lunarray.geo import (
+    as_regions,
+    assign_crs,
+    assign_grid,
+    geobox_of,
+    grid_dims,
+    lonlat,
+    lunar_grid,
+    pixel_of,
+    region_window,
+    reproject,
+    spatial_dims,
+)
 from lunarray.superres.gib import open_gib, write_region
 from lunarray.superres.gib_layout import (
     HIGHLAND_CLASS,
@@ -70,8 +83,6 @@ def mare_class(
     GridError
         If a map does not cover the grid.
     """
-    from lunarray.geo import assign_crs, grid_coords, grid_dims, lonlat, lunar_grid, reproject
-
     given = [
         name
         for name, v in (("polygons", polygons), ("raster", raster), ("albedo", albedo))
@@ -94,8 +105,9 @@ def mare_class(
     if polygons is not None:
         values = _from_polygons(geobox, polygons)
     elif raster is not None:
-        lon, lat = lonlat(geobox)
-        sampled = _nearest(raster, lon, lat)
+        raster = _map(raster, "raster")
+        require_cover(raster, geobox)
+        sampled = reproject(raster, geobox, method="nearest").values.astype(np.float64)
         mare = np.isin(sampled, np.asarray(mare_values, np.float64))
         values = np.where(np.isnan(sampled), UNKNOWN, np.where(mare, MARE_CLASS, HIGHLAND_CLASS))
     else:
@@ -110,16 +122,13 @@ def mare_class(
     out = xr.DataArray(
         values.astype(np.uint8),
         dims=grid_dims(geobox),
-        coords=grid_coords(geobox),
         name="mare",
         attrs=attrs,
     )
-    return assign_crs(out, geobox)
+    return assign_grid(out, geobox)
 
 
 def _map(obj: Any, name: str) -> xr.DataArray:
-    from lunarray.geo import spatial_dims
-
     if isinstance(obj, xr.DataArray) and obj.ndim == 3 and obj.sizes.get("band") == 1:
         obj = obj.isel(band=0, drop=True)
     if not isinstance(obj, xr.DataArray) or obj.ndim != 2 or spatial_dims(obj) is None:
@@ -148,8 +157,6 @@ def require_cover(raster: Any, geobox: GeoBox, where: str | None = None) -> None
     GridError
         Saying how much is missing.
     """
-    from lunarray.geo import geobox_of, lonlat, pixel_of
-
     name = where or str(getattr(raster, "name", None) or "map")
     source = geobox_of(_map(raster, name))
     lon, lat = lonlat(geobox)
@@ -165,29 +172,7 @@ def require_cover(raster: Any, geobox: GeoBox, where: str | None = None) -> None
         )
 
 
-def _nearest(raster: Any, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-    from lunarray.geo import geobox_of, pixel_of, spatial_dims
-
-    raster = _map(raster, "raster")
-    row, column = pixel_of(geobox_of(raster), lon, lat)
-    if (row < 0).any():
-        raise GridError(
-            f"the map does not cover {100 * (row < 0).mean():.1f} % of the grid",
-            where=str(raster.name or "raster"),
-            remedy="Give a map that covers all of it, or a smaller grid",
-        )
-    dims = spatial_dims(raster) or ("lat", "lon")
-    # Only the part that is needed is read.
-    top, left = int(row.min()), int(column.min())
-    part = raster.transpose(*dims).isel(
-        {dims[0]: slice(top, int(row.max()) + 1), dims[1]: slice(left, int(column.max()) + 1)}
-    )
-    return np.asarray(part.values, np.float64)[row - top, column - left]
-
-
 def _from_polygons(geobox: GeoBox, polygons: Any) -> np.ndarray:
-    from lunarray.geo import as_regions, lonlat, region_window
-
     values = np.full(tuple(geobox.shape), HIGHLAND_CLASS, np.uint8)
     lon, lat = lonlat(geobox)
     for region in as_regions(polygons):
@@ -221,8 +206,6 @@ def albedo_threshold(albedo: xr.DataArray, bins: int = 256) -> float:
     ----------
     Otsu, N. (1979). A threshold selection method from gray-level histograms. IEEE Trans. SMC 9, 62-66.
     """
-    from lunarray.geo import spatial_dims
-
     albedo = _map(albedo, "albedo")
     dims = spatial_dims(albedo) or ("lat", "lon")
     values = np.asarray(albedo.transpose(*dims).values, np.float64)
@@ -353,8 +336,6 @@ def read_global_grid(path: str | os.PathLike[str], name: str | None = None) -> x
         If it is no table of numbers with twice as many columns as rows.
     """
     import pandas as pd
-
-    from lunarray.geo import assign_crs
 
     path = Path(path)
     try:
