@@ -14,7 +14,7 @@ from lunarray.oxides import OXIDES
 from lunarray.simulate.globe import REFERENCE_NOISE
 from lunarray.simulate.surface import Surface, random_fields, unit_vector
 
-SIZE = {"resolution": 40_000.0, "seed": 3}
+SIZE = {"resolution": 64_000.0, "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_chunks_do_not_matter_and_nothing_is_computed_early(whole, no_compute):
     lazy = la.simulate.moon(**SIZE, chunks=17)
     again = la.simulate.moon(**SIZE, chunks=17)
     assert lazy.north.reflectance.data.name == again.north.reflectance.data.name
-    other = la.simulate.moon(40_000.0, 4, chunks=17)
+    other = la.simulate.moon(64_000.0, 4, chunks=17)
     assert lazy.north.reflectance.data.name != other.north.reflectance.data.name
     with dask.config.set(scheduler="sync"):
         for name in ("north", "south", "reference", "second_north", "second_south"):
@@ -92,9 +92,9 @@ def test_random_fields_have_unit_variance_all_over(surface):
 def test_reference_is_the_surface_with_the_errors_it_says(whole, surface):
     reference = whole.reference
     assert dict(reference.sizes) == {
-        "lat": 444,
-        "lon": 1228,
-    }  # 2/9 of a pixel of 1.319°, whole around
+        "lat": 278,
+        "lon": 768,
+    }  # 2/9 of a pixel of 2.111°, whole around
     assert float(np.abs(reference.lat).max()) < 65
     part = reference.sel(lat=slice(64.5, 58))
     lon, lat = np.meshgrid(part.lon.values, part.lat.values)
