@@ -131,7 +131,7 @@ def no_compute():
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def client():
     """A Dask client of a local cluster, in threads or in processes: ``with client(processes=True): ...``."""
     import distributed

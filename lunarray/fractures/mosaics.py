@@ -132,7 +132,7 @@ def mosaic(
             )
     ranks = _ranks(order, boxes)
     samplers = [sampler_of(box, target, method, min_valid) for box in boxes]
-    data, source = _compose(pictures, samplers, target, ranks, overlap, chunks)
+    data, source, valid = _compose(pictures, samplers, target, ranks, overlap, chunks)
     dims = grid_dims(target)
     first = pictures[ranks[0]].attrs
     origin = {
@@ -144,7 +144,7 @@ def mosaic(
         {
             "image": (dims, data, {k: first[k] for k in ("long_name", "units") if k in first}),
             "source": (dims, source, origin),
-            "valid": (dims, source >= 0, {"long_name": "pixels with data"}),
+            "valid": (dims, valid, {"long_name": "pixels with data"}),
         }
     )
     ds = stamp(ds, f"mosaic of {len(pictures)} images, overlap {overlap!r}, {method!r} resampling")
@@ -288,7 +288,8 @@ def _compose(
         token=(arrays, samplers, ranks, overlap),
         kwargs={"samplers": samplers, "overlap": overlap},
     )
-    return both[0], both[1].astype(np.int16)
+    # `valid` is not made from `source`: on a cluster Dask (2026.8) loses a variable that another one is made from.
+    return both[0], both[1].astype(np.int16), both[1] >= 0
 
 
 def _block(

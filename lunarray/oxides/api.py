@@ -384,7 +384,6 @@ def polar_cap(
             f"for instance by .lunar.grid({pole or 'north'!r})",
         )
     sign = 1 if name == "north" else -1
-    chunks = next((v.chunks[-2:] for v in _variables(obj) if v.chunks), None)
     lat = lonlat(geobox)[1]
     inside = sign * lat >= abs(latitude)
     if not inside.any():
@@ -397,12 +396,9 @@ def polar_cap(
     window = {"y": slice(rows[0], rows[-1] + 1), "x": slice(columns[0], columns[-1] + 1)}
     part = obj.isel(window)
     mask = xr.DataArray(inside[window["y"], window["x"]], dims=("y", "x"))
-    if chunks is not None:
-        mask = mask.chunk(
-            dict(
-                zip(("y", "x"), next(v.chunks[-2:] for v in _variables(part) if v.chunks), strict=True)
-            )
-        )  # fmt: skip
+    lazy = next((v for v in _variables(part) if v.chunks), None)
+    if lazy is not None:
+        mask = mask.chunk({d: lazy.chunksizes[d] for d in ("y", "x")})
 
     def cut(array: xr.DataArray) -> xr.DataArray:
         if not {"y", "x"} <= set(array.dims) or array.dtype.kind != "f":

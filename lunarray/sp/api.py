@@ -161,7 +161,13 @@ def mask_quality(
 def _mask_block(block: np.ndarray, qa: np.ndarray | None = None, **options: Any) -> np.ndarray:
     from lunarray.sp.kernels import mask_kernel
 
-    return mask_kernel(np.asarray(block, np.float32), qa, **options)
+    block = np.asarray(block, np.float32)
+    if qa is not None and qa.dtype.kind == "f":
+        # xarray's `where` makes floats of whole numbers; where it put NaN the quality is unknown.
+        known = np.isfinite(qa)
+        block = np.where(known, block, np.float32(np.nan))
+        qa = np.where(known, qa, 0).astype(np.uint16)
+    return mask_kernel(block, qa, **options)
 
 
 def join_detectors(

@@ -207,7 +207,10 @@ def _predict(
     """Mean and variance of a region and its margin by its own network."""
     trained = cast(Any, plan.specs[region].load())
     lat, lon = plan.places(region)
-    mean, variance = predict_region(trained, lat, lon, np.asarray(feature), np.asarray(mare))
+    mare = np.nan_to_num(np.asarray(mare)).astype(
+        np.uint8
+    )  # NaN where xarray's `where` put it: unknown
+    mean, variance = predict_region(trained, lat, lon, np.asarray(feature), mare)
     return mean, variance + (trained.residual**2)[:, None, None]
 
 

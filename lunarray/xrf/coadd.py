@@ -388,6 +388,7 @@ def coadd(
             where="coadd",
             remedy="They must be 1 or more, and min_frames not more than window",
         )
+    ds = ds.transpose("time", ...)
     begin, finish = frame_bounds(ds)
     segments = _segments(begin, finish, max_gap)
     chi2 = None
