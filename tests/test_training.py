@@ -523,7 +523,7 @@ def test_bad_input_is_refused(call, match):
         ({"left_out": [range(7)]}, "1 training samples of 8"),
         ({"backend": "fast"}, "fast"),
         ({"others": np.ones((8, 3))}, "same bands"),
-        ({"fold_batch": 0}, "give 1 or more"),
+        ({"fold_batch": 0}, "fold_batch: 0"),
     ],
 )
 def test_folds_that_make_no_sense(options, match):

@@ -11,7 +11,6 @@ import xarray as xr
 import lunarray as la
 from lunarray import errors, oxides
 from lunarray.oxides import OXIDES, TrainSettings, train
-from lunarray.oxides import uncertainty as module
 from lunarray.oxides.uncertainty import Calibration, calibrate, coverage, quantile, scale
 from lunarray.oxides.weights import load_calibration, load_networks, read_header
 
@@ -333,4 +332,4 @@ def test_the_default_model_knows_its_errors():
         held = coverage(maps[f"{oxide}_lower"], maps[f"{oxide}_upper"], drawn[oxide])
         assert 0.85 < held < 0.95, (oxide, held)
     assert isinstance(load_calibration(), Calibration)
-    assert module.from_tensors(load_calibration().tensors()).count[0] == 10_000
+    assert Calibration(**load_calibration().tensors()).count[0] == 10_000

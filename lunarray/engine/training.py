@@ -55,12 +55,7 @@ class TrainSettings:
         self.validate()
 
     def faults(self) -> list[str]:
-        """Names of fields whose value makes no sense; a room adds its own.
-
-        Returns
-        -------
-        list of str
-        """
+        """Names of fields whose value makes no sense; a room adds its own."""
         batch_size = getattr(self, "batch_size", None)
         good = {
             "epochs": self.epochs >= 1,
@@ -72,13 +67,7 @@ class TrainSettings:
         return [name for name, fine in good.items() if not fine]
 
     def validate(self) -> None:
-        """Check all fields.
-
-        Raises
-        ------
-        InputError
-            If a value makes no sense.
-        """
+        """Raise InputError if a value makes no sense."""
         faults = [f"{name}={getattr(self, name)!r}" for name in self.faults()]
         if faults:
             raise InputError(
@@ -89,46 +78,16 @@ class TrainSettings:
 
     @classmethod
     def paper(cls, **changes: Any) -> Self:
-        """Settings of the paper that the room follows, which are the defaults.
-
-        Parameters
-        ----------
-        **changes
-            Fields to set otherwise.
-
-        Returns
-        -------
-        TrainSettings
-        """
+        """Settings of the paper that the room follows, which are the defaults, with fields to set otherwise."""
         return cls(**changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Fields by name, as JSON types.
-
-        Returns
-        -------
-        dict
-        """
+        """Fields by name, as JSON types."""
         return json.loads(json.dumps(asdict(self), default=lambda number: number.item()))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Undo :meth:`to_dict`, also of files with former names of fields.
-
-        Parameters
-        ----------
-        values : mapping
-            What it gave; fields that are not there have their default.
-
-        Returns
-        -------
-        TrainSettings
-
-        Raises
-        ------
-        InputError
-            If there is no such field, or a value makes no sense.
-        """
+        """Undo :meth:`to_dict`, also of files with former names; fields that are not there have their default."""
         named = {cls.former.get(name, name): value for name, value in values.items()}
         unknown = named.keys() - {field.name for field in fields(cls)}
         if unknown:
@@ -143,12 +102,7 @@ class TrainSettings:
         return cls(**known)
 
     def to_json(self) -> str:
-        """Settings as text, equal for those that give equal numbers.
-
-        Returns
-        -------
-        str
-        """
+        """Settings as text, equal for those that give equal numbers."""
         values = self.to_dict()
         return json.dumps(
             {n: v for n, v in values.items() if n not in self.without_effect}, sort_keys=True
@@ -156,17 +110,7 @@ class TrainSettings:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Undo :meth:`to_json`.
-
-        Parameters
-        ----------
-        text : str
-            What it gave.
-
-        Returns
-        -------
-        TrainSettings
-        """
+        """Undo :meth:`to_json`."""
         return cls.from_dict(json.loads(text))
 
 
@@ -303,36 +247,13 @@ def _put_back(tree: Any, tensors: Mapping[str, np.ndarray]) -> Any:
 
 
 def mixed_seed(*numbers: int) -> int:
-    """One seed of several numbers, such as a training's seed and the epoch.
-
-    Parameters
-    ----------
-    *numbers : int
-        Not negative.
-
-    Returns
-    -------
-    int
-        Of 63 bits.
-    """
+    """One seed, of 63 bits, of several numbers, such as a training's seed and the epoch."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 @contextmanager
 def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
-    """Let torch draw from a seed; what is drawn after the context is as if nothing had been drawn in it.
-
-    Parameters
-    ----------
-    seed : int
-        The seed.
-    device : str or torch.device
-        Whose random numbers are meant besides those of the CPU.
-
-    Yields
-    ------
-    None
-    """
+    """Let torch draw from a seed, on a device too; after the context it is as if nothing had been drawn in it."""
     import torch
 
     # Layers draw their weights from the global generator: one of our own would not reach them.

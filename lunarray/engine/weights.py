@@ -54,19 +54,7 @@ class WeightsFormat:
     ) -> Path:
         """Write a file that is there only when it is complete.
 
-        Parameters
-        ----------
-        path : path-like
-            File to write; one that is there is replaced.
-        tensors : mapping of str to ndarray
-            Weights by name.
-        header : mapping
-            What the file says of itself, as JSON. Name, the first version and the digest are put in unless they are
-            there.
-
-        Returns
-        -------
-        Path
+        Name, the first version and the digest are put into the header, which is JSON, unless they are there.
         """
         own = {self.key: self.name, "format_version": self.versions[0]}
         write_tensors(path, tensors, {**own, "digest": tensors_digest(tensors), **header})
@@ -75,19 +63,7 @@ class WeightsFormat:
     def read_header(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """What a file says of itself; reads its first kilobytes only.
 
-        Parameters
-        ----------
-        path : path-like
-            Weights file.
-
-        Returns
-        -------
-        dict
-
-        Raises
-        ------
-        ModelError
-            If the file cannot be read, is of another kind or version, or a field is missing.
+        Raises ModelError if it cannot be read, is of another kind or version, or a field is missing.
         """
         header = peek_header(path)
         if header is None or self.key not in header:
@@ -110,22 +86,9 @@ class WeightsFormat:
         return header
 
     def read(self, path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Read a file; needs no torch.
+        """Read header and tensors; needs no torch.
 
-        Parameters
-        ----------
-        path : path-like
-            Weights file.
-
-        Returns
-        -------
-        header : dict
-        tensors : dict of ndarray
-
-        Raises
-        ------
-        ModelError
-            As :meth:`read_header`, or if the weights are not those that were written.
+        Raises ModelError as :meth:`read_header`, or if the weights are not those that were written.
         """
         header, tensors = self.read_header(path), read_tensors(path)
         digest = header.get("digest")
@@ -146,17 +109,7 @@ def write_tensors(
     tensors: Mapping[str, np.ndarray],
     header: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a safetensors file that is there only when it is complete.
-
-    Parameters
-    ----------
-    path : path-like
-        File to write; one that is there is replaced.
-    tensors : mapping of str to ndarray
-        Arrays by name.
-    header : mapping, optional
-        What the file says of itself, as JSON.
-    """
+    """Write a safetensors file, its header as JSON, that is there only when it is complete."""
     from safetensors.numpy import save
 
     path = Path(path)
@@ -169,22 +122,7 @@ def write_tensors(
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read the arrays of a safetensors file, whoever wrote it.
-
-    Parameters
-    ----------
-    path : path-like
-        The file.
-
-    Returns
-    -------
-    dict of ndarray
-
-    Raises
-    ------
-    ModelError
-        If it cannot be read.
-    """
+    """Read the arrays of a safetensors file, whoever wrote it; ModelError if it cannot be read."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -197,22 +135,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def peek_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What a safetensors file of lunarray says of itself; None where a file is another's.
-
-    Parameters
-    ----------
-    path : path-like
-        Any file.
-
-    Returns
-    -------
-    dict or None
-
-    Raises
-    ------
-    ModelError
-        If there is no such file, or it cannot be read.
-    """
+    """What a safetensors file of lunarray says of itself; None where a file is another's, ModelError without a file."""
     try:
         with Path(path).open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -231,17 +154,7 @@ def peek_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def tensors_digest(tensors: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over names, types, shapes and bytes of all tensors, in order of name; a scalar counts as a vector of one.
-
-    Parameters
-    ----------
-    tensors : mapping of str to ndarray
-
-    Returns
-    -------
-    str
-        Hexadecimal.
-    """
+    """SHA-256 over names, types, shapes and bytes of tensors, in order of name; a scalar counts as a vector of one."""
     return _digest(tensors, scalars=False)
 
 

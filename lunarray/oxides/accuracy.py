@@ -197,26 +197,18 @@ def _moments_block(f: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _combine(parts: np.ndarray, axis: Any = None, keepdims: bool = False) -> np.ndarray:
-    """Put the moments of disjoint sets together (last axis), one after another in their order."""
+    """Put the moments of disjoint sets together (last axis), in float64 about the mean of the first."""
     rows = parts.reshape(-1, _MOMENTS)
-    total = rows[0].copy()
-    for row in rows[1:]:
-        n, m = total[0], row[0]
-        if m == 0:
-            continue
-        if n == 0:
-            total = row.copy()
-            continue
-        df, dy = row[1] - total[1], row[2] - total[2]
-        weight = n * m / (n + m)
-        total[1] += df * m / (n + m)
-        total[2] += dy * m / (n + m)
-        total[3] += row[3] + weight * df * df
-        total[4] += row[4] + weight * dy * dy
-        total[5] += row[5] + weight * df * dy
-        total[6] += row[6]
-        total[7] += row[7]
-        total[0] = n + m
+    n = rows[:, 0]
+    total = rows.sum(axis=0)
+    if total[0] > 0:
+        first = rows[np.argmax(n > 0), 1:3]
+        # A constant is off by exactly zero, and stays one.
+        off = np.where(n[:, None] > 0, rows[:, 1:3] - first, 0.0)
+        mean = n @ off / total[0]
+        df, dy = (off - mean).T
+        total[1:3] = first + mean
+        total[3:6] += n @ np.stack([df * df, dy * dy, df * dy], axis=1)
     return total.reshape((1,) * (parts.ndim - 1) + (-1,)) if keepdims else total
 
 

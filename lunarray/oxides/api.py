@@ -11,7 +11,7 @@ import xarray as xr
 from lunarray.engine import ModelSpec, map_pixels, take
 from lunarray.engine.models import Device
 from lunarray.engine.pixels import BATCH_SIZE
-from lunarray.errors import GridError, InputError, ModelError
+from lunarray.errors import GridError, InputError, ModelError, require_choice
 from lunarray.geo import (
     Box,
     Circle,
@@ -278,8 +278,7 @@ def feo_lucey2000(
        Clementine ultraviolet-visible images, JGR 105 (E8), 20297, eqs. 1 and 2.
     """
     reflectance = _conditioned(obj, "feo_lucey2000")
-    if scale not in ("auto", "sp", "laboratory"):
-        raise InputError(f"unknown scale {scale!r}", remedy="Choose auto, sp or laboratory")
+    require_choice("scale", scale, ("auto", "sp", "laboratory"))
     spectra = reflectance
     if scale == "sp" or (scale == "auto" and (_is_sp(obj) or _is_sp(reflectance))):
         spectra = spectra / xr.DataArray(sp_scale(spectra["wavelength"].values), dims="wavelength")

@@ -18,26 +18,9 @@ def matched(
     method: Method = "auto",
     variables: list[str] | None = None,
 ) -> tuple[Any, Any]:
-    """Bring a result and a reference onto the result's grid, with the variables that both have.
+    """Bring a result and a reference onto the result's grid, with the variables that both have, oxides first.
 
-    Parameters
-    ----------
-    result, reference : Dataset or DataArray
-        Maps on any lunar grids; both Datasets or both DataArrays.
-    method : {"auto", "nearest", "bilinear", "average"}
-        See :func:`lunarray.geo.reproject`.
-    variables : list of str, optional
-        Which; by default all that both have, oxides first.
-
-    Returns
-    -------
-    result, reference : same types
-        On one grid.
-
-    Raises
-    ------
-    InputError
-        No common variable, or a Dataset with a DataArray.
+    Both are Datasets or both DataArrays, on any lunar grids; see :func:`lunarray.oxides.difference`.
     """
     if isinstance(result, xr.DataArray) != isinstance(reference, xr.DataArray):
         if isinstance(reference, xr.DataArray) and str(reference.name) in result:

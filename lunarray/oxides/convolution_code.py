@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from numba import njit
 from numba.core import cgutils
 
 from lunarray.oxides.vector_code import (
@@ -103,6 +104,22 @@ def _make_tile(height: int) -> Any:
 
 
 tile_0, tile_1, tile_2 = (_make_tile(height) for height in HEIGHTS)
+
+
+@njit(nogil=True, inline="always")
+def multiply_tiles(points, width, weights, at, channels, products, choice):
+    """The products of a register tile at all points, for one column of output channels; where its weights end."""
+    height = HEIGHTS[choice]
+    for p in range(POINTS):
+        a, m = p * height * width, p * height * WIDTH
+        if choice == 0:
+            tile_0(points, a, width, weights, at, channels, products, m, WIDTH)
+        elif choice == 1:
+            tile_1(points, a, width, weights, at, channels, products, m, WIDTH)
+        else:
+            tile_2(points, a, width, weights, at, channels, products, m, WIDTH)
+        at += channels * WIDTH
+    return at
 
 
 @emitter(7, (0, 3))

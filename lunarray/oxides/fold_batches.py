@@ -29,16 +29,8 @@ _GPU_SHARE = 0.6
 class FusedBatch:
     """Folds on the CPU, one to a thread.
 
-    Parameters
-    ----------
-    spectra, targets : ndarray, shape (sample, bands) and (sample, output)
-    kept : sequence of ndarray
-        Training samples of each fold.
-    settings : TrainSettings
-    workers : int
-        Threads.
-    begin : dict of ndarray, optional
-        The network that each fold begins with, but for its standardisation; by default that of the seed.
+    `kept` are the training samples of each fold, and `begin` the network that each begins with, but for its
+    standardisation; by default that of the seed.
     """
 
     def __init__(
@@ -115,15 +107,7 @@ class FusedBatch:
 class StackedBatch:
     """Folds stacked along a leading axis of every parameter: batched matrix products in PyTorch, on any device.
 
-    Parameters
-    ----------
-    spectra, targets : ndarray, shape (sample, bands) and (sample, output)
-    kept : sequence of ndarray
-        Training samples of each fold, as many in each.
-    settings : TrainSettings
-    device : str
-    begin : dict of ndarray, optional
-        As of :class:`FusedBatch`.
+    As :class:`FusedBatch`, with as many training samples in each fold.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ from lunarray.engine import current_client
 from lunarray.engine.models import Device, resolve_device
 from lunarray.engine.training import Checkpoint
 from lunarray.engine.weights import tensors_digest
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_choice, require_number
 from lunarray.oxides.fold_batches import FusedBatch, Progress, StackedBatch, folds_that_fit
 from lunarray.oxides.networks import State, finite_rows, predict_state
 from lunarray.oxides.settings import TrainSettings
@@ -238,8 +238,7 @@ def _checked_folds(left_out: Sequence[np.ndarray], samples: int) -> list[np.ndar
 
 def choose_backend(backend: Backend, device: Device) -> tuple[Backend, str]:
     """The formulation and the device, where either is left open."""
-    if backend not in get_args(Backend):
-        raise InputError(f"{backend!r}", where="backend", remedy='use "auto", "fused" or "stacked"')
+    require_choice("backend", backend, get_args(Backend))
     place = "cpu" if backend == "fused" and device == "auto" else resolve_device(device)
     if backend == "auto":
         backend = "stacked" if place == "cuda" else "fused"
@@ -320,8 +319,7 @@ def _run_on(
 
 def _batches(left_out: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
     """Folds of equal size together, at most `size` at a time, in their order."""
-    if size < 1:
-        raise InputError(f"batches of {size} folds", where="fold_batch", remedy="give 1 or more")
+    require_number("fold_batch", size, 1)
     counts = np.array([len(index) for index in left_out])
     result = []
     for count in np.unique(counts):

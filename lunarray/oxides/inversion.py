@@ -181,7 +181,7 @@ def _scale_block(outputs: np.ndarray, axis: int, **tensors: np.ndarray) -> np.nd
     values = np.moveaxis(outputs, axis, 0)
     spread = values[len(OUTPUTS) :]
     result = intervals.scale(
-        values[: len(OXIDES)], spread if len(spread) else None, intervals.from_tensors(tensors)
+        values[: len(OXIDES)], spread if len(spread) else None, intervals.Calibration(**tensors)
     )
     return np.moveaxis(result, 0, axis)
 

@@ -33,14 +33,11 @@ from numpy.typing import NDArray
 
 from lunarray.oxides.convolution_code import (
     GROUP,
-    POINTS,
     TARGETS,
     TILE,
     connect,
     first_block,
-    tile_0,
-    tile_1,
-    tile_2,
+    multiply_tiles,
     transform_in,
     transform_out,
 )
@@ -48,33 +45,23 @@ from lunarray.oxides.vector_code import HEIGHTS, WIDTH
 
 
 class Packed(NamedTuple):
-    """A network's parameters as the kernel reads them, all float32 but `layers` and `sizes`.
+    """A network's parameters as the kernel reads them."""
 
-    Attributes
-    ----------
-    mean, std : ndarray, shape (bands,)
-        Of the input.
-    layers : ndarray, shape (block, 5), int64
-        Channels in, both padded widths, and where weights and biases begin.
-    first, weights, biases : ndarray
-        Of the first convolution, and of all others one after another.
-    last, last_bias : ndarray
-        Of the fully connected layer.
-    sizes : ndarray, shape (6,), int64
-        Floats of each part of the working memory.
-    choice : int
-        Register tile, of `HEIGHTS`.
-    """
-
+    #: Of the input, (bands,).
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
+    #: Channels in, both padded widths, and where weights and biases begin, (block, 5).
     layers: NDArray[np.int64]
+    #: Of the first convolution, and of all others one after another.
     first: NDArray[np.float32]
     weights: NDArray[np.float32]
     biases: NDArray[np.float32]
+    #: Of the fully connected layer.
     last: NDArray[np.float32]
     last_bias: NDArray[np.float32]
+    #: Floats of each part of the working memory.
     sizes: NDArray[np.int64]
+    #: Register tile, of `HEIGHTS`.
     choice: int
 
 
@@ -96,15 +83,7 @@ def _convolve(source, target, layer, tiles, bands, net, points, products):
             transform_in(source, at, source_width, points, r * source_width, stride, source_width)
         at = weight_at
         for column in range(0, target_width, WIDTH):
-            for p in range(POINTS):
-                a, m = p * stride, p * height * WIDTH
-                if choice == 0:
-                    tile_0(points, a, source_width, weights, at, channels, products, m, WIDTH)
-                elif choice == 1:
-                    tile_1(points, a, source_width, weights, at, channels, products, m, WIDTH)
-                else:
-                    tile_2(points, a, source_width, weights, at, channels, products, m, WIDTH)
-                at += channels * WIDTH
+            at = multiply_tiles(points, source_width, weights, at, channels, products, choice)
             bias = bias_at + column
             for r in range(count):
                 pixel, tile = divmod(start + r, tiles)

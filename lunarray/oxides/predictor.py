@@ -24,22 +24,8 @@ _Network = Callable[[np.ndarray], np.ndarray]
 def load_predictor(path: str | os.PathLike[str], device: str) -> _Network:
     """Load an oxide model for :class:`lunarray.engine.ModelSpec`.
 
-    Parameters
-    ----------
-    path : path
-        Weights written by :func:`lunarray.oxides.save_oxide_cnn`.
-    device : {"cpu", "cuda"}
-        On the CPU the compiled kernel runs, and torch is not imported.
-
-    Returns
-    -------
-    callable
-        (pixel, band) float32 to (pixel, 7) float32: :data:`OUTPUTS`; novelty is NaN where the file has no statistics.
-
-    Raises
-    ------
-    ModelError
-        If the file is missing, altered, or made for another architecture.
+    On the CPU the compiled kernel runs, and torch is not imported. The function takes (pixel, band) float32 to
+    (pixel, 7) float32: :data:`OUTPUTS`; novelty is NaN where the file has no statistics.
     """
     header, tensors = read_weights(path)
     invert = _networks(header, tensors, path, device)
@@ -55,23 +41,7 @@ def load_predictor(path: str | os.PathLike[str], device: str) -> _Network:
 
 
 def load_ensemble(path: str | os.PathLike[str], device: str) -> _Network:
-    """Load an oxide model with its ensemble.
-
-    Parameters
-    ----------
-    path, device
-        As of :func:`load_predictor`.
-
-    Returns
-    -------
-    callable
-        (pixel, band) float32 to (pixel, 13) float32: :data:`OUTPUTS`, then :data:`SPREAD`.
-
-    Raises
-    ------
-    ModelError
-        If the file is missing, altered, made for another architecture, or has no ensemble.
-    """
+    """Load an oxide model with its ensemble: (pixel, 13) float32, :data:`OUTPUTS` and then :data:`SPREAD`."""
     predictor = load_predictor(path, device)
     header, tensors = read_weights(path)
     count = header.get("members", 0)

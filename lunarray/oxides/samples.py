@@ -11,7 +11,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import BandMismatchError, GridError, InputError
+from lunarray.errors import BandMismatchError, GridError, InputError, require_number
 from lunarray.geo import geobox_of, spatial_dims
 from lunarray.oxides.constants import OXIDES
 from lunarray.oxides.lattice import Places, lattice_points
@@ -62,12 +62,7 @@ class Screen:
 
     def __post_init__(self) -> None:
         _whole(self.window, "window")
-        if not self.tolerance > 0:
-            raise InputError(
-                f"a tolerance of {self.tolerance}",
-                where="tolerance",
-                remedy="give a positive ratio, 0.1 say",
-            )
+        require_number("tolerance", self.tolerance, 0, strictly=True)
 
 
 def build_samples(
@@ -303,15 +298,13 @@ def oxides_of(samples: xr.Dataset, oxides: Sequence[str] | None, where: str) -> 
 
 
 def _whole(window: float, name: str) -> int:
-    if not (window >= 1 and float(window).is_integer()):
-        raise InputError(f"{window} pixels", where=name, remedy="give a positive integer")
+    require_number(name, window, 1, whole=True)
     return int(window)
 
 
 def _share(share: float, name: str) -> float:
     """The least share of valid pixels, so that one is needed at least."""
-    if not 0 <= share <= 1:
-        raise InputError(f"a share of {share}", where=name, remedy="give 0 to 1")
+    require_number(name, share, 0, 1)
     # Python's float takes on the float32 of the shares that it is compared with: 0.7 is then not less than 0.7.
     return max(float(share), _ANY)
 

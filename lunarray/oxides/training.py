@@ -25,7 +25,7 @@ import xarray as xr
 
 from lunarray.engine.models import Device
 from lunarray.engine.progress import step_bar
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_number
 from lunarray.oxides.fit import OxideFit, oxide_dataset, oxide_matrix
 from lunarray.oxides.fold_batches import Progress
 from lunarray.oxides.folds import POLISH_RATE, FoldData, Folds, polish, train_folds
@@ -118,8 +118,7 @@ def train(
     left_out = _deal(samples, folds, by, settings.seed)
     names = oxides_of(samples, oxides, "samples")
     more = 0 if folds is None else _polishing(polish_epochs, settings)
-    if members < 0:
-        raise InputError(f"{members}", where="members", remedy="give 0 or more")
+    require_number("members", members, 0)
     single = None if pixels is None else _match(pixels, samples)
     networks = _networks(samples, names, single, settings.joint, checkpoint)
     what = f"{folds} folds" if isinstance(folds, int) else folds or "training"
@@ -145,8 +144,7 @@ def train(
 def _polishing(epochs: int | None, settings: TrainSettings) -> int:
     if epochs is None:
         return int(_POLISH_EPOCHS * settings.epochs)
-    if epochs < 0:
-        raise InputError(f"{epochs}", where="polish_epochs", remedy="give 0 or more")
+    require_number("polish_epochs", epochs, 0)
     return epochs
 
 

@@ -36,10 +36,8 @@ from lunarray.oxides.convolution_code import (
     GROUP,
     POINTS,
     TILE,
+    multiply_tiles,
     outer,
-    tile_0,
-    tile_1,
-    tile_2,
     transform_gradient,
     transform_in,
     transform_out_raw,
@@ -55,68 +53,45 @@ _BETA1, _BETA2, _ADAM_EPS = 0.9, 0.999, 1e-8
 
 
 class Network(NamedTuple):
-    """A network in training.
+    """A network in training."""
 
-    Attributes
-    ----------
-    theta, grad, m, v : ndarray, float32
-        Parameters, gradient and Adam's moments.
-    running : ndarray, shape (5, 2, width), float32
-        Statistics of batch normalisation.
-    plan : ndarray, shape (5, 2), int64
-        Channels, and padded.
-    at : ndarray, shape (6, 4), int64
-        Offsets of convolution, bias, scale and shift, then one row for the last layer.
-    x : ndarray, shape (sample, band + 2), float32
-        Standardised and padded spectra.
-    y : ndarray, shape (sample, output), float32
-        Standardised targets.
-    """
-
+    #: Parameters, gradient and Adam's moments.
     theta: NDArray[np.float32]
     grad: NDArray[np.float32]
     m: NDArray[np.float32]
     v: NDArray[np.float32]
+    #: Statistics of batch normalisation, (5, 2, width).
     running: NDArray[np.float32]
+    #: Channels, and padded, (5, 2).
     plan: NDArray[np.int64]
+    #: Offsets of convolution, bias, scale and shift, then one row for the last layer, (6, 4).
     at: NDArray[np.int64]
+    #: Spectra (sample, band + 2), standardised and padded, and targets (sample, output), standardised.
     x: NDArray[np.float32]
     y: NDArray[np.float32]
 
 
 class Work(NamedTuple):
-    """Memory that an epoch works in.
+    """Memory that an epoch works in."""
 
-    Attributes
-    ----------
-    z, z_at : ndarray
-        What the convolutions gave, and where each layer's begins.
-    d : ndarray
-        Gradients of one layer's output and of that below.
-    buffers, buffer_at : ndarray
-        Padded rows of four spectra, and where each layer's begin.
-    packed, turned : ndarray
-        Weights of a convolution as the kernel reads them, and those of the way back.
-    points, products : ndarray
-        Tiles before and after the matrix products.
-    points_in, points_out, sums : ndarray
-        The same for the gradient of the weights.
-    choice : int
-        Register tile, of `HEIGHTS`.
-    """
-
+    #: What the convolutions gave, and where each layer's begins.
     z: NDArray[np.float32]
     z_at: NDArray[np.int64]
+    #: Gradients of one layer's output and of that below.
     d: NDArray[np.float32]
+    #: Padded rows of four spectra, and where each layer's begin.
     buffers: NDArray[np.float32]
     buffer_at: NDArray[np.int64]
+    #: Weights of a convolution as the kernel reads them, and those of the way back.
     packed: NDArray[np.float32]
     turned: NDArray[np.float32]
+    #: Tiles before and after the matrix products; the same, and their sums, for the gradient of the weights.
     points: NDArray[np.float32]
     products: NDArray[np.float32]
     points_in: NDArray[np.float32]
     points_out: NDArray[np.float32]
     sums: NDArray[np.float32]
+    #: Register tile, of `HEIGHTS`.
     choice: int
 
 
@@ -192,15 +167,7 @@ def _convolve(source, width_in, channels, target, target_at, width_out, samples,
             transform_in(source, at, width_in, points, r * width_in, stride, width_in)
         at = 0
         for column in range(0, width_out, WIDTH):
-            for p in range(POINTS):
-                a, m = p * stride, p * height * WIDTH
-                if choice == 0:
-                    tile_0(points, a, width_in, packed, at, channels, products, m, WIDTH)
-                elif choice == 1:
-                    tile_1(points, a, width_in, packed, at, channels, products, m, WIDTH)
-                else:
-                    tile_2(points, a, width_in, packed, at, channels, products, m, WIDTH)
-                at += channels * WIDTH
+            at = multiply_tiles(points, width_in, packed, at, channels, products, choice)
             for r in range(count):
                 # Rows of `target` have no padding: tiles follow each other across spectra.
                 to = target_at + (start + r) * TILE * width_out + column

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_number
 
 #: Fewest calibration samples for each step of the scale along the predicted abundance, and most steps.
 _SAMPLES_A_STEP = 50
@@ -167,23 +166,7 @@ def _ranges(f: np.ndarray, steps: int) -> list[np.ndarray]:
 
 
 def quantile(calibration: Calibration, level: float) -> np.ndarray:
-    """Half-width of the conformal interval in units of the scale.
-
-    Parameters
-    ----------
-    calibration : Calibration
-    level : float
-        Share of true values that the interval is to hold, within (0, 1).
-
-    Returns
-    -------
-    ndarray, shape (oxide,), float32
-        The ceil((N + 1) · level)-th of the N scores.
-
-    Raises
-    ------
-    InputError
-        If the level is not within (0, 1), or needs more calibration samples than there were.
+    """Half-width of the conformal interval in units of the scale, shape (oxide,): the ceil((N + 1) · level)-th score.
 
     References
     ----------
@@ -191,10 +174,7 @@ def quantile(calibration: Calibration, level: float) -> np.ndarray:
        locally weighted); Barber et al. (2021), Predictive inference with the jackknife+, Ann. Stat. 49, 486 (that
        left-out predictions may take the place of a split).
     """
-    if not 0 < level < 1:
-        raise InputError(
-            f"{level}", where="level", remedy="give a share between 0 and 1, such as 0.9"
-        )
+    require_number("level", level, 0, 1, strictly=True)
     count = int(calibration.count[0])
     rank = math.ceil((count + 1) * level)
     if rank > count:
@@ -211,20 +191,9 @@ def quantile(calibration: Calibration, level: float) -> np.ndarray:
 
 
 def scale(predicted: np.ndarray, spread: np.ndarray | None, calibration: Calibration) -> np.ndarray:
-    """Standard deviation of the error of predicted abundances.
+    """Standard deviation (wt%) of the error of abundances (oxide, ...) predicted with a spread of the ensemble.
 
-    Parameters
-    ----------
-    predicted : ndarray, shape (oxide, ...)
-        wt%.
-    spread : ndarray, shape (oxide, ...), optional
-        Standard deviation of the ensemble, wt%; must be there where the calibration had one.
-    calibration : Calibration
-
-    Returns
-    -------
-    ndarray, shape (oxide, ...), float32
-        wt%; NaN where `predicted` is.
+    The spread must be there where the calibration had one. NaN where `predicted` is.
     """
     result = np.empty(predicted.shape, np.float32)
     for o in range(predicted.shape[0]):
@@ -240,11 +209,6 @@ def scale(predicted: np.ndarray, spread: np.ndarray | None, calibration: Calibra
     return result
 
 
-def from_tensors(tensors: Mapping[str, np.ndarray]) -> Calibration:
-    """The calibration that :meth:`Calibration.tensors` took apart."""
-    return Calibration(**{f.name: tensors[f.name] for f in fields(Calibration)})
-
-
 def coverage(lower: np.ndarray, upper: np.ndarray, truth: np.ndarray) -> float:
     """Share of true values within an interval, of those where all three are finite; NaN where none is."""
     lower, upper, truth = (np.asarray(a, np.float64) for a in (lower, upper, truth))
@@ -252,13 +216,3 @@ def coverage(lower: np.ndarray, upper: np.ndarray, truth: np.ndarray) -> float:
     return (
         float(np.mean((lower <= truth) & (truth <= upper), where=good)) if good.any() else math.nan
     )
-
-
-__all__: Sequence[str] = [
-    "Calibration",
-    "calibrate",
-    "coverage",
-    "from_tensors",
-    "quantile",
-    "scale",
-]

@@ -139,23 +139,9 @@ def _tensors(networks: Sequence[OxideCNN]) -> dict[str, np.ndarray]:
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a weights file says about itself; reads the first kilobytes only and needs no torch.
 
-    Parameters
-    ----------
-    path : path-like
-        Weights file.
-
-    Returns
-    -------
-    dict
-        ``architecture``, ``format_version``, ``n`` (int), ``bands`` (int), ``wavelengths`` (list of float, nm),
-        ``oxides`` (list of str), ``novelty`` (bool: statistics are there), ``training`` (dict) and ``digest``
-        (SHA-256 of the tensors). Version 2 also ``networks`` (list of int, outputs of each), ``members`` (int) and
-        ``calibration`` (bool).
-
-    Raises
-    ------
-    ModelError
-        No such file, not a safetensors file, or not one of an oxide model.
+    ``architecture``, ``format_version``, ``n`` (int), ``bands`` (int), ``wavelengths`` (list of float, nm), ``oxides``
+    (list of str), ``novelty`` (bool: statistics are there), ``training`` (dict) and ``digest`` (SHA-256 of the
+    tensors). Version 2 also ``networks`` (list of int, outputs of each), ``members`` (int) and ``calibration`` (bool).
     """
     header = FORMAT.read_header(path)
     if len(header["wavelengths"]) != header["bands"]:
@@ -174,7 +160,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
 
 
 def load_oxide_cnn(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> OxideCNN:
-    """Read a model.
+    """Read a model of one network.
 
     Parameters
     ----------
@@ -191,37 +177,19 @@ def load_oxide_cnn(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> OxideCNN:
     ModelError
         The file is missing, altered, made for another architecture, or holds several networks.
     """
-    header, tensors = read_weights(path)
-    networks = header.get("networks", [len(header["oxides"])])
+    networks = load_networks(path)
     if len(networks) > 1:
         raise ModelError(
             f"the file holds {len(networks)} networks",
             where=path,
             remedy="use it with invert_oxides(model=...), or read them all with lunarray.oxides.weights.load_networks",
         )
-    return _network(header, states_of(header, tensors)[0], networks[0], path)
+    return networks[0]
 
 
 def load_networks(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> list[OxideCNN]:
-    """Read all networks of a model, each of which gives the oxides that follow those of the one before.
-
-    Parameters
-    ----------
-    path : path-like
-        Weights file; the one that comes with lunarray by default.
-
-    Returns
-    -------
-    list of OxideCNN
-        On the CPU, in evaluation mode, without gradients.
-
-    Raises
-    ------
-    ModelError
-        The file is missing, altered, or made for another architecture.
-    """
-    header, tensors = read_weights(path)
-    return networks_of(header, tensors, path)
+    """Read all networks of a model, each of which gives the oxides that follow those of the one before."""
+    return networks_of(*read_weights(path), path)
 
 
 def networks_of(
@@ -231,9 +199,27 @@ def networks_of(
     member: int | None = None,
 ) -> list[OxideCNN]:
     """Make the networks of a model, or of a member of its ensemble, of what :func:`read_weights` gave."""
-    outputs = header.get("networks", [len(header["oxides"])])
-    states = states_of(header, tensors, member)
-    return [_network(header, s, count, path) for s, count in zip(states, outputs, strict=True)]
+    import torch
+
+    from lunarray.oxides.model import OxideCNN
+
+    networks = []
+    for state, outputs in zip(
+        states_of(header, tensors, member),
+        header.get("networks", [len(header["oxides"])]),
+        strict=True,
+    ):
+        model = OxideCNN(header["n"], header["bands"], outputs)
+        try:
+            model.load_state_dict({n: torch.from_numpy(a.copy()) for n, a in state.items()})
+        except RuntimeError as error:
+            raise ModelError(
+                f"tensors do not fit {ARCHITECTURE} with n = {header['n']} and {header['bands']} bands",
+                where=path,
+                remedy=_REMEDY,
+            ) from error
+        networks.append(model.eval().requires_grad_(False))
+    return networks
 
 
 def states_of(
@@ -244,93 +230,30 @@ def states_of(
     if member is None:
         own = {name: a for name, a in tensors.items() if not name.startswith(others)}
     else:
-        prefix = f"{_MEMBER}{member}."
-        own = {n.removeprefix(prefix): a for n, a in tensors.items() if n.startswith(prefix)}
+        own = _part(tensors, f"{_MEMBER}{member}.")
     count = len(header.get("networks", [0]))
-    if count == 1:
-        return [own]
-    prefixes = [f"{_NETWORK}{i}." for i in range(count)]
-    return [{n.removeprefix(p): a for n, a in own.items() if n.startswith(p)} for p in prefixes]
+    return [own] if count == 1 else [_part(own, f"{_NETWORK}{i}.") for i in range(count)]
 
 
-def _network(
-    header: dict[str, Any],
-    state: dict[str, np.ndarray],
-    outputs: int,
-    path: str | os.PathLike[str],
-) -> OxideCNN:
-    import torch
-
-    from lunarray.oxides.model import OxideCNN
-
-    model = OxideCNN(header["n"], header["bands"], outputs)
-    try:
-        model.load_state_dict({n: torch.from_numpy(a.copy()) for n, a in state.items()})
-    except RuntimeError as error:
-        raise ModelError(
-            f"tensors do not fit {ARCHITECTURE} with n = {header['n']} and {header['bands']} bands",
-            where=path,
-            remedy=_REMEDY,
-        ) from error
-    return model.eval().requires_grad_(False)
+def _part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {n.removeprefix(prefix): a for n, a in tensors.items() if n.startswith(prefix)}
 
 
 def load_novelty(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> NoveltyModel | None:
-    """Read the novelty statistics stored with a model; None where the file has none. Needs no torch.
-
-    Parameters
-    ----------
-    path : path-like
-        Weights file.
-
-    Returns
-    -------
-    NoveltyModel or None
-        Statistics for :func:`lunarray.oxides.novelty.novelty`.
-
-    Raises
-    ------
-    ModelError
-        The file is missing, altered, or made for another architecture.
-    """
+    """Read the novelty statistics stored with a model; None where the file has none. Needs no torch."""
     header, tensors = read_weights(path)
     if not header.get("novelty"):
         return None
     # Numba comes with it: not for those who want the header only.
     from lunarray.oxides.novelty import NoveltyModel
 
-    return NoveltyModel(
-        **{
-            name.removeprefix(_NOVELTY): a
-            for name, a in tensors.items()
-            if name.startswith(_NOVELTY)
-        }
-    )
+    return NoveltyModel(**_part(tensors, _NOVELTY))
 
 
 def load_calibration(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> Calibration | None:
-    """Read the calibration of its errors stored with a model; None where the file has none. Needs no torch.
-
-    Parameters
-    ----------
-    path : path-like
-        Weights file.
-
-    Returns
-    -------
-    Calibration or None
-        For :func:`lunarray.oxides.uncertainty.scale` and ``quantile``.
-
-    Raises
-    ------
-    ModelError
-        The file is missing, altered, or made for another architecture.
-    """
+    """Read the calibration of its errors stored with a model; None where the file has none. Needs no torch."""
     if not read_header(path).get("calibration"):
         return None
-    from lunarray.oxides.uncertainty import from_tensors
+    from lunarray.oxides.uncertainty import Calibration
 
-    _, tensors = read_weights(path)
-    return from_tensors(
-        {n.removeprefix(_CALIBRATION): a for n, a in tensors.items() if n.startswith(_CALIBRATION)}
-    )
+    return Calibration(**_part(read_weights(path)[1], _CALIBRATION))
