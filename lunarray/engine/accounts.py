@@ -47,13 +47,7 @@ def stage(name: str) -> Iterator[None]:
 
 
 def spend(name: str, seconds: float) -> None:
-    """Add one piece of work to a stage.
-
-    Parameters
-    ----------
-    name : str
-    seconds : float
-    """
+    """Add one piece of work to a stage."""
     with _lock:
         entry = _stages.setdefault(name, [0, 0.0])
         entry[0] += 1

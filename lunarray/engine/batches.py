@@ -86,16 +86,7 @@ def in_batches(
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that a GPU or this process has no memory left for a batch.
-
-    Parameters
-    ----------
-    error : BaseException
-
-    Returns
-    -------
-    bool
-    """
+    """Tell whether an error says that a GPU or this process has no memory left for a batch."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 

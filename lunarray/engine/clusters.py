@@ -121,34 +121,35 @@ def cluster(
         stack.enter_context(dask.config.set(settings))
         own = _brought(where, stack)
         if own is None:
-            if where == "auto":
-                where = "gpus" if gpu_names() else "local"
-            maker = _MAKERS.get(str(where))
-            if maker is None:
-                raise InputError(
-                    f"unknown cluster {where!r}",
-                    where="la.cluster",
-                    remedy=f"Choose from auto, {', '.join(_MAKERS)}, or pass an address, a client or a cluster",
-                )
-            import distributed
-
-            given = _Wanted(workers, threads, memory_limit, gpus, cpu_workers, dashboard, options)
-            with dask.config.set(
-                {
-                    "distributed.worker.multiprocessing-method": "spawn",
-                    "distributed.nanny.pre-spawn-environ": {
-                        **dask.config.get("distributed.nanny.pre-spawn-environ", {}),
-                        **ONE_THREAD,
-                    },
-                }
-            ):
-                made = stack.enter_context(maker(str(where), given))
-            own = stack.enter_context(distributed.Client(made))
+            where = ("gpus" if gpu_names() else "local") if where == "auto" else where
+            wanted = _Wanted(workers, threads, memory_limit, gpus, cpu_workers, dashboard, options)
+            own = _begun(str(where), wanted, stack)
         carried = labels(own)
         if GPU in carried or (where in ("slurm", "pbs") and gpus):
             stack.enter_context(dask.config.set(_UNFUSED))
         log("engine", "cluster", f"cluster {where}: {own}", where=str(where), labels=carried)
         yield own
+
+
+def _begun(where: str, wanted: _Wanted, stack: ExitStack) -> distributed.Client:
+    """Begin a cluster of ours, and a client of it."""
+    maker = _MAKERS.get(where)
+    if maker is None:
+        raise InputError(
+            f"unknown cluster {where!r}",
+            where="la.cluster",
+            remedy=f"Choose from auto, {', '.join(_MAKERS)}, or pass an address, a client or a cluster",
+        )
+    import distributed
+
+    environment = dask.config.get("distributed.nanny.pre-spawn-environ", {})
+    settings = {
+        "distributed.worker.multiprocessing-method": "spawn",
+        "distributed.nanny.pre-spawn-environ": {**environment, **ONE_THREAD},
+    }
+    with dask.config.set(settings):
+        made = stack.enter_context(maker(where, wanted))
+    return stack.enter_context(distributed.Client(made))
 
 
 class _Wanted:
@@ -260,10 +261,6 @@ def labelled_cluster(
         Of each.
     **options
         To :class:`distributed.LocalCluster`.
-
-    Returns
-    -------
-    distributed.LocalCluster
     """
     import distributed
 
@@ -284,7 +281,6 @@ def add_workers(
 
     Parameters
     ----------
-    made : distributed.LocalCluster
     workers, threads
         As of :func:`labelled_cluster`.
     """

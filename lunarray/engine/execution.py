@@ -74,7 +74,6 @@ def run(
 
     Parameters
     ----------
-    work : Work
     retries : int
         How often a task that fails is tried again.
     errors : {"raise", "nan"}
@@ -83,10 +82,6 @@ def run(
         Takes the key of each task that came to its end, well or not. What it raises stops the run.
     outcome : Outcome, optional
         To be filled; so that it is there too if the run is stopped by an exception.
-
-    Returns
-    -------
-    Outcome
 
     Raises
     ------
@@ -126,16 +121,7 @@ def current_client() -> Any:
 
 
 def labels(client: Any) -> dict[str, int]:
-    """Count the workers of a cluster that carry each resource label.
-
-    Parameters
-    ----------
-    client : distributed.Client or None
-
-    Returns
-    -------
-    dict
-    """
+    """Count the workers of a cluster that carry each resource label."""
     found: dict[str, int] = {}
     if client is not None and not client.asynchronous:
         for worker in client.scheduler_info(n_workers=-1)["workers"].values():
@@ -240,13 +226,13 @@ class _Settled(dask.callbacks.Callback):
         self._settle(key, result)
 
 
+_SCHEDULERS = {"threaded": "threads", "multiprocessing": "processes", "local": "synchronous"}
+
+
 def _scheduler_name(get: Any) -> str:
     module = getattr(get, "__module__", "")
-    return {
-        "dask.threaded": "threads",
-        "dask.multiprocessing": "processes",
-        "dask.local": "synchronous",
-    }.get(module, f"{module}.{getattr(get, '__name__', get)}")
+    own = f"{module}.{getattr(get, '__name__', get)}"
+    return _SCHEDULERS.get(module.removeprefix("dask."), own)
 
 
 def threads() -> int | None:

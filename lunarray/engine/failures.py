@@ -53,10 +53,8 @@ def attempt(call: Callable[[], Any], stage: str, *, retries: int, keep: bool) ->
 
     Parameters
     ----------
-    call : callable
     stage : str
         Kind of task.
-    retries : int
     keep : bool
         Give a Failure when it fails for good, instead of raising.
 

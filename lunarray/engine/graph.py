@@ -174,10 +174,6 @@ def apart(array: da.Array) -> da.Array:
     are used again. They are made twice instead. (:func:`dask.graph_manipulation.clone` gives tasks of sliced arrays new
     names that still depend on the old ones.)
 
-    Parameters
-    ----------
-    array : dask Array
-
     Returns
     -------
     dask Array
@@ -214,10 +210,6 @@ def apart(array: da.Array) -> da.Array:
 
 def known_values(array: Any) -> np.ndarray | None:
     """Values along one axis that need no computation: of an array in memory, or of a Dask array made by chunking one.
-
-    Parameters
-    ----------
-    array : array_like, (n,)
 
     Returns
     -------
@@ -269,10 +261,6 @@ def steps(arrays: Sequence[Any]) -> list[Step]:
     ----------
     arrays : sequence of dask collections
         Nothing is computed.
-
-    Returns
-    -------
-    list of Step
     """
     layers: dict[str, Any] = {}
     parents: dict[str, set[str]] = {}
@@ -326,14 +314,9 @@ def merged(arrays: Sequence[da.Array], gpus: bool) -> HighLevelGraph:
 
     Parameters
     ----------
-    arrays : sequence of dask Array
     gpus : bool
         Whether there are such workers. A graph may have been built while another cluster was in force: its layers are
         freed where there are none.
-
-    Returns
-    -------
-    HighLevelGraph
     """
     graph = HighLevelGraph.merge(*(array.__dask_graph__() for array in arrays))
     layers = {}
@@ -365,29 +348,14 @@ def fused(graph: HighLevelGraph, names: Iterable[str]) -> HighLevelGraph:
 
     Parameters
     ----------
-    graph : HighLevelGraph
     names : iterable of str
         Of the layers that are wanted, and so are kept.
-
-    Returns
-    -------
-    HighLevelGraph
     """
     return optimize_blockwise(graph, [(name,) for name in names])
 
 
 def lowered(graph: HighLevelGraph, keys: Sequence[Any]) -> Tasks:
-    """Make the tasks that `keys` need, and fuse chains of them.
-
-    Parameters
-    ----------
-    graph : HighLevelGraph
-    keys : sequence of key
-
-    Returns
-    -------
-    dict
-    """
+    """Make the tasks that `keys` need, and fuse chains of them."""
     if not keys:
         return {}
     with dask.config.set({"optimization.fuse.active": None}):
@@ -398,11 +366,6 @@ def lowered_for_workers(
     graph: HighLevelGraph, keys: Sequence[Any]
 ) -> tuple[Tasks, dict[Any, Mapping[str, float]]]:
     """Do as :func:`lowered`, but fuse nothing across the border between tasks bound to workers and others.
-
-    Parameters
-    ----------
-    graph : HighLevelGraph
-    keys : sequence of key
 
     Returns
     -------
@@ -429,13 +392,8 @@ def layered(tasks: Tasks, resources: Mapping[Any, Mapping[str, float]]) -> Any:
 
     Parameters
     ----------
-    tasks : dict
     resources : mapping
         By key.
-
-    Returns
-    -------
-    dict or HighLevelGraph
     """
     if not resources:
         return tasks
@@ -456,10 +414,6 @@ def layered(tasks: Tasks, resources: Mapping[Any, Mapping[str, float]]) -> Any:
 def blockwise(layer: Any) -> Blockwise | None:
     """Give a layer without what it has cached if its tasks can be made for any of its blocks alone.
 
-    Parameters
-    ----------
-    layer : dask Layer
-
     Returns
     -------
     Blockwise or None
@@ -474,10 +428,6 @@ def blockwise(layer: Any) -> Blockwise | None:
 
 def block_inputs(layer: Blockwise) -> list[tuple[str, tuple[int | None, ...], tuple[int, ...]]]:
     """Tell which blocks of other layers a block of a block-wise layer takes.
-
-    Parameters
-    ----------
-    layer : Blockwise
 
     Returns
     -------
@@ -499,16 +449,7 @@ def block_inputs(layer: Blockwise) -> list[tuple[str, tuple[int | None, ...], tu
 
 
 def task_inputs(layer: Blockwise) -> list[Any]:
-    """Give the keys that every block of a block-wise layer takes, beside the blocks of other layers.
-
-    Parameters
-    ----------
-    layer : Blockwise
-
-    Returns
-    -------
-    list of key
-    """
+    """Give the keys that every block of a block-wise layer takes, beside the blocks of other layers."""
     found: list[Any] = []
     for value, labels in layer.indices:
         if labels is None:
@@ -519,16 +460,7 @@ def task_inputs(layer: Blockwise) -> list[Any]:
 
 
 def consumers_first(graph: HighLevelGraph) -> list[str]:
-    """Put the layers of a graph in an order in which each comes after all that take of it.
-
-    Parameters
-    ----------
-    graph : HighLevelGraph
-
-    Returns
-    -------
-    list of str
-    """
+    """Put the layers of a graph in an order in which each comes after all that take of it."""
     return list(reversed(graph._toposort_layers()))
 
 
@@ -537,42 +469,17 @@ def expand(layer: Blockwise, blocks: list[tuple[int, ...]]) -> Tasks:
 
     Parameters
     ----------
-    layer : Blockwise
     blocks : list of tuple of int
         One at least.
-
-    Returns
-    -------
-    dict
     """
     return dict(layer._cull(blocks))
 
 
 def plain(node: Any) -> bool:
-    """Tell whether a node of a graph is a value or another name of one, and so nothing to run.
-
-    Parameters
-    ----------
-    node : GraphNode
-
-    Returns
-    -------
-    bool
-    """
+    """Tell whether a node of a graph is a value or another name of one, and so nothing to run."""
     return isinstance(node, Alias | DataNode)
 
 
 def task(key: Hashable, function: Callable[..., Any], needs: Iterable[Any]) -> Task:
-    """Make a task that calls a function with the results of others.
-
-    Parameters
-    ----------
-    key : hashable
-    function : callable
-    needs : iterable of key
-
-    Returns
-    -------
-    Task
-    """
+    """Make a task that calls a function with the results of others."""
     return Task(key, function, *map(TaskRef, needs))

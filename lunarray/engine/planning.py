@@ -91,10 +91,6 @@ def plan(
     labels : mapping, optional
         Resource labels of the cluster's workers. With "GPU" among them, tasks that run a model are bound to those
         workers; with "CPU" too, the others to these; and nothing is gathered.
-
-    Returns
-    -------
-    Work
     """
     targets = [target for target in targets if target.wanted]
     gpus = "GPU" in (labels or {})

@@ -278,10 +278,6 @@ def report_files(path: str | os.PathLike[str]) -> list[Path]:
     path : path
         As in :meth:`RunReport.save`.
 
-    Returns
-    -------
-    list of Path
-
     Raises
     ------
     InputError
@@ -311,12 +307,7 @@ def last_report() -> RunReport | None:
 
 
 def remember(report: RunReport) -> None:
-    """Keep a report for :func:`last_report`.
-
-    Parameters
-    ----------
-    report : RunReport
-    """
+    """Keep a report for :func:`last_report`."""
     global _last
     _last = report
 
@@ -332,10 +323,6 @@ def failure_rows(
         Of an Outcome.
     places : mapping
         From key to ``variables``, ``index`` and ``extent``.
-
-    Returns
-    -------
-    list of dict
     """
     return [
         {**places[f["key"]], **{k: v for k, v in f.items() if k != "key"}}

@@ -42,10 +42,6 @@ def read_watch(name: str, dask_scheduler: Any = None) -> dict[str, Any]:
         Of the plugin.
     dask_scheduler : distributed.Scheduler
         Given by `distributed`.
-
-    Returns
-    -------
-    dict
     """
     watch = dask_scheduler.plugins[name]
     return {

@@ -23,14 +23,6 @@ UNNAMED = "data"
 def as_dataset(obj: xr.Dataset | xr.DataArray) -> xr.Dataset:
     """Give a Dataset with what is to be stored.
 
-    Parameters
-    ----------
-    obj : Dataset or DataArray
-
-    Returns
-    -------
-    Dataset
-
     Raises
     ------
     InputError
@@ -46,16 +38,7 @@ def as_dataset(obj: xr.Dataset | xr.DataArray) -> xr.Dataset:
 
 
 def identity(ds: xr.Dataset) -> str:
-    """Name the content by what it is computed from; times of day in `history` do not count.
-
-    Parameters
-    ----------
-    ds : Dataset
-
-    Returns
-    -------
-    str
-    """
+    """Name the content by what it is computed from; times of day in `history` do not count."""
     content = [
         (str(name), v.dims, str(v.dtype), v.data)
         for name, v in sorted(ds.variables.items(), key=str)
@@ -64,16 +47,7 @@ def identity(ds: xr.Dataset) -> str:
 
 
 def storable(ds: xr.Dataset) -> xr.Dataset:
-    """Drop the encodings of other stores, load what cannot be written by region, and put large arrays in blocks.
-
-    Parameters
-    ----------
-    ds : Dataset
-
-    Returns
-    -------
-    Dataset
-    """
+    """Drop the encodings of other stores, load what cannot be written by region, and put large arrays in blocks."""
     ds = ds.drop_encoding()
     changed = {}
     for name, variable in ds.variables.items():
@@ -110,7 +84,6 @@ def create(
         Of :func:`storable`.
     groups : list of Group
         Of :func:`lunarray.store.regions.plan`.
-    path : Path
     token : str
         The identity.
     contents : dict

@@ -61,10 +61,6 @@ def choose_layout(
         the array, between 256 KiB and 16 MiB.
     max_objects : int
         More chunks than this are gathered into shards.
-
-    Returns
-    -------
-    Layout
     """
     shape = tuple(max(size, 1) for size in shape)
     if chunk_bytes is None:

@@ -84,12 +84,10 @@ def read_all(
 
     Parameters
     ----------
-    paths : list of Path
     read : callable
         Reads one; raises a LunarrayError, or an OSError, where it cannot.
     product : str
         What they should be, in the plural, for messages ("CLASS files").
-    errors : {"raise", "skip"}
     check : callable, optional
         Given the first one and another, says what makes them incompatible, or None.
     workers : int, optional
@@ -187,10 +185,6 @@ def lazy_array(reader: Any, chunks: tuple[int, ...] | None, name: str) -> Any:
         Along the first axis; None reads everything now.
     name : str
         Of the Dask array; it must tell what is read, so that the same call gives the same token.
-
-    Returns
-    -------
-    dask.array.Array or ndarray
     """
     if chunks is None:
         return reader[tuple(slice(None) for _ in reader.shape)]

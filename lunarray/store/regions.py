@@ -56,10 +56,6 @@ def plan(ds: xr.Dataset) -> list[Group]:
     The heaviest variable of a group decides the cut, and the others follow it, so that what is computed together is
     written together.
 
-    Parameters
-    ----------
-    ds : Dataset
-
     Returns
     -------
     list of Group
@@ -123,7 +119,6 @@ def writes(
 
     Parameters
     ----------
-    ds : Dataset
     groups : sequence of Group
         From :func:`plan`.
     path : str
@@ -135,10 +130,6 @@ def writes(
     threads : int, optional
         Where there are fewer than :data:`REGIONS_PER_THREAD` regions for each of them, the blocks of a region stay
         tasks of their own, so that no thread is idle.
-
-    Returns
-    -------
-    Writes
     """
     places = {}
     targets = []
@@ -241,13 +232,8 @@ def write_error(path: str, error: Exception) -> StoreWriteError:
 
     Parameters
     ----------
-    path : str
     error : Exception
         What happened.
-
-    Returns
-    -------
-    StoreWriteError
     """
     if not Path(path, "zarr.json").exists():
         return StoreWriteError(
@@ -285,8 +271,6 @@ def pieces(
 
     Parameters
     ----------
-    ds : Dataset
-    group : Group
     extent : mapping
         Begin and end of the region along each axis.
 
@@ -312,8 +296,6 @@ def piece_tasks(
 
     Parameters
     ----------
-    ds : Dataset
-    group : Group
     extents : sequence of mapping
         From :func:`pieces`.
 
@@ -355,8 +337,6 @@ def write_pieces(
 
     Parameters
     ----------
-    ds : Dataset
-    group : Group
     extent : mapping
         Of the region.
     found : iterable of (mapping, sequence of ndarray)

@@ -19,10 +19,6 @@ KEY = "lunarray_store"
 def state_of(path: Path) -> dict[str, Any] | None:
     """Read the state of the store at `path`.
 
-    Parameters
-    ----------
-    path : Path
-
     Returns
     -------
     dict or None
@@ -71,7 +67,6 @@ def set_state(path: Path, **state: Any) -> None:
 
     Parameters
     ----------
-    path : Path
     **state
         Entries; None takes one away.
     """
@@ -82,10 +77,6 @@ def set_state(path: Path, **state: Any) -> None:
 
 def remove(path: Path) -> None:
     """Delete the lunarray store at `path`, of whatever version, if there is one.
-
-    Parameters
-    ----------
-    path : Path
 
     Raises
     ------

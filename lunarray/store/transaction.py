@@ -67,10 +67,6 @@ def read_attribute(path: Path, key: str) -> dict[str, Any]:
     key : str
         The attribute.
 
-    Returns
-    -------
-    dict
-
     Raises
     ------
     OSError, ValueError, KeyError, TypeError

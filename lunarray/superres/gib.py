@@ -37,7 +37,7 @@ from lunarray.superres.gib_layout import (
     update_meta,
 )
 from lunarray.superres.grid import GIBGrid
-from lunarray.xrf.constants import ELEMENTS
+from lunarray.xrf import ELEMENTS
 
 
 def create_gib(

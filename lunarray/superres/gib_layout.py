@@ -71,8 +71,6 @@ def lay_out(path: Path, grid: GIBGrid, layout: dict[str, Any]) -> None:
 
     Parameters
     ----------
-    path : Path
-    grid : GIBGrid
     layout : dict
         What it is to say of itself: ``version``, ``grid``, ``elements``, ``features``.
     """
@@ -230,10 +228,6 @@ def open_root(path: Path, mode: Any) -> Any:
         The store.
     mode : {"r", "r+"}
         To read, or to write too.
-
-    Returns
-    -------
-    zarr.Group
     """
     import zarr
 

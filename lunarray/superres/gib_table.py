@@ -23,10 +23,6 @@ def footprint_batches(path: Path) -> list[Path]:
     ----------
     path : Path
         The store.
-
-    Returns
-    -------
-    list of Path
     """
     folder = path / "footprints"
     return (
