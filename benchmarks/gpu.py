@@ -194,7 +194,7 @@ def network_training(place: Place) -> Check:
 
     def run(device: Any, by_torch: bool) -> np.ndarray:
         own = partial(attend, fused=False)
-        with patch("lunarray.superres.model.attend", own) if by_torch else nullcontext():
+        with patch("lunarray.superres.attention.attend", own) if by_torch else nullcontext():
             trained = train_region(data, settings, device=device, progress=False)
             assert trained is not None
             return predict_region(trained, data.lat, data.lon, planes, data.mare)[0]

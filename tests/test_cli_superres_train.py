@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from superres_cases import TINY, bank
 from typer.testing import CliRunner
@@ -14,7 +13,6 @@ from lunarray.cli import app
 from lunarray.superres.trained import load_region_model
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
 def run(*arguments, code=0):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lunarray.errors import InputError
 from lunarray.geo import RADIUS, great_circle_distance
 from lunarray.superres import neighbours
-from lunarray.superres.graph import ALPHA, BETA, LENGTH, Search, edge_list
+from lunarray.superres.graph import ALPHA, BETA, LENGTH, Search
 
 
 def brute_force(lat, lon, w, k, *, alpha=ALPHA, beta=BETA, length=LENGTH, square=None, own=False):
@@ -206,17 +206,6 @@ def test_the_way_of_accelerators_is_the_same(rng, ties):
     if ties:
         problem = Search(lat * 0, lon * 0, w, 30, 1.0, 2.0, LENGTH, None, False, 50, 1)
         np.testing.assert_array_equal(problem.on_torch("cpu")[0], problem.on_cpu()[0])
-
-
-def test_edges_for_torch_geometric():
-    index, weight = (
-        np.array([[1, 2], [-1, -1], [0, 1]], np.int32),
-        np.arange(6, dtype="f4").reshape(3, 2),
-    )
-    edges, values = edge_list(index, weight)
-    assert edges.tolist() == [[1, 2, 0, 1], [0, 0, 2, 2]]
-    assert edges.dtype == np.int64
-    assert values.tolist() == [0, 1, 4, 5]
 
 
 def test_defaults_put_features_first(rng):

@@ -23,7 +23,6 @@ from lunarray.superres.evaluation import (
 from lunarray.superres.support import footprint_support
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lunarray.errors import InputError
-from lunarray.superres.attention import attend, edge_lengths
+from lunarray.superres.attention import GATv2, attend, edge_lengths
 from lunarray.superres.grid import GIBGrid
 from lunarray.superres.model import Architecture, HybridModel, Scaling, grid_index
 
@@ -39,13 +39,33 @@ def layer_result(layer, x, index, edge, **options):
     return [out.detach(), x.grad, *(p.grad.clone() for p in layer.parameters())]
 
 
+def theirs(layer, inputs):
+    """torch-geometric's layer with the same weights."""
+    from torch_geometric.nn import GATv2Conv
+
+    other = GATv2Conv(inputs, layer.channels, layer.heads, edge_dim=2, add_self_loops=False)
+    other.load_state_dict(layer.state_dict())
+    return other
+
+
+def test_weights_begin_as_torch_geometrics():
+    from torch_geometric.nn import GATv2Conv
+
+    torch.manual_seed(5)
+    ours = GATv2(12, 6, 2, 2).state_dict()
+    torch.manual_seed(5)
+    other = GATv2Conv(12, 6, 2, edge_dim=2, add_self_loops=False).state_dict()
+    assert set(ours) == set(other)
+    assert all(torch.equal(ours[name], other[name]) for name in ours)
+
+
 def test_attention_is_torch_geometrics(rng):
     layer = small().attention[0]
     torch.nn.init.normal_(layer.bias)
     x = torch.randn(30, 12)
     index, edge = graph(rng)
     edges = torch.stack([index.reshape(-1).long(), torch.arange(30).repeat_interleave(5)])
-    own = layer(x, edges, edge.reshape(-1, 2)).detach()
+    own = theirs(layer, 12)(x, edges, edge.reshape(-1, 2)).detach()
     for options in ({"fused": True}, {"fused": False, "block": 7}):
         assert torch.allclose(attend(layer, x, index, edge, **options), own, atol=1e-5)
     fused = layer_result(layer, x, index, edge, fused=True)
@@ -164,7 +184,7 @@ def test_convolutions_see_neighbours_that_the_graph_does_not(rng):
 
 def test_303_inputs_to_8_elements():
     model = HybridModel(Architecture())
-    assert model.attention[0].in_channels == 303
+    assert model.attention[0].lin_l.in_features == 303
     assert model.output.out_features == 8
     assert len(model.attention) == 2
     assert len(model.convolutions) == 3

@@ -16,7 +16,6 @@ from lunarray.superres.prediction import predict_region
 from lunarray.superres.trained import TrainedRegion, region_models, save_region_model
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,6 @@ from lunarray.superres.training import train_region
 from lunarray.superres.trend import fit_scaling, ridge
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
 def weights(trained):
@@ -187,14 +186,13 @@ def test_training_by_torchs_operations_is_that_of_the_kernel(rng, monkeypatch):
     """What runs on a GPU, run on the CPU: the same map but for rounding."""
     from functools import partial
 
-    from lunarray.superres import model
-    from lunarray.superres.attention import attend
+    from lunarray.superres import attention
 
     data, *_ = region(rng)
     settings = replace(TINY, dropout=0.0, epochs=2)
     fields = (data.lat, data.lon, data.features, data.mare)
     mean, variance = predict_region(train_region(data, settings), *fields)
-    monkeypatch.setattr(model, "attend", partial(attend, fused=False, block=50))
+    monkeypatch.setattr(attention, "attend", partial(attention.attend, fused=False, block=50))
     other = predict_region(train_region(data, settings), *fields)
     np.testing.assert_allclose(other[0], mean, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(other[1], variance, rtol=1e-2, atol=1e-4)

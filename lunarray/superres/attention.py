@@ -1,13 +1,14 @@
 """Graph attention on a fixed number of neighbours, without a tensor of edges times channels.
 
-GATv2Conv of torch-geometric gathers both ends of every edge: 10⁴ nodes with 100 edges and 64 channels are 256 MB for
-each of its half dozen intermediate tensors, all kept for the way back. Here every node has the same number of
-neighbours, so one compiled pass over a node's edges does the whole of it, and the way back makes the edges' terms again
-from what the nodes hold: the memory is one coefficient an edge and head.
+A layer for graphs of any kind, such as GATv2Conv of torch-geometric, gathers both ends of every edge: 10⁴ nodes with
+100 edges and 64 channels are 256 MB for each of its half dozen intermediate tensors, all kept for the way back. Here
+every node has the same number of neighbours, so one compiled pass over a node's edges does the whole of it, and the way
+back makes the edges' terms again from what the nodes hold: the memory is one coefficient an edge and head.
 
-The arithmetic is that of the layer (Brody et al. 2022, eq. 7, with edge features); a test holds all against each other,
-values and gradients. Where the compiled pass cannot run (a GPU, another float type) torch's own operations do the same,
-block of nodes by block of nodes, each made again on the way back.
+The arithmetic is that of the layer (Brody et al. 2022, eq. 7, with edge features), as are the names of its weights and
+what they begin with; a test holds all against each other, values and gradients. Where the compiled pass cannot run (a
+GPU, another float type) torch's own operations do the same, block of nodes by block of nodes, each made again on the
+way back.
 
 References
 ----------
@@ -16,16 +17,18 @@ Brody, S., Alon, U., & Yahav, E. (2022). How attentive are graph attention netwo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
 from numba import njit
+from torch import nn
 
-if TYPE_CHECKING:
-    from torch_geometric.nn import GATv2Conv
+#: Slope of the activation below zero.
+SLOPE = 0.2
 
 # Sums may be taken in vector order; NaN must stay NaN.
 _MATH = {"reassoc", "contract", "nsz", "arcp"}
@@ -139,7 +142,6 @@ class _Attention(torch.autograd.Function):
         edge_weight: torch.Tensor,
         att: torch.Tensor,
         index: torch.Tensor,
-        slope: float,
     ) -> torch.Tensor:
         arrays = [
             t.detach().contiguous().numpy() for t in (source, target, edge, edge_weight, att, index)
@@ -147,9 +149,9 @@ class _Attention(torch.autograd.Function):
         out = np.empty(arrays[1].shape, np.float32)
         alpha = np.empty((att.shape[0], *index.shape), np.float32)
         run: Any = _forward
-        run(_Layer(np.float32(slope), *arrays), out, alpha)
+        run(_Layer(np.float32(SLOPE), *arrays), out, alpha)
         ctx.save_for_backward(source, target, edge, edge_weight, att, index)
-        ctx.slope, ctx.alpha = np.float32(slope), alpha
+        ctx.alpha = alpha
         return torch.from_numpy(out)
 
     @staticmethod
@@ -159,13 +161,46 @@ class _Attention(torch.autograd.Function):
         gradients = [np.zeros(a.shape, np.float32) for a in (source, target, edge_weight, att)]
         run: Any = _backward
         grad = grads[0].detach().contiguous().numpy()
-        run(_Layer(ctx.slope, *saved), ctx.alpha, grad, *gradients)
+        run(_Layer(np.float32(SLOPE), *saved), ctx.alpha, grad, *gradients)
         g_source, g_target, g_edge_weight, g_att = map(torch.from_numpy, gradients)
-        return g_source, g_target, None, g_edge_weight, g_att, None, None
+        return g_source, g_target, None, g_edge_weight, g_att, None
+
+
+class GATv2(nn.Module):
+    """A layer of graph attention.
+
+    Parameters
+    ----------
+    inputs, channels, heads, edges : int
+        Inputs of a node, outputs of each head, heads, and features of an edge.
+    """
+
+    def __init__(self, inputs: int, channels: int, heads: int, edges: int) -> None:
+        super().__init__()
+        self.heads, self.channels = heads, channels
+        outputs = heads * channels
+        self.lin_l, self.lin_r = nn.Linear(inputs, outputs), nn.Linear(inputs, outputs)
+        self.lin_edge = nn.Linear(edges, outputs, bias=False)
+        self.att = nn.Parameter(torch.empty(1, heads, channels))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        with torch.no_grad():
+            # Glorot's, drawn in the order of torch-geometric: a seed gives the same networks as it always has.
+            for linear in (self.lin_l, self.lin_r, self.lin_edge):
+                bound = math.sqrt(6 / (linear.in_features + outputs))
+                linear.weight.uniform_(-bound, bound)
+                if linear.bias is not None:
+                    bound = 1 / math.sqrt(inputs)
+                    linear.bias.uniform_(-bound, bound)
+            bound = math.sqrt(6 / (heads + channels))
+            self.att.uniform_(-bound, bound)
+
+    def forward(self, x: torch.Tensor, index: torch.Tensor, edge: torch.Tensor) -> torch.Tensor:
+        """Apply the layer, as :func:`attend` does."""
+        return attend(self, x, index, edge)
 
 
 def attend(
-    layer: GATv2Conv,
+    layer: GATv2,
     x: torch.Tensor,
     index: torch.Tensor,
     edge: torch.Tensor,
@@ -173,44 +208,29 @@ def attend(
     fused: bool | None = None,
     block: int = 2048,
 ) -> torch.Tensor:
-    """Apply a GATv2Conv layer to a graph in which each node has the same number of neighbours.
+    """Apply a layer to a graph in which each node has the same number of neighbours, (node, heads × channels).
 
-    Parameters
-    ----------
-    layer : GATv2Conv
-        Made with ``add_self_loops=False`` and ``edge_dim``: a node is its own neighbour where `index` says so.
-    x : tensor, (node, channel)
-        Float32.
-    index : tensor, (node, k), int32
-        Neighbours of each node, from which it takes its message.
-    edge : tensor, (node, k, 2), float32
-        Edge features; no gradient flows into them. The kernel is written for two.
-    fused : bool, optional
-        Take the compiled kernel; by default wherever it can run (float32 on the CPU).
-    block : int
-        Nodes at a time where torch's operations run, each block made again on the way back.
-
-    Returns
-    -------
-    tensor, (node, heads × channels)
-        What ``layer(x, edge_index, edge_attr)`` gives for the same edges.
+    Nodes `x` (node, channel) take messages from their neighbours `index` (node, k) int32: a node is its own where they
+    say so. No gradient flows into the edge features `edge` (node, k, 2). The compiled kernel, for float32 on the CPU
+    and two edge features, is taken wherever it can run unless `fused` says; else torch's operations run over `block`
+    nodes at a time.
     """
     able = x.device.type == "cpu" and x.dtype == torch.float32 and edge.shape[-1] == 2
-    heads, channels = layer.heads, layer.out_channels
+    heads, channels = layer.heads, layer.channels
     source = layer.lin_l(x).view(-1, heads, channels)
     target = layer.lin_r(x).view(-1, heads, channels)
-    weight, att, slope = layer.lin_edge.weight, layer.att[0], layer.negative_slope
+    weight, att = layer.lin_edge.weight, layer.att[0]
     if able if fused is None else fused:
         by_head = weight.view(heads, channels, -1).transpose(1, 2)
         out = _Attention.apply(
-            source.transpose(0, 1), target.transpose(0, 1), edge, by_head, att, index, slope
+            source.transpose(0, 1), target.transpose(0, 1), edge, by_head, att, index
         ).transpose(0, 1)
     else:
         parts = [slice(start, start + block) for start in range(0, len(x), block)]
         out = torch.cat(
             [
                 torch.utils.checkpoint.checkpoint(
-                    _block, source, target[p], edge[p], weight, att, index[p], slope, use_reentrant=False
+                    _block, source, target[p], edge[p], weight, att, index[p], use_reentrant=False
                 )
                 for p in parts
             ]
@@ -225,12 +245,11 @@ def _block(
     weight: torch.Tensor,
     att: torch.Tensor,
     index: torch.Tensor,
-    slope: float,
 ) -> torch.Tensor:
     """Some nodes of a layer, (node, head, channel): source is of all nodes, target, edge and index are theirs."""
     near = source[index.long()]
     along = (edge @ weight.T).view(*index.shape, *source.shape[1:])
-    z = (F.leaky_relu(near + target[:, None] + along, slope) * att).sum(dim=-1)
+    z = (F.leaky_relu(near + target[:, None] + along, SLOPE) * att).sum(dim=-1)
     return (torch.softmax(z, dim=1)[..., None] * near).sum(dim=1)
 
 

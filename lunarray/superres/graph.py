@@ -7,6 +7,7 @@ pairs in float64 would give, at the price of the float32 product.
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -100,25 +101,12 @@ def neighbours(
     return problem.on_cpu()
 
 
-def edge_list(index: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bring neighbours into the form that torch-geometric takes.
+@functools.cache
+def _blas() -> Any:
+    """Looking for BLAS among the libraries of a process takes ten milliseconds: once is enough."""
+    from threadpoolctl import ThreadpoolController
 
-    Parameters
-    ----------
-    index, weight : ndarray, shape (node, k)
-        What :func:`neighbours` gave.
-
-    Returns
-    -------
-    edges : ndarray of int64, shape (2, edge)
-        Neighbour (where a message comes from) and node (where it goes), sorted by node.
-    weight : ndarray of float32, shape (edge,)
-        Weights in the same order.
-    """
-    node = np.repeat(np.arange(index.shape[0], dtype=np.int64), index.shape[1])
-    source = index.ravel().astype(np.int64)
-    there = source >= 0
-    return np.stack([source[there], node[there]]), weight.ravel()[there]
+    return ThreadpoolController()
 
 
 class Search:
@@ -195,8 +183,6 @@ class Search:
         return x, norm.astype(np.float32), place, error.astype(np.float32), near
 
     def on_cpu(self) -> tuple[np.ndarray, np.ndarray]:
-        from threadpoolctl import threadpool_limits
-
         from lunarray.superres.graph_kernels import Exact, Screen, exact_rows, nearest_rows
 
         index = np.full((self.nodes, self.k), -1, np.int32)
@@ -224,7 +210,7 @@ class Search:
                     exact_rows(start + rows, exact, self.k, self.skip_self, index, weight)
 
         # One BLAS thread in each of ours: the blocks are the parallel part.
-        with threadpool_limits(1, "blas"):
+        with _blas().limit(limits=1, user_api="blas"):
             if self.threads == 1:
                 some(starts)
             else:

@@ -1,6 +1,6 @@
 """The network of super-resolution: graph attention and convolutions over the same nodes, fused.
 
-Pure torch: arrays in, arrays out. Two GATv2Conv layers of torch-geometric with edge features see nodes that are alike
+Pure torch: arrays in, arrays out. Two layers of graph attention (GATv2) with edge features see nodes that are alike
 wherever they lie; three convolutions with max pooling see the same nodes as an image, where the paper's index equations
 put them. Both embeddings are concatenated, fused and mapped to elements.
 
@@ -11,7 +11,6 @@ The paper, section IV.B.3 and fig. 9. Brody et al. (2022), How attentive are gra
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lunarray.errors import InputError
-from lunarray.superres.attention import attend
+from lunarray.superres.attention import GATv2
 
 #: Mare or highland, latitude and longitude: inputs besides the surface features.
 EXTRA_INPUTS = 3
@@ -103,10 +102,6 @@ class HybridModel(nn.Module):
     """
 
     def __init__(self, architecture: Architecture) -> None:
-        with warnings.catch_warnings():  # torch-geometric uses what torch has deprecated
-            warnings.simplefilter("ignore", FutureWarning)
-            from torch_geometric.nn import GATv2Conv
-
         super().__init__()
         a = self.architecture = architecture
         if a.kernel % 2 != 1:
@@ -115,8 +110,7 @@ class HybridModel(nn.Module):
             )
         inputs, width = a.features + EXTRA_INPUTS, a.hidden * a.heads
         self.attention = nn.ModuleList(
-            GATv2Conv(n, a.hidden, a.heads, edge_dim=EDGE_FEATURES, add_self_loops=False)
-            for n in (inputs, width)
+            GATv2(n, a.hidden, a.heads, EDGE_FEATURES) for n in (inputs, width)
         )
         self.convolutions = nn.ModuleList(
             nn.Conv2d(n, m, a.kernel, padding=a.kernel // 2, padding_mode="replicate")
@@ -145,8 +139,8 @@ class HybridModel(nn.Module):
         and `column` the nodes' cells by :func:`grid_index` in an image of that `shape`. Cells without a node hold
         zeros.
         """
-        h = F.elu(attend(self.attention[0], x, index, edge))
-        h = F.elu(attend(self.attention[1], h, index, edge))
+        h = F.elu(self.attention[0](x, index, edge))
+        h = F.elu(self.attention[1](h, index, edge))
         image = x.new_zeros((shape[0] * shape[1], x.shape[1]))
         image = image.index_put((row * shape[1] + column,), x)
         grid = image.T.reshape(1, -1, *shape)
