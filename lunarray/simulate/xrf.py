@@ -12,6 +12,7 @@ from lunarray.errors import InputError
 from lunarray.geo import RADIUS, lonlat_of, unit_vectors
 from lunarray.store.provenance import stamp
 from lunarray.xrf.constants import CLASS_FIELD_DEG, ELEMENTS
+from lunarray.xrf.frames import described
 
 if TYPE_CHECKING:
     from lunarray.xrf.atomic import AtomicTables
@@ -345,9 +346,6 @@ def class_counts(
     counts = np.random.default_rng(seed).poisson(expected) if noise else expected
     mean = np.einsum("tpqe,pq->te", abundance, weight)
     gain = np.full(n, float(np.mean(response.channel_hi - response.channel_lo)))
-
-    def described(dims: Any, values: np.ndarray, units: str, name: str) -> tuple[Any, ...]:
-        return dims, values, {"units": units, "long_name": name}
 
     spectrum, what = ("time", "channel"), "true abundance, mean over the field of view"
     ds = xr.Dataset(

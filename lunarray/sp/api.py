@@ -8,17 +8,15 @@ pixel is treated by itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import xarray as xr
 
 from lunarray.errors import BandMismatchError, InputError, require_choice, require_number
 from lunarray.sp.bands import WAVELENGTHS_150, WAVELENGTHS_160
 from lunarray.sp.io import QA_FLAGS
 from lunarray.sp.spectra import T, map_spectra, rebuild, rising_wavelengths, spectra_of
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 __all__ = [
     "SPIKE_CHANNELS",
@@ -232,10 +230,10 @@ def join_detectors(
     )
     result = rebuild(ds, spectra, data, channels, note)
     if keep_step and not hasattr(ds, "to_dataset"):
-        found = map_spectra(spectra, "join_kernel", static, channels.size, part=1)
+        step_found = map_spectra(spectra, "join_kernel", static, channels.size, part=1)
         dims = [d for d in spectra.dims if d != "wavelength"]
         attrs = {"units": "1", "long_name": f"{method} NIR1 to VIS in their overlap"}
-        result = result.assign(join_step=(dims, found, attrs))
+        result = result.assign(join_step=(dims, step_found, attrs))
     return result
 
 

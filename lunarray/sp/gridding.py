@@ -246,47 +246,24 @@ def _assemble(
     dims = grid_dims(geobox)
     variables: dict[str, tuple] = {}
     for name, array in arrays.items():
-        attrs = {
-            key: value
-            for key, value in array.attrs.items()
-            if key not in ("grid_mapping", "coordinates")
-        }
-        label = attrs.get("long_name", name)
-        if name in computed:
-            mean_attrs = {**attrs, "cell_methods": "area: mean"}
-            variables[name] = ((*array.dims[1:], *dims), computed[name], mean_attrs)
-        if f"{name}_std" in computed:
-            std_attrs = {
-                key: value
-                for key, value in attrs.items()
-                if key not in ("standard_name", "valid_range", "valid_min")
-            }
-            std_attrs.update(
-                long_name=f"standard deviation of {label} in the cell",
-                cell_methods="area: standard_deviation",
-            )
-            variables[f"{name}_std"] = (
-                (*array.dims[1:], *dims),
-                computed[f"{name}_std"],
-                std_attrs,
-            )
+        mean = {k: v for k, v in array.attrs.items() if k not in ("grid_mapping", "coordinates")}
+        no_more = ("standard_name", "valid_range", "valid_min")
+        std = {k: v for k, v in mean.items() if k not in no_more}
+        std["long_name"] = f"standard deviation of {mean.get('long_name', name)} in the cell"
+        std["cell_methods"] = "area: standard_deviation"
+        mean["cell_methods"] = "area: mean"
+        for own, attrs in ((name, mean), (f"{name}_std", std)):
+            if own in computed:
+                variables[own] = ((*array.dims[1:], *dims), computed[own], attrs)
     if "count" in computed:
-        variables["count"] = (
-            dims,
-            computed["count"],
-            {
-                "long_name": "observations in the cell with a finite value",
-                "units": "1",
-                "observations_on_grid": plan.gridded,
-                "observations_outside": plan.outside,
-            },
-        )
+        attrs = {
+            "long_name": "observations in the cell with a finite value", "units": "1",
+            "observations_on_grid": plan.gridded, "observations_outside": plan.outside,
+        }  # fmt: skip
+        variables["count"] = (dims, computed["count"], attrs)
     if "filled" in computed:
-        variables["filled"] = (
-            dims,
-            computed["filled"],
-            {"long_name": f"mean filled from cells within {fill_radius:g} m", "units": "1"},
-        )
+        what = f"mean filled from cells within {fill_radius:g} m"
+        variables["filled"] = (dims, computed["filled"], {"long_name": what, "units": "1"})
     kept = {
         str(name): coordinate.variable
         for array in arrays.values()

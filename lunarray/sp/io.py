@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import xarray as xr
 
 from lunarray.errors import InputError, require_choice
 from lunarray.sp.products import ANCILLARY, PRODUCT, Product, read_product, read_rows
 from lunarray.store.products import find_files, lazy_array, read_all, warn_skipped
 from lunarray.store.provenance import stamp
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 __all__ = ["QA_FLAGS", "open_sp"]
 
@@ -188,7 +186,6 @@ def open_sp(
     Yamamoto, S., et al., 2011. Preflight and in-flight calibration of the Spectral Profiler on board SELENE
     (Kaguya). IEEE Transactions on Geoscience and Remote Sensing 49, 4660-4676.
     """
-    import xarray as xr
     from dask.base import tokenize
 
     require_choice("reflectance", reflectance, ("REF1", "REF2"))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from lunarray.errors import BandMismatchError, InputError, ProductFormatError
 from lunarray.sp.spectra import T, rebuild, spectra_of
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 __all__ = ["normalize_photometry", "read_photometric_parameters"]
 
@@ -55,8 +53,6 @@ def read_photometric_parameters(path: str | os.PathLike[str]) -> xr.Dataset:
     Kouyama, T., et al., 2016. Development of an application scheme for the SELENE/SP lunar reflectance model for
     radiometric calibration of hyperspectral and multispectral sensors. Planetary and Space Science 124, 76-83.
     """
-    import xarray as xr
-
     path = os.path.expanduser(os.fspath(path))
     try:
         table = np.loadtxt(path, comments="#", ndmin=2)

@@ -136,11 +136,6 @@ def read_label(path: str | os.PathLike[str]) -> tuple[LabelObject, Path, Path]:
     ----------
     path : path
         A ``.spc`` (label attached, or detached beside it) or a ``.lbl``.
-
-    Returns
-    -------
-    label : LabelObject
-    label_path, data_path : Path
     """
     path = Path(path)
     suffix = path.suffix.lower()

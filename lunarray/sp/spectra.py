@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import xarray as xr
 
 from lunarray.errors import BandMismatchError, InputError
 from lunarray.store.provenance import stamp
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 T = TypeVar("T", "xr.Dataset", "xr.DataArray")
 
@@ -34,8 +32,6 @@ def spectra_of(obj: Any, step: str) -> xr.DataArray:
     InputError
         If there are no spectra.
     """
-    import xarray as xr
-
     if isinstance(obj, xr.Dataset):
         if "reflectance" not in obj.data_vars:
             raise InputError(
@@ -124,8 +120,6 @@ def map_spectra(
 def rebuild(obj: T, spectra: xr.DataArray, data: Any, channels: Any, note: str) -> T:
     """`obj` with new spectra. `channels`: None if they are the same, indices of those left, or new wavelengths
     (float)."""
-    import xarray as xr
-
     attrs = {**spectra.attrs, "units": spectra.attrs.get("units", "1")}
     attrs["conditioning"] = "; ".join(filter(None, [attrs.get("conditioning"), note]))
     if channels is None:

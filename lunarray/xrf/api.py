@@ -7,12 +7,12 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_choice
 from lunarray.store.provenance import stamp
 from lunarray.xrf.atomic import AtomicTables, atomic_tables
 from lunarray.xrf.class_files import CLASS_DETECTORS
 from lunarray.xrf.constants import HIGHLAND, MARE
-from lunarray.xrf.frames import is_lazy, require_frames, require_variables
+from lunarray.xrf.frames import described, flag_attrs, is_lazy, require_frames, require_variables
 from lunarray.xrf.response import Response
 from lunarray.xrf.settings import ELEMENT_FLAGS, FATAL, FIT_FLAGS, Conventions, FitSettings
 from lunarray.xrf.solar import match_solar
@@ -149,10 +149,7 @@ def _specification(
     min_significance: float, engine: str,
 ) -> FitSpec:  # fmt: skip
     require_frames(ds, "fit_elements")
-    if engine not in ("numba", "pyxspec"):
-        raise InputError(
-            f"engine={engine!r}", where="fit_elements", remedy="Give 'numba' or 'pyxspec'"
-        )
+    require_choice("engine", engine, ("numba", "pyxspec"))
     if engine == "pyxspec":
         from lunarray.xrf.xspec import require_pyxspec
 
@@ -329,40 +326,34 @@ def _result(
 ) -> xr.Dataset:
     e, lines = len(spec.tables.elements), spec.tables.line_energy.size
     at = len(SCALARS)
-    abundance, std, flags = (packed[:, at + k * e : at + (k + 1) * e] for k in range(3))
+    single = packed.astype("f4")
+    abundance, std = single[:, at : at + e], single[:, at + e : at + 2 * e]
+    flags = packed[:, at + 2 * e : at + 3 * e]
     at += 3 * e
-    covariance = packed[:, at : at + e * e].reshape(-1, e, e)
-    flux = packed[:, at + e * e : at + e * e + lines]
+    pairs = packed[:, at : at + e * e].reshape(-1, e, e)
+    flux = single[:, at + e * e : at + e * e + lines]
     per_element, per_pair = ("time", "element"), ("time", "element", "element_b")
 
-    def described(dims: Any, data: Any, units: str, name: str) -> tuple[Any, ...]:
-        return dims, data.astype("f4"), {"units": units, "long_name": name}
-
-    def flagged(dims: Any, data: Any, name: str, bits: Any) -> tuple[Any, ...]:
-        masks = np.array(list(bits.values()), data.dtype)
-        attrs = {"long_name": name, "flag_masks": masks, "flag_meanings": " ".join(bits)}
-        return dims, data, attrs
-
     bits = _map(flags, lambda block: np.nan_to_num(block, nan=0.0).astype("u1"), "u1")
-    correlation = _map(covariance, _correlation, "f4")
+    correlation = _map(pairs, _correlation, "f4")
     what = "what is to be known of the abundance"
     quality = packed[:, SCALARS.index("quality")].astype("u2")
     variables = {
         "abundance": described(per_element, abundance, "wt%", "abundance of the element"),
         "abundance_std": described(per_element, std, "wt%", "statistical error of the abundance"),
-        "element_flags": flagged(per_element, bits, what, ELEMENT_FLAGS),
-        "covariance": described(per_pair, covariance, "wt%2", "covariance of the abundances"),
+        "element_flags": (per_element, bits, flag_attrs(what, ELEMENT_FLAGS, "u1")),
+        "covariance": described(per_pair, pairs.astype("f4"), "wt%2", "covariance of the abundances"),
         "correlation": described(per_pair, correlation, "1", "correlation of the abundances"),
         **{
             name: described(
-                "time", packed[:, SCALARS.index(name)], units, text.format(statistic=spec.settings.statistic)
+                "time", single[:, SCALARS.index(name)], units, text.format(statistic=spec.settings.statistic)
             )
             for name, (units, text) in _ALONG_TIME.items()
         },
         "line_flux": described(
             ("time", "line"), flux, "s-1 cm-2", "photon flux of the line at the detector"
         ),
-        "quality": flagged("time", quality, "quality of the fit", FIT_FLAGS),
+        "quality": ("time", quality, flag_attrs("quality of the fit", FIT_FLAGS, "u2")),
     }  # fmt: skip
     coords = {
         name: variable

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lunarray.errors import InputError, MissingDependencyError, ProductFormatError
+from lunarray.errors import InputError, MissingDependencyError, ProductFormatError, require_choice
 from lunarray.xrf.constants import (
     ATOMIC_NUMBERS,
     ELECTRON_REST_ENERGY,
@@ -289,10 +289,7 @@ def atomic_tables(
     ProductFormatError
         For a text file that is no FFAST table.
     """
-    if interpolation not in ("loglog", "linear"):
-        raise InputError(
-            f"no interpolation {interpolation!r}", remedy="choose 'loglog' or 'linear'"
-        )
+    require_choice("interpolation", interpolation, ("loglog", "linear"))
     if unknown := [name for name in elements if name not in ATOMIC_NUMBERS]:
         raise InputError(
             f"no atomic data for {unknown}", remedy=f"choose from {', '.join(ATOMIC_NUMBERS)}"

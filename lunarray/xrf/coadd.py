@@ -9,10 +9,17 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_choice
 from lunarray.geo import footprint_area, lonlat_of, unit_vectors
 from lunarray.store.provenance import stamp
-from lunarray.xrf.frames import frame_bounds, is_lazy, read_apart, require_frames
+from lunarray.xrf.frames import (
+    described,
+    flag_attrs,
+    frame_bounds,
+    is_lazy,
+    read_apart,
+    require_frames,
+)
 from lunarray.xrf.selection import FRAME_FLAGS
 from lunarray.xrf.threelines import fit_three_lines
 
@@ -375,12 +382,7 @@ def coadd(
     data).
     """
     require_frames(ds, "coadd")
-    if strategy not in ("sliding", "running", "combined"):
-        raise InputError(
-            f"strategy={strategy!r}",
-            where="coadd",
-            remedy="Give 'sliding', 'running' or 'combined'",
-        )
+    require_choice("strategy", strategy, ("sliding", "running", "combined"))
     least = window if min_frames is None else min_frames
     if not (1 <= least <= window) or max_frames < 1:
         raise InputError(
@@ -397,13 +399,9 @@ def coadd(
         event = f"coadd(sliding, window={window})"
     else:
         first, last, chi2 = _checked_windows(
-            ds,
-            segments,
-            combined=strategy == "combined",
-            chi2_range=chi2_range,
-            min_significance=min_significance,
-            most=max_frames,
-        )
+            ds, segments, combined=strategy == "combined", chi2_range=chi2_range,
+            min_significance=min_significance, most=max_frames,
+        )  # fmt: skip
         event = f"coadd({strategy}, chi2 in {chi2_range[0]:g}-{chi2_range[1]:g}, max_frames={max_frames})"
     result = _sum_windows(ds, first, last, begin, finish)
     if chi2 is not None:
@@ -423,21 +421,13 @@ def _sum_windows(
 
         data = da.asarray(counts.data).rechunk({1: -1})
         apart = da.asarray(read_apart(ds)["counts"].transpose("time", "channel").data)
-        columns["finite"] = da.map_blocks(
-            _finite_kernel,
-            apart.rechunk({1: -1}),
-            chunks=(data.chunks[0], (1,)),
-            dtype="f8",
-            meta=np.empty((0, 0)),
-        )[:, 0]
+        column_of: dict[str, Any] = {
+            "chunks": (data.chunks[0], (1,)), "dtype": "f8", "meta": np.empty((0, 0)),
+        }  # fmt: skip
+        columns["finite"] = apart.rechunk({1: -1}).map_blocks(_finite_kernel, **column_of)[:, 0]
         table = da.stack([da.asarray(columns[name]).astype("f8") for name in _TABLE], axis=1)
         table = table.rechunk((data.chunks[0], -1))
-        weight = table.map_blocks(
-            _weights_column,
-            chunks=(data.chunks[0], (1,)),
-            dtype="f8",
-            meta=np.empty((0, 0)),
-        )
+        weight = table.map_blocks(_weights_column, **column_of)
     else:
         data = counts.values
         columns["finite"] = _finite_kernel(data)[:, 0]
@@ -454,20 +444,13 @@ def _sum_windows(
         return merged[:, at : at + 4]
 
     start, end = begin[first], finish[last - 1]
+    middle = {"standard_name": "time", "long_name": "middle of the window (UTC)"}
     coords: dict[str, Any] = {
-        "time": (
-            "time",
-            start + (end - start) // 2,
-            {"standard_name": "time", "long_name": "middle of the window (UTC)"},
-        ),
+        "time": ("time", start + (end - start) // 2, middle),
         "channel": ds["channel"],
         "start": ("time", start, {"long_name": "start of the window (UTC)"}),
         "end": ("time", end, {"long_name": "end of the window (UTC)"}),
-        "n_frames": (
-            "time",
-            column("n_frames", "i4"),
-            {"units": "1", "long_name": "number of frames added"},
-        ),
+        "n_frames": described("time", column("n_frames", "i4"), "1", "number of frames added"),
     }
     kept = {"exposure": "f8", "n_detectors": "f4", "lat": "f8", "lon": "f8", "gain": "f8"}
     for name, dtype in {**kept, **dict.fromkeys(_MEANS[1:], "f4")}.items():
@@ -477,12 +460,8 @@ def _sum_windows(
     if {"corner_lon", "corner_lat"} <= set(ds.variables):
         for axis in ("corner_lat", "corner_lon"):
             coords[axis] = (("time", "corner"), corners(axis), dict(ds[axis].attrs))
-    flag_attrs = {
-        "long_name": "why frames of the window were left out",
-        "flag_masks": np.array(list(FRAME_FLAGS.values()), "u2"),
-        "flag_meanings": " ".join(FRAME_FLAGS),
-    }
-    coords["flags"] = ("time", column("flags", "u2"), flag_attrs)
+    attrs = flag_attrs("why frames of the window were left out", FRAME_FLAGS, "u2")
+    coords["flags"] = ("time", column("flags", "u2"), attrs)
     coords["exposure"][2]["long_name"] = "exposure of the frames added"
     variables = {"counts": (("time", "channel"), summed, dict(ds["counts"].attrs))}
     return xr.Dataset(variables, coords, dict(ds.attrs))

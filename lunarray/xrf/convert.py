@@ -40,10 +40,6 @@ def element_fraction(oxide: str) -> float:
     ----------
     oxide : str
         Such as ``Al2O3``.
-
-    Returns
-    -------
-    float
     """
     for element, (name, n, oxygen) in OXIDE_OF.items():
         if name == oxide:

@@ -72,17 +72,12 @@ def spectrum_statistic(
 
     Parameters
     ----------
-    data : Observation
     model : array_like of float64, (fitted channel,)
         Counts/s.
     channels : slice
         Which channels of the data the model covers.
     settings : FitSettings, optional
         Its `statistic` and `variance` are used.
-
-    Returns
-    -------
-    float
     """
     settings = settings if settings is not None else FitSettings()
     model = np.ascontiguousarray(model, np.float64)
@@ -110,7 +105,6 @@ def fit_spectrum(
     ----------
     data : Observation
         All channels of the model's response.
-    model : SpectralModel
     settings : FitSettings, optional
     warm_start : FitResult, optional
         Begin from what this one found; a fit that failed is ignored.
@@ -496,7 +490,6 @@ def fit_many(
 
     Parameters
     ----------
-    data : sequence of Observation
     models : sequence of SpectralModel
         One for each spectrum.
     settings : FitSettings or sequence of these, optional

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 
 from lunarray.errors import InputError
 from lunarray.geo import densify, footprint_polygons, lonlat_of, unit_vectors
+from lunarray.store.provenance import stamp
 from lunarray.xrf.frames import require_variables
 
 if TYPE_CHECKING:
     import geopandas
-    import xarray as xr
 
 __all__ = [
     "footprint_mean",
@@ -49,8 +50,6 @@ def footprint_mean(ds: xr.Dataset, raster: xr.DataArray, *, samples: int = 7) ->
     InputError
         If `raster` is not on ``lat`` and ``lon``.
     """
-    import xarray as xr
-
     require_variables(ds, _CORNERS, "footprint_mean", "Pass CLASS spectra or results")
     if set(raster.dims) != {"lat", "lon"}:
         raise InputError(
@@ -135,10 +134,7 @@ def grid_footprints(
     InputError
         If `ds` has no abundances or no corners.
     """
-    import xarray as xr
-
     from lunarray.geo import assign_crs, grid_coords, grid_dims, lunar_grid
-    from lunarray.store.provenance import stamp
 
     require_variables(
         ds, ("abundance", "abundance_std", *_CORNERS), "grid_footprints", "Pass what lunarray.xrf.fit_elements gives"
@@ -298,13 +294,8 @@ def check_footprints_path(path: str | os.PathLike[str], *, overwrite: bool = Fal
 
     Parameters
     ----------
-    path : path
     overwrite : bool
         Replace a file that is there.
-
-    Returns
-    -------
-    Path
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,6 @@ def require_variables(ds: Any, names: Iterable[str], where: str, remedy: str) ->
         Variables or coordinates that it needs.
     where, remedy : str
         The verb, and what it takes.
-
-    Raises
-    ------
-    InputError
     """
     if not isinstance(ds, xr.Dataset):
         raise InputError(f"a {type(ds).__name__} is no Dataset", where=where, remedy=remedy)
@@ -40,13 +36,8 @@ def require_frames(ds: Any, where: str) -> None:
 
     Parameters
     ----------
-    ds : any
     where : str
         The verb.
-
-    Raises
-    ------
-    InputError
     """
     remedy = "Pass what lunarray.open_class gives"
     if isinstance(ds, xr.Dataset) and set(ds.get("counts", xr.DataArray()).dims) != {
@@ -55,6 +46,17 @@ def require_frames(ds: Any, where: str) -> None:
     }:
         raise InputError("no counts(time, channel)", where=where, remedy=remedy)
     require_variables(ds, ("counts", "exposure", "gain", "incidence"), where, remedy)
+
+
+def described(dims: Any, values: Any, units: str, name: str) -> tuple[Any, Any, dict[str, str]]:
+    """A variable with its unit and long name, as xarray takes it."""
+    return dims, values, {"units": units, "long_name": name}
+
+
+def flag_attrs(name: str, bits: Mapping[str, int], dtype: str) -> dict[str, Any]:
+    """CF attributes of a variable of flags."""
+    masks = np.array(list(bits.values()), dtype)
+    return {"long_name": name, "flag_masks": masks, "flag_meanings": " ".join(bits)}
 
 
 def is_lazy(array: xr.DataArray) -> bool:

@@ -6,11 +6,13 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
+import xarray as xr
+
 from lunarray.errors import InputError, MissingDependencyError, ProductFormatError
+from lunarray.store.provenance import stamp
 
 if TYPE_CHECKING:
     import pandas as pd
-    import xarray as xr
 
 __all__ = ["FLARE_CLASSES", "flare_flux", "open_goes_xrs", "read_goes_flares"]
 
@@ -21,16 +23,7 @@ _COLUMNS = ("date", "start_time", "max_time", "end_time", "goes_class")
 
 
 def flare_flux(name: str) -> float:
-    """Peak flux of a flare class such as ``C2.6`` (W/m²); NaN where there is no such class.
-
-    Parameters
-    ----------
-    name : str
-
-    Returns
-    -------
-    float
-    """
+    """Peak flux of a flare class such as ``C2.6`` (W/m²); NaN where there is no such class."""
     match = re.fullmatch(r"\s*([ABCMX])\s*(\d+\.?\d*)?\s*", str(name))
     if match is None:
         return float("nan")
@@ -135,10 +128,6 @@ def open_goes_xrs(path: str | os.PathLike[str], *, chunks: Any = "auto") -> xr.D
         If h5netcdf is not installed.
     """
     import importlib.util
-
-    import xarray as xr
-
-    from lunarray.store.provenance import stamp
 
     if importlib.util.find_spec("h5netcdf") is None:
         raise MissingDependencyError(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import xarray as xr
 
 from lunarray.errors import InputError, ProductFormatError
 from lunarray.geo import lonlat_of, unit_vectors, wrap_longitude
 from lunarray.store.products import find_files, lazy_array, read_all, warn_skipped
+from lunarray.store.provenance import stamp
 from lunarray.xrf.class_files import (
     CLASS_DETECTORS,
     GEOMETRY,
@@ -21,9 +23,7 @@ from lunarray.xrf.class_files import (
     read_spectrum,
 )
 from lunarray.xrf.fits import quiet_astropy
-
-if TYPE_CHECKING:
-    import xarray as xr
+from lunarray.xrf.frames import described
 
 __all__ = ["CLASS_DETECTORS", "class_to_zarr", "open_class", "read_background"]
 
@@ -106,10 +106,7 @@ def open_class(
     Pillai, N. S., et al., 2021. Chandrayaan-2 Large Area Soft X-ray Spectrometer (CLASS): calibration, in-flight
     performance and first results. Icarus 363, 114436.
     """
-    import xarray as xr
     from dask.base import tokenize
-
-    from lunarray.store.provenance import stamp
 
     files = find_files(paths, _SUFFIXES, PRODUCT)
     with quiet_astropy():
@@ -168,7 +165,7 @@ def _coordinates(spectra: list[Spectrum]) -> dict[str, Any]:
     corner_lon = wrap_longitude(np.array([s.corner_lon for s in spectra], "f8"))
     corner_lat, corner_lon = _in_order(corner_lat, corner_lon)
     detectors = np.array([s.detectors for s in spectra], "u2")
-    number = np.array([bin(s.detectors).count("1") or np.nan for s in spectra], "f4")
+    number = np.array([s.detectors.bit_count() or np.nan for s in spectra], "f4")
     first = spectra[0].first_channel
     scd = {
         "long_name": "detectors used",
@@ -297,10 +294,6 @@ def read_background(path: str | os.PathLike[str]) -> xr.Dataset:
     ProductFormatError
         If it is no CLASS spectrum in counts.
     """
-    import xarray as xr
-
-    from lunarray.store.provenance import stamp
-
     try:
         with quiet_astropy():
             spectrum = read_spectrum(Path(path), timed=False)
@@ -315,12 +308,10 @@ def read_background(path: str | os.PathLike[str]) -> xr.Dataset:
     ds = xr.Dataset(
         {
             "counts": ("channel", counts, dict(_COUNTS_ATTRS, long_name="background counts")),
-            "exposure": ((), spectrum.exposure, {"units": "s", "long_name": "exposure"}),
-            "gain": ((), spectrum.gain, {"units": "keV", "long_name": "energy per channel"}),
-            "n_detectors": (
-                (),
-                float(bin(spectrum.detectors).count("1")) or np.nan,
-                {"units": "1", "long_name": "number of detectors used"},
+            "exposure": described((), spectrum.exposure, "s", "exposure"),
+            "gain": described((), spectrum.gain, "keV", "energy per channel"),
+            "n_detectors": described(
+                (), spectrum.detectors.bit_count() or np.nan, "1", "number of detectors used"
             ),
         },
         {"channel": np.arange(first, first + counts.size, dtype="i4")},

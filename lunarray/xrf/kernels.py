@@ -101,7 +101,6 @@ def fluorescence_tables(
 
     Parameters
     ----------
-    tables : AtomicTables
     energy : array_like of float64, (energy,)
         Incident energies, keV, rising.
     secondary : bool
@@ -109,10 +108,6 @@ def fluorescence_tables(
     secondary_jump : {"own", "exciting"}
         Whose jump factor stands in eq. 4 for K lines: that of the element that is excited, or, a mistake of published
         software, that of the exciting one.
-
-    Returns
-    -------
-    FluorescenceTables
     """
     # A copy: compiled kernels tell arrays that may be written from those that may not.
     energy = np.array(energy, np.float64)
@@ -190,7 +185,6 @@ def line_intensities(
         Incident photons/s/cm² in each bin, on a plane normal to the beam.
     sin_in, sin_out : float
         Sines of the angles of the incident (Φ) and the emergent (Ψ) beam with the surface.
-    tables : FluorescenceTables
     jacobian : bool
         Whether to return the derivatives, too.
 

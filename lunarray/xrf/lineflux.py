@@ -106,7 +106,6 @@ def fit_line_fluxes(
 
     Parameters
     ----------
-    data : Observation
     response : Response
         With its gain applied (`Response.with_gain`).
     lines : sequence of str
@@ -121,10 +120,6 @@ def fit_line_fluxes(
         Let the Kβ line go with each Kα, at the ratio of their rates, or at given ratios Kβ/Kα of fluxes by element
         (they are some per cent larger, for Kβ is absorbed less on its way out).
     tables : AtomicTables, optional
-
-    Returns
-    -------
-    LineFluxes
 
     Raises
     ------
@@ -243,7 +238,6 @@ def search_composition(
 
     Parameters
     ----------
-    measured : LineFluxes
     model : PhotonModel
         Sun, geometry and atomic tables.
     start : mapping of str to float
@@ -260,10 +254,6 @@ def search_composition(
         Lattice points along each element on the first level.
     levels : int
         Each finer level has three points along each element, and six tenths of the extent.
-
-    Returns
-    -------
-    Composition
 
     Raises
     ------

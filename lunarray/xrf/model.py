@@ -12,7 +12,7 @@ from lunarray.xrf.atomic import AtomicTables, atomic_tables
 from lunarray.xrf.fit_kernels import template_kernel
 from lunarray.xrf.kernels import FluorescenceTables, Surface, fluorescence_tables, intensity_kernel
 from lunarray.xrf.response import Response, fold_kernel, rebin_kernel
-from lunarray.xrf.scattering import scatter_kernel, scatter_tables
+from lunarray.xrf.scattering import scatter_kernel, scatter_tables, scattered_continuum
 from lunarray.xrf.settings import Conventions, Geometry
 
 
@@ -129,17 +129,13 @@ class PhotonModel:
             return [self.given_scatter]
         if self.conventions.scatter == "none":
             return []
-        fractions = self.fractions(weights)
-        tables = self._scatter_tables
-        out = []
-        for mu_after, sigma, shift in self._scatter_kinds():
-            photons = np.empty_like(self.photons)
-            scatter_kernel(
-                fractions, self.photons, tables.mu, mu_after, sigma, *self.surface[2:], False, photons,
-                np.empty((0, 0)),
-            )  # fmt: skip
-            out.append((self.solar_lo * shift, self.solar_hi * shift, photons * self.scale))
-        return out
+        parts = scattered_continuum(
+            self.fractions(weights), self.photons, *self.surface[2:], self._scatter_tables
+        )
+        return [
+            (self.solar_lo * shift, self.solar_hi * shift, photons * self.scale)
+            for photons, (_, _, shift) in zip(parts, self._scatter_kinds(), strict=False)
+        ]
 
     def fractions(self, weights: Any) -> np.ndarray:
         """Weight fractions of wt%."""
@@ -211,17 +207,10 @@ class SpectralModel(PhotonModel):
     ----------
     response : Response
         Only its channels `channels` are used.
-    solar : (energy_lo, energy_hi, flux)
-        Edges of the bins in keV, rising; photons/s/cm²/keV at the Moon.
-    geometry : Geometry
-    exposure : float
-        s; only the scale "x2abund" needs it.
-    tables : AtomicTables, optional
-    conventions : Conventions, optional
     channels : slice
         Indices of the fitted channels.
-    scatter : (energy_lo, energy_hi, photons), optional
-        A scattered spectrum, photons/s/cm² in each bin, in place of one computed from the composition.
+    solar, geometry, exposure, tables, conventions, scatter
+        As a `PhotonModel` takes them.
     """
 
     def __init__(
@@ -230,20 +219,10 @@ class SpectralModel(PhotonModel):
         solar: tuple[Any, Any, Any],
         geometry: Geometry,
         *,
-        exposure: float = 8.0,
-        tables: AtomicTables | None = None,
-        conventions: Conventions | None = None,
         channels: slice = slice(None),
-        scatter: tuple[Any, Any, Any] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            solar,
-            geometry,
-            exposure=exposure,
-            tables=tables,
-            conventions=conventions,
-            scatter=scatter,
-        )
+        super().__init__(solar, geometry, **options)
         first, stop, step = channels.indices(response.channels)
         if step != 1 or stop <= first:
             raise InputError(
@@ -364,7 +343,6 @@ class SpectralModel(PhotonModel):
         ----------
         weights : array_like of float64, (element,)
             wt%.
-        xrf_norm, scatter_norm, slope, offset : float
         scatter_weights : array_like of float64, (element,), optional
             Another composition for the scattered continuum.
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lunarray.errors import InputError, MissingDependencyError
+from lunarray.errors import InputError, MissingDependencyError, require_choice
 
 __all__ = ["PlasmaTable", "plasma_table"]
 
@@ -57,12 +57,7 @@ class PlasmaTable:
             )
 
     def at(self, temperature: float) -> np.ndarray:
-        """Spectra (element, energy) at a temperature (keV), interpolated in its logarithm, which must lie in the table.
-
-        Parameters
-        ----------
-        temperature : float
-        """
+        """Spectra (element, energy) at a temperature (keV) in the table, interpolated in its logarithm."""
         grid = np.log(self.temperature)
         x = np.clip(np.log(temperature), grid[0], grid[-1])
         i = int(np.clip(np.searchsorted(grid, x) - 1, 0, grid.size - 2))
@@ -95,10 +90,6 @@ def plasma_table(
         - ``"pyxspec"``: the PyXspec of a HEASoft installation, in a process of its own.
         - ``"auto"``: the first that works.
 
-    Returns
-    -------
-    PlasmaTable
-
     Raises
     ------
     MissingDependencyError
@@ -106,10 +97,7 @@ def plasma_table(
     """
     edges = 0.1 + 0.01 * np.arange(3001) if edges is None else np.asarray(edges, "f8")
     grid = np.geomspace(0.2, 4.5, 28) if temperature is None else np.asarray(temperature, "f8")
-    if engine not in ("auto", "atomdb", "pyxspec"):
-        raise InputError(
-            f"engine={engine!r}", where="plasma_table", remedy="Give 'auto', 'atomdb' or 'pyxspec'"
-        )
+    require_choice("engine", engine, ("auto", "atomdb", "pyxspec"))
     problems = []
     for name, missing, compute in (
         ("atomdb", _atomdb_missing, _from_atomdb),

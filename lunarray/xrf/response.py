@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numba import njit
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_choice, require_number
 
 GainConvention = Literal["matrix", "area"]
 
@@ -143,12 +143,8 @@ class Response:
         Response
             The same channels, shifted energies.
         """
-        if convention not in ("area", "matrix"):
-            raise InputError(
-                f"no gain convention {convention!r}", remedy="choose 'area' or 'matrix'"
-            )
-        if not slope > 0:
-            raise InputError(f"a gain slope of {slope} is impossible", remedy="it must be positive")
+        require_choice("convention", convention, ("area", "matrix"))
+        require_number("slope", slope, 0, strictly=True)
         if slope == 1 and offset == 0:
             return self
         low, high = self.energy_lo / slope - offset, self.energy_hi / slope - offset
@@ -185,10 +181,6 @@ class Response:
         ----------
         factor : int
             A divisor of the number of channels.
-
-        Returns
-        -------
-        Response
         """
         if factor < 1 or self.channels % factor:
             raise InputError(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lunarray.errors import InputError, ProductFormatError
+from lunarray.errors import InputError, ProductFormatError, require_choice
 from lunarray.xrf.fits import find_table, open_fits
 from lunarray.xrf.response import Response
 
@@ -93,8 +93,7 @@ def read_response(
     )
     if arf is None:
         return response
-    if area_at not in ("energies", "rows"):
-        raise InputError(f"no area_at {area_at!r}", remedy="choose 'energies' or 'rows'")
+    require_choice("area_at", area_at, ("energies", "rows"))
     middle = (low + high) / 2
     arf_lo, arf_hi, curve = _arf_columns(arf)
     curve = curve * area_scale

@@ -48,7 +48,6 @@ def scatter_tables(
 
     Parameters
     ----------
-    tables : AtomicTables
     energy : array_like of float64, (energy,)
         Incident energies, keV, rising.
     angle : float
@@ -58,10 +57,6 @@ def scatter_tables(
     theta_range : (float, float), optional
         Integrate over these scattering angles, in degrees, as eq. 8 has it, and take the result as if it were
         isotropic; the energies then do not shift. By default the differential cross section at `angle` is used.
-
-    Returns
-    -------
-    ScatterTables
     """
     energy = np.ascontiguousarray(energy, np.float64)
     _, mu = tables.cross_sections(energy)
@@ -146,7 +141,6 @@ def scattered_continuum(
         Incident photons/s/cm² in each bin.
     sin_in, sin_out : float
         Sines of the angles of the incident (Φ) and the emergent (Ψ) beam with the surface.
-    tables : ScatterTables
     jacobian : bool
         Whether to return the derivatives, too.
 

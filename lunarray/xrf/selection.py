@@ -11,7 +11,14 @@ import xarray as xr
 from lunarray.errors import InputError
 from lunarray.store.provenance import stamp
 from lunarray.xrf.class_files import CLASS_DETECTORS
-from lunarray.xrf.frames import frame_bounds, is_lazy, read_apart, require_frames
+from lunarray.xrf.frames import (
+    described,
+    flag_attrs,
+    frame_bounds,
+    is_lazy,
+    read_apart,
+    require_frames,
+)
 from lunarray.xrf.goes import FLARE_CLASSES
 
 if TYPE_CHECKING:
@@ -311,7 +318,7 @@ def flag_frames(
         own, peak = _flare_flags(begin, finish, flares, flare_classes, flare_margin)
         flags = flags | _along_time(ds, own)
         name = "peak flux of the flare, 1-8 Angstrom"
-        new["flare_flux"] = ("time", peak, {"units": "W m-2", "long_name": name})
+        new["flare_flux"] = described("time", peak, "W m-2", name)
     if particles:
         rate = particle_rate(read_apart(ds))
         new["particle_rate"] = rate
@@ -323,11 +330,7 @@ def flag_frames(
             where="flag_frames",
             remedy="Leave them out with particles=False",
         )
-    attrs = {
-        "long_name": "why the frame is not to be used",
-        "flag_masks": np.array(list(FRAME_FLAGS.values()), "u2"),
-        "flag_meanings": " ".join(FRAME_FLAGS),
-    }
+    attrs = flag_attrs("why the frame is not to be used", FRAME_FLAGS, "u2")
     new["flags"] = ("time", flags.data, attrs)
     rules = [f"incidence < {max_incidence:g}"]
     rules += ["GTI"] if gti is not None else []

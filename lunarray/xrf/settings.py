@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_choice
 from lunarray.xrf.constants import (
     CLASS_FIELD_DEG,
     HIGHLAND,
@@ -163,14 +163,9 @@ class Conventions:
             ("beam", ("emergent", "incident")), ("scatter", ("continuum", "none")),
             ("gain", ("area", "matrix", "channel")),
         ):  # fmt: skip
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"no {name} {getattr(self, name)!r}", remedy=f"choose from {', '.join(allowed)}"
-                )
-        if isinstance(self.scale, str) and self.scale not in ("solid_angle", "x2abund"):
-            raise InputError(
-                f"no scale {self.scale!r}", remedy="choose 'solid_angle', 'x2abund' or a number"
-            )
+            require_choice(name, getattr(self, name), allowed)
+        if isinstance(self.scale, str):
+            require_choice("scale", self.scale, ("solid_angle", "x2abund"))
 
     @classmethod
     def published(cls, **changes: Any) -> Conventions:
@@ -183,10 +178,6 @@ class Conventions:
         ----------
         **changes : Any
             Attributes that differ.
-
-        Returns
-        -------
-        Conventions
         """
         own: dict[str, Any] = {
             "secondary_jump": "exciting",
@@ -281,10 +272,6 @@ class FitSettings:
         ----------
         **changes : Any
             Attributes that differ.
-
-        Returns
-        -------
-        FitSettings
         """
         own: dict[str, Any] = {
             "start": dict(PYXSPEC_START), "bounds": dict(PYXSPEC_BOUNDS), "balance_bounds": None, "prior_sigma": {},

@@ -5,25 +5,20 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from lunarray.errors import InputError, ProductFormatError
+from lunarray.store.provenance import stamp
 from lunarray.xrf.fits import find_table, open_fits
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 __all__ = ["read_table_model", "write_table_model"]
 
 
 def read_table_model(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read an additive XSPEC table model (OGIP 92-009).
-
-    Parameters
-    ----------
-    path : path
 
     Returns
     -------
@@ -39,10 +34,6 @@ def read_table_model(path: str | os.PathLike[str]) -> xr.Dataset:
     ProductFormatError
         If it is no additive table model, or its spectra do not fill the grid of the parameters.
     """
-    import xarray as xr
-
-    from lunarray.store.provenance import stamp
-
     file = _read_file(path)
     names, n_energies = list(file.initial), file.lo.size
     if file.points.shape[1] != len(names) or file.spectra[""].ndim != 2:
@@ -153,7 +144,6 @@ def write_table_model(
         ``flux`` (parameters..., energy), photons/s/cm² in each bin, with ``energy_lo`` and ``energy_hi`` (keV), as
         :func:`read_table_model` gives it. Parameters must have two values at least, in increasing order; without any,
         a parameter that changes nothing is written, for XSPEC wants one.
-    path : path
     name : str, optional
         Of the model, twelve characters at most; by default the attribute ``model_name``.
     overwrite : bool
@@ -169,7 +159,6 @@ def write_table_model(
     InputError
         If `ds` is not such a model, or the file is there.
     """
-    import xarray as xr
     from astropy.io import fits
 
     path = Path(path)

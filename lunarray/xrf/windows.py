@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,23 +86,6 @@ class FitSpec:
     engine: str
     mare: Any = None
     highland: Any = None
-
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        from dask.base import normalize_token
-
-        own: list[Any] = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in ("settings", "conventions"):
-                value = sorted((f.name, repr(getattr(value, f.name))) for f in fields(value))
-            elif field.name == "tables":
-                value = [
-                    getattr(value, f.name)
-                    for f in fields(value)
-                    if not callable(getattr(value, f.name))
-                ]
-            own.append((field.name, normalize_token(value)))
-        return ("lunarray.xrf.FitSpec", *own)
 
 
 def whole_batches(chunks: tuple[int, ...]) -> tuple[int, ...]:
@@ -279,10 +262,6 @@ def _pack(row: np.ndarray, result: Any) -> None:
 
 def element_covariance(result: Any) -> np.ndarray:
     """Covariance of the weights of all elements, the closing one among them, from that of the fitted parameters.
-
-    Parameters
-    ----------
-    result : FitResult
 
     Returns
     -------

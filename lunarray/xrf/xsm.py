@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import xarray as xr
 
-from lunarray.errors import InputError, ProductFormatError
+from lunarray.errors import InputError, ProductFormatError, require_choice
+from lunarray.store.provenance import stamp
 from lunarray.xrf.fits import find_table, open_fits
-
-if TYPE_CHECKING:
-    import xarray as xr
+from lunarray.xrf.frames import described
 
 __all__ = [
     "goes_flux",
@@ -21,6 +21,7 @@ __all__ = [
     "read_xsm_spectrum",
 ]
 
+_SOLAR_TEXT = "A solar model is text of three columns: energy (keV), half width, photon flux"
 #: Joules in a keV.
 _KEV = 1.602176634e-16
 
@@ -46,6 +47,12 @@ def _seconds_to_time(seconds: Any, header: Any, path: Any) -> np.ndarray:
     return time.astype("M8[ns]")
 
 
+def _column(hdu: Any, name: str, default: np.ndarray) -> np.ndarray:
+    """A column of a table, or what stands for it where there is none."""
+    there = name in {c.upper() for c in hdu.columns.names}
+    return np.asarray(hdu.data[name], "f8") if there else default
+
+
 def read_xsm_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a PHA spectrum of the Chandrayaan-2 Solar X-ray Monitor.
 
@@ -66,13 +73,9 @@ def read_xsm_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
     ProductFormatError
         If it is no spectrum in counts.
     """
-    import xarray as xr
-
-    from lunarray.store.provenance import stamp
-
     with open_fits(path) as hdus:
         hdu = find_table(hdus, path, ("SPECTRUM",), ("CHANNEL", "COUNTS"))
-        header, data, names = hdu.header, hdu.data, {c.upper() for c in hdu.columns.names}
+        header, data = hdu.header, hdu.data
         instrument = str(header.get("INSTRUME", "")).strip()
         if "XSM" not in instrument.upper():
             raise ProductFormatError(
@@ -87,12 +90,8 @@ def read_xsm_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
                 remedy="Give type I, one spectrum a file",
             )
         counts = np.asarray(data["COUNTS"], "f8")
-        stat = np.asarray(data["STAT_ERR"], "f8") if "STAT_ERR" in names else np.sqrt(counts)
-        syst = (
-            np.asarray(data["SYS_ERR"], "f8")
-            if "SYS_ERR" in names
-            else np.full(counts.size, float(header.get("SYS_ERR", 0.0) or 0.0))
-        )
+        stat = _column(hdu, "STAT_ERR", np.sqrt(counts))
+        syst = _column(hdu, "SYS_ERR", np.full(counts.size, float(header.get("SYS_ERR") or 0.0)))
         channel = np.asarray(data["CHANNEL"], "i4")
         exposure = float(header["EXPOSURE"])
         start, end = _seconds_to_time([header["TSTART"], header["TSTOP"]], header, path)
@@ -105,18 +104,12 @@ def read_xsm_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
         raise ProductFormatError(f"EXPOSURE is {exposure}", where=path, remedy="Fetch it again")
     ds = xr.Dataset(
         {
-            "counts": ("channel", counts, {"units": "1", "long_name": "counts"}),
-            "stat_error": (
-                "channel",
-                stat,
-                {"units": "1", "long_name": "statistical error of the counts"},
+            "counts": described("channel", counts, "1", "counts"),
+            "stat_error": described("channel", stat, "1", "statistical error of the counts"),
+            "sys_error": described(
+                "channel", syst, "1", "systematic error, a fraction of the counts"
             ),
-            "sys_error": (
-                "channel",
-                syst,
-                {"units": "1", "long_name": "systematic error, a fraction of the counts"},
-            ),
-            "exposure": ((), exposure, {"units": "s", "long_name": "exposure"}),
+            "exposure": described((), exposure, "s", "exposure"),
         },
         {
             "channel": ("channel", channel, {"long_name": "pulse invariant channel"}),
@@ -131,10 +124,6 @@ def read_xsm_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
 def read_light_curve(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read an XSM level-2 light curve.
 
-    Parameters
-    ----------
-    path : path
-
     Returns
     -------
     xarray.Dataset
@@ -145,32 +134,18 @@ def read_light_curve(path: str | os.PathLike[str]) -> xr.Dataset:
     ProductFormatError
         If it is no light curve.
     """
-    import xarray as xr
-
-    from lunarray.store.provenance import stamp
-
     with open_fits(path) as hdus:
         hdu = find_table(hdus, path, ("RATE",), ("TIME", "RATE"))
-        names = {c.upper() for c in hdu.columns.names}
         time = _seconds_to_time(hdu.data["TIME"], hdu.header, path)
-        size = time.size
         rate = np.asarray(hdu.data["RATE"], "f4")
-        error = (
-            np.asarray(hdu.data["ERROR"], "f4") if "ERROR" in names else np.full(size, np.nan, "f4")
-        )
-        fraction = (
-            np.asarray(hdu.data["FRACEXP"], "f4") if "FRACEXP" in names else np.ones(size, "f4")
-        )
+        error = _column(hdu, "ERROR", np.full(time.size, np.nan)).astype("f4")
+        fraction = _column(hdu, "FRACEXP", np.ones(time.size)).astype("f4")
         step = float(hdu.header.get("TIMEDEL", np.nan))
     ds = xr.Dataset(
         {
-            "rate": ("time", rate, {"units": "s-1", "long_name": "count rate"}),
-            "rate_error": ("time", error, {"units": "s-1", "long_name": "error of the count rate"}),
-            "fractional_exposure": (
-                "time",
-                fraction,
-                {"units": "1", "long_name": "exposed fraction of the bin"},
-            ),
+            "rate": described("time", rate, "s-1", "count rate"),
+            "rate_error": described("time", error, "s-1", "error of the count rate"),
+            "fractional_exposure": described("time", fraction, "1", "exposed fraction of the bin"),
         },
         {"time": ("time", time, {"standard_name": "time", "long_name": "time (UTC)"})},
         {"time_bin": step},
@@ -196,10 +171,6 @@ def read_gti(path: str | os.PathLike[str]) -> xr.Dataset:
     ProductFormatError
         If it has no such table, or an interval ends before it starts.
     """
-    import xarray as xr
-
-    from lunarray.store.provenance import stamp
-
     with open_fits(path) as hdus:
         hdu = find_table(hdus, path, ("GTI", "STDGTI"), ("START", "STOP"))
         start = _seconds_to_time(hdu.data["START"], hdu.header, path)
@@ -214,16 +185,7 @@ def read_gti(path: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def merge_intervals(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sort intervals and join those that touch or overlap.
-
-    Parameters
-    ----------
-    start, end : ndarray
-
-    Returns
-    -------
-    start, end : ndarray
-    """
+    """Sort intervals and join those that touch or overlap."""
     order = np.argsort(start, kind="stable")
     start, end = start[order], end[order]
     if not start.size:
@@ -264,26 +226,18 @@ def read_solar_model(
     InputError
         If the file is missing, or `per` is something else.
     """
-
-    from lunarray.store.provenance import stamp
-
-    if per not in ("keV", "bin"):
-        raise InputError(f"per={per!r}", where=path, remedy="Give 'keV' or 'bin'")
+    require_choice("per", per, ("keV", "bin"))
     try:
         table = np.loadtxt(path, dtype="f8", ndmin=2)
     except FileNotFoundError as error:
         raise InputError("no such file", where=path, remedy="Check the path") from error
     except (OSError, ValueError) as error:
         raise ProductFormatError(
-            f"not a table of numbers ({error})",
-            where=path,
-            remedy="A solar model is text of three columns: energy (keV), half width, photon flux",
+            f"not a table of numbers ({error})", where=path, remedy=_SOLAR_TEXT
         ) from error
     if table.shape[1] != 3 or table.shape[0] < 2:
         raise ProductFormatError(
-            f"{table.shape[0]} rows of {table.shape[1]} columns",
-            where=path,
-            remedy="A solar model is text of three columns: energy (keV), half width, photon flux",
+            f"{table.shape[0]} rows of {table.shape[1]} columns", where=path, remedy=_SOLAR_TEXT
         )
     low, _, flux = table.T
     steps = np.diff(low)
@@ -315,27 +269,18 @@ def solar_dataset(edges: np.ndarray, flux: np.ndarray) -> xr.Dataset:
         keV.
     flux : ndarray, (energy,)
         photons/s/cm²/keV.
-
-    Returns
-    -------
-    xarray.Dataset
     """
-    import xarray as xr
-
     lo, hi = edges[:-1], edges[1:]
-    kev = {"units": "keV"}
     return xr.Dataset(
         {
-            "photon_flux": (
-                "energy",
-                np.asarray(flux, "f8"),
-                {"units": "s-1 cm-2 keV-1", "long_name": "solar photon flux"},
+            "photon_flux": described(
+                "energy", np.asarray(flux, "f8"), "s-1 cm-2 keV-1", "solar photon flux"
             )
         },
         {
-            "energy": ("energy", (lo + hi) / 2, {**kev, "long_name": "photon energy"}),
-            "energy_lo": ("energy", lo, {**kev, "long_name": "lower edge of the energy bin"}),
-            "energy_hi": ("energy", hi, {**kev, "long_name": "upper edge of the energy bin"}),
+            "energy": described("energy", (lo + hi) / 2, "keV", "photon energy"),
+            "energy_lo": described("energy", lo, "keV", "lower edge of the energy bin"),
+            "energy_hi": described("energy", hi, "keV", "upper edge of the energy bin"),
         },
         {"goes_flux": goes_flux(edges, flux)},
     )
@@ -350,10 +295,6 @@ def goes_flux(edges: np.ndarray, flux: np.ndarray) -> float:
         keV.
     flux : ndarray, (energy,)
         photons/s/cm²/keV.
-
-    Returns
-    -------
-    float
     """
     lo, hi = np.clip(edges[:-1], 1.5498, 12.3984), np.clip(edges[1:], 1.5498, 12.3984)
     return float(np.sum(np.asarray(flux) * (hi**2 - lo**2) / 2) * _KEV * 1e4)

@@ -39,12 +39,7 @@ def pyxspec_available() -> bool:
 
 
 def require_pyxspec() -> None:
-    """Raise an error that explains how to get PyXspec, where it is missing.
-
-    Raises
-    ------
-    MissingDependencyError
-    """
+    """Raise an error that explains how to get PyXspec, where it is missing."""
     if not pyxspec_available():
         raise MissingDependencyError(
             "PyXspec, the Python interface of XSPEC, is not installed",
@@ -90,11 +85,6 @@ def model_function(
 def parameter_info(elements: Sequence[str], settings: FitSettings) -> tuple[str, ...]:
     """Parameters of the local model as ``AllModels.addPyMod`` wants them.
 
-    Parameters
-    ----------
-    elements : sequence of str
-    settings : FitSettings
-
     Returns
     -------
     tuple of str
@@ -118,7 +108,6 @@ def write_pha(
 
     Parameters
     ----------
-    path : Path
     counts : ndarray, (channel,)
     exposure : float
         s.
@@ -195,15 +184,10 @@ def fit_spectrum(
 
     Parameters
     ----------
-    data : Observation
     model : SpectralModel
         Its "channel" gain convention is not XSPEC's, which moves the matrix' energies.
     settings : FitSettings, optional
         "cstat" becomes XSPEC's W-stat where there is a background.
-
-    Returns
-    -------
-    FitResult
 
     Raises
     ------
