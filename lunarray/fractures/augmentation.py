@@ -33,46 +33,19 @@ def augment(
     with a probability of its own and independent of the others. Brightness may be in any unit: what the paper says of
     images between 0 and 1 is taken relative to the tile's 0.5th to 99.5th percentile.
 
-    Parameters
-    ----------
-    image : ndarray, shape (h, w), float
-        Brightness, NaN without data.
-    mask : ndarray, shape (h, w), uint8
-        1 for fracture, 0 for none, 255 without valid data.
-    valid : ndarray, shape (h, w), bool, optional
-        Where there are data besides.
-    rng : numpy.random.Generator or int, optional
-        Source of chance, or its seed (0 by default). A tile and a fresh generator of the same seed give the same.
-    clahe, noise, perspective : float, optional
-        Probabilities.
-    clip_limit : float, optional
-        Of the equalisation: share of a region's pixels above which a bin of its histogram is clipped.
-    sigma : tuple of 2 floats, optional
-        Limits between which the standard deviation of the noise is drawn.
-    distortion : tuple of 2 floats, optional
-        Limits between which the distortion is drawn. Each corner moves into the tile by up to half of the distortion
-        times the tile's sides, as torchvision's ``RandomPerspective`` moves it. Above 1 corners can pass each other,
-        and the view would be folded or a sliver: such corners, and those that leave less than 15 % of the tile, are
-        drawn again.
+    `image` (h, w): brightness, NaN without data; `mask` (h, w) uint8: 1 for fracture, 0 for none, 255 without valid
+    data; `valid` (h, w) bool: where there are data besides; `rng`: source of chance, or its seed (0 by default). A tile
+    and a fresh generator of the same seed give the same; `clahe`, `noise`, `perspective`: probabilities; `clip_limit`:
+    of the equalisation: share of a region's pixels above which a bin of its histogram is clipped; `sigma`: limits
+    between which the standard deviation of the noise is drawn; `distortion`: limits between which the distortion is
+    drawn. Each corner moves into the tile by up to half of the distortion times the tile's sides, as torchvision's
+    ``RandomPerspective`` moves it. Above 1 corners can pass each other, and the view would be folded or a sliver: such
+    corners, and those that leave less than 15 % of the tile, are drawn again. Returns `image` (h, w) float32: NaN
+    without data, also outside the view; `mask` (h, w) uint8: as given, seen from where the image is; 255 outside;
+    `valid` (h, w) bool: where the result has data. InputError if the shapes differ or a number is out of range.
 
-    Returns
-    -------
-    image : ndarray, shape (h, w), float32
-        NaN without data, also outside the view.
-    mask : ndarray, shape (h, w), uint8
-        As given, seen from where the image is; 255 outside.
-    valid : ndarray, shape (h, w), bool
-        Where the result has data.
-
-    Raises
-    ------
-    InputError
-        If the shapes differ or a number is out of range.
-
-    References
-    ----------
-    Le Corre et al. (2025), J. Geophys. Res. Planets 130, e2025JE009145, section 3.1; Pizer et al. (1987), Comput. Vis.
-    Graph. Image Process. 39, 355.
+    References: Le Corre et al. (2025), J. Geophys. Res. Planets 130, e2025JE009145, section 3.1; Pizer et al. (1987),
+    Comput. Vis. Graph. Image Process. 39, 355.
     """
     image, mask = np.asarray(image), np.asarray(mask)
     _check(image, mask, valid)
@@ -117,17 +90,9 @@ def augment(
 def equalise(image: np.ndarray, clip_limit: float = 0.01) -> np.ndarray:
     """Equalise local contrast (CLAHE) of an image with gaps.
 
-    Parameters
-    ----------
-    image : ndarray, shape (h, w), float32
-        Brightness, cut to 0 … 1; NaN without data.
-    clip_limit : float, optional
-        Share of a region's pixels above which a bin of its histogram is clipped.
-
-    Returns
-    -------
-    ndarray, shape (h, w), float32
-        0 … 1, NaN where it was. Gaps are filled with the median for the histograms.
+    `image` (h, w) float32: brightness, cut to 0 … 1; NaN without data; `clip_limit`: share of a region's pixels above
+    which a bin of its histogram is clipped. Returns (h, w) float32: 0 … 1, NaN where it was. Gaps are filled with the
+    median for the histograms.
     """
     from skimage.exposure import equalize_adapthist
 
@@ -145,19 +110,9 @@ def equalise(image: np.ndarray, clip_limit: float = 0.01) -> np.ndarray:
 def draw_corners(shape: tuple[int, int], distortion: float, rng: np.random.Generator) -> np.ndarray:
     """Draw where the corners of a tile go.
 
-    Parameters
-    ----------
-    shape : tuple of 2 ints
-        Of the tile.
-    distortion : float
-        Each corner moves inward by up to this times half a side.
-    rng : numpy.random.Generator
-        Source of chance.
-
-    Returns
-    -------
-    ndarray, shape (4, 2), float64
-        Column and row of top left, top right, bottom right, bottom left; a convex quadrilateral, not turned over.
+    `shape`: of the tile; `distortion`: each corner moves inward by up to this times half a side; `rng`: source of
+    chance. Returns (4, 2) float64: column and row of top left, top right, bottom right, bottom left; a convex
+    quadrilateral, not turned over.
     """
     rows, columns = shape
     span = np.array([columns - 1, rows - 1], float)
@@ -178,17 +133,8 @@ def draw_corners(shape: tuple[int, int], distortion: float, rng: np.random.Gener
 def homography(corners: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Projective map from the changed tile back to the original.
 
-    Parameters
-    ----------
-    corners : ndarray, shape (4, 2)
-        Where the tile's corners go: column and row of top left, top right, bottom right, bottom left.
-    shape : tuple of 2 ints
-        Of the tile.
-
-    Returns
-    -------
-    ndarray, shape (3, 3)
-        Of (column, row, 1).
+    `corners` (4, 2): where the tile's corners go: column and row of top left, top right, bottom right, bottom left;
+    `shape`: of the tile. Returns (3, 3): of (column, row, 1).
     """
     rows, columns = shape
     original = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float) * (columns - 1, rows - 1)
@@ -205,21 +151,9 @@ def homography(corners: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def look(image: np.ndarray, mask: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """See a tile and its mask through a projective map.
 
-    Parameters
-    ----------
-    image : ndarray, shape (h, w), float32
-        Interpolated bilinearly; NaN spreads.
-    mask : ndarray, shape (h, w), uint8
-        Of the nearest pixel.
-    matrix : ndarray, shape (3, 3)
-        From the result's (column, row, 1) to the given tile's, as :func:`homography` makes it.
-
-    Returns
-    -------
-    image : ndarray, shape (h, w), float32
-        NaN outside the tile.
-    mask : ndarray, shape (h, w), uint8
-        255 outside.
+    `image` (h, w) float32: interpolated bilinearly; NaN spreads; `mask` (h, w) uint8: of the nearest pixel; `matrix`
+    (3, 3): from the result's (column, row, 1) to the given tile's, as :func:`homography` makes it. Returns `image` (h,
+    w) float32: NaN outside the tile; `mask` (h, w) uint8: 255 outside.
     """
     from scipy.ndimage import map_coordinates
 

@@ -120,20 +120,7 @@ def stacked(
 def balanced_weight(tiles: Tiles) -> float:
     """Weight of fracture pixels that gives them as much weight together as all other valid pixels.
 
-    Parameters
-    ----------
-    tiles : sequence of (image, mask, valid)
-        All are read.
-
-    Returns
-    -------
-    float
-        Between 1 and 50.
-
-    Raises
-    ------
-    InputError
-        If no valid pixel is a fracture.
+    `tiles` (image, mask, valid): all are read. Returns between 1 and 50. InputError if no valid pixel is a fracture.
     """
     there = everything = 0
     for index in range(len(tiles)):

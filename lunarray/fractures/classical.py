@@ -107,17 +107,8 @@ Method = Frangi | Canny
 def detect(image: np.ndarray, method: Method) -> np.ndarray:
     """Detect fractures in an array.
 
-    Parameters
-    ----------
-    image : ndarray, shape (y, x), float
-        NaN without data.
-    method : Frangi or Canny
-        The filter and its parameters.
-
-    Returns
-    -------
-    ndarray, shape (y, x), uint8
-        1 where detected, 0 elsewhere, 255 without data.
+    `image` (y, x): NaN without data; `method`: the filter and its parameters. Returns (y, x) uint8: 1 where detected, 0
+    elsewhere, 255 without data.
     """
     if image.size == 0:
         return np.zeros(image.shape, np.uint8)
@@ -135,19 +126,8 @@ def response(flat: np.ndarray, method: Method) -> np.ndarray:
 def finish(answer: np.ndarray, valid: np.ndarray, method: Method) -> np.ndarray:
     """Threshold a response, and make areas of it.
 
-    Parameters
-    ----------
-    answer : ndarray, shape (y, x), float32
-        Of :func:`response`.
-    valid : ndarray, shape (y, x), bool
-        Where there are data.
-    method : Frangi or Canny
-        The parameters.
-
-    Returns
-    -------
-    ndarray, shape (y, x), uint8
-        1 where detected, 0 elsewhere, 255 without data.
+    `answer` (y, x) float32: of :func:`response`; `valid` (y, x) bool: where there are data; `method`: the parameters.
+    Returns (y, x) uint8: 1 where detected, 0 elsewhere, 255 without data.
     """
     found = (answer >= method.threshold) & _away_from_gaps(valid)
     if isinstance(method, Frangi):
@@ -165,17 +145,8 @@ def finish(answer: np.ndarray, valid: np.ndarray, method: Method) -> np.ndarray:
 def flatten(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Brightness relative to the mean and standard deviation of its surroundings.
 
-    Parameters
-    ----------
-    image : ndarray, shape (y, x), float
-        NaN without data.
-
-    Returns
-    -------
-    flat : ndarray, shape (y, x), float32
-        0 without data.
-    valid : ndarray, shape (y, x), bool
-        Where there are data.
+    `image` (y, x): NaN without data. Returns `flat` (y, x) float32: 0 without data; `valid` (y, x) bool: where there
+    are data.
     """
     valid = np.isfinite(image)
     weight = valid.astype(np.float64)
@@ -201,21 +172,10 @@ def ridges(
 ) -> np.ndarray:
     """Frangi's measure of ridges, with a fixed scale of structure.
 
-    Parameters
-    ----------
-    flat : ndarray, shape (y, x), float32
-        Brightness of :func:`flatten`.
-    sigmas, polarity, beta, gamma
-        As of :class:`Frangi`.
+    `flat` (y, x) float32: brightness of :func:`flatten`; `sigmas`, `polarity`, `beta`, `gamma`: as of :class:`Frangi`.
+    Returns (y, x) float32: 0 to 1.
 
-    Returns
-    -------
-    ndarray, shape (y, x), float32
-        0 to 1.
-
-    References
-    ----------
-    Frangi et al. (1998), equation 15, with eigenvalues of the Hessian times sigma².
+    References: Frangi et al. (1998), equation 15, with eigenvalues of the Hessian times sigma².
     """
     best = np.zeros(flat.shape, np.float32)
     for sigma in sigmas:
@@ -245,16 +205,7 @@ def ridges(
 def edges(flat: np.ndarray, sigma: float = 1.5) -> np.ndarray:
     """Gradient where it is greatest across an edge, 0 elsewhere (Canny's thinned edges before any threshold).
 
-    Parameters
-    ----------
-    flat : ndarray, shape (y, x), float32
-        Brightness of :func:`flatten`.
-    sigma : float, optional
-        Of the smoothing, pixels.
-
-    Returns
-    -------
-    ndarray, shape (y, x), float32
+    `flat` (y, x) float32: brightness of :func:`flatten`; `sigma`: of the smoothing, pixels. Returns (y, x) float32.
     """
     gy, gx = (
         ndimage.gaussian_filter(
@@ -284,26 +235,10 @@ def tune_classical(
 ) -> tuple[Method, dict[str, float]]:
     """Find the parameters of a filter that do best on labelled images.
 
-    Parameters
-    ----------
-    kind : {"frangi", "canny"}
-        Which filter.
-    images, masks : iterable of ndarray, shape (y, x)
-        Images, NaN without data, and labels: 1 for fracture, 0 for none, 255 without data. Of any shapes.
-    progress : callable, optional
-        Is told each parameter set of the filter itself.
-
-    Returns
-    -------
-    method : Frangi or Canny
-        With the highest F1 over all pixels.
-    scores : dict of float
-        ``F1_pooled`` of the best, and ``tried``: how many sets of parameters there were.
-
-    Raises
-    ------
-    InputError
-        If there is no image, or another kind.
+    `kind` {"frangi", "canny"}: which filter; `images`, `masks` (y, x): images, NaN without data, and labels: 1 for
+    fracture, 0 for none, 255 without data. Of any shapes; `progress`: is told each parameter set of the filter itself.
+    Returns `method`: with the highest F1 over all pixels; `scores`: ``F1_pooled`` of the best, and ``tried``: how many
+    sets of parameters there were. InputError if there is no image, or another kind.
     """
     pairs = [
         (*flatten(np.asarray(image)), np.asarray(mask))

@@ -98,20 +98,9 @@ def loss_of(
 ) -> torch.Tensor:
     """Loss over valid pixels.
 
-    Parameters
-    ----------
-    logits : Tensor, shape (batch, h, w)
-    masks : Tensor, shape (batch, h, w)
-        1 for fracture.
-    valid : Tensor of bool, shape (batch, h, w)
-        Where there are data and a label.
-    settings : TrainSettings
-        Of which `loss` and `class_weight` count.
-
-    Returns
-    -------
-    Tensor, scalar
-        Mean over valid pixels; 0, with zero gradient, where there are none.
+    `logits` (batch, h, w); `masks` (batch, h, w): 1 for fracture; `valid` (batch, h, w) bool: where there are data and
+    a label; `settings`: of which `loss` and `class_weight` count. Returns mean over valid pixels; 0, with zero
+    gradient, where there are none.
     """
     target = (masks == 1).to(logits.dtype)
     weight = valid.to(logits.dtype)

@@ -39,24 +39,9 @@ _NODES = 4_000.0
 def box_of(obj: xr.Dataset | xr.DataArray, purpose: str = "") -> GeoBox:
     """Grid that an image lies on.
 
-    Parameters
-    ----------
-    obj : Dataset or DataArray
-        With dimensions (y, x) or (lat, lon), coordinates of the pixel centres and a CRS.
-    purpose : str, optional
-        What the grid is needed for, for the message.
-
-    Returns
-    -------
-    odc.geo.geobox.GeoBox
-        The grid.
-
-    Raises
-    ------
-    GridError
-        If the image is not georeferenced.
-    BodyMismatchError
-        If it is of a body other than the Moon and Mercury.
+    `obj`: with dimensions (y, x) or (lat, lon), coordinates of the pixel centres and a CRS; `purpose`: what the grid is
+    needed for, for the message. Returns the grid. GridError if the image is not georeferenced. BodyMismatchError if it
+    is of a body other than the Moon and Mercury.
     """
     dims = spatial_dims(obj)
     name = str(getattr(obj, "name", None) or "image")
@@ -117,20 +102,7 @@ def metric_of(geobox: GeoBox) -> Metric:
     From the positions in space of pixels around each node, so that neither poles nor the ±180° meridian are special,
     and any projection will do.
 
-    Parameters
-    ----------
-    geobox : odc.geo.geobox.GeoBox
-        The grid, of the Moon or of Mercury.
-
-    Returns
-    -------
-    Metric
-        The metric.
-
-    Raises
-    ------
-    GridError
-        If the grid is rotated.
+    `geobox`: the grid, of the Moon or of Mercury. Returns the metric. GridError if the grid is rotated.
     """
     affine: Affine = geobox.transform
     if affine.b or affine.d:

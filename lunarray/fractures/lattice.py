@@ -97,15 +97,7 @@ def _up(value: int) -> int:
 def check_lattice(tile: int, overlap: int) -> None:
     """Raise where tile and overlap make no lattice.
 
-    Parameters
-    ----------
-    tile, overlap : int
-        Pixels.
-
-    Raises
-    ------
-    InputError
-        If they are no multiples of 32, or tiles would overlap by more than half.
+    `tile`, `overlap`: pixels. InputError if they are no multiples of 32, or tiles would overlap by more than half.
     """
     if tile < 2 * ALIGN or tile % ALIGN:
         raise InputError(

@@ -14,22 +14,8 @@ from lunarray.errors import GridError
 def same_grid(layer: Any, like: Any, name: str, of: str = "the mask or image") -> Any:
     """Insist that a layer lies on the grid of another.
 
-    Parameters
-    ----------
-    layer, like : DataArray or ndarray
-        What to compare: shapes, and coordinates where both have them.
-    name, of : str
-        What to call them.
-
-    Returns
-    -------
-    DataArray or ndarray
-        `layer`, its dimensions in the order of the other.
-
-    Raises
-    ------
-    GridError
-        If it does not.
+    `layer`, `like`: what to compare: shapes, and coordinates where both have them; `name`, `of`: what to call them.
+    Returns `layer`, its dimensions in the order of the other. GridError if it does not.
     """
     remedy = (
         "Give layers on one grid: rasterise with like=image, or resample with like=image "
@@ -66,19 +52,9 @@ def same_grid(layer: Any, like: Any, name: str, of: str = "the mask or image") -
 def each_block(function: Callable[..., Any], *layers: Any, **options: Any) -> list[Any]:
     """Call a function with every block of some layers, and keep what it gives.
 
-    Parameters
-    ----------
-    function : callable
-        Takes row and column of a block's first pixel, the block of each layer, and `options`.
-    *layers : array or None
-        Of one shape, lazy or not; all are cut as the first lazy one is. None is passed on.
-    **options
-        The same for every block.
-
-    Returns
-    -------
-    list
-        Row by row of the blocks; of arrays in memory, one. What layers share is computed once.
+    `function`: takes row and column of a block's first pixel, the block of each layer, and `options`; `*layers`: of one
+    shape, lazy or not; all are cut as the first lazy one is. None is passed on; `**options`: the same for every block.
+    Returns row by row of the blocks; of arrays in memory, one. What layers share is computed once.
     """
     lazy = next((a for a in layers if hasattr(a, "dask")), None)
     if lazy is None:

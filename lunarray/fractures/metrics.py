@@ -17,24 +17,10 @@ def confusion(
 ) -> np.ndarray:
     """Count true and false positives and negatives, tile by tile.
 
-    Parameters
-    ----------
-    predicted : ndarray, shape (..., h, w)
-        Detected (non-zero) or not; where it is 255, there are no data.
-    labels : ndarray, shape (..., h, w)
-        1 for fracture, 0 for none, 255 where there are no data.
-    valid : ndarray of bool, shape (..., h, w), optional
-        Where there are data besides.
-
-    Returns
-    -------
-    ndarray of int64, shape (..., 4)
-        True positives, false positives, false negatives, true negatives of each tile.
-
-    Raises
-    ------
-    InputError
-        If the shapes differ.
+    `predicted` (..., h, w): detected (non-zero) or not; where it is 255, there are no data; `labels` (..., h, w): 1 for
+    fracture, 0 for none, 255 where there are no data; `valid` (..., h, w) bool: where there are data besides. Returns
+    (..., 4) int64: true positives, false positives, false negatives, true negatives of each tile. InputError if the
+    shapes differ.
     """
     predicted, labels = np.asarray(predicted), np.asarray(labels)
     if predicted.shape != labels.shape or (valid is not None and valid.shape != labels.shape):
@@ -80,22 +66,13 @@ def harmonic(precision: float, recall: float) -> float:
 def tile_metrics(counts: np.ndarray) -> dict[str, float]:
     """Scores as the paper averages them: over tiles.
 
-    Parameters
-    ----------
-    counts : ndarray, shape (tile, 4)
-        As of :func:`confusion`.
+    `counts` (tile, 4): as of :func:`confusion`. Returns ``precision``: mean over the tiles with a detection;
+    ``recall``: mean over the tiles with a fracture; ``F1``: of these two means; ``IoU``: mean over the tiles with
+    either. NaN where there is no such tile. ``tiles_precision``, ``tiles_recall``, ``tiles_IoU``: how many tiles each
+    is a mean of.
 
-    Returns
-    -------
-    dict of float
-        ``precision``: mean over the tiles with a detection; ``recall``: mean over the tiles with a fracture; ``F1``: of
-        these two means; ``IoU``: mean over the tiles with either. NaN where there is no such tile. ``tiles_precision``,
-        ``tiles_recall``, ``tiles_IoU``: how many tiles each is a mean of.
-
-    References
-    ----------
-    .. [1] Le Corre et al. (2025), doi:10.1029/2025JE009145, section 3.2, equations 1 to 4. The paper does not say over
-       what IoU is averaged: here as precision and recall are.
+    References: Le Corre et al. (2025), doi:10.1029/2025JE009145, section 3.2, equations 1 to 4. The paper does not say
+    over what IoU is averaged: here as precision and recall are.
     """
     tp, fp, fn, _ = np.asarray(counts).reshape(-1, 4).T
     precision, recall, overlap = (
@@ -118,15 +95,8 @@ def tile_metrics(counts: np.ndarray) -> dict[str, float]:
 def pixel_metrics(counts: np.ndarray) -> dict[str, float]:
     """Scores over all pixels together, whatever tiles they lie in.
 
-    Parameters
-    ----------
-    counts : ndarray, shape (..., 4)
-        As of :func:`confusion`; summed.
-
-    Returns
-    -------
-    dict of float
-        ``precision_pooled``, ``recall_pooled``, ``F1_pooled``, ``IoU_pooled``; NaN where nothing defines them.
+    `counts` (..., 4): as of :func:`confusion`; summed. Returns ``precision_pooled``, ``recall_pooled``, ``F1_pooled``,
+    ``IoU_pooled``; NaN where nothing defines them.
     """
     tp, fp, fn, _ = np.asarray(counts).reshape(-1, 4).sum(axis=0)
     return {

@@ -39,14 +39,8 @@ class DeepLab(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Find logits.
 
-        Parameters
-        ----------
-        x : Tensor, shape (batch, 3, h, w)
-            Normalised brightness (:func:`lunarray.fractures.normalise.normalise`).
-
-        Returns
-        -------
-        Tensor, shape (batch, 1, h, w)
+        `x` (batch, 3, h, w): normalised brightness (:func:`lunarray.fractures.normalise.normalise`). Returns (batch, 1,
+        h, w).
         """
         coarse = self.classifier(self.backbone(x)["out"])
         return F.interpolate(coarse, size=x.shape[-2:], mode="bilinear", align_corners=False)
@@ -169,14 +163,7 @@ class Light(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Find logits.
 
-        Parameters
-        ----------
-        x : Tensor, shape (batch, channels, h, w)
-            Normalised brightness; h and w multiples of 8.
-
-        Returns
-        -------
-        Tensor, shape (batch, 1, h, w)
+        `x` (batch, channels, h, w): normalised brightness; h and w multiples of 8. Returns (batch, 1, h, w).
         """
         half = self.fine(self.stem(x))
         quarter = self.middle(half)
@@ -221,24 +208,9 @@ def light(width: int = 24, channels: int = 1) -> Light:
 def build(architecture: str, *, channels: int | None = None, width: int = 24) -> nn.Module:
     """Build a network by the name of its architecture.
 
-    Parameters
-    ----------
-    architecture : {"light", "deeplabv3_resnet50", "deeplabv3_resnet101"}
-        The name.
-    channels : int, optional
-        Channels of the input: 1 or 3 for the light network (1 by default); DeepLab takes 3.
-    width : int
-        Of the light network.
-
-    Returns
-    -------
-    Module
-        (batch, channels, h, w) to logits (batch, 1, h, w).
-
-    Raises
-    ------
-    ModelError
-        If there is no such architecture.
+    `architecture` {"light", "deeplabv3_resnet50", "deeplabv3_resnet101"}: the name; `channels`: channels of the input:
+    1 or 3 for the light network (1 by default); DeepLab takes 3; `width`: of the light network. Returns (batch,
+    channels, h, w) to logits (batch, 1, h, w). ModelError if there is no such architecture.
     """
     if architecture == "light":
         return light(width, channels or 1)
@@ -258,21 +230,8 @@ def build(architecture: str, *, channels: int | None = None, width: int = 24) ->
 def architecture_of(network: nn.Module) -> tuple[str, dict[str, int]]:
     """Tell the architecture of a network and the sizes that :func:`build` needs to make it again.
 
-    Parameters
-    ----------
-    network : Module
-        One that :func:`build` made.
-
-    Returns
-    -------
-    architecture : str
-    sizes : dict of int
-        Arguments of :func:`build`.
-
-    Raises
-    ------
-    ModelError
-        If it is none of ours.
+    `network`: one that :func:`build` made. Returns `architecture`; `sizes`: arguments of :func:`build`. ModelError if
+    it is none of ours.
     """
     if isinstance(network, Light):
         return "light", {"width": network.width, "channels": network.channels}

@@ -105,15 +105,8 @@ class Normalisation:
 def imagenet(offset: float = 0.0, scale: float = 255.0) -> Normalisation:
     """Give the rule of networks that begin with torchvision's weights.
 
-    Parameters
-    ----------
-    offset, scale : float
-        Brightness of black, and from black to white; 0 and 255 for 8-bit images.
-
-    Returns
-    -------
-    Normalisation
-        Fixed, three channels, ImageNet's means and deviations.
+    `offset`, `scale`: brightness of black, and from black to white; 0 and 255 for 8-bit images. Returns fixed, three
+    channels, ImageNet's means and deviations.
     """
     return Normalisation(
         "fixed", 3, offset=offset, scale=scale, mean=IMAGENET_MEAN, std=IMAGENET_STD
@@ -125,25 +118,10 @@ def normalise(
 ) -> torch.Tensor:
     """Bring brightness to what a network sees.
 
-    Parameters
-    ----------
-    images : Tensor, shape (batch, h, w), float32
-        Brightness in any unit; NaN or infinite where there are no data. The sides must be multiples of 4 for a local
-        rule.
-    rule : Normalisation
-        What to do.
-    valid : Tensor, shape (batch, h, w), bool, optional
-        Where there are data besides; pixels that are not finite are never valid.
-
-    Returns
-    -------
-    Tensor, shape (batch, channels, h, w), float32
-        0, the neutral value, where there are no data. A neighbourhood counts its valid pixels only.
-
-    Raises
-    ------
-    InputError
-        If a side is no multiple of 4.
+    `images` (batch, h, w) float32: brightness in any unit; NaN or infinite where there are no data. The sides must be
+    multiples of 4 for a local rule; `rule`: what to do; `valid` (batch, h, w) bool: where there are data besides;
+    pixels that are not finite are never valid. Returns (batch, channels, h, w) float32: 0, the neutral value, where
+    there are no data. A neighbourhood counts its valid pixels only. InputError if a side is no multiple of 4.
     """
     import torch
 

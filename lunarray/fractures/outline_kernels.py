@@ -15,25 +15,11 @@ def outline(spans, offsets, parts):
     Every run has a left and a right edge; at each level between two rows the ends of the edges above and below are
     linked along the borders between covered and not. Rings that touch themselves at a corner are cut there.
 
-    Parameters
-    ----------
-    spans : ndarray (run, 3)
-        Sorted by component, each in order of row and start.
-    offsets : ndarray (component + 1), int64
-        Where the runs of each begin.
-    parts : ndarray (run), int64
-        4-connected part that each run belongs to.
-
-    Returns
-    -------
-    corners : ndarray (corner, 2), int32
-        Column and row of the corners of all rings, not closed.
-    rings : ndarray (ring + 1), int64
-        Where the corners of each ring begin.
-    ring_part : ndarray (ring), int64
-        4-connected part that it bounds.
-    ring_outer : ndarray (ring), uint8
-        1 for the outer ring of a part, 0 for a hole.
+    `spans` (run, 3): sorted by component, each in order of row and start; `offsets` int64: where the runs of each
+    begin; `parts` (run) int64: 4-connected part that each run belongs to. Returns `corners` (corner, 2) int32: column
+    and row of the corners of all rings, not closed; `rings` int64: where the corners of each ring begin; `ring_part`
+    (ring) int64: 4-connected part that it bounds; `ring_outer` (ring) uint8: 1 for the outer ring of a part, 0 for a
+    hole.
     """
     n = spans.shape[0]
     link, touch = _linked(spans, offsets)

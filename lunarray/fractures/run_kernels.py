@@ -28,23 +28,10 @@ PROBABILITY_UNIT = 2.0**-30
 def extract_runs(mask, probability, near, row0, column0):
     """Runs of ones in a block.
 
-    Parameters
-    ----------
-    mask : ndarray (rows, columns), uint8
-        1 is the feature.
-    probability : ndarray of the same shape, float32, or (0, 0)
-        Summed over each run; what is not finite is left out.
-    near : ndarray of the same shape, uint8, or (0, 0)
-        Pixels to count in each run.
-    row0, column0 : int
-        Place of the block's first pixel.
-
-    Returns
-    -------
-    spans : ndarray (run, 3), int32
-        Row, start, stop.
-    sums : ndarray (run, 3), int64
-        Probability in units of 2^-30, number of finite probabilities, pixels that are near.
+    `mask` (rows, columns) uint8: 1 is the feature; `probability` (0, 0) float32: summed over each run; what is not
+    finite is left out; `near` (0, 0) uint8: pixels to count in each run; `row0`, `column0`: place of the block's first
+    pixel. Returns `spans` (run, 3) int32: row, start, stop; `sums` (run, 3) int64: probability in units of 2^-30,
+    number of finite probabilities, pixels that are near.
     """
     rows, columns = mask.shape
     count = 0
@@ -114,21 +101,9 @@ def _root(parent, i):
 def label_runs(spans, offsets, reach):
     """Components of runs.
 
-    Parameters
-    ----------
-    spans : ndarray (run, 3)
-        In each group in order of row and start.
-    offsets : ndarray (group + 1), int64
-        Runs of different groups are never joined.
-    reach : int
-        1 joins over corners (8-connected), 0 does not.
-
-    Returns
-    -------
-    labels : ndarray (run), int64
-        Numbers from 0 in order of the first run of each component.
-    count : int
-        How many.
+    `spans` (run, 3): in each group in order of row and start; `offsets` int64: runs of different groups are never
+    joined; `reach`: 1 joins over corners (8-connected), 0 does not. Returns `labels` (run) int64: numbers from 0 in
+    order of the first run of each component; `count`: how many.
     """
     n = spans.shape[0]
     parent = np.arange(n)
@@ -198,17 +173,8 @@ def metric_at(tensor, step, row, column):
 def run_areas(spans, tensor, step):
     """Area on the ground (m²) of each run, by Gauss' rule of two points along it.
 
-    Parameters
-    ----------
-    spans : ndarray (run, 3)
-        Row, start, stop.
-    tensor, step : ndarray, float
-        Of :class:`lunarray.fractures.ground.Metric`.
-
-    Returns
-    -------
-    ndarray (run), float64
-        m².
+    `spans` (run, 3): row, start, stop; `tensor`, `step`: of :class:`lunarray.fractures.ground.Metric`. Returns (run)
+    float64: m².
     """
     out = np.empty(spans.shape[0])
     for i in range(spans.shape[0]):
@@ -229,18 +195,9 @@ def run_areas(spans, tensor, step):
 def run_moments(spans, offsets):
     """Pixels, centroid and second central moments of components.
 
-    Parameters
-    ----------
-    spans : ndarray (run, 3)
-        Sorted by component.
-    offsets : ndarray (component + 1), int64
-        Where the runs of each begin.
-
-    Returns
-    -------
-    ndarray (component, 6), float64
-        Pixels; row and column of the centroid (pixel corners are whole numbers); variances along rows (y) and columns
-        (x), and covariance, of the pixels as squares.
+    `spans` (run, 3): sorted by component; `offsets` int64: where the runs of each begin. Returns (component, 6)
+    float64: pixels; row and column of the centroid (pixel corners are whole numbers); variances along rows (y) and
+    columns (x), and covariance, of the pixels as squares.
     """
     n = offsets.size - 1
     out = np.empty((n, 6))

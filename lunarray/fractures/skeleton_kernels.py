@@ -58,30 +58,13 @@ SIMPLE = _simple_table()
 def skeletonise(spans, offsets, tensor, step, along, spur):
     """Skeletons of components, their lengths and widths on the ground.
 
-    Parameters
-    ----------
-    spans : ndarray (run, 3)
-        Sorted by component, each in order of row and start.
-    offsets : ndarray (component + 1), int64
-        Where the runs of each begin.
-    tensor, step : ndarray, float
-        Of :class:`lunarray.fractures.ground.Metric`.
-    along : ndarray (component, 2), float64
-        Direction (x, y) of the component, in pixels, for those whose skeleton is a point.
-    spur : float
-        Branches with a free end that are no longer than this times the inscribed radius where they begin, and a
-        pixel, are none.
-
-    Returns
-    -------
-    numbers : ndarray (component, 5), float64
-        Length (m), largest width (m) apart from crossings, largest width anywhere (m), crossings, branches.
-    lines : ndarray (point, 2), float64
-        Column and row of the points of all branches, smoothed.
-    begins : ndarray (branch + 1), int64
-        Where the points of each begin.
-    owner : ndarray (branch), int64
-        Component of each.
+    `spans` (run, 3): sorted by component, each in order of row and start; `offsets` int64: where the runs of each
+    begin; `tensor`, `step`: of :class:`lunarray.fractures.ground.Metric`; `along` (component, 2) float64: direction (x,
+    y) of the component, in pixels, for those whose skeleton is a point; `spur`: branches with a free end that are no
+    longer than this times the inscribed radius where they begin, and a pixel, are none. Returns `numbers` (component,
+    5) float64: length (m), largest width (m) apart from crossings, largest width anywhere (m), crossings, branches;
+    `lines` (point, 2) float64: column and row of the points of all branches, smoothed; `begins` int64: where the points
+    of each begin; `owner` (branch) int64: component of each.
     """
     components = offsets.size - 1
     pixels = _pixels_of(spans, offsets)
@@ -305,21 +288,9 @@ def _trace(table, edges, alive):
 def inscribed_radius(spans, row_first, first_row, last_row, y, x):
     """Radius of the largest circle about a point within a component: exact distance to the nearest square outside.
 
-    Parameters
-    ----------
-    spans : ndarray (run, 3)
-        Runs of the component.
-    row_first : ndarray
-        Index of the first run of each of its rows, and one past the last.
-    first_row, last_row : int
-        Its rows, [first, last).
-    y, x : float
-        The point, in multiples of half a pixel; corners of pixels are whole numbers.
-
-    Returns
-    -------
-    float
-        Pixels.
+    `spans` (run, 3): runs of the component; `row_first`: index of the first run of each of its rows, and one past the
+    last; `first_row`, `last_row`: its rows, [first, last); `y`, `x`: the point, in multiples of half a pixel; corners
+    of pixels are whole numbers. Returns pixels.
     """
     best = 1e18
     reach = 0

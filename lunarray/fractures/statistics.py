@@ -24,23 +24,10 @@ __all__ = ["area_of", "network", "orientation_rose", "per_area", "segments"]
 def segments(fractures: geopandas.GeoDataFrame) -> dict[str, np.ndarray]:
     """Straight pieces of the centre lines of fractures, on the ground.
 
-    Parameters
-    ----------
-    fractures : GeoDataFrame
-        Polygons with centre lines, as :func:`lunarray.fractures.vectorize` returns them; or lines, as people draw them.
-
-    Returns
-    -------
-    dict of str to ndarray (segment)
-        ``x0``, ``y0``, ``x1``, ``y1`` in the CRS of the fractures, ``length`` (m), ``azimuth`` (degrees clockwise from
-        north, 0 to 180), and ``feature``, the row that each belongs to.
-
-    Raises
-    ------
-    InputError
-        If the fractures are polygons without centre lines.
-    GridError
-        If they have no CRS.
+    `fractures`: polygons with centre lines, as :func:`lunarray.fractures.vectorize` returns them; or lines, as people
+    draw them. Returns (segment): ``x0``, ``y0``, ``x1``, ``y1`` in the CRS of the fractures, ``length`` (m),
+    ``azimuth`` (degrees clockwise from north, 0 to 180), and ``feature``, the row that each belongs to. InputError if
+    the fractures are polygons without centre lines. GridError if they have no CRS.
     """
     import shapely
 
@@ -102,19 +89,8 @@ def area_of_data(row: int, column: int, block: np.ndarray, metric: Metric) -> fl
 def area_of(good: np.ndarray, row: int, column: int, metric: Metric) -> float:
     """Area on the ground of some pixels.
 
-    Parameters
-    ----------
-    good : ndarray of bool, shape (y, x)
-        Which, of a block.
-    row, column : int
-        Place of its first pixel on the grid.
-    metric : Metric
-        Of the grid.
-
-    Returns
-    -------
-    float
-        m².
+    `good` (y, x) bool: which, of a block; `row`, `column`: place of its first pixel on the grid; `metric`: of the grid.
+    Returns m².
     """
     # Areas change little within 64 pixels of a row: one value for each such piece, the same pieces for any chunks.
     edges = [0, *range(64 - column % 64, good.shape[1], 64), good.shape[1]]
@@ -246,18 +222,8 @@ def per_area(
 ) -> np.ndarray:
     """Length (km) or number of fractures by area (km²) in each pixel of a grid.
 
-    Parameters
-    ----------
-    fractures : GeoDataFrame
-        In the CRS of the grid.
-    grid : GeoBox
-        Of square pixels.
-    radius, quantity
-        As of :func:`lunarray.fractures.density`.
-
-    Returns
-    -------
-    ndarray, shape (y, x), float64
+    `fractures`: in the CRS of the grid; `grid`: of square pixels; `radius`, `quantity`: as of
+    :func:`lunarray.fractures.density`. Returns (y, x) float64.
     """
     from scipy.ndimage import convolve
 

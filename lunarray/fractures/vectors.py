@@ -47,15 +47,8 @@ _SIMPLIFY = 0.25
 def runs_of(mask: Any, probability: Any, near: Any) -> tuple[np.ndarray, np.ndarray]:
     """Runs of a whole mosaic in order of row and start, with their sums; joined where blocks meet.
 
-    Parameters
-    ----------
-    mask, probability, near : array or None
-        Layers (y, x), lazy or not; the latter two may be lacking. See
-        :func:`lunarray.fractures.run_kernels.extract_runs`.
-
-    Returns
-    -------
-    spans, sums : ndarray (run, 3)
+    `mask`, `probability`, `near`: layers (y, x), lazy or not; the latter two may be lacking. See
+    :func:`lunarray.fractures.run_kernels.extract_runs`. Returns `spans`, `sums` (run, 3).
     """
     from lunarray.fractures.run_kernels import join_runs
 

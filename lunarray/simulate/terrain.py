@@ -52,18 +52,8 @@ def gradient_noise(
 ) -> np.ndarray:  # pragma: no cover - compiled
     """Gradient noise (Perlin 1985) at points, about -0.7 to 0.7.
 
-    Parameters
-    ----------
-    seed : int
-        Of the lattice's gradients and angle.
-    rows, columns : ndarray, shape (point,)
-        Places.
-    wavelength : float
-        Spacing of the lattice, pixels.
-
-    Returns
-    -------
-    ndarray, shape (point,), float64
+    `seed`: of the lattice's gradients and angle; `rows`, `columns` (point,): places; `wavelength`: spacing of the
+    lattice, pixels. Returns (point,) float64.
     """
     out = np.empty(rows.size)
     c, s = _turn(seed)
@@ -95,18 +85,9 @@ def add_noise(
 ) -> None:  # pragma: no cover - compiled
     """Add one octave of gradient noise to a window.
 
-    Parameters
-    ----------
-    out : ndarray, shape (y, x), float32
-        Changed in place.
-    row0, column0 : int
-        Where the window lies on the plane.
-    seed : int
-        Of the octave.
-    wavelength, amplitude : float
-        Of the octave; pixels, and the unit of `out`.
-    weight : ndarray, shape (y, x) or (0, 0), float32
-        Factor of each pixel; one everywhere if empty.
+    `out` (y, x) float32: changed in place; `row0`, `column0`: where the window lies on the plane; `seed`: of the
+    octave; `wavelength`, `amplitude`: of the octave; pixels, and the unit of `out`; `weight` (y, x) or (0, 0) float32:
+    factor of each pixel; one everywhere if empty.
     """
     height, width = out.shape
     weighted = weight.shape[0] > 0
@@ -146,14 +127,8 @@ def add_craters(
     Inside a paraboloid, the softer the shallower; outside a rim that falls off as the cube of the distance (McGetchin
     et al. 1973, Earth Planet. Sci. Lett. 20, 226), is nothing at 2.5 radii, and is worn down first.
 
-    Parameters
-    ----------
-    height, albedo : ndarray, shape (y, x), float32
-        Changed in place; albedo is a factor.
-    row0, column0 : int
-        Where the window lies on the plane.
-    craters : ndarray, shape (crater, 4), float64
-        Column, row, radius, depth over diameter (0.2 is fresh).
+    `height`, `albedo` (y, x) float32: changed in place; albedo is a factor; `row0`, `column0`: where the window lies on
+    the plane; `craters` (crater, 4) float64: column, row, radius, depth over diameter (0.2 is fresh).
     """
     rows, columns = height.shape
     floor = CRATER_REACH**-3
@@ -189,14 +164,8 @@ def add_boulders(
 ) -> None:  # pragma: no cover - compiled
     """Put boulders, upper halves of ellipsoids, on a window.
 
-    Parameters
-    ----------
-    height, albedo : ndarray, shape (y, x), float32
-        Changed in place; albedo is a factor.
-    row0, column0 : int
-        Where the window lies on the plane.
-    boulders : ndarray, shape (boulder, 4), float64
-        Column, row, radius, height over radius.
+    `height`, `albedo` (y, x) float32: changed in place; albedo is a factor; `row0`, `column0`: where the window lies on
+    the plane; `boulders` (boulder, 4) float64: column, row, radius, height over radius.
     """
     rows, columns = height.shape
     for n in range(boulders.shape[0]):
@@ -235,16 +204,9 @@ def trace_segments(
     A pixel belongs to a segment where its centre is closer to the segment than the half-width at the foot of the
     perpendicular (at the nearer end, beyond the ends).
 
-    Parameters
-    ----------
-    relief : ndarray, shape (y, x), float32
-        Changed in place to the greater of what it was and the segments' relief.
-    label : ndarray, shape (y, x), uint8
-        Changed in place to the greater of what it was and the class of the segments that cover the pixel.
-    row0, column0 : int
-        Where the window lies on the plane.
-    segments : ndarray, shape (segment, 9), float64
-        As :data:`SEGMENT_COLUMNS` says.
+    `relief` (y, x) float32: changed in place to the greater of what it was and the segments' relief; `label` (y, x)
+    uint8: changed in place to the greater of what it was and the class of the segments that cover the pixel; `row0`,
+    `column0`: where the window lies on the plane; `segments` (segment, 9) float64: as :data:`SEGMENT_COLUMNS` says.
     """
     rows, columns = relief.shape
     for n in range(segments.shape[0]):
@@ -327,22 +289,10 @@ def lit_share(
     Rays follow the nearest pixels towards the sun; the highest ground within `window` steps counts, found in one pass
     by a queue of falling values.
 
-    Parameters
-    ----------
-    height : ndarray, shape (y, x), float32
-        In pixels.
-    row0, column0 : int
-        Where the window lies on the plane.
-    incidence, azimuth : float
-        Of the sun, degrees; azimuth towards the sun, clockwise from the top of the image.
-    window : int
-        Steps (pixels along the faster axis) over which ground can cast a shadow. Pixels closer to the sunward edges
-        miss what lies beyond.
-
-    Returns
-    -------
-    ndarray, shape (y, x), float32
-        Between 0 and 1.
+    `height` (y, x) float32: in pixels; `row0`, `column0`: where the window lies on the plane; `incidence`, `azimuth`:
+    of the sun, degrees; azimuth towards the sun, clockwise from the top of the image; `window`: steps (pixels along the
+    faster axis) over which ground can cast a shadow. Pixels closer to the sunward edges miss what lies beyond. Returns
+    (y, x) float32: between 0 and 1.
     """
     east, south = math.sin(math.radians(azimuth)), -math.cos(math.radians(azimuth))
     if incidence <= 0:
@@ -375,27 +325,12 @@ def shade(
 ) -> np.ndarray:  # pragma: no cover - compiled
     """Radiance factor by the Lunar-Lambert law, seen from straight above.
 
-    Parameters
-    ----------
-    height : ndarray, shape (y, x), float32
-        In pixels.
-    albedo, lit : ndarray, shape (y, x), float32
-        Normal albedo; share of the pixel that the sun reaches.
-    sun : ndarray, shape (3,), float64
-        Unit vector to the sun: right, down, up.
-    share : float
-        Share of Lommel-Seeliger in the law.
-    ambient : float
-        Light from lit ground around, as a share of level ground's.
+    `height` (y, x) float32: in pixels; `albedo`, `lit` (y, x) float32: normal albedo; share of the pixel that the sun
+    reaches; `sun` (3,) float64: unit vector to the sun: right, down, up; `share`: share of Lommel-Seeliger in the law;
+    `ambient`: light from lit ground around, as a share of level ground's. Returns (y, x) float32: edge pixels take the
+    slope of their one neighbour.
 
-    Returns
-    -------
-    ndarray, shape (y, x), float32
-        Edge pixels take the slope of their one neighbour.
-
-    References
-    ----------
-    McEwen (1991), Icarus 92, 298, equation 1: I/F = A (2 L mu0 / (mu0 + mu) + (1 - L) mu0).
+    References: McEwen (1991), Icarus 92, 298, equation 1: I/F = A (2 L mu0 / (mu0 + mu) + (1 - L) mu0).
     """
     rows, columns = height.shape
     out = np.empty((rows, columns), np.float32)
@@ -421,16 +356,8 @@ def add_sensor_noise(
 ) -> None:  # pragma: no cover - compiled
     """Add Gaussian noise of variance read² + shot² · signal to a window.
 
-    Parameters
-    ----------
-    image : ndarray, shape (y, x), float32
-        Radiance factor, changed in place.
-    row0, column0 : int
-        Where the window lies on the plane.
-    seed : int
-        Of the noise.
-    read, shot : float
-        Standard deviation of the dark, and of the signal at radiance factor 1.
+    `image` (y, x) float32: radiance factor, changed in place; `row0`, `column0`: where the window lies on the plane;
+    `seed`: of the noise; `read`, `shot`: standard deviation of the dark, and of the signal at radiance factor 1.
     """
     rows, columns = image.shape
     for y in range(rows):
