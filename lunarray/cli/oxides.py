@@ -168,15 +168,7 @@ def train_oxides(
         errors = _assignments(reference_std or [], "--reference-std")
         samples, pixels = _samples(inputs, reference, screen or [], reference_window, errors)
         samples = la.oxides.select_samples(samples)
-        lost = ", ".join(
-            f"{count} {name.removeprefix('lost_').replace('_', ' ')}"
-            for name, count in samples.attrs.items()
-            if str(name).startswith("lost_") and count
-        )
-        say(
-            f"{samples.attrs['samples']:,} samples of {samples.attrs['lattice_points']:,} points"
-            + (f"; lost: {lost}" if lost else "")
-        )
+        _say_samples(samples)
         if samples_output is not None:
             samples.lunar.to_zarr(samples_output, overwrite=True, progress=False)
         fit = la.oxides.train(
@@ -446,11 +438,10 @@ def _samples(
     from lunarray.errors import InputError
 
     if reference is None:
-        opened = (
-            la.open_zarr(inputs[0]) if len(inputs) == 1 and inputs[0].endswith(".zarr") else None
-        )
-        if opened is not None and "sample" in opened.dims:
-            return opened, None
+        if len(inputs) == 1 and inputs[0].endswith(".zarr"):
+            opened = la.open_zarr(inputs[0])
+            if "sample" in opened.dims:
+                return opened, None
         raise InputError(
             "no reference maps",
             where="--reference",
@@ -477,6 +468,19 @@ def _samples(
         for window_of in windows
     )
     return samples, pixels
+
+
+def _say_samples(samples: xr.Dataset) -> None:
+    """Print how many samples there are, and where the others were lost."""
+    lost = ", ".join(
+        f"{count} {str(name).removeprefix('lost_').replace('_', ' ')}"
+        for name, count in samples.attrs.items()
+        if str(name).startswith("lost_") and count
+    )
+    say(
+        f"{samples.attrs['samples']:,} samples of {samples.attrs['lattice_points']:,} points"
+        + (f"; lost: {lost}" if lost else "")
+    )
 
 
 def _assignments(given: list[str], where: str) -> dict[str, float]:

@@ -79,18 +79,7 @@ class OxideFit:
         return result
 
     def predict(self, samples: xr.Dataset) -> xr.Dataset:
-        """Abundances of samples by the final model.
-
-        Parameters
-        ----------
-        samples : Dataset
-            With ``reflectance`` (sample, wavelength) on the bands of the training.
-
-        Returns
-        -------
-        Dataset
-            The oxides (sample) in wt%; NaN where a band is.
-        """
+        """Abundances (wt%) of samples on the bands of the training by the final model; NaN where a band is."""
         spectra = samples["reflectance"].transpose("sample", "wavelength")
         values = _abundances(self.states, spectra.values)
         coords = {name: c for name, c in spectra.coords.items() if "wavelength" not in c.dims}
@@ -129,17 +118,8 @@ class OxideFit:
         """Write a weights file for ``invert_oxides(model=...)``.
 
         It holds the networks, the novelty statistics of the training spectra (of their single pixels, where these were
-        given) and, after training with folds, the
-        ensemble and the calibration that ``invert_oxides(uncertainty=True)`` needs.
-
-        Parameters
-        ----------
-        path : path
-            File to write.
-
-        Returns
-        -------
-        Path
+        given) and, after training with folds, the ensemble and the calibration that
+        ``invert_oxides(uncertainty=True)`` needs.
         """
         from lunarray.oxides.weights import save_oxide_cnn
 

@@ -257,23 +257,9 @@ def polish(
     backend: Backend = "auto",
     device: Device = "auto",
 ) -> State:
-    """Train an average of folds on: full batch, on all samples.
+    """Train an average of folds on: full batch, on all samples, with batch-normalisation statistics of its own.
 
-    Parameters
-    ----------
-    state : dict of ndarray
-        The average.
-    data : FoldData
-        All samples.
-    settings : TrainSettings
-        Epochs and learning rate of this training.
-    backend, device
-        As of :func:`train_folds`.
-
-    Returns
-    -------
-    dict of ndarray
-        With batch-normalisation statistics of its own.
+    `settings` are those of this training; `backend` and `device` as of :func:`train_folds`.
     """
     backend, place = choose_backend(backend, device)
     batch = _batch(data, [np.arange(len(data.spectra))], settings, backend, place, begin=state)

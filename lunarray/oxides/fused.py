@@ -163,24 +163,10 @@ class FusedCNN:
 
     @classmethod
     def from_state(cls, state: Mapping[str, ArrayLike], *, eps: float = 1e-5) -> FusedCNN:
-        """Build the kernel from the state of a trained `OxideCNN`.
+        """Build the kernel from ``OxideCNN.state_dict()`` as arrays, or the tensors of its safetensors file.
 
-        Parameters
-        ----------
-        state : mapping of str to array
-            ``OxideCNN.state_dict()`` as NumPy arrays, or the tensors of its safetensors file. Other names are ignored.
-        eps : float
-            What the batch normalisations add to the variance; the state does not say.
-
-        Returns
-        -------
-        FusedCNN
-            The same function as the model in evaluation mode.
-
-        Raises
-        ------
-        ModelError
-            When a tensor is missing or does not fit.
+        Other names are ignored. `eps` is what the batch normalisations add to the variance, which the state does not
+        say. ModelError when a tensor is missing or does not fit.
         """
         try:
             blocks: list[ConvBlock] = []
@@ -212,25 +198,7 @@ class FusedCNN:
             ) from error
 
     def __call__(self, x: ArrayLike) -> NDArray[np.float32]:
-        """Oxides of spectra.
-
-        Parameters
-        ----------
-        x : array of shape (pixel, bands)
-            Reflectance as the model was trained on; computed in float32. A spectrum with NaN comes back as NaN.
-
-        Returns
-        -------
-        ndarray of float32, shape (pixel, targets)
-            wt%.
-
-        Raises
-        ------
-        InputError
-            When `x` is not two-dimensional.
-        BandMismatchError
-            When `x` has another number of bands than the model.
-        """
+        """Oxides (pixel, targets) in wt%, float32, of spectra (pixel, bands); one with NaN comes back as NaN."""
         x = _spectra(x, self.bands)
         out = np.empty((x.shape[0], self.targets), np.float32)
         work = aligned(int(self._packed.sizes.sum()))

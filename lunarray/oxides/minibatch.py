@@ -40,7 +40,7 @@ def train_network(
     targets : ndarray, shape (sample, oxide), float32
         Abundances in wt%.
     settings : MinibatchSettings, optional
-        The paper's by default.
+        By default the paper's.
     augment : callable, optional
         Draws each epoch's version of the spectra, for instance with new measurement errors.
     device : {"auto", "cpu", "cuda"}
@@ -52,11 +52,6 @@ def train_network(
     -------
     OxideCNN
         On the CPU, in evaluation mode, without gradients.
-
-    Raises
-    ------
-    InputError
-        Arrays that do not fit each other, are not finite, or too few for batch normalisation.
     """
     settings = settings or MinibatchSettings()
     place = resolve_device(device)

@@ -49,18 +49,6 @@ def recompute_statistics(state: Mapping[str, np.ndarray], spectra: np.ndarray) -
     statistics belongs to no network. As after stochastic weight averaging [1]_, the statistics are taken anew: one
     forward pass over the whole training set, each layer normalised by its own.
 
-    Parameters
-    ----------
-    state : mapping of str to ndarray
-        Of an ``OxideCNN``.
-    spectra : ndarray, shape (sample, bands)
-        The training spectra.
-
-    Returns
-    -------
-    dict of ndarray
-        The state with new ``running_mean`` and ``running_var``.
-
     References
     ----------
     .. [1] Izmailov et al. (2018), Averaging weights leads to wider optima and better generalization, UAI, section 3.2.

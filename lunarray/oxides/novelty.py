@@ -103,20 +103,9 @@ def _distances(x: np.ndarray, model: NoveltyModel) -> np.ndarray:
 
 
 def novelty(x: np.ndarray, model: NoveltyModel) -> np.ndarray:
-    """Distance of spectra from the training set, in units of its own edge.
+    """Distance of spectra (pixel, bands) from the training set in units of its own edge, (pixel,), float32.
 
-    Parameters
-    ----------
-    x : ndarray, shape (pixel, bands), float32
-        Reflectance on the model's wavelengths.
-    model : NoveltyModel
-        Statistics of the training spectra.
-
-    Returns
-    -------
-    ndarray, shape (pixel,), float32
-        0 at the centre of the training set, 1 at its 99.9 % quantile, at most ``MAX_NOVELTY``; NaN where a band is
-        NaN.
+    0 at the centre of the training set, 1 at its 99.9 % quantile, at most ``MAX_NOVELTY``; NaN where a band is NaN.
     """
     x = np.asarray(x, np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -125,21 +114,10 @@ def novelty(x: np.ndarray, model: NoveltyModel) -> np.ndarray:
 
 
 def fit_novelty(x: np.ndarray, *, components: int = 12, quantile: float = 0.999) -> NoveltyModel:
-    """Statistics for :func:`novelty` from training spectra.
+    """Statistics for :func:`novelty` from training spectra (sample, bands) with the errors that real ones have.
 
-    Parameters
-    ----------
-    x : ndarray, shape (sample, bands), float32
-        Training spectra with the errors that real ones have, all of positive mean.
-    components : int
-        Principal components kept.
-    quantile : float
-        Fraction of the training spectra whose novelty is below 1.
-
-    Returns
-    -------
-    NoveltyModel
-        Statistics, float32.
+    All must be of positive mean. `components` principal components are kept, and `quantile` is the fraction of the
+    training spectra whose novelty is below 1.
     """
     x = np.asarray(x, np.float64)
     brightness = x.mean(axis=1)

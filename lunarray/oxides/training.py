@@ -188,19 +188,15 @@ def _deal(
     """Samples that each fold leaves out; one fold that leaves out none where there are to be no folds."""
     count = samples.sizes["sample"]
     counted = f"{count} usable sample{'' if count == 1 else 's'}"
+    each = folds == "leave-one-out"
+    if (folds is None and count < 2) or (each and count < 3):
+        remedy = "leave-one-out needs three: " if each else ""
+        raise InputError(
+            counted, where="samples", remedy=f"{remedy}batch normalisation needs at least two"
+        )
     if folds is None:
-        if count < 2:
-            raise InputError(
-                counted, where="samples", remedy="batch normalisation needs at least two"
-            )
         return (np.empty(0, np.int64),)
-    if folds == "leave-one-out":
-        if count < 3:
-            raise InputError(
-                counted,
-                where="samples",
-                remedy="leave-one-out needs three, for batch normalisation needs two to train on",
-            )
+    if each:
         return tuple(np.array([i]) for i in range(count))
     if isinstance(folds, str) or not 2 <= folds <= count:
         raise InputError(
