@@ -107,11 +107,13 @@ class Sampler:
 
     # --- positions --------------------------------------------------------------------------------
 
-    def positions(self, row: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def positions(
+        self, row: np.ndarray, column: np.ndarray, through_places: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Fractional pixel positions in the source of those in the target, on any turn; NaN where there are none."""
         (a, b), affine, inverse = self._crs, self.target.transform, ~self.source.transform
         x, y = affine.a * column + affine.c, affine.e * row + affine.f
-        if a != b:
+        if a != b or through_places:
             lon, lat = to_lonlat(a, x, y)
             if a.is_geographic:
                 # Rounding may put the pole a little beyond itself.
@@ -231,24 +233,28 @@ class Sampler:
                 return Window(top, bottom, 0, width)
             shift = left // width * width
             return Window(top, bottom, left - shift, right - shift)
-        found = []
-        for turn in (-1, 0, 1) if whole.turn else (0,):
-            a, b = max(left + turn * whole.turn, 0), min(right + turn * whole.turn, width)
-            if a < b:
-                found.append((math.floor(a), math.ceil(b)))
-        if not found:
+        # A source of less than a turn may hold the end of the window, or its beginning a turn on.
+        shift = whole.turn * (left // whole.turn) if whole.turn else 0.0
+        ends = [
+            (max(math.floor(left - back), 0), min(math.ceil(right - back), width))
+            for back in ((shift, shift + whole.turn) if whole.turn else (0.0,))
+        ]
+        ends = [(a, b) for a, b in ends if a < b]
+        if not ends:
             return None
-        return Window(top, bottom, min(a for a, _ in found), max(b for _, b in found))
+        return Window(top, bottom, min(a for a, _ in ends), max(b for _, b in ends))
 
     def _reach(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """Rows and columns of the target outside of which the source has no pixel; never too few."""
         other = Sampler(self.target, self.source, "nearest", 1.0)
+        itself = Sampler(self.target, self.target, "nearest", 1.0)
         everything = ((-math.inf, math.inf),) * 2
-        height, width = self.source.shape
-        row, column = np.meshgrid(
-            np.linspace(0, height, 17), np.linspace(0, width, 17), indexing="ij"
-        )
-        r, c = other.positions(row, column)
+        # Where the target reaches beyond its projection, PROJ gives places a second time.
+        row, column = _lattice(self.target.shape)
+        r, c = itself.positions(row, column, through_places=True)
+        if not np.allclose([r, itself._near(c, column)], [row, column], rtol=0.0, atol=1e-3):
+            return everything
+        r, c = other.positions(*_lattice(self.source.shape))
         known = np.isfinite(r)
         turn = other._whole.turn
         if not known.all() or (turn and self._whole.around):
@@ -395,6 +401,12 @@ def _mesh(low: Any, high: Any, step: int) -> np.ndarray:
     """Rows and columns from `low` to before `high`, (number, 2)."""
     r, c = np.arange(low[0], high[0], step), np.arange(low[1], high[1], step)
     return np.stack(np.meshgrid(r, c, indexing="ij"), -1).reshape(-1, 2)
+
+
+def _lattice(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of places spread over a grid, its edges among them."""
+    row, column = np.meshgrid(*(np.linspace(0, size, 17) for size in shape), indexing="ij")
+    return row, column
 
 
 def _range(values: np.ndarray, known: np.ndarray) -> tuple[float, float]:
