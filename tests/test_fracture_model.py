@@ -73,7 +73,7 @@ def test_packed_network_does_the_same(architecture, monkeypatch):
     torch.manual_seed(0)
     network = randomised(build(architecture))
     channels = default_normalisation(architecture).channels
-    x = torch.randn(1, channels, 96, 96).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(1, channels, 128, 128).contiguous(memory_format=torch.channels_last)
     fast = predictor.packed(network)
     with torch.inference_mode():
         expected = network(x)
@@ -85,6 +85,49 @@ def test_packed_network_does_the_same(architecture, monkeypatch):
         assert torch.allclose(fast(x), expected, atol=1e-4 * scale)
         # The network itself was left as it is.
         assert torch.equal(network(x), expected)
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_wide_convolutions_by_products(dilation, batch):
+    """Against float64, as near as float32 allows: the transforms lose a digit."""
+    generator = torch.Generator().manual_seed(dilation)
+    conv = torch.nn.Conv2d(256, 320, 3, padding=dilation, dilation=dilation)
+    conv.requires_grad_(False)
+    conv.weight.normal_(0, 1 / 48, generator=generator)
+    conv.bias.normal_(generator=generator)
+    x = torch.randn(batch, 256, 16, 32, generator=generator)
+    x = x.contiguous(memory_format=torch.channels_last)
+    for relu in (False, True):
+        ours = predictor.PackedConv(conv, relu)
+        with torch.inference_mode():
+            found = ours(x)
+            expected = torch.nn.functional.conv2d(
+                x.double(), conv.weight.double(), conv.bias.double(), 1, dilation, dilation
+            )
+        expected = expected.clamp_min(0) if relu else expected
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert (found - expected).abs().max() < 2e-4
+        assert expected.std() > 0.5
+        assert ours.products
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": 12, "dilation": 12},
+        {"padding": 1, "stride": 2},
+        {"padding": 0},
+        {"padding": 1, "groups": 2},
+    ],
+)
+def test_other_convolutions_as_they_are(options):
+    conv = torch.nn.Conv2d(256, 256, 3, **options).requires_grad_(False)
+    ours = predictor.PackedConv(conv, relu=False)
+    x = torch.randn(1, 256, 20, 20).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        assert torch.allclose(ours(x), conv(x), atol=1e-4)
+    assert not ours.products
 
 
 def test_packed_weights_do_not_pile_up():

@@ -3,7 +3,9 @@
 On the CPU, PyTorch gives 1 × 1 convolutions, half of a ResNet's work, to a general matrix product and converts weights
 anew in each call. Here batch normalisation is folded into the weights, these are brought to oneDNN's own layout once,
 images keep their channels last, and activations and additions are done as part of the convolution. That is what
-``torch.compile`` comes to when it may freeze weights, without a compiler and without the minute that it takes.
+``torch.compile`` comes to when it may freeze weights, without a compiler and without the minute that it takes. As
+oneDNN then runs at the processor's peak, the wide 3 × 3 convolutions of DeepLab are done with fewer multiplications, as
+three matrix products.
 """
 
 from __future__ import annotations
@@ -27,6 +29,25 @@ from lunarray.fractures.weights import load_model
 
 #: (tile, h, w) float32, NaN without data, to probabilities of the same shape.
 TilePredictor = Callable[[np.ndarray], np.ndarray]
+
+#: Channels from which three matrix products are faster than a convolution.
+_WIDE = 128
+#: Minimal filtering of four outputs by three taps (Lavin and Gray 2016, arXiv:1509.09308, section 4.3): what inputs,
+#: weights and products are multiplied by, along each of the two axes.
+_INPUT = np.array(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
+)
+_WEIGHT = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+_OUTPUT = np.array(
+    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+)
 
 #: One batch at a time is on a GPU, whatever number of threads Dask has: memory is bounded by the batch.
 _gpu = threading.Lock()
@@ -149,6 +170,7 @@ class PackedConv(nn.Module):
         super().__init__()
         self.conv, self.relu = conv, relu
         self.packed: dict[tuple[int, ...], torch.Tensor] = {}
+        self.products: tuple[torch.Tensor, ...] = ()
         self.geometry = (
             [int(p) for p in conv.padding],
             [int(s) for s in conv.stride],
@@ -162,6 +184,8 @@ class PackedConv(nn.Module):
             result = self.conv(x)
             result = result if other is None else result + other
             return F.relu(result) if self.relu else result
+        if other is None and self._is_wide(x):
+            return self._by_products(x)
         weight = self._weight(tuple(x.shape))
         then = "relu" if self.relu else "none"
         if other is None:
@@ -184,6 +208,42 @@ class PackedConv(nn.Module):
                 self.packed.clear()
             self.packed[shape] = weight
         return weight
+
+    def _is_wide(self, x: torch.Tensor) -> bool:
+        conv, step = self.conv, 4 * self.conv.dilation[0]
+        return (
+            min(conv.in_channels, conv.out_channels) >= _WIDE
+            and conv.kernel_size == (3, 3)
+            and conv.stride == (1, 1)
+            and conv.padding == conv.dilation
+            and conv.groups == 1
+            and x.shape[2] % step == x.shape[3] % step == 0
+        )
+
+    def _by_products(self, x: torch.Tensor) -> torch.Tensor:
+        """The convolution by minimal filtering: 4 × 4 outputs of each 6 × 6 inputs by 36 multiplications, not 144."""
+        if not self.products:
+            into, weight, out = (torch.from_numpy(m).double() for m in (_INPUT, _WEIGHT, _OUTPUT))
+            weights = torch.einsum("ia,jb,ocab->ijco", weight, weight, self.conv.weight.double())
+            parts = (torch.kron(into, into), weights.flatten(0, 1), torch.kron(out, out))
+            self.products = tuple(part.float().contiguous() for part in parts)
+        into, weights, out = self.products
+        batch, inner, h, w = x.shape
+        d = int(self.conv.dilation[0])
+        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, d, d, d, d))
+        image, row, column, _ = padded.stride()
+        # Windows of a phase of the dilation lie four of its pixels apart.
+        windows = padded.as_strided(
+            (6, 6, batch, h // (4 * d), d, w // (4 * d), d, inner),
+            (d * row, d * column, image, 4 * d * row, row, 4 * d * column, column, 1),
+        )
+        seen = (into @ windows.reshape(36, -1)).view(36, -1, inner)
+        found = (out @ torch.bmm(seen, weights).view(36, -1)).view(4, 4, *windows.shape[2:7], -1)
+        result = found.permute(2, 3, 0, 4, 5, 1, 6, 7).reshape(batch, h, w, -1)
+        if self.conv.bias is not None:
+            result += self.conv.bias
+        result = result.permute(0, 3, 1, 2)
+        return F.relu(result, inplace=True) if self.relu else result
 
 
 _available: list[bool] = []
