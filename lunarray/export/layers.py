@@ -46,24 +46,10 @@ def write_layer(
 ) -> list[Path]:
     """Write vectors as they are, with a style beside them.
 
-    Parameters
-    ----------
-    frame : GeoDataFrame
-        With a CRS, and one kind of geometry.
-    path, layer, style, cmap
-        As of :func:`lunarray.export.to_vector`.
-    abbreviations : mapping of str to str, optional
-        For the names of columns in a shapefile, which have ten characters.
-
-    Returns
-    -------
-    list of Path
-        What was written: the vectors, and the style (.qml).
-
-    Raises
-    ------
-    InputError
-        An ending that is none, or no such column of numbers.
+    `frame`: with a CRS, and one kind of geometry; `path`, `layer`, `style`, `cmap`: as of
+    :func:`lunarray.export.to_vector`; `abbreviations`: for the names of columns in a shapefile, which have ten
+    characters. Returns what was written: the vectors, and the style (.qml). InputError for an ending that is none, or
+    no such column of numbers.
     """
     driver = driver_of(path)
     names = list(frame.columns.drop(frame.geometry.name))

@@ -37,23 +37,9 @@ def vector_style(
 ) -> str:
     """QGIS style (.qml) that colours features by a column.
 
-    Parameters
-    ----------
-    column : str
-        Which.
-    values : ndarray
-        Its values, for the classes: equal steps from the least to the greatest.
-    geometry : str
-        "Point", "Polygon" or the like.
-    classes : int
-        How many, at most; no more than there are different values.
-    cmap : str
-        A matplotlib colormap.
-
-    Returns
-    -------
-    str
-        XML.
+    `column`: which; `values`: its values, for the classes: equal steps from the least to the greatest; `geometry`:
+    "Point", "Polygon" or the like; `classes`: how many, at most; no more than there are different values; `cmap`: a
+    matplotlib colormap. Returns XML.
     """
     finite = np.unique(np.asarray(values, np.float64)[np.isfinite(values)])
     count = max(1, min(classes, finite.size))

@@ -33,19 +33,46 @@ def augment(
     with a probability of its own and independent of the others. Brightness may be in any unit: what the paper says of
     images between 0 and 1 is taken relative to the tile's 0.5th to 99.5th percentile.
 
-    `image` (h, w): brightness, NaN without data; `mask` (h, w) uint8: 1 for fracture, 0 for none, 255 without valid
-    data; `valid` (h, w) bool: where there are data besides; `rng`: source of chance, or its seed (0 by default). A tile
-    and a fresh generator of the same seed give the same; `clahe`, `noise`, `perspective`: probabilities; `clip_limit`:
-    of the equalisation: share of a region's pixels above which a bin of its histogram is clipped; `sigma`: limits
-    between which the standard deviation of the noise is drawn; `distortion`: limits between which the distortion is
-    drawn. Each corner moves into the tile by up to half of the distortion times the tile's sides, as torchvision's
-    ``RandomPerspective`` moves it. Above 1 corners can pass each other, and the view would be folded or a sliver: such
-    corners, and those that leave less than 15 % of the tile, are drawn again. Returns `image` (h, w) float32: NaN
-    without data, also outside the view; `mask` (h, w) uint8: as given, seen from where the image is; 255 outside;
-    `valid` (h, w) bool: where the result has data. InputError if the shapes differ or a number is out of range.
+    Parameters
+    ----------
+    image : ndarray, shape (h, w), float
+        Brightness, NaN without data.
+    mask : ndarray, shape (h, w), uint8
+        1 for fracture, 0 for none, 255 without valid data.
+    valid : ndarray, shape (h, w), bool, optional
+        Where there are data besides.
+    rng : numpy.random.Generator or int, optional
+        Source of chance, or its seed (0 by default). A tile and a fresh generator of the same seed give the same.
+    clahe, noise, perspective : float, optional
+        Probabilities.
+    clip_limit : float, optional
+        Of the equalisation: share of a region's pixels above which a bin of its histogram is clipped.
+    sigma : tuple of 2 floats, optional
+        Limits between which the standard deviation of the noise is drawn.
+    distortion : tuple of 2 floats, optional
+        Limits between which the distortion is drawn. Each corner moves into the tile by up to half of the distortion
+        times the tile's sides, as torchvision's ``RandomPerspective`` moves it. Above 1 corners can pass each other,
+        and the view would be folded or a sliver: such corners, and those that leave less than 15 % of the tile, are
+        drawn again.
 
-    References: Le Corre et al. (2025), J. Geophys. Res. Planets 130, e2025JE009145, section 3.1; Pizer et al. (1987),
-    Comput. Vis. Graph. Image Process. 39, 355.
+    Returns
+    -------
+    image : ndarray, shape (h, w), float32
+        NaN without data, also outside the view.
+    mask : ndarray, shape (h, w), uint8
+        As given, seen from where the image is; 255 outside.
+    valid : ndarray, shape (h, w), bool
+        Where the result has data.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ or a number is out of range.
+
+    References
+    ----------
+    Le Corre et al. (2025), J. Geophys. Res. Planets 130, e2025JE009145, section 3.1; Pizer et al. (1987), Comput. Vis.
+    Graph. Image Process. 39, 355.
     """
     image, mask = np.asarray(image), np.asarray(mask)
     _check(image, mask, valid)

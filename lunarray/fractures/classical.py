@@ -235,10 +235,26 @@ def tune_classical(
 ) -> tuple[Method, dict[str, float]]:
     """Find the parameters of a filter that do best on labelled images.
 
-    `kind` {"frangi", "canny"}: which filter; `images`, `masks` (y, x): images, NaN without data, and labels: 1 for
-    fracture, 0 for none, 255 without data. Of any shapes; `progress`: is told each parameter set of the filter itself.
-    Returns `method`: with the highest F1 over all pixels; `scores`: ``F1_pooled`` of the best, and ``tried``: how many
-    sets of parameters there were. InputError if there is no image, or another kind.
+    Parameters
+    ----------
+    kind : {"frangi", "canny"}
+        Which filter.
+    images, masks : iterable of ndarray, shape (y, x)
+        Images, NaN without data, and labels: 1 for fracture, 0 for none, 255 without data. Of any shapes.
+    progress : callable, optional
+        Is told each parameter set of the filter itself.
+
+    Returns
+    -------
+    method : Frangi or Canny
+        With the highest F1 over all pixels.
+    scores : dict of float
+        ``F1_pooled`` of the best, and ``tried``: how many sets of parameters there were.
+
+    Raises
+    ------
+    InputError
+        If there is no image, or another kind.
     """
     pairs = [
         (*flatten(np.asarray(image)), np.asarray(mask))

@@ -104,13 +104,32 @@ def measure_overlap(
 
     The tile in the middle of `image` is run alone and as part of the whole image.
 
-    `model`: see :func:`fracture_model`; `image` (y, x): brightness, larger than a tile to each side; such ground as is
-    to be mapped; `tile`: side of the tiles in pixels, a multiple of 32; `tolerance`: difference of probability that
-    does no harm; `quantile`: share of the pixels at one distance from the border that must be within the tolerance;
-    `device` {"auto", "cpu", "cuda"}: where to run. Returns `overlap`: multiple of 32 to give to :func:`map_fractures`;
-    half a tile where even that is not within the tolerance; `difference` (tile / 2,) float64: by distance from the
-    border in pixels: that quantile of the absolute difference. InputError if the image is smaller than a tile and 64
-    pixels more, or `tile` is no multiple of 32.
+    Parameters
+    ----------
+    model : path or ModelSpec, optional
+        See :func:`fracture_model`.
+    image : DataArray or ndarray, shape (y, x)
+        Brightness, larger than a tile to each side; such ground as is to be mapped.
+    tile : int
+        Side of the tiles in pixels, a multiple of 32.
+    tolerance : float
+        Difference of probability that does no harm.
+    quantile : float
+        Share of the pixels at one distance from the border that must be within the tolerance.
+    device : {"auto", "cpu", "cuda"}
+        Where to run.
+
+    Returns
+    -------
+    overlap : int
+        Multiple of 32 to give to :func:`map_fractures`; half a tile where even that is not within the tolerance.
+    difference : ndarray, shape (tile / 2,), float64
+        By distance from the border in pixels: that quantile of the absolute difference.
+
+    Raises
+    ------
+    InputError
+        If the image is smaller than a tile and 64 pixels more, or `tile` is no multiple of 32.
     """
     check_lattice(tile, 0)
     values = np.asarray(image_of(image).data if isinstance(image, xr.DataArray) else image)

@@ -44,10 +44,24 @@ _QUANTUM = 2.0**-10
 def width_class(width: Any) -> np.ndarray:
     """Class of fractures by their width.
 
-    `width`: pixels, 0 or more. Returns "tiny" (0–5 pixels), "small" (5–10), "medium" (10–20), "large" (20–30) or "huge"
-    (30 and more). InputError if a width is negative or no number.
+    Parameters
+    ----------
+    width : array_like
+        Pixels, 0 or more.
 
-    References: Le Corre et al. (2025), JGR Planets 130, e2025JE009145, section 3.1.
+    Returns
+    -------
+    ndarray of str
+        "tiny" (0–5 pixels), "small" (5–10), "medium" (10–20), "large" (20–30) or "huge" (30 and more).
+
+    Raises
+    ------
+    InputError
+        If a width is negative or no number.
+
+    References
+    ----------
+    Le Corre et al. (2025), JGR Planets 130, e2025JE009145, section 3.1.
     """
     values = np.asarray(width, np.float64)
     if not (values >= 0).all():

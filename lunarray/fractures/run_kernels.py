@@ -28,10 +28,10 @@ PROBABILITY_UNIT = 2.0**-30
 def extract_runs(mask, probability, near, row0, column0):
     """Runs of ones in a block.
 
-    `mask` (rows, columns) uint8: 1 is the feature; `probability` (0, 0) float32: summed over each run; what is not
-    finite is left out; `near` (0, 0) uint8: pixels to count in each run; `row0`, `column0`: place of the block's first
-    pixel. Returns `spans` (run, 3) int32: row, start, stop; `sums` (run, 3) int64: probability in units of 2^-30,
-    number of finite probabilities, pixels that are near.
+    `mask` (rows, columns) uint8: 1 is the feature; `probability` float32, of the same shape or (0, 0): summed over each
+    run; what is not finite is left out; `near` uint8, of the same shape or (0, 0): pixels to count in each run; `row0`,
+    `column0`: place of the block's first pixel. Returns `spans` (run, 3) int32: row, start, stop; `sums` (run, 3)
+    int64: probability in units of 2^-30, number of finite probabilities, pixels that are near.
     """
     rows, columns = mask.shape
     count = 0

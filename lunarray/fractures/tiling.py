@@ -84,7 +84,15 @@ class TileSet:
     def select(self, which: Any) -> TileSet:
         """Some of the tiles.
 
-        `which` bool: which.
+        Parameters
+        ----------
+        which : array of bool or int
+            Which.
+
+        Returns
+        -------
+        TileSet
+            In that order.
         """
         which = np.asarray(which)
         which = np.flatnonzero(which) if which.dtype == bool else which.astype(np.int64)
@@ -114,7 +122,15 @@ class TileSet:
     def stack(self, which: Any = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tiles in memory.
 
-        `which`: which; by default all. Returns `image`, `mask`, `valid` (tile, size, size): float32, uint8, bool.
+        Parameters
+        ----------
+        which : array of int, optional
+            Which; by default all.
+
+        Returns
+        -------
+        image, mask, valid : ndarray (tile, size, size)
+            float32, uint8, bool.
         """
         indices = range(len(self)) if which is None else [int(i) for i in which]
         shape = (len(indices), self.size, self.size)

@@ -72,9 +72,18 @@ class FractureFit:
     ) -> Path:
         """Write a weights file for ``map_fractures(model=...)``.
 
-        `path`: file to write; `overlap`: pixels by which tiles must overlap
-        (:func:`lunarray.fractures.detection.measure_overlap`); `**training`: what else it shall say about the training;
-        JSON types.
+        Parameters
+        ----------
+        path : path
+            File to write.
+        overlap : int, optional
+            Pixels by which tiles must overlap (:func:`lunarray.fractures.detection.measure_overlap`).
+        **training
+            What else it shall say about the training; JSON types.
+
+        Returns
+        -------
+        Path
         """
         return save_model(
             path,

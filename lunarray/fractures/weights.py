@@ -118,9 +118,21 @@ def save_model(
 def read_model_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What a weights file of ours says about itself; reads its first kilobytes only and needs no torch.
 
-    `path`: weights file. Returns ``architecture``, ``sizes``, ``normalisation``, ``overlap``, ``training`` and
-    ``digest``; None where the file is not of ours. ModelError if there is no such file, or it is of a version that this
-    one does not read.
+    Parameters
+    ----------
+    path : path
+        Weights file.
+
+    Returns
+    -------
+    dict or None
+        ``architecture``, ``sizes``, ``normalisation``, ``overlap``, ``training`` and ``digest``; None where the file is
+        not of ours.
+
+    Raises
+    ------
+    ModelError
+        If there is no such file, or it is of a version that this one does not read.
     """
     header = peek_header(path)
     if header is None or header.get(FORMAT.key) != FORMAT.name:

@@ -24,20 +24,11 @@ def accumulate(
 ) -> None:
     """Add observations to the sums of their cells, in place.
 
-    Parameters
-    ----------
-    data : (n, bands) float32 or float64 array
-        Observations of one input chunk; what is not finite is left out.
-    rows, slots : (m,) int64 arrays
-        Which rows of `data` to add, and the cell slot of each.
-    shift : (cells, bands) array of the dtype of `data`
-        First value of the cell.
-    total, squares : (cells, bands) float64 arrays
-        Sums of the differences from it, and of their squares; `squares` with 0 cells is left alone.
-    number : (cells, bands) int32 array
-        Finite values so far.
-    valid : (m,) bool array
-        Set where the observation has a finite value in any band.
+    `data` (n, bands) float32: observations of one input chunk; what is not finite is left out; `rows`, `slots` (m,)
+    int64: which rows of `data` to add, and the cell slot of each; `shift` (cells, bands): first value of the cell;
+    `total`, `squares` (cells, bands) float64: sums of the differences from it, and of their squares; `squares` with 0
+    cells is left alone; `number` (cells, bands) int32: finite values so far; `valid` (m,) bool: set where the
+    observation has a finite value in any band.
     """
     bands = data.shape[1]
     spread = squares.shape[0] > 0
@@ -64,14 +55,8 @@ def accumulate(
 def count_observations(slots: np.ndarray, valid: np.ndarray, count: np.ndarray) -> None:
     """Add the valid observations to the counts of their cells, in place.
 
-    Parameters
-    ----------
-    slots : (m,) int64 array
-        Cell slot of each observation.
-    valid : (m,) bool array
-        Whether it counts.
-    count : (cells,) int32 array
-        Observations so far.
+    `slots` (m,) int64: cell slot of each observation; `valid` (m,) bool: whether it counts; `count` (cells,) int32:
+    observations so far.
     """
     for i in range(slots.size):
         if valid[i]:
@@ -94,24 +79,12 @@ def fill_gaps(
 ) -> None:
     """Fill empty cells from the cells with data within a radius, weighted by inverse squared distance, in place.
 
-    Parameters
-    ----------
-    values : (rows, columns, bands) float32 array
-        Cell means of a window; bands may be 0, when only `filled` is wanted.
-    occupied : (rows, columns) bool array
-        Cells of the window with observations.
-    first_row, first_column : int
-        Where in the window the cells of `out` begin.
-    step_y, step_x : (ny, nx) float64 arrays
-        Size of a pixel on the ground (m) at each cell of `out`.
-    radius : float
-        Search radius on the ground (m).
-    depth_y, depth_x : int
-        Largest search distances in pixels; the window reaches as far beyond `out` except at the edges of the grid.
-    out : (ny, nx, bands) float32 array
-        Means; empty cells are changed.
-    filled : (ny, nx) bool array
-        Set where an empty cell has a cell with data within the radius.
+    `values` (rows, columns, bands) float32: cell means of a window; bands may be 0, when only `filled` is wanted;
+    `occupied` (rows, columns) bool: cells of the window with observations; `first_row`, `first_column`: where in the
+    window the cells of `out` begin; `step_y`, `step_x` (ny, nx) float64: size of a pixel on the ground (m) at each cell
+    of `out`; `radius`: search radius on the ground (m); `depth_y`, `depth_x`: largest search distances in pixels; the
+    window reaches as far beyond `out` except at the edges of the grid; `out` (ny, nx, bands) float32: means; empty
+    cells are changed; `filled` (ny, nx) bool: set where an empty cell has a cell with data within the radius.
     """
     rows, columns, bands = values.shape
     ny, nx = filled.shape

@@ -20,25 +20,12 @@ _MAD_TO_SIGMA = 1.4826
 def join_kernel(spectra, vis, nir1, rest, nir, left, right, weight, additive, move_vis, min_count):
     """Put VIS, NIR1 (and NIR2) channels beside each other with the step between VIS and NIR1 removed.
 
-    Parameters
-    ----------
-    spectra : (pixel, channel) float32
-    vis, nir1, rest : (n,) int
-        Channels of the result, in this order.
-    nir, left, right : (k,) int
-        NIR1 channels of the comparison, and the VIS channels on either side of each.
-    weight : (k,) float64
-        Weight of `right` in the interpolation of VIS at the wavelength of `nir`.
-    additive, move_vis : bool
-        Remove a difference, not a ratio; change VIS, not NIR1 (and what follows).
-    min_count : int
-        Comparisons that must be possible, or else nothing is changed.
-
-    Returns
-    -------
-    joined : (pixel, vis + nir1 + rest) float32
-    step : (pixel,) float32
-        Ratio (or difference) NIR1 to VIS; NaN where it could not be found.
+    `spectra` (pixel, channel) float32; `vis`, `nir1`, `rest` (n,): channels of the result, in this order; `nir`,
+    `left`, `right` (k,): NIR1 channels of the comparison, and the VIS channels on either side of each; `weight` (k,)
+    float64: weight of `right` in the interpolation of VIS at the wavelength of `nir`; `additive`, `move_vis` bool:
+    remove a difference, not a ratio; change VIS, not NIR1 (and what follows); `min_count`: comparisons that must be
+    possible, or else nothing is changed. Returns `joined` (pixel, vis + nir1 + rest) float32; `step` (pixel,) float32:
+    ratio (or difference) NIR1 to VIS; NaN where it could not be found.
     """
     n_pixel = spectra.shape[0]
     n_vis, n_nir1, n_rest = vis.size, nir1.size, rest.size
@@ -150,26 +137,13 @@ def despike_kernel(
     The smoothing is there for the scale as well: a bare running median passes through many of the very points,
     whose residuals of 0 would make the median absolute deviation, and so the threshold, far too small.
 
-    Parameters
-    ----------
-    spectra : (pixel, channel) float32
-    wavelength : (channel,) float64
-        Rising.
-    listed : (channel,) bool
-        Channels taken out of every spectrum.
-    half : int
-        The running median covers 2 half + 1 channels, fewer near the ends, always as many on either side.
-    first, stop, weights : arrays
-        Smoothing of the running median, from `smoothing_weights`.
-    threshold : float
-        Spikes are farther from the baseline than `threshold` robust standard deviations of all residuals of that
-        spectrum.
-    floor : float
-        The least such standard deviation, as a fraction of the spectrum's median level.
-    fill : bool
-        Interpolate over what was removed; otherwise it becomes NaN. What was missing before stays missing.
-    max_gap : float
-        Largest distance (nm) between the two channels that an interpolation uses.
+    `spectra` (pixel, channel) float32; `wavelength` (channel,) float64: rising; `listed` (channel,) bool: channels
+    taken out of every spectrum; `half`: the running median covers 2 half + 1 channels, fewer near the ends, always as
+    many on either side; `first`, `stop`, `weights`: smoothing of the running median, from `smoothing_weights`;
+    `threshold`: spikes are farther from the baseline than `threshold` robust standard deviations of all residuals of
+    that spectrum; `floor`: the least such standard deviation, as a fraction of the spectrum's median level; `fill`
+    bool: interpolate over what was removed; otherwise it becomes NaN. What was missing before stays missing; `max_gap`:
+    largest distance (nm) between the two channels that an interpolation uses.
     """
     n_pixel, n = spectra.shape
     result = np.empty((n_pixel, n), np.float32)
@@ -251,21 +225,9 @@ def smoothing_weights(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Windows and weights of local polynomial smoothing for spectra without gaps.
 
-    Parameters
-    ----------
-    wavelength : (channel,) float64
-        Rising (nm).
-    window : float
-        Full width (nm). Near the ends the window keeps its width and stays inside.
-    order : int
-        Degree of the polynomial.
-
-    Returns
-    -------
-    first, stop : (channel,) int64
-        Channels of each window.
-    weights : (channel, widest window) float64
-        On an even axis those of Savitzky and Golay (1964).
+    `wavelength` (channel,) float64: rising (nm); `window`: full width (nm). Near the ends the window keeps its width
+    and stays inside; `order`: degree of the polynomial. Returns `first`, `stop` (channel,) int64: channels of each
+    window; `weights` (channel, widest window) float64: on an even axis those of Savitzky and Golay (1964).
     """
     n = wavelength.size
     first, stop = np.empty(n, np.int64), np.empty(n, np.int64)

@@ -62,22 +62,9 @@ class LabelObject:
 def parse_label(text: str, where: str) -> LabelObject:
     """Parse the text of a PDS3 label up to its END statement.
 
-    Parameters
-    ----------
-    text : str
-        The label; what follows the END statement (binary data decoded as Latin-1, say) is not looked at.
-    where : str
-        File that the label is in, for messages.
-
-    Returns
-    -------
-    LabelObject
-        The root: keywords at the top level, pointers with their leading ``^``, and the objects.
-
-    Raises
-    ------
-    ProductFormatError
-        If the text is no PDS3 label, has no END, or its objects are not closed.
+    `text`: the label; what follows the END statement (binary data decoded as Latin-1, say) is not looked at; `where`:
+    file that the label is in, for messages. Returns the root: keywords at the top level, pointers with their leading
+    ``^``, and the objects. ProductFormatError if the text is no PDS3 label, has no END, or its objects are not closed.
     """
     if not text.lstrip("\ufeff \t\r\n").startswith("PDS_VERSION_ID"):
         raise ProductFormatError(

@@ -43,32 +43,11 @@ def append_zarr(
     was committed stays, and the next call drops the rest before it goes on. Which rows are there already is the
     caller's to know (:func:`held`).
 
-    Parameters
-    ----------
-    ds : Dataset
-        Rows to be written. All of its variables must be in the store, and the other way round.
-    path : path
-        The store: new, or written by this function.
-    dim : str
-        Axis to grow.
-    progress : bool, optional
-        Show a progress bar; by default where standard error is a terminal.
-
-    Returns
-    -------
-    Dataset
-        The store, opened by :func:`lunarray.store.open_zarr`.
-
-    Raises
-    ------
-    InputError
-        If `ds` has no rows along `dim`.
-    StoreConflictError
-        If the store is not one to append to, or its variables or other axes are not those of `ds`.
-    StoreLockedError
-        If another process is writing to it.
-    StoreError
-        If it cannot be written.
+    `ds`: rows to be written. All of its variables must be in the store, and the other way round; `path`: the store:
+    new, or written by this function; `dim`: axis to grow; `progress` bool: show a progress bar; by default where
+    standard error is a terminal. Returns the store, opened by :func:`lunarray.store.open_zarr`. InputError if `ds` has
+    no rows along `dim`. StoreConflictError if the store is not one to append to, or its variables or other axes are not
+    those of `ds`. StoreLockedError if another process is writing to it. StoreError if it cannot be written.
     """
     path = Path(path)
     if not ds.sizes.get(dim):
@@ -106,17 +85,8 @@ def append_zarr(
 def held(path: str | os.PathLike[str], name: str) -> set[str]:
     """Values of a text variable in the committed rows of a store.
 
-    Parameters
-    ----------
-    path : path
-        A store that :func:`append_zarr` wrote, complete or not.
-    name : str
-        Of the variable, along the axis that grows.
-
-    Returns
-    -------
-    set of str
-        Empty where there is no store.
+    `path`: a store that :func:`append_zarr` wrote, complete or not; `name`: of the variable, along the axis that grows.
+    Returns empty where there is no store.
     """
     state = state_of(Path(path))
     if state is None:

@@ -78,23 +78,9 @@ def create(
 ) -> None:
     """Lay out a store, without the lazy data, such that it appears all at once.
 
-    Parameters
-    ----------
-    ds : Dataset
-        Of :func:`storable`.
-    groups : list of Group
-        Of :func:`lunarray.store.regions.plan`.
-    token : str
-        The identity.
-    contents : dict
-        Of :func:`lunarray.store.manifest.contents`.
-
-    Raises
-    ------
-    StoreConflictError
-        If something else is there.
-    StoreError
-        If it cannot be written.
+    `ds`: of :func:`storable`; `groups`: of :func:`lunarray.store.regions.plan`; `token`: the identity; `contents`: of
+    :func:`lunarray.store.manifest.contents`. StoreConflictError if something else is there. StoreError if it cannot be
+    written.
     """
     from zarr.codecs import BloscCodec
 

@@ -49,18 +49,10 @@ def choose_layout(
 ) -> Layout:
     """Choose chunks and shards for an array.
 
-    Parameters
-    ----------
-    dims, shape, itemsize
-        Of the array.
-    blocks : tuple of int
-        Shape of the array's Dask blocks. Chunks are whole multiples or whole parts of it, so that writing rearranges
-        as little as possible.
-    chunk_bytes : int, optional
-        The least size of a chunk, where the array is as large; at most four times that. By default a sixty-fourth of
-        the array, between 256 KiB and 16 MiB.
-    max_objects : int
-        More chunks than this are gathered into shards.
+    `dims`, `shape`, `itemsize`: of the array; `blocks`: shape of the array's Dask blocks. Chunks are whole multiples or
+    whole parts of it, so that writing rearranges as little as possible; `chunk_bytes`: the least size of a chunk, where
+    the array is as large; at most four times that. By default a sixty-fourth of the array, between 256 KiB and 16 MiB;
+    `max_objects`: more chunks than this are gathered into shards.
     """
     shape = tuple(max(size, 1) for size in shape)
     if chunk_bytes is None:

@@ -24,19 +24,10 @@ _PLAIN = (bool, int, float, str, bytes, type(None))
 def contents(ds: xr.Dataset) -> dict[str, Any]:
     """Describe what the variables of a Dataset are computed from.
 
-    Parameters
-    ----------
-    ds : Dataset
-        Nothing is computed.
-
-    Returns
-    -------
-    dict
-        - ``input``: digest of the arrays in memory and the sources of the lazy ones (files with their times of
-          modification, as their readers name them);
-        - ``models``: list of ``{"loader", "sha256"}``;
-        - ``parameters``: list of ``{"step", "values", "digest"}``, a step for each block-wise operation in the graph:
-          its plain arguments readable, the digest of all of them without what comes from upstream.
+    `ds`: nothing is computed. Returns - ``input``: digest of the arrays in memory and the sources of the lazy ones
+    (files with their times of modification, as their readers name them); - ``models``: list of ``{"loader",
+    "sha256"}``; - ``parameters``: list of ``{"step", "values", "digest"}``, a step for each block-wise operation in the
+    graph: its plain arguments readable, the digest of all of them without what comes from upstream.
     """
     lazy, loaded = [], []
     for name, variable in sorted(ds.variables.items(), key=str):
@@ -73,15 +64,8 @@ def contents(ds: xr.Dataset) -> dict[str, Any]:
 def explain(stored: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
     """Say what differs between two descriptions of :func:`contents`.
 
-    Parameters
-    ----------
-    stored, now : mapping or None
-        Of the store and of what is to be written; None where there is none.
-
-    Returns
-    -------
-    str
-        A sentence without its point.
+    `stored`, `now`: of the store and of what is to be written; None where there is none. Returns a sentence without its
+    point.
     """
     if not stored or not now or "input" not in stored or "input" not in now:
         return "how they differ is not known: one of them was named by a token"

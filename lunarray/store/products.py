@@ -22,25 +22,10 @@ Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 def find_files(paths: Paths, suffixes: tuple[str, ...], product: str) -> list[Path]:
     """Files meant by a path, a folder, a glob pattern, or an iterable of these.
 
-    Parameters
-    ----------
-    paths : path, folder, glob pattern, or iterable of these
-        ``~`` is expanded. A folder or a pattern gives its files with one of `suffixes`, sorted by name; a file named
-        outright is taken whatever its suffix.
-    suffixes : tuple of str
-        In lower case, with the dot.
-    product : str
-        What they should be, in the plural, for messages ("CLASS files").
-
-    Returns
-    -------
-    list of Path
-        In the order given, each file once.
-
-    Raises
-    ------
-    InputError
-        If something named does not exist, or nothing is found.
+    `paths`: ``~`` is expanded. A folder or a pattern gives its files with one of `suffixes`, sorted by name; a file
+    named outright is taken whatever its suffix; `suffixes`: in lower case, with the dot; `product`: what they should
+    be, in the plural, for messages ("CLASS files"). Returns in the order given, each file once. InputError if something
+    named does not exist, or nothing is found.
     """
     items = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found: dict[str, Path] = {}
@@ -82,30 +67,11 @@ def read_all(
 ) -> tuple[list[T], list[dict[str, str]]]:
     """Read something small from each of many files, in threads.
 
-    Parameters
-    ----------
-    read : callable
-        Reads one; raises a LunarrayError, or an OSError, where it cannot.
-    product : str
-        What they should be, in the plural, for messages ("CLASS files").
-    check : callable, optional
-        Given the first one and another, says what makes them incompatible, or None.
-    workers : int, optional
-        Threads.
-
-    Returns
-    -------
-    results : list
-        Of those that were read, in the order of `paths`.
-    skipped : list of dict
-        ``file`` and ``reason`` of the others.
-
-    Raises
-    ------
-    InputError
-        If `errors` is neither of the two.
-    ProductFormatError
-        With ``errors="raise"`` for the first that fails, otherwise if all do.
+    `read`: reads one; raises a LunarrayError, or an OSError, where it cannot; `product`: what they should be, in the
+    plural, for messages ("CLASS files"); `check`: given the first one and another, says what makes them incompatible,
+    or None; `workers`: threads. Returns `results`: of those that were read, in the order of `paths`; `skipped`:
+    ``file`` and ``reason`` of the others. InputError if `errors` is neither of the two. ProductFormatError for with
+    ``errors="raise"`` for the first that fails, otherwise if all do.
     """
     if errors not in ("raise", "skip"):
         raise InputError(f"errors={errors!r}", remedy="Give 'raise' or 'skip'")
@@ -153,16 +119,8 @@ def warn_skipped(
 ) -> None:
     """Warn, once, that files were left out.
 
-    Parameters
-    ----------
-    skipped : list of dict
-        From :func:`read_all`.
-    total : int
-        Number of files that there were.
-    product : str
-        What they should be, in the plural.
-    stacklevel : int
-        As in :func:`warnings.warn`.
+    `skipped`: from :func:`read_all`; `total`: number of files that there were; `product`: what they should be, in the
+    plural; `stacklevel`: as in :func:`warnings.warn`.
     """
     if skipped:
         names = ", ".join(os.path.basename(entry["file"]) for entry in skipped[:5])
@@ -177,14 +135,8 @@ def warn_skipped(
 def lazy_array(reader: Any, chunks: tuple[int, ...] | None, name: str) -> Any:
     """An array-like that reads what it is asked for, as a Dask array cut along its first axis.
 
-    Parameters
-    ----------
-    reader : array-like
-        With ``shape``, ``dtype`` and ``__getitem__``.
-    chunks : tuple of int or None
-        Along the first axis; None reads everything now.
-    name : str
-        Of the Dask array; it must tell what is read, so that the same call gives the same token.
+    `reader`: with ``shape``, ``dtype`` and ``__getitem__``; `chunks`: along the first axis; None reads everything now;
+    `name`: of the Dask array; it must tell what is read, so that the same call gives the same token.
     """
     if chunks is None:
         return reader[tuple(slice(None) for _ in reader.shape)]

@@ -56,10 +56,7 @@ def plan(ds: xr.Dataset) -> list[Group]:
     The heaviest variable of a group decides the cut, and the others follow it, so that what is computed together is
     written together.
 
-    Returns
-    -------
-    list of Group
-        Variables of which an axis is empty are in none: their metadata are all there is to write.
+    Returns variables of which an axis is empty are in none: their metadata are all there is to write.
     """
     members: dict[tuple[str, ...], list[str]] = {}
     for name, variable in ds.variables.items():
@@ -117,19 +114,10 @@ def writes(
 ) -> Writes:
     """Make one task for every region of every group that is not there yet.
 
-    Parameters
-    ----------
-    groups : sequence of Group
-        From :func:`plan`.
-    path : str
-        The store, with the metadata of all variables in place.
-    done : sequence of set of tuple of int, optional
-        Regions of each group to leave out.
-    labels : mapping, optional
-        As of :func:`lunarray.engine.planning.plan`.
-    threads : int, optional
-        Where there are fewer than :data:`REGIONS_PER_THREAD` regions for each of them, the blocks of a region stay
-        tasks of their own, so that no thread is idle.
+    `groups`: from :func:`plan`; `path`: the store, with the metadata of all variables in place; `done`: regions of each
+    group to leave out; `labels`: as of :func:`lunarray.engine.planning.plan`; `threads`: where there are fewer than
+    :data:`REGIONS_PER_THREAD` regions for each of them, the blocks of a region stay tasks of their own, so that no
+    thread is idle.
     """
     places = {}
     targets = []
@@ -251,12 +239,7 @@ def write_error(path: str, error: Exception) -> StoreWriteError:
 def sweep(path: Path, groups: Sequence[Mapping[str, Any]]) -> None:
     """Delete what interrupted writes of objects have left beside these: files that no reader looks at.
 
-    Parameters
-    ----------
-    path : Path
-        The store.
-    groups : sequence of mapping
-        As its state describes them.
+    `path`: the store; `groups`: as its state describes them.
     """
     for group in groups:
         for name in group["dims"]:
@@ -269,15 +252,7 @@ def pieces(
 ) -> list[dict[str, Any]]:
     """Cut a region along the Dask blocks of its heaviest variable.
 
-    Parameters
-    ----------
-    extent : mapping
-        Begin and end of the region along each axis.
-
-    Returns
-    -------
-    list of dict
-        Extents.
+    `extent`: begin and end of the region along each axis. Returns extents.
     """
     heaviest = ds[max(group.dims, key=lambda name: (ds[name].nbytes, name))].variable
     spans = []
@@ -294,15 +269,7 @@ def piece_tasks(
 ) -> planning.Work:
     """Make one task for each piece of a region, which gives the values of all of its variables.
 
-    Parameters
-    ----------
-    extents : sequence of mapping
-        From :func:`pieces`.
-
-    Returns
-    -------
-    planning.Work
-        Keys in the order of the extents.
+    `extents`: from :func:`pieces`. Returns keys in the order of the extents.
     """
     run = f"piece-{uuid.uuid4().hex}"
     arrays, wanted = [], []
@@ -335,19 +302,8 @@ def write_pieces(
 ) -> dict[str, Any]:
     """Write a region from those of its pieces that could be computed; the others are left missing.
 
-    Parameters
-    ----------
-    extent : mapping
-        Of the region.
-    found : iterable of (mapping, sequence of ndarray)
-        Extent and values of each piece.
-    path : str
-        The store.
-
-    Returns
-    -------
-    dict
-        The account of the write.
+    `extent`: of the region; `found` (mapping, sequence of ndarray): extent and values of each piece; `path`: the store.
+    Returns the account of the write.
     """
     arrays = []
     for name, dims in group.dims.items():
@@ -373,17 +329,7 @@ def done_regions(
 ) -> set[tuple[int, ...]]:
     """Find the regions of a group of which every variable's object exists in the store.
 
-    Parameters
-    ----------
-    path : Path
-        The store.
-    axes, dims
-        As in :class:`Group`.
-
-    Returns
-    -------
-    set of tuple of int
-        Indices of regions along the axes.
+    `path`: the store; `axes`, `dims`: as in :class:`Group`. Returns indices of regions along the axes.
     """
     done = [
         {

@@ -19,17 +19,8 @@ KEY = "lunarray_store"
 def state_of(path: Path) -> dict[str, Any] | None:
     """Read the state of the store at `path`.
 
-    Returns
-    -------
-    dict or None
-        None where nothing is there.
-
-    Raises
-    ------
-    StoreFormatError
-        If it is no lunarray store, or one of another version.
-    StoreError
-        If the place cannot be looked at.
+    Returns none where nothing is there. StoreFormatError if it is no lunarray store, or one of another version.
+    StoreError if the place cannot be looked at.
     """
     state = _any_state(path)
     if state is not None and state["version"] != FORMAT_VERSION:

@@ -22,22 +22,8 @@ from lunarray.errors import StoreError
 def appearing(path: Path, what: str = "store") -> Iterator[Path]:
     """Begin a folder beside its place; it is put there when the context ends well.
 
-    Parameters
-    ----------
-    path : Path
-        The place.
-    what : str
-        What it is called where it cannot be written.
-
-    Yields
-    ------
-    Path
-        Where to write.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written; nothing is left of it then.
+    `path`: the place; `what`: what it is called where it cannot be written. Yields where to write. StoreError if it
+    cannot be written; nothing is left of it then.
     """
     begun = path.with_name(f".{path.name}.{os.getpid()}.begun")
     shutil.rmtree(begun, ignore_errors=True)
@@ -60,17 +46,8 @@ def appearing(path: Path, what: str = "store") -> Iterator[Path]:
 def read_attribute(path: Path, key: str) -> dict[str, Any]:
     """Read what a Zarr group says of itself.
 
-    Parameters
-    ----------
-    path : Path
-        The group.
-    key : str
-        The attribute.
-
-    Raises
-    ------
-    OSError, ValueError, KeyError, TypeError
-        If there is no group, or it has no such attribute with an entry ``version``.
+    `path`: the group; `key`: the attribute. OSError, ValueError, KeyError, TypeError if there is no group, or it has no
+    such attribute with an entry ``version``.
     """
     found = json.loads((path / "zarr.json").read_text())["attributes"][key]
     return {**found, "version": found["version"]}
@@ -81,14 +58,7 @@ def change_attribute(
 ) -> None:
     """Change what a Zarr group says of itself, in one step.
 
-    Parameters
-    ----------
-    path : Path
-        The group.
-    key : str
-        The attribute.
-    change : callable
-        Takes what it says now, gives what it is to say.
+    `path`: the group; `key`: the attribute; `change`: takes what it says now, gives what it is to say.
     """
     file = path / "zarr.json"
     metadata = json.loads(file.read_text())

@@ -426,18 +426,8 @@ def write_population(
 ) -> None:
     """Write the abundances of a region; it counts as unpopulated until all of them are there.
 
-    Parameters
-    ----------
-    root : zarr.Group
-        The store, open for writing.
-    grid : GIBGrid
-        Its grid.
-    region : (int, int)
-        Which region.
-    arrays : mapping of str to ndarray
-        ``abundance``, ``abundance_std``, ``count``, ``provenance``.
-    rows_of_table : int
-        Footprints that they take account of.
+    `root`: the store, open for writing; `grid`: its grid; `region` (int, int): which region; `arrays`: ``abundance``,
+    ``abundance_std``, ``count``, ``provenance``; `rows_of_table`: footprints that they take account of.
     """
     rows, columns = grid.slices(*region)
     root["populated"][region] = -1
@@ -500,19 +490,8 @@ def _checked(
 def require_parts(ds: xr.Dataset, regions: Sequence[tuple[int, int]], part: str) -> None:
     """Raise where regions lack a part.
 
-    Parameters
-    ----------
-    ds : Dataset
-        Of :func:`open_gib`.
-    regions : sequence of (int, int)
-        Regions that are needed.
-    part : str
-        Of :data:`STATE_FLAGS`.
-
-    Raises
-    ------
-    StoreIncompleteError
-        Naming the regions.
+    `ds`: of :func:`open_gib`; `regions` (int, int): regions that are needed; `part`: of :data:`STATE_FLAGS`.
+    StoreIncompleteError for naming the regions.
     """
     state = ds["state"].values
     missing = [(i, j) for i, j in regions if not state[i, j] & STATE_FLAGS[part]]

@@ -172,12 +172,7 @@ def inner_chunk(region: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 def update_meta(path: Path, **changes: Any) -> None:
     """Change what a Global Information Bank says of itself, in one step.
 
-    Parameters
-    ----------
-    path : Path
-        The store.
-    **changes
-        Entries of the attribute ``lunarray_gib``.
+    `path`: the store; `**changes`: entries of the attribute ``lunarray_gib``.
     """
     meta_of(path)
     change_attribute(path, KEY, lambda old: {**old, **changes})
@@ -186,20 +181,7 @@ def update_meta(path: Path, **changes: Any) -> None:
 def meta_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a Global Information Bank says of itself: grid, elements, feature model, population.
 
-    Parameters
-    ----------
-    path : path
-        The store.
-
-    Returns
-    -------
-    dict
-        The attribute ``lunarray_gib``.
-
-    Raises
-    ------
-    StoreFormatError
-        If it is none.
+    `path`: the store. Returns the attribute ``lunarray_gib``. StoreFormatError if it is none.
     """
     path = Path(path)
     try:
@@ -222,12 +204,7 @@ def meta_of(path: str | os.PathLike[str]) -> dict[str, Any]:
 def open_root(path: Path, mode: Any) -> Any:
     """The root of a Global Information Bank as a Zarr group.
 
-    Parameters
-    ----------
-    path : Path
-        The store.
-    mode : {"r", "r+"}
-        To read, or to write too.
+    `path`: the store; `mode` {"r", "r+"}: to read, or to write too.
     """
     import zarr
 

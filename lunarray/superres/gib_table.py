@@ -78,17 +78,8 @@ def gib_footprints(path: str | os.PathLike[str]) -> xr.Dataset:
 def append_footprints(path: Path, table: xr.Dataset) -> None:
     """Put footprints behind those of the table, all at once.
 
-    Parameters
-    ----------
-    path : Path
-        The store.
-    table : Dataset
-        As :func:`gib_footprints` gives it.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written; then the table is as before.
+    `path`: the store; `table`: as :func:`gib_footprints` gives it. StoreError if it cannot be written; then the table
+    is as before.
     """
     import zarr
 

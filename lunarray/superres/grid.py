@@ -21,17 +21,8 @@ __all__ = ["GIBGrid"]
 def starts(count: int, size: int, stride: int) -> list[int]:
     """First rows (or columns) of sub-regions that cover a range.
 
-    Parameters
-    ----------
-    count : int
-        Pixels to cover.
-    size, stride : int
-        Of the sub-regions; the last is moved back so that it ends with the range.
-
-    Returns
-    -------
-    list of int
-        As :meth:`lunarray.superres.GIBGrid.subregions` has them.
+    `count`: pixels to cover; `size`, `stride`: of the sub-regions; the last is moved back so that it ends with the
+    range. Returns as :meth:`lunarray.superres.GIBGrid.subregions` has them.
     """
     last = max(count - size, 0)
     own = list(range(0, last + 1, stride))

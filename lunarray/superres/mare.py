@@ -143,19 +143,8 @@ def _map(obj: Any, name: str) -> xr.DataArray:
 def require_cover(raster: Any, geobox: GeoBox, where: str | None = None) -> None:
     """Raise where a map does not reach over all of a grid.
 
-    Parameters
-    ----------
-    raster : DataArray
-        The map.
-    geobox : GeoBox
-        The grid; the centres of its pixels must lie on the map.
-    where : str, optional
-        What to call the map.
-
-    Raises
-    ------
-    GridError
-        Saying how much is missing.
+    `raster`: the map; `geobox`: the grid; the centres of its pixels must lie on the map; `where`: what to call the map.
+    GridError for saying how much is missing.
     """
     name = where or str(getattr(raster, "name", None) or "map")
     source = geobox_of(_map(raster, name))

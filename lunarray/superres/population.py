@@ -440,20 +440,9 @@ def populate_pixels(
 ) -> dict[str, np.ndarray]:
     """Combine the cells of footprints on the pixels that they fall on.
 
-    Parameters
-    ----------
-    pixel : ndarray, (footprint, cell), int64
-        Of each cell; -1 for none.
-    weights : ndarray, (footprint, cell), float64
-        B.
-    abundance, std : ndarray, (footprint, element), float64
-        wt%.
-
-    Returns
-    -------
-    dict of str to ndarray
-        ``pixel`` (m,), ``abundance`` and ``abundance_std`` (m, element) float32, ``count`` (m,) uint16, ``provenance``
-        (m,) int32, the row of the footprint that weighs most.
+    `pixel` (footprint, cell) int64: of each cell; -1 for none; `weights` (footprint, cell) float64: B; `abundance`,
+    `std` (footprint, element) float64: wt%. Returns ``pixel`` (m,), ``abundance`` and ``abundance_std`` (m, element)
+    float32, ``count`` (m,) uint16, ``provenance`` (m,) int32, the row of the footprint that weighs most.
     """
     from lunarray.superres.population_kernels import combine_cells, sort_cells
 

@@ -382,10 +382,6 @@ def fit_kernel(
     Levenberg–Marquardt on the free parameters of a `FitPlan`, with `Counts`, a `LinearModel` and a `Surface`; a
     parameter whose bound stands in the way is held there for that step. On return `hessian` holds the expected second
     derivatives of statistic + prior, `rate` the model in counts/s.
-
-    Returns
-    -------
-    statistic without prior, number of steps, whether it converged.
     """
     elements, size = plan.prior_mean.size, theta.size
     lines, channels = surface.excited.shape[0], rate.size

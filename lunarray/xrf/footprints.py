@@ -292,17 +292,8 @@ def to_geodataframe(ds: xr.Dataset) -> geopandas.GeoDataFrame:
 def check_footprints_path(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Find out whether :func:`write_footprints` will write there: it comes after a long computation.
 
-    Parameters
-    ----------
-    overwrite : bool
-        Replace a file that is there.
-
-    Raises
-    ------
-    InputError
-        If the ending is neither ``.parquet`` nor ``.gpkg``, or the file is there.
-    MissingDependencyError
-        If pyarrow is needed and not installed.
+    `overwrite` bool: replace a file that is there. InputError if the ending is neither ``.parquet`` nor ``.gpkg``, or
+    the file is there. MissingDependencyError if pyarrow is needed and not installed.
     """
     import importlib.util
 

@@ -15,14 +15,8 @@ from lunarray.errors import InputError
 def require_variables(ds: Any, names: Iterable[str], where: str, remedy: str) -> None:
     """Refuse what is no Dataset with these variables.
 
-    Parameters
-    ----------
-    ds : any
-        What a verb was given.
-    names : iterable of str
-        Variables or coordinates that it needs.
-    where, remedy : str
-        The verb, and what it takes.
+    `ds`: what a verb was given; `names`: variables or coordinates that it needs; `where`, `remedy`: the verb, and what
+    it takes.
     """
     if not isinstance(ds, xr.Dataset):
         raise InputError(f"a {type(ds).__name__} is no Dataset", where=where, remedy=remedy)

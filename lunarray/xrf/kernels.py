@@ -99,15 +99,9 @@ def fluorescence_tables(
 ) -> FluorescenceTables:
     """Tabulate cross sections on a grid of incident energies.
 
-    Parameters
-    ----------
-    energy : array_like of float64, (energy,)
-        Incident energies, keV, rising.
-    secondary : bool
-        Whether lines excite other lines (eq. 2).
-    secondary_jump : {"own", "exciting"}
-        Whose jump factor stands in eq. 4 for K lines: that of the element that is excited, or, a mistake of published
-        software, that of the exciting one.
+    `energy` (energy,) float64: incident energies, keV, rising; `secondary` bool: whether lines excite other lines (eq.
+    2); `secondary_jump` {"own", "exciting"}: whose jump factor stands in eq. 4 for K lines: that of the element that is
+    excited, or, a mistake of published software, that of the exciting one.
     """
     # A copy: compiled kernels tell arrays that may be written from those that may not.
     energy = np.array(energy, np.float64)
@@ -177,27 +171,13 @@ def line_intensities(
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Intensities of all lines, primary and secondary (eqs. 1–6).
 
-    Parameters
-    ----------
-    weights : array_like of float64, (element,)
-        Weight fractions (not percent); they are taken as they are, whatever their sum.
-    photons : array_like of float64, (energy,)
-        Incident photons/s/cm² in each bin, on a plane normal to the beam.
-    sin_in, sin_out : float
-        Sines of the angles of the incident (Φ) and the emergent (Ψ) beam with the surface.
-    jacobian : bool
-        Whether to return the derivatives, too.
+    `weights` (element,) float64: weight fractions (not percent); they are taken as they are, whatever their sum;
+    `photons` (energy,) float64: incident photons/s/cm² in each bin, on a plane normal to the beam; `sin_in`, `sin_out`:
+    sines of the angles of the incident (Φ) and the emergent (Ψ) beam with the surface; `jacobian` bool: whether to
+    return the derivatives, too. Returns `intensity` (line,) float64: in the unit of `photons`; `derivative` (line,
+    element) float64: d intensity / d weight, the weights being independent; only with `jacobian`.
 
-    Returns
-    -------
-    intensity : ndarray of float64, (line,)
-        In the unit of `photons`.
-    derivative : ndarray of float64, (line, element)
-        d intensity / d weight, the weights being independent; only with `jacobian`.
-
-    References
-    ----------
-    Shiraiwa, T., & Fujino, N. (1966), Jpn. J. Appl. Phys. 5, 886; eqs. 1–6 of the paper.
+    References: Shiraiwa, T., & Fujino, N. (1966), Jpn. J. Appl. Phys. 5, 886; eqs. 1–6 of the paper.
     """
     excited = tables.excitation * np.asarray(photons, np.float64)
     surface = Surface(excited, tables, float(sin_in), float(sin_out))

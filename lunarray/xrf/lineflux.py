@@ -55,15 +55,8 @@ class LineFluxes:
     def ratio(self, above: str, below: str) -> tuple[float, float]:
         """Ratio of two fluxes and its error, the covariance of the two included.
 
-        Parameters
-        ----------
-        above, below : str
-            Lines, or elements for their Kα.
-
-        Returns
-        -------
-        value, error : float
-            NaN where the flux below is not positive.
+        `above`, `below`: lines, or elements for their Kα. Returns `value`, `error`: NaN where the flux below is not
+        positive.
         """
         i, j = (self._index(name) for name in (above, below))
         a, b = self.fluxes[i], self.fluxes[j]

@@ -46,17 +46,10 @@ def scatter_tables(
 ) -> ScatterTables:
     """Tabulate scattering cross sections on a grid of incident energies.
 
-    Parameters
-    ----------
-    energy : array_like of float64, (energy,)
-        Incident energies, keV, rising.
-    angle : float
-        Scattering angle in degrees: 180 − phase angle.
-    compton : bool
-        Whether to include Compton scattering.
-    theta_range : (float, float), optional
-        Integrate over these scattering angles, in degrees, as eq. 8 has it, and take the result as if it were
-        isotropic; the energies then do not shift. By default the differential cross section at `angle` is used.
+    `energy` (energy,) float64: incident energies, keV, rising; `angle`: scattering angle in degrees: 180 − phase angle;
+    `compton` bool: whether to include Compton scattering; `theta_range` (float, float): integrate over these scattering
+    angles, in degrees, as eq. 8 has it, and take the result as if it were isotropic; the energies then do not shift. By
+    default the differential cross section at `angle` is used.
     """
     energy = np.ascontiguousarray(energy, np.float64)
     _, mu = tables.cross_sections(energy)
@@ -133,27 +126,13 @@ def scattered_continuum(
 ) -> tuple[np.ndarray, ...]:
     """Incident photons that are scattered towards the detector (eqs. 7–9).
 
-    Parameters
-    ----------
-    weights : array_like of float64, (element,)
-        Weight fractions.
-    photons : array_like of float64, (energy,)
-        Incident photons/s/cm² in each bin.
-    sin_in, sin_out : float
-        Sines of the angles of the incident (Φ) and the emergent (Ψ) beam with the surface.
-    jacobian : bool
-        Whether to return the derivatives, too.
+    `weights` (element,) float64: weight fractions; `photons` (energy,) float64: incident photons/s/cm² in each bin;
+    `sin_in`, `sin_out`: sines of the angles of the incident (Φ) and the emergent (Ψ) beam with the surface; `jacobian`
+    bool: whether to return the derivatives, too. Returns `rayleigh`, `compton` (energy,) float64: by bin of incident
+    energy; Compton photons leave at `tables.shift` times it; `rayleigh_derivative`, `compton_derivative` (element,
+    energy) float64: with respect to the weights, these being independent; only with `jacobian`.
 
-    Returns
-    -------
-    rayleigh, compton : ndarray of float64, (energy,)
-        By bin of incident energy; Compton photons leave at `tables.shift` times it.
-    rayleigh_derivative, compton_derivative : ndarray of float64, (element, energy)
-        With respect to the weights, these being independent; only with `jacobian`.
-
-    References
-    ----------
-    Eqs. 7–9 of the paper. Eq. 9 lacks the 1/sin Ψ that eq. 1 has; here both are radiances, so both have it.
+    References: Eqs. 7–9 of the paper. Eq. 9 lacks the 1/sin Ψ that eq. 1 has; here both are radiances, so both have it.
     """
     weights = np.ascontiguousarray(weights, np.float64)
     photons = np.ascontiguousarray(photons, np.float64)

@@ -263,12 +263,7 @@ def read_solar_model(
 def solar_dataset(edges: np.ndarray, flux: np.ndarray) -> xr.Dataset:
     """Solar spectrum as a Dataset.
 
-    Parameters
-    ----------
-    edges : ndarray, (energy + 1,)
-        keV.
-    flux : ndarray, (energy,)
-        photons/s/cm²/keV.
+    `edges` (energy + 1,): keV; `flux` (energy,): photons/s/cm²/keV.
     """
     lo, hi = edges[:-1], edges[1:]
     return xr.Dataset(

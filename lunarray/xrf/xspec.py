@@ -56,16 +56,9 @@ def model_function(
 ) -> Callable[[Sequence[float], Sequence[float], MutableSequence[float]], None]:
     """The fluorescence lines as a PyXspec model function.
 
-    Parameters
-    ----------
-    model : PhotonModel
-        Sun, geometry, atomic tables and conventions.
-
-    Returns
-    -------
-    callable
-        ``function(engs, params, flux)``: `engs` are the n + 1 energies (keV) that bound n bins, `params` the weights in
-        wt% (PyXspec applies the norm itself), and `flux` is filled in place with photons/s/cm² in each bin.
+    `model`: Sun, geometry, atomic tables and conventions. Returns ``function(engs, params, flux)``: `engs` are the n +
+    1 energies (keV) that bound n bins, `params` the weights in wt% (PyXspec applies the norm itself), and `flux` is
+    filled in place with photons/s/cm² in each bin.
     """
     count = len(model.tables.elements)
 
@@ -106,13 +99,7 @@ def write_pha(
 ) -> None:
     """Write an OGIP spectrum of counts, channels numbered from 1.
 
-    Parameters
-    ----------
-    counts : ndarray, (channel,)
-    exposure : float
-        s.
-    files : dict of str to str, optional
-        Values of BACKFILE, RESPFILE and ANCRFILE.
+    `counts` (channel,); `exposure`: s; `files`: values of BACKFILE, RESPFILE and ANCRFILE.
     """
     from astropy.io import fits
 
