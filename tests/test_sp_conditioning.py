@@ -428,6 +428,52 @@ def test_steps_are_lazy_and_equal_one_by_one(rng, no_compute):
             assert lazy.compute().identical(ds)
 
 
+#: What users do to a Dataset between two steps.
+BETWEEN = {
+    "isel": lambda ds: ds.isel(observation=slice(1, None)),
+    "mask": lambda ds: ds.isel(observation=np.arange(ds.sizes["observation"]) % 4 != 2),
+    "where": lambda ds: ds.where(ds.incidence < 62),
+    "drop": lambda ds: ds.where((ds.incidence < 62).compute(), drop=True),
+    "concat": lambda ds: xr.concat(
+        [ds.isel(observation=slice(0, 2)), ds.isel(observation=slice(3, None))], "observation"
+    ),
+    "sel": lambda ds: ds.set_xindex("time").sel(time=slice(ds.time[1], ds.time[-2])).reset_index("time"),
+}  # fmt: skip
+LAZILY = {"chunk": lambda ds: ds.chunk(observation=2), "persist": lambda ds: ds.persist()}
+
+
+@pytest.mark.parametrize("name", [*BETWEEN, *LAZILY])
+def test_steps_after_one_another_and_after_xarrays_own(rng, name):
+    ds = native(rng, 24, noise=0.01)
+    time = np.datetime64("2008-01-01", "ns") + np.arange(24) * np.timedelta64(1, "s")
+    lon = np.linspace(-170, 170, 24)
+    ds = ds.assign_coords(time=("observation", time), lon=("observation", lon))
+    steps = (
+        sp.mask_quality,
+        sp.join_detectors,
+        sp.despike,
+        sp.smooth,
+        sp.resample_bands,
+        lambda x: sp.normalize_photometry(x, parameters(), observed=(40, 10, 45)),
+        lambda x: sp.grid(x, "geographic", resolution=30.0),
+    )
+    lazy, eager = ds.chunk(observation=5), ds
+    for step in steps:
+        lazy = (BETWEEN | LAZILY)[name](lazy)
+        eager = BETWEEN[name](eager) if name in BETWEEN else eager
+        lazy, eager = step(lazy), step(eager)
+        assert lazy.compute().equals(eager)
+
+
+@pytest.mark.parametrize(
+    "verb", ["mask_quality", "join_detectors", "despike", "smooth", "resample_bands", "condition", "grid"]
+)  # fmt: skip
+@pytest.mark.parametrize("given", [3, xr.DataArray(np.zeros(3), dims="time", name="counts")])
+def test_the_wrong_kind_of_object(given, verb):
+    with pytest.raises(InputError):
+        getattr(sp, verb)(given)
+
+
 def test_graph_grows_by_one_task_per_chunk(rng):
     ds = native(rng, 40)
 
