@@ -233,6 +233,23 @@ def test_a_pole_on_the_seam_of_a_map_that_ends_there():
     np.testing.assert_array_equal(lazy.compute(scheduler="sync"), whole)
 
 
+@pytest.mark.parametrize("case", ["most of a turn", "beyond the projection"])
+def test_chunks_of_grids_that_wrap_unevenly(case):
+    if case == "most of a turn":
+        source = geo.lunar_grid("geographic", 2.0, (230, 0, 560, 64))
+        box = geo.lunar_grid("equirectangular", 52_000.0)
+    else:
+        # PROJ gives places a second time where a sinusoidal grid is wider than the Moon.
+        crs = pyproj.CRS.from_proj4(f"+proj=sinu +lon_0=97 +R={R} +units=m")
+        source = geo.polar_grid("north", 40_000, 70)
+        box = geo.covering_box((1_400_000, 400_000, 5_800_000, 2_600_000), 14_000.0, crs)
+    given = _map(source, _vector(source)[0].astype(np.float32))
+    for method in METHODS:
+        whole = geo.reproject(given, box, method=method)
+        lazy = geo.reproject(given.chunk(17), box, method=method, chunks=45)
+        np.testing.assert_array_equal(lazy.compute(scheduler="sync"), whole)
+
+
 def test_whole_numbers_keep_their_type_where_the_nearest_is_taken():
     box = geo.lunar_grid("south", 1000, (0, 0, 4000, 4000))
     wide = geo.lunar_grid("south", 1000, (-2000, 0, 4000, 4000))

@@ -23,9 +23,7 @@ from lunarray.geo.footprints import (
     densify,
     footprint_area,
     footprint_polygons,
-    hull_corners,
     lonlat_of,
-    merge_footprints,
     unit_vectors,
 )
 from lunarray.geo.georeference import (
@@ -95,11 +93,9 @@ __all__ = [
     "grid_coords",
     "grid_dims",
     "grid_token",
-    "hull_corners",
     "lonlat",
     "lonlat_of",
     "lunar_grid",
-    "merge_footprints",
     "moon_crs",
     "open_raster",
     "period_of",
