@@ -258,10 +258,13 @@ def _inverse_variances(abundance: np.ndarray, std: np.ndarray) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
-def _heaviest(footprints: np.ndarray, inverse: np.ndarray, bottom: np.ndarray, number: np.ndarray) -> int:  # fmt: skip
+def _heaviest(
+    hits: np.ndarray, cells: int, inverse: np.ndarray, bottom: np.ndarray, number: np.ndarray
+) -> int:
     """The footprint of the largest share of the weight, averaged over elements; the first of equals."""
     heaviest, last, best = -1.0, -1, -1
-    for f in footprints:
+    for hit in hits:
+        f = hit // cells
         if f == last:
             continue
         last = f
@@ -351,6 +354,6 @@ def combine_cells(
                 error[p, e] = math.sqrt(1.0 / bottom[e])
             elif number[e] > 0.0:
                 mean[p, e] = plain[e] / number[e]
-        best[p] = _heaviest(order[begin:end] // cells, inverse, bottom, number)
+        best[p] = _heaviest(order[begin:end], cells, inverse, bottom, number)
         begin = end
     return pixels, mean, error, count, best
