@@ -39,16 +39,7 @@ GRAPH = "lunarray.engine.graph"
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION, PARAMETERS, NAMES_OF_A_ROOM = 600, 100, 12, 25
 
 #: How much is not yet as it should be. These figures only ever go down.
-OPEN = {
-    "doors": 6,
-    "circles": 2,
-    "private_names": 61,
-    "dask_insides": 34,
-    "parameters": 24,
-    "long_functions": 60,
-    "long_files": 29,
-    "names_of_a_room": 4,
-}
+OPEN = {"doors": 3, "long_functions": 12, "names_of_a_room": 1}
 
 
 @dataclass(frozen=True)
