@@ -1,6 +1,6 @@
 """Run every asv suite once, with its smallest parameters, and say which do not come to their end.
 
-``python -m benchmarks.suites [WORD ...]`` takes those whose name has one of the words. Nothing is measured for its own
+``python -m benchmarks.suites [bench_x | bench_x.Suite ...]`` runs some of them. Nothing is measured for its own
 sake; the seconds are printed to show where they went. Suites that raise NotImplementedError are skipped, as by asv.
 """
 
@@ -24,12 +24,14 @@ METHODS = ("time_", "peakmem_", "track_", "mem_", "timeraw_")
 def suites(words: list[str] | None = None) -> Iterator[tuple[str, type]]:
     """The classes of all suites, by name."""
     for path in sorted(Path(__file__).parent.glob("bench_*.py")):
+        if words and not any(word.split(".")[0] == path.stem for word in words):
+            continue
         module = importlib.import_module(f"benchmarks.{path.stem}")
         for name, own in vars(module).items():
             if isinstance(own, type) and own.__module__ == module.__name__:
                 full = f"{path.stem}.{name}"
                 if any(n.startswith(METHODS) for n in dir(own)) and (
-                    not words or any(word in full for word in words)
+                    not words or any(word in (full, path.stem) for word in words)
                 ):
                     yield full, own
 

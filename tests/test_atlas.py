@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -72,12 +71,6 @@ def test_whole_moon_covers_seam_and_poles(target, method, tolerance):
     expected = field(*geo.lonlat(GRIDS[target]))
     assert np.isfinite(got).all()
     np.testing.assert_allclose(got, expected, atol=tolerance)
-
-
-def test_nothing_is_computed_early_and_names_are_the_same_again(no_compute):
-    a, b = (geo.reproject(on("geographic", (25, 25)), GRIDS["north"]) for _ in range(2))
-    assert a.data.name == b.data.name
-    assert geo.reproject(on("geographic", (25, 25)), GRIDS["south"]).data.name != a.data.name
 
 
 def test_only_needed_blocks_are_read():
@@ -159,15 +152,6 @@ def test_atlas_is_the_inversion_poleward_of_the_latitude(moon, made):
         assert np.isfinite(whole.FeO.values[everywhere]).sum() == np.isfinite(maps.FeO).sum() > 800
         assert geo.crs_code(geo.crs_of(maps)) == f"IAU_2015:{30130 if pole == 'north' else 30135}"
         assert "atlas" in maps.attrs["history"]
-
-
-def test_atlas_is_lazy(moon, made, no_compute):
-    lazy = la.simulate.moon(40_000.0, 2, chunks=31)
-    maps = la.oxides.atlas(south=lazy.south)
-    assert list(maps) == ["south"]
-    with dask.config.set(scheduler="sync"):
-        for name in ("FeO", "Mg_number"):
-            np.testing.assert_allclose(maps["south"][name], made["south"][name], rtol=1e-4)
 
 
 def test_atlas_errors(moon):

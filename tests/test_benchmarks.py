@@ -206,3 +206,29 @@ def test_checks_of_the_gpu_run_without_one(monkeypatch, capsys):
     monkeypatch.setattr(gpu, "CHECKS", (gpu.graphs,))
     gpu.graphs.__name__ = "graphs"
     assert gpu.main(["graphs"]) == 1
+
+
+def test_suites_run_to_their_end(monkeypatch, tmp_path):
+    """All of them are run by ``python -m benchmarks.suites``, which takes minutes."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    from benchmarks import suites
+
+    found = dict(suites.suites(["bench_store"]))
+    assert {"bench_store.Store", "bench_store.Resume", "bench_store.Lock"} <= set(found)
+    suites.run(found["bench_store.Lock"])
+
+    seen = []
+
+    class Suite:
+        params = (["a", "b"], [1, 2])
+
+        def setup(self, word, number):
+            if word == "a":
+                raise NotImplementedError
+
+        def time_it(self, word, number):
+            seen.append((word, number))
+
+    suites.run(Suite)
+    assert seen == [("b", 1)]

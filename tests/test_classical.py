@@ -97,11 +97,6 @@ def test_chunked_is_whole(scene, method, chunks):
     assert (whole == 1).any()
 
 
-def test_chunked_is_lazy(scene, no_compute):
-    lazy = classical_fractures(scene["image"].chunk(y=200, x=200), Frangi(least=0))
-    assert lazy.data.npartitions == 4
-
-
 def test_brightness_may_be_in_any_unit(scene):
     image = scene["image"]
     dn = (image * 4e4).astype(np.float32)

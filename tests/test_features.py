@@ -398,24 +398,6 @@ def test_windows_are_of_one_size_on_the_ground(slim, north):
     assert change[away < 4].min() > 3 * change[away > 12].max()
 
 
-def test_lazy_is_whole(slim, base, no_compute):
-    grid = region(6, 7)
-    lazy = surface_features(
-        base.chunk(lat=100, lon=130), grid, (0, 0), slim, tile=4, context=0, select=range(40)
-    )
-    assert lazy.chunks is not None
-    assert lazy.data.dtype == np.float32
-    assert lazy.data.numblocks == (1, 2, 2)
-    with dask.config.set(scheduler="synchronous"):
-        value = lazy.compute()
-    now = surface_features(base, grid, (0, 0), slim, tile=4, context=0, select=range(40))
-    np.testing.assert_array_equal(value, now)
-    again = surface_features(
-        base.chunk(lat=100, lon=130), grid, (0, 0), slim, tile=4, context=0, select=range(40)
-    )
-    assert again.data.name == lazy.data.name
-
-
 def test_across_the_seam(slim):
     # The same surface, once at ±180° and once in the middle of its map.
     strip = fractal(400, 9000)

@@ -218,12 +218,6 @@ def test_threads_change_next_to_nothing(image, model):
 # --- Laziness and models as values ----------------------------------------------------------------
 
 
-def test_nothing_is_computed_while_the_graph_is_built(image, model, no_compute):
-    lazy = fractures.map_fractures(image.chunk({"y": 100, "x": 100}), model, tile=128)
-    assert isinstance(lazy.probability.data, da.Array)
-    assert isinstance(lazy.mask.data, da.Array)
-
-
 def test_large_graphs_stay_small(model):
     mosaic = xr.DataArray(da.zeros((40_000, 30_000), np.float32, chunks=4096), dims=("y", "x"))
     lazy = fractures.map_fractures(mosaic, model)
@@ -265,14 +259,6 @@ def test_models_are_specs(model, whole, image, tmp_path):
     assert fractures.fracture_model(spec) is spec
     again = fractures.map_fractures(image, spec, tile=128)
     assert np.array_equal(again.probability, whole.probability, equal_nan=True)
-
-
-def test_on_a_cluster(image, model, whole, client):
-    with client(processes=False):
-        found = fractures.map_fractures(
-            image.chunk({"y": 200, "x": 200}), model, tile=128
-        ).compute()
-    assert np.array_equal(found.probability, whole.probability, equal_nan=True)
 
 
 # --- Values and metadata --------------------------------------------------------------------------

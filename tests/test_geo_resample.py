@@ -306,25 +306,6 @@ def test_chunked_is_whole_to_the_bit(source, target, method):
     xr.testing.assert_identical(result.compute(scheduler="sync"), expected)
 
 
-def test_lazy_and_equal_tokens(no_compute):
-    box, target = _global(1.0), geo.polar_grid("south", 10_000, 80)
-    data = _map(box, da.ones(tuple(box.shape), chunks=30, dtype=np.float32))
-    ds = xr.Dataset({"FeO": data, "TiO2": data * 2})
-    result = geo.reproject(ds, target)
-    assert result["FeO"].chunks is not None
-    again = geo.reproject(ds, geo.polar_grid("south", 10_000, 80))
-    assert result["FeO"].data.name == again["FeO"].data.name
-    others = [
-        geo.reproject(ds, target, method="nearest"),
-        geo.reproject(ds, target, min_valid=0.6),
-        geo.reproject(ds, target, chunks=50),
-        geo.reproject(ds, geo.polar_grid("north", 10_000, 80)),
-        geo.reproject(ds, geo.polar_grid("south", 20_000, 80)),
-    ]
-    names = [o["FeO"].data.name for o in (result, *others)] + [result["TiO2"].data.name]
-    assert len(set(names)) == len(names)
-
-
 def test_only_blocks_near_the_target_are_read():
     box = _global(1.0)
     seen = set()

@@ -275,40 +275,6 @@ def test_all_nan_is_count_0():
     assert np.isnan(stats[0, 1:]).all()
 
 
-@pytest.mark.parametrize("chunks", [(7, 300), (64, 31)])
-def test_chunked_is_whole(rng, chunks):
-    for name in ("south", "geographic"):
-        box = GRIDS[name]()
-        y, x = geo.grid_dims(box)
-        ds = xr.Dataset(
-            {n: _map(box, rng.random(box.shape).astype(np.float32), n) for n in ("FeO", "TiO2")}
-        )
-        ds["quality"] = _map(box, np.ones(box.shape, np.uint8), "quality")
-        whole = geo.region_statistics(ds, REGIONS)
-        lazy = geo.region_statistics(ds.chunk({y: chunks[0], x: chunks[1]}), REGIONS)
-        assert set(whole.data_vars) == {"FeO", "TiO2"}
-        assert lazy["FeO"].chunks is not None
-        xr.testing.assert_allclose(lazy.compute(scheduler="sync"), whole, rtol=1e-12)
-        # Count, least and greatest do not depend on the order of sums of float64 shares of 1/64.
-        same = ["count", "min", "max"]
-        xr.testing.assert_identical(
-            lazy["FeO"].sel(statistic=same).compute(scheduler="sync"),
-            whole["FeO"].sel(statistic=same),
-        )
-
-
-def test_lazy_and_equal_tokens(no_compute):
-    box = GRIDS["south"]()
-    data = _map(box, da.random.default_rng(1).random(tuple(box.shape), chunks=50))
-    one, two = geo.region_statistics(data, REGIONS), geo.region_statistics(data, list(REGIONS))
-    assert one["FeO"].data.name == two["FeO"].data.name
-    other = geo.region_statistics(data, REGIONS, percentiles=(1,))
-    moved = geo.region_statistics(
-        data, [geo.Circle(180.0, -80.0, 200_001, "seam", "S"), *REGIONS[1:]]
-    )
-    assert len({d["FeO"].data.name for d in (one, other, moved)}) == 3
-
-
 def test_only_blocks_around_the_region_are_read():
     box = GRIDS["south"]()
     seen = set()

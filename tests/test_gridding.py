@@ -302,23 +302,6 @@ def test_variables_in_different_chunks(rng):
     assert_bit_equal(grid(half, **kwargs).compute(scheduler="synchronous"), grid(ds, **kwargs))
 
 
-def test_nothing_is_computed_while_building(rng, no_compute):
-    ds = make_tracks(rng)
-
-    def refuse(block):
-        raise AssertionError("the data were touched")
-
-    untouchable = da.from_array(ds.reflectance.values, chunks=(500, 4)).map_blocks(
-        refuse, dtype=np.float32, meta=np.empty((0, 0), np.float32)
-    )
-    lazy = ds.assign(reflectance=(("observation", "wavelength"), untouchable))
-    for source in (lazy, ds.chunk(observation=500)):
-        out = grid(source, resolution=30_000.0, fill_radius=40_000.0)
-        assert all(out[name].chunks is not None for name in out.data_vars)
-        assert out.reflectance.dtype == np.float32
-        assert isinstance(out.reflectance.data._meta, np.ndarray)
-
-
 def test_positions_from_a_store_are_read(rng, tmp_path):
     ds = make_tracks(rng)
     ds.chunk(observation=700).to_zarr(tmp_path / "t.zarr", consolidated=False)
@@ -385,16 +368,6 @@ def test_only_the_needed_input_is_touched(rng):
     inside = (x < float(part.x[-1]) + 15_000) & (y > float(part.y[-1]) - 15_000)
     assert set(touched) == set((np.flatnonzero(inside) // 100).tolist())
     assert len(touched) == len(set(touched))
-
-
-def test_distributed_gives_the_same_bits(rng, client):
-    ds = make_tracks(rng)
-    whole = grid(ds, resolution=30_000.0, fill_radius=40_000.0)
-    with client():
-        out = grid(
-            ds.chunk(observation=300), resolution=30_000.0, fill_radius=40_000.0, chunks=16
-        ).compute()
-    assert_bit_equal(out, whole)
 
 
 # --- filling --------------------------------------------------------------------------------------

@@ -91,34 +91,11 @@ def test_metadata(model):
     assert list(result.data_vars)[:6] == list(OXIDES)
 
 
-@pytest.mark.parametrize("chunks", [(-1, 5, 6), (-1, 1, 17), (7, 13, 4), (-1, 13, 17)])
-def test_chunked_is_whole(model, chunks):
-    ds = cube()
-    whole = ds.lunar.invert_oxides(model)
-    chunked = ds.chunk(dict(zip(ds.reflectance.dims, chunks, strict=True))).lunar.invert_oxides(
-        model
-    )
-    assert dask.is_dask_collection(chunked.FeO.data)
-    computed = chunked.compute(scheduler="threads")
-    xr.testing.assert_equal(computed, whole)
-    for name in whole.data_vars:
-        assert computed[name].dtype == whole[name].dtype == chunked[name].dtype
-        assert {**whole[name].attrs, "flag_masks": 0} == {**chunked[name].attrs, "flag_masks": 0}
-
-
 def test_batches_change_nothing(model):
     ds = cube()
     xr.testing.assert_equal(
         ds.lunar.invert_oxides(model, batch_size=7), ds.lunar.invert_oxides(model, batch_size=4096)
     )
-
-
-@pytest.mark.parametrize("processes", [False, True])
-def test_distributed_is_local(model, client, processes):
-    ds = cube()
-    lazy = ds.chunk(y=4, x=9).lunar.invert_oxides(model)
-    with client(processes=processes):
-        xr.testing.assert_equal(lazy.compute(), ds.lunar.invert_oxides(model))
 
 
 def test_lazy_with_equal_tokens_and_constant_graph(model, no_compute):

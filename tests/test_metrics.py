@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -188,21 +187,6 @@ def test_large_offset_does_not_cancel(rng):
 # --- Lazy -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunks", [{"y": 7, "x": 11}, {"y": 1, "x": 40}, {"y": 30, "x": 40}])
-def test_chunked_is_whole(rng, chunks):
-    predicted, reference = two_maps(rng)
-    predicted["FeO"][:8] = np.nan  # whole blocks of nothing
-    wanted = metrics(predicted, reference)
-    lazy = metrics(predicted.chunk(chunks), reference.chunk(y=9, x=13))
-    assert all(dask.is_dask_collection(v.data) for v in lazy.data_vars.values())
-    assert {v.dtype for v in lazy.data_vars.values()} == {np.dtype("f8")}
-    assert list(lazy["oxide"].values) == list(OXIDES)
-    found = lazy.compute()
-    xr.testing.assert_allclose(found, wanted, rtol=1e-11)
-    assert found["count"].equals(wanted["count"])
-    assert found["R"].attrs == wanted["R"].attrs
-
-
 @settings(max_examples=30, deadline=None)
 @given(
     values=st.lists(
@@ -224,15 +208,6 @@ def test_any_values_in_any_chunks(values, chunk):
     assert not whole["r2_determination"] > 1
     # Jensen: no mean error is greater than the root of the mean square.
     assert not whole["MAE"] > whole["RMSE"] * (1 + 1e-12)
-
-
-def test_nothing_is_computed_while_building(rng, no_compute):
-    predicted, reference = two_maps(rng)
-    found = metrics(predicted.chunk(y=7), reference.chunk(x=7))
-    assert found["R"].shape == (6,)
-    again = metrics(predicted.chunk(y=7), reference.chunk(x=7))
-    assert found["R"].data.name == again["R"].data.name
-    assert metrics(predicted["FeO"].chunk(y=7), reference["FeO"].chunk(x=7))["R"].shape == ()
 
 
 def test_each_block_is_read_once_for_all_scores(rng):

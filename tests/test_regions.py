@@ -182,16 +182,6 @@ def test_statistics_against_a_slow_reference():
     assert set(stats.data_vars) == {"FeO", "MgO"}  # flags have no mean
 
 
-def test_statistics_are_lazy_and_equal_for_any_chunks(no_compute):
-    ds, regions = maps(), list(REGIONS.values())
-    lazy = geo.region_statistics(ds.chunk(y=57, x=93), regions)
-    assert lazy.FeO.chunks is not None
-    again = geo.region_statistics(ds.chunk(y=57, x=93), regions)
-    assert lazy.FeO.data.name == again.FeO.data.name
-    with dask.config.set(scheduler="sync"):
-        xr.testing.assert_allclose(lazy.compute(), geo.region_statistics(ds, regions), rtol=1e-12)
-
-
 def test_statistics_need_only_the_blocks_around():
     calls = []
 

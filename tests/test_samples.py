@@ -605,12 +605,6 @@ def test_lazy_beside_in_memory(north, south, reference):
             assert np.array_equal(found[name], wanted[name], equal_nan=True)
 
 
-def test_nothing_is_computed_while_building(north, south, reference, no_compute):
-    cubes, maps, second = lazy_inputs(north, south, reference, 20)
-    found = build_samples(cubes, maps, screen=second)
-    band_correlation(found)
-
-
 def test_same_names_for_the_same_call(north, south, reference):
     made = []
     for _ in range(2):

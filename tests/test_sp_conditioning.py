@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dask
-import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
@@ -383,49 +382,6 @@ def test_condition_on_a_joined_cube(rng):
     assert int(np.isnan(got).sum()) == 150
     track = sp.condition(cube.stack(p=("y", "x")).transpose("p", "wavelength")).reflectance
     np.testing.assert_array_equal(got.values.reshape(150, -1).T, track.values)
-
-
-@pytest.mark.parametrize("cube", [False, True])
-def test_lazy_equals_eager_without_computing(rng, no_compute, cube):
-    if cube:
-        data = np.moveaxis(with_gaps(rng, joined(rng, (9, 8))), -1, 0)
-        ds = xr.Dataset(
-            {"reflectance": (("wavelength", "y", "x"), data)},
-            {"wavelength": np.asarray(WAVELENGTHS_160)},
-        )
-        lazy = ds.chunk(wavelength=50, y=4, x=5)
-        blocks = 6
-    else:
-        ds = native(rng, 20, noise=0.01)
-        ds["reflectance"][3] = np.nan
-        lazy = ds.chunk(observation=7, wavelength=100)
-        blocks = 3
-    got = sp.condition(lazy)
-    again = sp.condition(lazy)
-    assert isinstance(got.reflectance.data, da.Array)
-    assert got.reflectance.data.name == again.reflectance.data.name
-    assert got.reflectance.data.numblocks.count(1) >= 1
-    assert int(np.prod(got.reflectance.data.numblocks)) == blocks
-    assert got.reflectance.dtype == np.float32
-    with dask.config.set(scheduler="synchronous"):
-        computed = got.compute()
-    assert computed.identical(sp.condition(ds))
-
-
-def test_steps_are_lazy_and_equal_one_by_one(rng, no_compute):
-    ds = native(rng, 10, noise=0.01)
-    lazy = ds.chunk(observation=4)
-    steps = (
-        lambda x: sp.mask_quality(x, max_incidence=60),
-        lambda x: sp.join_detectors(x, keep_step=True),
-        sp.despike,
-        lambda x: sp.smooth(x, 30, 1),
-        lambda x: sp.resample_bands(x, [600.0, 950.0, 1500.5]),
-    )
-    for step in steps:
-        lazy, ds = step(lazy), step(ds)
-        with dask.config.set(scheduler="synchronous"):
-            assert lazy.compute().identical(ds)
 
 
 #: What users do to a Dataset between two steps.

@@ -54,19 +54,6 @@ def test_chunked_is_whole(study, ds):
     assert whole["lon"].equals(ds["lon"])
 
 
-def test_nothing_is_computed_before_it_is_asked_for(study, ds, no_compute):
-    result = ds.lunar.superresolve(study[0] / "models")
-    assert result["abundance"].dtype == np.float32
-    assert result["abundance"].data.numblocks == (1, 2, 3)
-
-
-def test_on_workers(study, ds, client):
-    lazy = ds.lunar.superresolve(study[0] / "models")
-    with client():
-        result = lazy["abundance"].compute()
-    np.testing.assert_array_equal(result, lazy["abundance"].compute())
-
-
 def level(elements, values, settings=TINY, features=6, region=(0, 0), **changes):
     """A network that says the same everywhere, or what the trend says."""
     model = HybridModel(settings.architecture(features, len(elements))).eval()

@@ -150,16 +150,6 @@ class TestFlags:
         rate = particle_rate(ds).values
         assert rate[30:].mean() == pytest.approx(rate[:30].mean(), rel=0.05)
 
-    def test_lazy_equals_eager(self, no_compute) -> None:
-        lazy = xrf.flag_frames(make_frames(50, channels=1024).chunk(time=7))
-        import dask
-
-        with dask.config.set(scheduler="synchronous"):
-            lazy = lazy.compute()
-        eager = xrf.flag_frames(make_frames(50, channels=1024))
-        np.testing.assert_array_equal(lazy["flags"], eager["flags"])
-        np.testing.assert_allclose(lazy["particle_rate"], eager["particle_rate"])
-
     def test_what_is_not_class(self) -> None:
         with pytest.raises(InputError, match="counts"):
             xrf.flag_frames(xr.Dataset({"a": 1}))
@@ -230,18 +220,6 @@ class TestSliding:
         np.testing.assert_array_equal(added["n_frames"], [4] * 6 + [3] * 4 + [4] * 7)
         assert int(added["flags"][8]) == FRAME_FLAGS["bad_counts"]
 
-    @pytest.mark.parametrize("chunk", [1, 5, 12, 100])
-    def test_chunks_change_nothing(self, chunk: int, no_compute) -> None:
-        flags = (np.random.default_rng(2).random(50) < 0.2).astype("u2")
-        ds = make_frames(50).isel(time=[*range(20), *range(23, 50)])
-        ds = ds.assign_coords(flags=("time", flags[:47]))
-        lazy = xrf.coadd(ds.chunk(time=chunk), window=7)
-        import dask
-
-        with dask.config.set(scheduler="synchronous"):
-            lazy = lazy.compute()
-        xr.testing.assert_identical(lazy.drop_attrs(), xrf.coadd(ds, window=7).drop_attrs())
-
     def test_deterministic(self) -> None:
         ds = make_frames(20).chunk(time=6)
         assert xrf.coadd(ds)["counts"].data.name == xrf.coadd(ds)["counts"].data.name
@@ -301,15 +279,6 @@ class TestRunning:
         dark = ds.assign(counts=ds["counts"] * 0)
         assert xrf.coadd(dark, "running", max_frames=5).sizes["time"] == 0
         assert xrf.coadd(dark.chunk(time=5), "combined", max_frames=5).compute().sizes["time"] == 0
-
-    def test_lazy_sums_are_those_of_numpy(self) -> None:
-        ds = make_frames(24, seed=1)
-        lazy = xrf.coadd(ds.chunk(time=5), "running", min_significance=25.0)
-        assert lazy["counts"].chunks is not None
-        xr.testing.assert_identical(
-            lazy.compute().drop_attrs(),
-            xrf.coadd(ds, "running", min_significance=25.0).drop_attrs(),
-        )
 
 
 class TestFootprints:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -205,16 +204,6 @@ class TestFitElements:
         correlation = result["correlation"].values[0]
         assert np.nanmax(np.abs(correlation)) <= 1 + 1e-5
 
-    @pytest.mark.parametrize("chunk", [1, 5, 12])
-    def test_lazy_and_equal(
-        self, chunk, frames, result, response, solar, background, no_compute
-    ) -> None:
-        lazy = xrf.fit_elements(frames.chunk(time=chunk), solar, response, background)
-        again = xrf.fit_elements(frames.chunk(time=chunk), solar, response, background)
-        assert lazy["abundance"].data.name == again["abundance"].data.name
-        with dask.config.set(scheduler="synchronous"):
-            xr.testing.assert_equal(lazy.compute(), result)
-
     def test_parameters_are_part_of_the_token(self, frames, response, solar, background) -> None:
         lazy = frames.chunk(time=12)
         name = xrf.fit_elements(lazy, solar, response, background)["abundance"].data.name
@@ -231,13 +220,6 @@ class TestFitElements:
         monkeypatch.setattr(windows, "BATCH", 5)
         lazy = xrf.fit_elements(frames.chunk(time=4), solar, response, background).compute()
         xr.testing.assert_equal(lazy, xrf.fit_elements(frames, solar, response, background))
-
-    def test_on_a_cluster(self, client, frames, result, response, solar, background) -> None:
-        with client(processes=True, workers=1):
-            lazy = xrf.fit_elements(frames.chunk(time=12), solar, response, background)
-            np.testing.assert_allclose(
-                lazy["abundance"].compute(), result["abundance"], rtol=1e-5, atol=1e-5
-            )
 
     def test_detectors_are_accounted_for(self, solar, response, background) -> None:
         ds = class_counts(
@@ -416,15 +398,6 @@ class TestConvert:
         again = xrf.elements_to_oxides(elements)
         for name in names:
             np.testing.assert_allclose(again[name], oxides[name], rtol=1e-12, atol=1e-12)
-
-    def test_maps_stay_lazy_and_keep_their_axes(self, no_compute) -> None:
-        maps = xr.Dataset({n: (("y", "x"), np.ones((4, 6))) for n in ("FeO", "MgO")}).chunk(x=3)
-        maps["FeO_std"] = maps["FeO"] * 0.1
-        out = xrf.oxides_to_elements(maps)
-        assert out["abundance"].dims == ("element", "y", "x")
-        assert list(out["element"].values) == ["Fe", "Mg", "O"]
-        with dask.config.set(scheduler="synchronous"):
-            assert np.isnan(out["abundance_std"].sel(element="O").values).all()  # MgO has no error
 
     def test_of_a_fit(self, result) -> None:
         oxides = xrf.elements_to_oxides(result)

@@ -19,7 +19,7 @@ from lunarray.superres.gib import open_gib, require_parts, write_population
 from lunarray.superres.gib_layout import meta_of, open_root, update_meta
 from lunarray.superres.gib_table import append_footprints, footprint_batches, gib_footprints
 from lunarray.superres.grid import GIBGrid
-from lunarray.xrf.constants import HIGHLAND, MARE
+from lunarray.xrf import HIGHLAND, MARE
 
 __all__ = ["Populated", "populate", "population_loss", "split_abundances"]
 

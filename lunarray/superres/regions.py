@@ -164,7 +164,7 @@ def assemble_region(
     """
     from lunarray.superres.footprints import cell_pixels
     from lunarray.superres.population import populate_pixels, split_abundances
-    from lunarray.xrf.constants import HIGHLAND, MARE
+    from lunarray.xrf import HIGHLAND, MARE
 
     elements = [str(e) for e in footprints["element"].values]
     abundance, error = (
