@@ -39,7 +39,7 @@ GRAPH = "lunarray.engine.graph"
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION, PARAMETERS, NAMES_OF_A_ROOM = 600, 100, 12, 25
 
 #: How much is not yet as it should be. These figures only ever go down.
-OPEN = {"doors": 3, "long_functions": 12, "names_of_a_room": 1}
+OPEN = {"long_functions": 10, "names_of_a_room": 1}
 
 
 @dataclass(frozen=True)
