@@ -495,7 +495,7 @@ def test_constant_bands_and_oxides_are_learnt_as_constants():
             "2 usable samples.*needs three",
         ),
         (lambda ds: train(ds.where(False), TrainSettings(n=2)), "no usable sample"),
-        (lambda ds: train(ds.drop_vars(OXIDES), TrainSettings(n=2)), "no variable"),
+        (lambda ds: train(ds.drop_vars(OXIDES), TrainSettings(n=2)), "no oxide"),
         (lambda ds: train(ds, TrainSettings(n=2), oxides=["FeO", "K2O"]), "K2O"),
         (lambda ds: train(ds.drop_vars("reflectance"), TrainSettings(n=2)), "reflectance"),
         (lambda ds: train(ds, TrainSettings(n=0)), "n=0"),

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError
-from lunarray.oxides.constants import OXIDES
+from lunarray.oxides.constants import choose_oxides
 
 # The module is not called "metrics": it would hide the function of that name in lunarray.oxides.
 
@@ -83,23 +83,7 @@ def metrics(
             where="metrics",
             remedy="give two Datasets or two DataArrays",
         )
-    names = (
-        tuple(oxide for oxide in OXIDES if oxide in predicted and oxide in reference)
-        if oxides is None
-        else tuple(oxides)
-    )
-    missing = [
-        f"{oxide} of the {name}"
-        for oxide in names
-        for name, ds in (("predicted", predicted), ("reference", reference))
-        if oxide not in ds
-    ]
-    if missing or not names:
-        raise InputError(
-            f"no {', '.join(missing) or 'oxide in common'}",
-            where="metrics",
-            remedy="name the variables by oxide (FeO, TiO2, ...) in both",
-        )
+    names = choose_oxides(oxides, "metrics", predicted=predicted, reference=reference)
     tables = [_finish(_moments_of(predicted[o], reference[o], o)) for o in names]
     stack = da.stack if any(dask.is_dask_collection(t["R"]) for t in tables) else np.stack
     return xr.Dataset(
@@ -114,21 +98,13 @@ def _attrs(name: str) -> dict[str, str]:
 
 
 def _moments_of(predicted: xr.DataArray, reference: xr.DataArray, where: str) -> Any:
-    if set(predicted.dims) != set(reference.dims) or any(
-        predicted.sizes[dim] != reference.sizes[dim] for dim in predicted.dims
-    ):
-        raise InputError(
-            f"predicted {dict(predicted.sizes)} against reference {dict(reference.sizes)}",
-            where=where,
-            remedy="bring both to the same grid or samples first",
-        )
-    for dim in predicted.dims:
-        if not _same_coordinate(predicted, reference, dim):
-            raise InputError(
-                f"predicted and reference differ in the coordinate {str(dim)!r}",
-                where=where,
-                remedy="bring both to the same grid or samples first",
-            )
+    if dict(predicted.sizes) != dict(reference.sizes):
+        fault = f"predicted {dict(predicted.sizes)} against reference {dict(reference.sizes)}"
+    else:
+        other = [d for d in predicted.dims if not _same_coordinate(predicted, reference, d)]
+        fault = f"predicted and reference differ in the coordinate {other[0]!r}" if other else ""
+    if fault:
+        raise InputError(fault, where=where, remedy="bring both to the same grid or samples first")
     f, y = predicted.data, reference.transpose(*predicted.dims).data
     if not any(map(dask.is_dask_collection, (f, y))):
         return _moments(f, y)

@@ -10,7 +10,8 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from lunarray.oxides.samples import oxides_of, sampled_spectra
+from lunarray.oxides.constants import choose_oxides
+from lunarray.oxides.samples import sampled_spectra
 
 
 def band_correlation(samples: xr.Dataset, *, oxides: Sequence[str] | None = None) -> xr.DataArray:
@@ -39,7 +40,7 @@ def band_correlation(samples: xr.Dataset, *, oxides: Sequence[str] | None = None
     .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, equation 1 and figure 2.
     """
     reflectance = sampled_spectra(samples, "band_correlation")
-    names = oxides_of(samples, oxides, "band_correlation")
+    names = choose_oxides(oxides, "band_correlation", samples=samples)
     x = reflectance.data
     y = [samples[oxide].data for oxide in names]
     status = samples["status"].data if "status" in samples else np.zeros(x.shape[0], np.uint8)

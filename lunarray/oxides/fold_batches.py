@@ -235,31 +235,29 @@ class StackedBatch:
             result.append(state)
         return result
 
-    def snapshot(self) -> State:
-        """All that training goes on from."""
+    def _tensors(self) -> dict[str, Any]:
+        """All that training goes on from, by name, but for the number of epochs."""
         tensors = {**self._parameters, **self._running}
         for name, parameter in self._parameters.items():
             for part in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{part}/{name}"] = self._optimiser.state[parameter][part]
-        arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
+        return tensors
+
+    def snapshot(self) -> State:
+        """All that training goes on from."""
+        arrays = {name: value.detach().cpu().numpy() for name, value in self._tensors().items()}
         return {**arrays, "number": np.array([[self._number]] * self._folds, np.int64)}
 
     def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
         """Go on from a :meth:`snapshot`."""
         import torch
 
-        def put(target: Any, name: str) -> None:
-            target.copy_(torch.from_numpy(snapshot[name]))
-
         self._number = int(snapshot["number"][0, 0])
         with torch.no_grad():
-            for name, tensor in {**self._parameters, **self._running}.items():
-                put(tensor, name)
-            for name, parameter in self._parameters.items():
-                state = self._optimiser.state[parameter]
-                state["step"].fill_(self._number)
-                for part in ("exp_avg", "exp_avg_sq"):
-                    put(state[part], f"{part}/{name}")
+            for name, tensor in self._tensors().items():
+                tensor.copy_(torch.from_numpy(snapshot[name]))
+        for state in self._optimiser.state.values():
+            state["step"].fill_(self._number)
 
 
 def folds_that_fit(shape: tuple[int, ...], n: int) -> int:

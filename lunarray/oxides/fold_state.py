@@ -70,60 +70,40 @@ class FoldState:
             k: np.asarray(state[k], np.float32)
             for k in ("input_mean", "input_std", "target_mean", "target_std")
         }
-        self._fill(state)
+        for name, view in self._views().items():
+            view[...] = np.asarray(state[name]).reshape(view.shape)
 
         self.x = np.zeros((samples, bands + 2), np.float32)
         self.x[:, 1:-1] = (spectra - self.fixed["input_mean"]) / self.fixed["input_std"]
         self.y = (targets - self.fixed["target_mean"]) / self.fixed["target_std"]
         self.y = np.ascontiguousarray(self.y, np.float32)
 
-    def _fill(self, state: Mapping[str, Any]) -> None:
-        for layer in range(LAYERS):
-            channels, width = self.plan[layer]
-            before, below = self.plan[layer - 1] if layer else (1, 1)
-            name = f"features.{layer}."
-            at = self.at[layer]
+    def _views(self) -> dict[str, NDArray[np.float32]]:
+        """Where each parameter and statistic of `OxideCNN.state_dict` lies; the last layer's weights by band."""
+        views: dict[str, NDArray[np.float32]] = {}
+        before, below = 1, 1
+        for layer, (channels, width) in enumerate(self.plan):
+            name, at = f"features.{layer}.", self.at[layer]
             kernel = self.theta[at[0] : at[0] + 3 * below * width].reshape(3, below, width)
-            kernel[:, :before, :channels] = np.asarray(state[name + "0.weight"]).transpose(2, 1, 0)
+            views[name + "0.weight"] = kernel[:, :before, :channels].transpose(2, 1, 0)
             for part, key in ((1, "0.bias"), (2, "1.weight"), (3, "1.bias")):
-                self.theta[at[part] : at[part] + channels] = state[name + key]
-            self.running[layer, 0, :channels] = state[name + "1.running_mean"]
-            self.running[layer, 1, :channels] = state[name + "1.running_var"]
-        channels, width = self.plan[-1]
-        at = self.at[LAYERS]
-        flat = self.bands * width
-        head = self.theta[at[0] : at[0] + self.outputs * flat].reshape(
-            self.outputs, self.bands, width
-        )
-        weight = np.asarray(state["head.weight"]).reshape(self.outputs, channels, self.bands)
-        head[..., :channels] = weight.transpose(0, 2, 1)
-        self.theta[at[1] : at[1] + self.outputs] = state["head.bias"]
+                views[name + key] = self.theta[at[part] : at[part] + channels]
+            for part, key in ((0, "1.running_mean"), (1, "1.running_var")):
+                views[name + key] = self.running[layer, part, :channels]
+            before, below = channels, width
+        head, bias = self.at[LAYERS, :2]
+        weight = self.theta[head : head + self.outputs * self.bands * below]
+        weight = weight.reshape(self.outputs, self.bands, below)
+        views["head.weight"] = weight[..., :before].transpose(0, 2, 1)
+        views["head.bias"] = self.theta[bias : bias + self.outputs]
+        return views
 
-    def state(self) -> dict[str, NDArray[np.float32]]:
+    def state(self) -> dict[str, NDArray]:
         """The network as `OxideCNN.state_dict` has it."""
-        result: dict[str, Any] = {}
-        for layer in range(LAYERS):
-            channels, width = self.plan[layer]
-            before, below = self.plan[layer - 1] if layer else (1, 1)
-            name = f"features.{layer}."
-            at = self.at[layer]
-            kernel = self.theta[at[0] : at[0] + 3 * below * width].reshape(3, below, width)
-            result[name + "0.weight"] = kernel[:, :before, :channels].transpose(2, 1, 0).copy()
-            for part, key in ((1, "0.bias"), (2, "1.weight"), (3, "1.bias")):
-                result[name + key] = self.theta[at[part] : at[part] + channels].copy()
-            result[name + "1.running_mean"] = self.running[layer, 0, :channels].copy()
-            result[name + "1.running_var"] = self.running[layer, 1, :channels].copy()
-            result[name + "1.num_batches_tracked"] = np.array(self.number, np.int64)
-        channels, width = self.plan[-1]
-        at = self.at[LAYERS]
-        flat = self.bands * width
-        head = self.theta[at[0] : at[0] + self.outputs * flat].reshape(
-            self.outputs, self.bands, width
-        )
-        result["head.weight"] = (
-            head[..., :channels].transpose(0, 2, 1).reshape(self.outputs, -1).copy()
-        )
-        result["head.bias"] = self.theta[at[1] : at[1] + self.outputs].copy()
+        result: dict[str, NDArray] = {name: view.copy() for name, view in self._views().items()}
+        result["head.weight"] = result["head.weight"].reshape(self.outputs, -1)
+        number = np.array(self.number, np.int64)
+        result |= {f"features.{layer}.1.num_batches_tracked": number for layer in range(LAYERS)}
         return result | {k: a.copy() for k, a in self.fixed.items()}
 
     def snapshot(self) -> dict[str, NDArray]:

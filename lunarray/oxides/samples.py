@@ -282,21 +282,6 @@ def sampled_spectra(samples: Any, where: str) -> xr.DataArray:
     return spectra.transpose("sample", "wavelength")
 
 
-def oxides_of(samples: xr.Dataset, oxides: Sequence[str] | None, where: str) -> tuple[str, ...]:
-    """Choose the oxides to work on: those asked for, which must be there, or those that are."""
-    names = (
-        tuple(oxide for oxide in OXIDES if oxide in samples) if oxides is None else tuple(oxides)
-    )
-    missing = [oxide for oxide in names if oxide not in samples]
-    if missing or not names:
-        raise InputError(
-            f"no variable {' and '.join(missing) or ' or '.join(OXIDES)}",
-            where=where,
-            remedy="give samples with the oxides by name (build_samples)",
-        )
-    return names
-
-
 def _whole(window: float, name: str) -> int:
     require_number(name, window, 1, whole=True)
     return int(window)

@@ -26,11 +26,12 @@ import xarray as xr
 from lunarray.engine.models import Device
 from lunarray.engine.progress import step_bar
 from lunarray.errors import InputError, require_number
+from lunarray.oxides.constants import choose_oxides
 from lunarray.oxides.fit import OxideFit, oxide_dataset, oxide_matrix
 from lunarray.oxides.fold_batches import Progress
 from lunarray.oxides.folds import POLISH_RATE, FoldData, Folds, polish, train_folds
 from lunarray.oxides.networks import State, recompute_statistics
-from lunarray.oxides.samples import oxides_of, select_samples
+from lunarray.oxides.samples import select_samples
 from lunarray.oxides.settings import TrainSettings
 from lunarray.store.provenance import stamp
 
@@ -116,7 +117,7 @@ def train(
     settings = settings or TrainSettings()
     samples = select_samples(samples)
     left_out = _deal(samples, folds, by, settings.seed)
-    names = oxides_of(samples, oxides, "samples")
+    names = choose_oxides(oxides, "train", samples=samples)
     more = 0 if folds is None else _polishing(polish_epochs, settings)
     require_number("members", members, 0)
     single = None if pixels is None else _match(pixels, samples)
