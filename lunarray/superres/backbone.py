@@ -214,11 +214,11 @@ def random_digest(seed: int, width: int = WIDTH) -> str:
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read a state dict of a ResNet50, checked; needs torch for files of its own format.
+    """Read a state dict of a ResNet50, checked: float32 by torchvision's names, without the classifier.
 
-    `path`: ``.safetensors``, or what ``torch.save`` wrote of a state dict (also one level down, under ``state_dict`` or
-    ``model``, and with the prefix that data parallel training leaves). Returns float32, by torchvision's names, without
-    the classifier. ModelError for the file cannot be read, or lacks tensors, or they have other shapes.
+    The file is ``.safetensors``, or what ``torch.save`` wrote of a state dict (also one level down, under
+    ``state_dict`` or ``model``, and with the prefix that data parallel training leaves), for which torch is needed.
+    Raises ModelError if it cannot be read, lacks tensors, or they have other shapes.
     """
     path = Path(path)
     try:

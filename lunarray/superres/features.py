@@ -151,40 +151,12 @@ def patch_features(
     max_missing: float = MISSING,
     device: Device = "auto",
 ) -> xr.DataArray:
-    """Compute the features of the surroundings of single places, each by its own image.
+    """Compute the features of the surroundings of single places, each by its own image: (feature, place) float32, in
+    memory.
 
-    Parameters
-    ----------
-    basemap : DataArray
-        Image of the surface, as in :func:`surface_features`.
-    lat, lon : array_like, shape (place,)
-        Degrees, any longitude range.
-    weights : path, "torchvision", Backbone or None
-        Of the network, as there.
-    window_km : float
-        Side of the square around a place (km).
-    pixel_km : float, optional
-        Height of the pixels meant (km); the image has 32 pixels in it. By default that of the paper's grid.
-    select : sequence of int, optional
-        Features to keep.
-    value_range : (float, float), optional
-        Values of the base map that are black and white.
-    max_missing : float
-        Share of a window that may be missing in the base map.
-    device : {"auto", "cpu", "cuda"}
-        Where the network runs.
-
-    Returns
-    -------
-    DataArray
-        (feature, place) float32, in memory.
-
-    Raises
-    ------
-    CoverageError
-        A place lies outside of the base map.
-    ModelError, GridError, InputError
-        As in :func:`surface_features`.
+    Places are in degrees, of any longitude range; the other arguments are those of
+    :func:`lunarray.superres.surface_features`. An image has 32 pixels in `pixel_km`, the height of the pixels that are
+    meant, by default that of the paper's grid. Raises what that function does.
     """
     import xarray as xr
 
@@ -218,39 +190,15 @@ def feature_agreement(
 ) -> dict[str, float]:
     """Measure how well the dense mode agrees with the reference.
 
-    Parameters
-    ----------
-    basemap : DataArray
-        Image of the surface, as in :func:`surface_features`.
-    grid : GIBGrid
-        The grid whose pixels are meant.
-    region : (int, int)
-        Region (i, j) of it.
-    weights : path, "torchvision", Backbone or None
-        Of the network, as there.
-    window_km : float
-        Side of the square around a pixel (km).
-    pixels : int
-        Pixels of the region, drawn by `seed`, that are computed by their own patches.
-    dense : DataArray, optional
-        Features of the region that :func:`surface_features` gave; computed where they are not given.
-    seed : int
-        Of the draw.
-    **options : Any
-        Further options of :func:`surface_features`.
+    So many `pixels` of a region, drawn by `seed`, are computed by their own patches, and held against `dense`, the
+    features that :func:`lunarray.superres.surface_features` gave, or that it gives now by these arguments and
+    `options`.
 
-    Returns
-    -------
-    dict of str to float
-        ``pixels``: that were compared; ``correlation`` over the pixels, median over the features that vary, and
-        ``correlation_p10``, its tenth percentile; ``distance_correlation``: of the squared distances of all pairs of
-        pixels in standardised features, which graphs are made of; ``relative_difference``: root mean square of the
-        difference, over that of the patches' deviations from their means.
-
-    Raises
-    ------
-    InputError
-        Fewer than three pixels with features in both.
+    Gives the number of ``pixels`` compared; ``correlation`` over them, median over the features that vary, and
+    ``correlation_p10``, its tenth percentile; ``distance_correlation``, of the squared distances of all pairs of pixels
+    in standardised features, which graphs are made of; ``relative_difference``, the root mean square of the difference
+    over that of the patches' deviations from their means. Raises InputError with fewer than three pixels with features
+    in both.
     """
     if dense is None:
         dense = surface_features(basemap, grid, region, weights, "dense", window_km, **options)

@@ -245,25 +245,10 @@ def _turns(v: np.ndarray) -> np.ndarray:
 
 
 def footprint_cells(footprints: xr.Dataset, cells: int = CELLS) -> xr.Dataset:
-    """Divide footprints into cells along their longer axis.
+    """Divide footprints into cells along their longer axis, and give their centres ``lat``, ``lon`` (footprint, cell).
 
-    Parameters
-    ----------
-    footprints : Dataset
-        ``corner_lat``, ``corner_lon`` (footprint, corner), degrees.
-    cells : int
-        Cells of each.
-
-    Returns
-    -------
-    Dataset
-        ``lat``, ``lon`` (footprint, cell), float64: centres of the cells, degrees, lon in [-180, 180). Footprints
-        across ±180° or over a pole need nothing special.
-
-    References
-    ----------
-    Lunar elemental analysis and mapping of CLASS data, section IV.B, step 2: 12.5 km × 100 km are 8 adjacent regions,
-    the abundance of each concentrated at its centre.
+    In degrees, lon in [-180, 180). Footprints across ±180° or over a pole need nothing special. The paper, section
+    IV.B, step 2: 12.5 km × 100 km are 8 adjacent regions, the abundance of each concentrated at its centre.
     """
     from lunarray.superres.population_kernels import cell_centres
 

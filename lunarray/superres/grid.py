@@ -19,11 +19,7 @@ __all__ = ["GIBGrid"]
 
 
 def starts(count: int, size: int, stride: int) -> list[int]:
-    """First rows (or columns) of sub-regions that cover a range.
-
-    `count`: pixels to cover; `size`, `stride`: of the sub-regions; the last is moved back so that it ends with the
-    range. Returns as :meth:`lunarray.superres.GIBGrid.subregions` has them.
-    """
+    """First rows (or columns) of sub-regions that cover so many pixels; the last is moved back to end with them."""
     last = max(count - size, 0)
     own = list(range(0, last + 1, stride))
     return own if own[-1] == last else [*own, last]
@@ -176,18 +172,7 @@ class GIBGrid:
         return np.where(inside, row, -1), np.where(inside, column, -1)
 
     def region_of(self, lat: Any, lon: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Regions that hold points.
-
-        Parameters
-        ----------
-        lat, lon : array_like
-            Degrees; any range of longitudes.
-
-        Returns
-        -------
-        i, j : ndarray of int64
-            -1 outside of the grid.
-        """
+        """Regions (i, j) that hold points (degrees, any range of longitudes); -1 outside of the grid."""
         row, column = self.pixel_of(lat, lon)
         # Floor division keeps -1 at -1.
         return row // self.shape[0], column // self.shape[1]

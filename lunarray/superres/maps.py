@@ -130,18 +130,10 @@ def _scale(layer: xr.DataArray, percentiles: tuple[float, float]) -> tuple[float
 
 
 def footprint_frame(footprints: xr.Dataset) -> geopandas.GeoDataFrame:
-    """Footprints with their abundances as polygons.
+    """Footprints with their abundances as polygons in IAU_2015:30100, split at ±180°.
 
-    Parameters
-    ----------
-    footprints : Dataset
-        As :func:`lunarray.superres.as_footprints` takes them.
-
-    Returns
-    -------
-    geopandas.GeoDataFrame
-        In IAU_2015:30100, split at ±180°: a column for each element (``Mg``, wt%) and its error (``Mg_std``), the
-        number of the footprint, and its time where it is known.
+    A column for each element (``Mg``, wt%) and its error (``Mg_std``), the number of the footprint, and its time where
+    it is known.
     """
     import geopandas
 

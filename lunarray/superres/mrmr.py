@@ -91,24 +91,9 @@ def select_features(
 
 
 def feature_moments(x: Any, target: Any = None) -> FeatureMoments:
-    """Sum up what :func:`select_features` asks of the data.
+    """Sum up what :func:`lunarray.superres.select_features` asks of its arguments; a dask array is computed.
 
-    Parameters
-    ----------
-    x : array_like, dask Array or DataArray
-        As in :func:`select_features`; a dask array is computed.
-    target : array_like, optional
-        As there.
-
-    Returns
-    -------
-    FeatureMoments
-        To be added to those of other rows with ``+``, and given to :func:`select_features`.
-
-    Raises
-    ------
-    InputError
-        Arrays that do not fit together.
+    Moments of other rows are added with ``+``. Raises InputError for arrays that do not fit together.
     """
     rows, goals = _rows_of(x, target)
     if hasattr(rows, "dask") or hasattr(goals, "dask"):

@@ -241,15 +241,8 @@ def populate(
         added = known = beyond = 0
         if footprints is not None:
             new = _on_elements(as_footprints(footprints, errors=errors), meta["elements"])
-            inside = (cell_pixels(new, grid, recipe["cells"]) >= 0).any(axis=1)
+            inside = _on_grid(new, grid, recipe["cells"], outside)
             beyond = int((~inside).sum())
-            if beyond and outside == "raise":
-                raise InputError(
-                    f"{beyond} of {inside.size} footprints lie outside of the grid {grid.extent}; the first is number "
-                    f"{np.flatnonzero(~inside)[0]}",
-                    where="footprints",
-                    remedy="Select those that lie on it, or pass outside='skip'",
-                )
             new = new.isel(footprint=inside)
             fresh = _unknown_rows(table, new)
             known = int((~fresh).sum())
@@ -311,6 +304,19 @@ def _recipe(
             remedy="Populate it in the same way, or make another store",
         )
     return recipe
+
+
+def _on_grid(footprints: xr.Dataset, grid: GIBGrid, cells: int, outside: str) -> np.ndarray:
+    """Which footprints have a cell on the grid."""
+    inside = (cell_pixels(footprints, grid, cells) >= 0).any(axis=1)
+    if outside == "raise" and not inside.all():
+        raise InputError(
+            f"{int((~inside).sum())} of {inside.size} footprints lie outside of the grid {grid.extent}; the first is "
+            f"number {np.flatnonzero(~inside)[0]}",
+            where="footprints",
+            remedy="Select those that lie on it, or pass outside='skip'",
+        )
+    return inside
 
 
 def _on_elements(footprints: xr.Dataset, elements: list[str]) -> xr.Dataset:
