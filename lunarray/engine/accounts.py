@@ -59,18 +59,8 @@ def event(
 ) -> None:
     """Log something, and keep it for the run report.
 
-    Parameters
-    ----------
-    logger : str
-        Name below ``lunarray``.
-    name : str
-        Kind of event, one word for programs: "retry", "smaller_batch".
-    message : str
-        The same for people.
-    level : int
-        Of the log record.
-    **fields
-        What belongs to it; plain values.
+    `logger`: name below ``lunarray``; `name`: kind of event, one word for programs: "retry", "smaller_batch";
+    `message`: the same for people; `level`: of the log record; `**fields`: what belongs to it; plain values.
     """
     global _dropped
     log(logger, name, message, level=level, **fields)
@@ -92,12 +82,7 @@ def event(
 def log(logger: str, name: str, message: str, *, level: int = logging.INFO, **fields: Any) -> None:
     """Write a structured log record below ``lunarray``: a message, and fields in ``record.lunarray``.
 
-    Parameters
-    ----------
-    logger, name, message, level
-        As in :func:`event`.
-    **fields
-        Plain values.
+    `logger`, `name`, `message`, `level`: as in :func:`event`; `**fields`: plain values.
     """
     logging.getLogger(f"lunarray.{logger}").log(
         level, message, extra={"lunarray": {"event": name, **fields}}

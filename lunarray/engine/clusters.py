@@ -253,14 +253,8 @@ def labelled_cluster(
 ) -> Any:
     """Start processes on this machine with resource labels and environments of their own.
 
-    Parameters
-    ----------
-    workers : mapping
-        From name to (resources, environment).
-    threads : int
-        Of each.
-    **options
-        To :class:`distributed.LocalCluster`.
+    `workers`: from name to (resources, environment); `threads`: of each; `**options`: to
+    :class:`distributed.LocalCluster`.
     """
     import distributed
 

@@ -72,23 +72,11 @@ def run(
 ) -> Outcome:
     """Run tasks on the Dask scheduler in force.
 
-    Parameters
-    ----------
-    retries : int
-        How often a task that fails is tried again.
-    errors : {"raise", "nan"}
-        What follows when it fails for good: raise its exception, or record it and go on without what depends on it.
-    done : callable
-        Takes the key of each task that came to its end, well or not. What it raises stops the run.
-    outcome : Outcome, optional
-        To be filled; so that it is there too if the run is stopped by an exception.
-
-    Raises
-    ------
-    StoreWriteError
-        If the store cannot be written any more, whatever `errors` says: no block is to blame for that.
-    Exception
-        With ``errors="raise"``, what a task raised.
+    `retries`: how often a task that fails is tried again; `errors` {"raise", "nan"}: what follows when it fails for
+    good: raise its exception, or record it and go on without what depends on it; `done`: takes the key of each task
+    that came to its end, well or not. What it raises stops the run; `outcome`: to be filled; so that it is there too if
+    the run is stopped by an exception. StoreWriteError if the store cannot be written any more, whatever `errors` says:
+    no block is to blame for that. With ``errors="raise"``, what a task raised.
     """
     outcome = Outcome() if outcome is None else outcome
     client = current_client()

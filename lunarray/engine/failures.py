@@ -51,24 +51,9 @@ class Failure:
 def attempt(call: Callable[[], Any], stage: str, *, retries: int, keep: bool) -> Any:
     """Call a function; try again where it fails, and count its time for the stage.
 
-    Parameters
-    ----------
-    stage : str
-        Kind of task.
-    keep : bool
-        Give a Failure when it fails for good, instead of raising.
-
-    Returns
-    -------
-    any
-        What it returns, or a Failure.
-
-    Raises
-    ------
-    StoreWriteError
-        If the store cannot be written any more, whatever `keep` says: no block is to blame for that.
-    Exception
-        What it raised, without `keep`.
+    `stage`: kind of task; `keep` bool: give a Failure when it fails for good, instead of raising. Returns what it
+    returns, or a Failure. StoreWriteError if the store cannot be written any more, whatever `keep` says: no block is to
+    blame for that. Without `keep`, what it raised.
     """
     begin = time.perf_counter()
     for number in range(retries + 1):

@@ -174,10 +174,7 @@ def apart(array: da.Array) -> da.Array:
     are used again. They are made twice instead. (:func:`dask.graph_manipulation.clone` gives tasks of sliced arrays new
     names that still depend on the old ones.)
 
-    Returns
-    -------
-    dask Array
-        With a name that is always the same for the same array.
+    Returns with a name that is always the same for the same array.
     """
     graph: Any = array.__dask_graph__()
     seed = dask.base.tokenize(array.name)
@@ -283,15 +280,7 @@ def steps(arrays: Sequence[Any]) -> list[Step]:
 def literals(layer: Any) -> Iterator[tuple[str, Any]]:
     """Give the plain arguments of a block-wise layer.
 
-    Parameters
-    ----------
-    layer : dask Layer
-        One of another kind has none.
-
-    Yields
-    ------
-    (str, object)
-        Name (where it has one, else "") and value.
+    `layer`: one of another kind has none. Yields (str, object): name (where it has one, else "") and value.
     """
     task = getattr(layer, "task", None)
     if task is None:

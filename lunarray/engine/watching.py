@@ -36,12 +36,7 @@ class Watch(SchedulerPlugin):
 def read_watch(name: str, dask_scheduler: Any = None) -> dict[str, Any]:
     """Read the counts; runs on the scheduler.
 
-    Parameters
-    ----------
-    name : str
-        Of the plugin.
-    dask_scheduler : distributed.Scheduler
-        Given by `distributed`.
+    `name`: of the plugin; `dask_scheduler`: given by `distributed`.
     """
     watch = dask_scheduler.plugins[name]
     return {

@@ -142,44 +142,18 @@ def train_folds(
 ) -> Folds:
     """Train one network for each fold, on all samples but those that the fold leaves out.
 
-    Parameters
-    ----------
-    data : FoldData
-        Spectra and abundances.
-    left_out : sequence of int arrays
-        Samples that each fold leaves out; an empty one trains on everything.
-    settings : TrainSettings, optional
-        How each is trained; the defaults if None.
-    polish_epochs : int
-        Epochs more of each fold at a tenth of the rate, after its weights were taken for the average and before it
-        predicts what it left out.
-    members : int
-        Folds, evenly spaced, whose networks are kept.
-    backend : {"auto", "fused", "stacked"}
-        The formulation, see :mod:`lunarray.oxides.fold_batches`; "auto" takes "stacked" on a GPU and "fused" elsewhere.
-    device : {"auto", "cpu", "cuda"}
-        Where to train.
-    fold_batch : int, optional
-        Folds that are in memory at once. By default 16, or what fits a GPU. It changes no result beyond rounding.
-    workers : int, optional
-        Folds trained side by side on the CPU; by default one to a core. Ignored on a Dask client, whose workers train
-        one batch in each of their threads.
-    checkpoint : path, optional
-        Folder for the state of the training. A stopped run that is started again with the same arguments goes on
-        where it was; a finished one is read. On a cluster it must be one that all workers see.
-    progress : callable, optional
-        See :data:`lunarray.oxides.fold_batches.Progress`.
-
-    Returns
-    -------
-    Folds
-
-    Raises
-    ------
-    InputError
-        Arrays that do not fit each other or are not finite, or a fold without training samples.
-    StoreConflictError
-        If the checkpoint is of another training.
+    `data`: spectra and abundances; `left_out`: samples that each fold leaves out; an empty one trains on everything;
+    `settings`: how each is trained; the defaults if None; `polish_epochs`: epochs more of each fold at a tenth of the
+    rate, after its weights were taken for the average and before it predicts what it left out; `members`: folds, evenly
+    spaced, whose networks are kept; `backend` {"auto", "fused", "stacked"}: the formulation, see
+    :mod:`lunarray.oxides.fold_batches`; "auto" takes "stacked" on a GPU and "fused" elsewhere; `device` {"auto", "cpu",
+    "cuda"}: where to train; `fold_batch`: folds that are in memory at once. By default 16, or what fits a GPU. It
+    changes no result beyond rounding; `workers`: folds trained side by side on the CPU; by default one to a core.
+    Ignored on a Dask client, whose workers train one batch in each of their threads; `checkpoint`: folder for the state
+    of the training. A stopped run that is started again with the same arguments goes on where it was; a finished one is
+    read. On a cluster it must be one that all workers see; `progress`: see
+    :data:`lunarray.oxides.fold_batches.Progress`. InputError for arrays that do not fit each other or are not finite,
+    or a fold without training samples. StoreConflictError if the checkpoint is of another training.
     """
     settings = settings or TrainSettings()
     data = data.checked()

@@ -33,25 +33,10 @@ def train_network(
 ) -> OxideCNN:
     """Train an :class:`OxideCNN` with Adam on the mean square error of standardised oxides.
 
-    Parameters
-    ----------
-    spectra : ndarray, shape (sample, bands), float32
-        Reflectance.
-    targets : ndarray, shape (sample, oxide), float32
-        Abundances in wt%.
-    settings : MinibatchSettings, optional
-        By default the paper's.
-    augment : callable, optional
-        Draws each epoch's version of the spectra, for instance with new measurement errors.
-    device : {"auto", "cpu", "cuda"}
-        Where to train.
-    progress : callable, optional
-        Called after each epoch with its number and mean loss.
-
-    Returns
-    -------
-    OxideCNN
-        On the CPU, in evaluation mode, without gradients.
+    `spectra` (sample, bands) float32: reflectance; `targets` (sample, oxide) float32: abundances in wt%; `settings`: by
+    default the paper's; `augment`: draws each epoch's version of the spectra, for instance with new measurement errors;
+    `device` {"auto", "cpu", "cuda"}: where to train; `progress`: called after each epoch with its number and mean loss.
+    Returns on the CPU, in evaluation mode, without gradients.
     """
     settings = settings or MinibatchSettings()
     place = resolve_device(device)

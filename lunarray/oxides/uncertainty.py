@@ -68,24 +68,11 @@ def calibrate(
     instead of for another measurement of it. The distribution of the scaled errors is taken to be that of the scaled
     differences, which is so where both are of one shape.
 
-    Parameters
-    ----------
-    predicted, measured : ndarray, shape (sample, oxide)
-        Abundances in wt%; rows with a NaN are left out.
-    spread : ndarray, shape (sample, oxide), optional
-        Standard deviation of the ensemble at the samples, wt%.
-    measured_std : ndarray, shape (sample, oxide), optional
-        Standard deviation of the error of `measured`, wt%; 0, or none, for abundances that are exact. At least half
-        of the variance of the difference is left to the model.
-
-    Returns
-    -------
-    Calibration
-
-    Raises
-    ------
-    InputError
-        With fewer than two samples, shapes that differ, or a negative or infinite standard deviation.
+    `predicted`, `measured` (sample, oxide): abundances in wt%; rows with a NaN are left out; `spread` (sample, oxide):
+    standard deviation of the ensemble at the samples, wt%; `measured_std` (sample, oxide): standard deviation of the
+    error of `measured`, wt%; 0, or none, for abundances that are exact. At least half of the variance of the difference
+    is left to the model. InputError with fewer than two samples, shapes that differ, or a negative or infinite
+    standard deviation.
     """
     f, y = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)
     v = np.zeros_like(f) if spread is None else np.asarray(spread, np.float64) ** 2

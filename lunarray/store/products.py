@@ -70,7 +70,7 @@ def read_all(
     `read`: reads one; raises a LunarrayError, or an OSError, where it cannot; `product`: what they should be, in the
     plural, for messages ("CLASS files"); `check`: given the first one and another, says what makes them incompatible,
     or None; `workers`: threads. Returns `results`: of those that were read, in the order of `paths`; `skipped`:
-    ``file`` and ``reason`` of the others. InputError if `errors` is neither of the two. ProductFormatError for with
+    ``file`` and ``reason`` of the others. InputError if `errors` is neither of the two. ProductFormatError with
     ``errors="raise"`` for the first that fails, otherwise if all do.
     """
     if errors not in ("raise", "skip"):
