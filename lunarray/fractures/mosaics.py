@@ -122,14 +122,8 @@ def mosaic(
     boxes = [box_of(image, "a mosaic") for image in pictures]
     target = _grid(boxes, grid, resolution, crs)
     names = [str(p.attrs.get("source", f"image {k}")) for k, p in enumerate(pictures)]
-    fine = pixel_size(target)
-    for name, size in zip(names, map(pixel_size, boxes), strict=True):
-        if size >= 1.5 * fine:
-            warnings.warn(
-                f"{name} has {size:g} m a pixel and is interpolated to {fine:g} m",
-                LunarrayWarning,
-                stacklevel=2,
-            )
+    sizes = [pixel_size(box) for box in boxes]
+    _tell_coarse(names, sizes, pixel_size(target))
     ranks = _ranks(order, boxes)
     samplers = [sampler_of(box, target, method, min_valid) for box in boxes]
     data, source, valid = _compose(pictures, samplers, target, ranks, overlap, chunks)
@@ -138,7 +132,7 @@ def mosaic(
     origin = {
         "long_name": "number of the image that a pixel came from, -1 none",
         "images": names,
-        "resolutions": [round(pixel_size(box), 6) for box in boxes],
+        "resolutions": [round(size, 6) for size in sizes],
     }
     ds = xr.Dataset(
         {
@@ -161,6 +155,16 @@ def _check_rules(images: Sequence[Any], overlap: str, method: str, min_valid: fl
             f"{overlap!r} is no rule", where="overlap", remedy=f"give one of {', '.join(OVERLAPS)}"
         )
     check_method(method, min_valid)
+
+
+def _tell_coarse(names: list[str], sizes: list[float], fine: float) -> None:
+    for name, size in zip(names, sizes, strict=True):
+        if size >= 1.5 * fine:
+            warnings.warn(
+                f"{name} has {size:g} m a pixel and is interpolated to {fine:g} m",
+                LunarrayWarning,
+                stacklevel=3,
+            )
 
 
 def _grid(boxes: list[GeoBox], grid: Any, resolution: float | None, crs: Any) -> GeoBox:
@@ -249,8 +253,8 @@ def _compose(
     ranks: list[int],
     overlap: str,
     chunks: Any,
-) -> tuple[Any, Any]:
-    """Image and number of the source, lazily: one task a block makes both."""
+) -> tuple[Any, Any, Any]:
+    """Image, number of the source and validity, lazily: one task a block makes all."""
     import dask.array as da
 
     sizes = da.core.normalize_chunks(

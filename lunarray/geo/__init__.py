@@ -1,4 +1,8 @@
-"""The ground: bodies and their reference systems, grids, rasters, vectors, regions."""
+"""The ground: bodies and their reference systems, grids, rasters, vectors, regions.
+
+Names that are imported and not in ``__all__`` are what other rooms build on.
+"""
+# ruff: noqa: F401
 
 from __future__ import annotations
 
@@ -71,53 +75,36 @@ __all__ = [
     "Body",
     "Box",
     "Circle",
-    "Method",
     "Polygon",
-    "RasterInfo",
-    "affine_of_coords",
     "as_regions",
     "assign_crs",
     "assign_grid",
     "body_of",
-    "coverage",
     "covering_box",
     "crs_code",
-    "crs_name",
     "crs_of",
-    "densify",
     "footprint_area",
     "footprint_polygons",
-    "from_lonlat",
     "geobox_of",
     "great_circle_distance",
     "grid_coords",
     "grid_dims",
-    "grid_token",
     "lonlat",
-    "lonlat_of",
     "lunar_grid",
     "moon_crs",
     "open_raster",
-    "period_of",
     "pixel_area",
     "pixel_of",
-    "pixel_size",
     "polar_grid",
     "project",
-    "radius_of",
-    "raster_info",
     "read_vectors",
     "region_grid",
     "region_mask",
-    "region_name",
     "region_shape",
     "region_statistics",
-    "region_window",
     "reproject",
     "require_body",
     "spatial_dims",
-    "to_lonlat",
     "transform_geometry",
-    "unit_vectors",
     "wrap_longitude",
 ]

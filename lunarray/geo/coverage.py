@@ -21,19 +21,9 @@ SUBPIXELS = 8
 
 
 def region_window(region: Region, geobox: GeoBox) -> tuple[slice, slice]:
-    """Rows and columns of a grid outside of which a region has no pixel; empty slices where it is not on the grid.
+    """Rows and columns of a grid outside of which a region has no pixel, with a pixel to spare; never too small.
 
-    Parameters
-    ----------
-    region : Circle, Box or Polygon
-        Which.
-    geobox : odc.geo.geobox.GeoBox
-        The grid.
-
-    Returns
-    -------
-    rows, columns : slice
-        Around the region, with a pixel to spare; never too small.
+    Empty slices where it is not on the grid.
     """
     rows, columns = geobox.shape
     # Outline and inside: circles around the middle, to the edge.
@@ -73,21 +63,9 @@ def region_window(region: Region, geobox: GeoBox) -> tuple[slice, slice]:
 def coverage(
     region: Region, geobox: GeoBox, rows: tuple[int, int], columns: tuple[int, int]
 ) -> np.ndarray:
-    """Share of each pixel that lies in a region.
+    """Share of each pixel of a part of a grid, rows and columns [first, last), that lies in a region; float32.
 
-    Parameters
-    ----------
-    region : Circle, Box or Polygon
-        Which.
-    geobox : odc.geo.geobox.GeoBox
-        The grid.
-    rows, columns : tuple of 2 int
-        The part of the grid, [first, last).
-
-    Returns
-    -------
-    ndarray, shape (rows, columns), float32
-        0 to 1; 1 or 0 where no border is near, else the share, by area, of 8 × 8 sub-pixels whose centre is inside.
+    0 to 1; 1 or 0 where no border is near, else the share, by area, of 8 × 8 sub-pixels whose centre is inside.
     """
     # One pixel more on each side, so that borders between parts are found in both.
     wide = (rows[0] - 1, rows[1] + 1), (columns[0] - 1, columns[1] + 1)

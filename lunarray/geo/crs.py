@@ -224,18 +224,7 @@ def crs_code(crs: Any) -> str | None:
 
 
 def crs_name(crs: Any) -> str:
-    """Short name of a lunar CRS.
-
-    Parameters
-    ----------
-    crs : str, int or CRS object
-        What `moon_crs` takes, of any body.
-
-    Returns
-    -------
-    str
-        As :func:`moon_crs` takes it; empty where it has none.
-    """
+    """Short name of a lunar CRS, as :func:`moon_crs` takes it; empty where it has none."""
     code = crs_code(crs)
     return next((name for name, known in NAMED_CRS.items() if known == code), "")
 
@@ -297,18 +286,7 @@ def as_crs(crs: Any) -> pyproj.CRS:
 
 
 def radius_of(crs: Any) -> float:
-    """Radius of the sphere of a CRS.
-
-    Parameters
-    ----------
-    crs : str, int or CRS object
-        What `moon_crs` takes, of any body.
-
-    Returns
-    -------
-    float
-        m; of an ellipsoid the longer one.
-    """
+    """Radius (m) of the sphere of a CRS; of an ellipsoid the longer one."""
     ellipsoid = as_crs(crs).ellipsoid
     if ellipsoid is None:
         raise GridError(
@@ -332,19 +310,9 @@ def _transformer(wkt: str, forward: bool) -> pyproj.Transformer:
 
 
 def to_lonlat(crs: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Longitudes and latitudes of coordinates in a CRS, on the sphere that it is defined on.
+    """Longitudes and latitudes (degrees, float64) of coordinates in a CRS; infinite where they are of no place.
 
-    Parameters
-    ----------
-    crs : str, int or CRS object
-        What `moon_crs` takes, of any body.
-    x, y : array_like
-        In the units of the CRS.
-
-    Returns
-    -------
-    lon, lat : ndarray, float64
-        Degrees; infinite where the coordinates are of no place.
+    On the sphere that the CRS is defined on.
     """
     crs = as_crs(crs)
     if crs.is_geographic:
@@ -354,20 +322,7 @@ def to_lonlat(crs: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def from_lonlat(crs: Any, lon: Any, lat: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates in a CRS of longitudes and latitudes.
-
-    Parameters
-    ----------
-    crs : str, int or CRS object
-        What `moon_crs` takes, of any body.
-    lon, lat : array_like
-        Degrees.
-
-    Returns
-    -------
-    x, y : ndarray, float64
-        In the units of the CRS; infinite where it has no image.
-    """
+    """Coordinates (float64) in a CRS of longitudes and latitudes in degrees; infinite where it has no image."""
     crs = as_crs(crs)
     if crs.is_geographic:
         return np.asarray(lon, np.float64), np.asarray(lat, np.float64)
@@ -376,18 +331,7 @@ def from_lonlat(crs: Any, lon: Any, lat: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def period_of(crs: Any) -> float | None:
-    """Length of one turn of longitude along x.
-
-    Parameters
-    ----------
-    crs : str, int or CRS object
-        What `moon_crs` takes, of any body.
-
-    Returns
-    -------
-    float or None
-        Degrees, or metres in cylindrical projections; None where x does not repeat.
-    """
+    """Length of one turn of longitude along x: degrees, or metres in cylindrical projections; else None."""
     crs = as_crs(crs)
     if crs.is_geographic:
         return 360.0

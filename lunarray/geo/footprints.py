@@ -22,33 +22,13 @@ _STEP = np.deg2rad(0.5)
 
 
 def unit_vectors(lon: Any, lat: Any) -> np.ndarray:
-    """Directions of points on the sphere.
-
-    Parameters
-    ----------
-    lon, lat : array_like
-        Degrees.
-
-    Returns
-    -------
-    ndarray, (..., 3)
-    """
+    """Directions (..., 3) of points on the sphere, given in degrees."""
     lam, phi = np.deg2rad(np.asarray(lon, "f8")), np.deg2rad(np.asarray(lat, "f8"))
     return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=-1)
 
 
 def lonlat_of(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Longitude and latitude (degrees) of directions, of any length.
-
-    Parameters
-    ----------
-    vectors : ndarray, (..., 3)
-
-    Returns
-    -------
-    lon, lat : ndarray
-        Longitudes in [-180, 180).
-    """
+    """Longitude, in [-180, 180), and latitude (degrees) of directions (..., 3) of any length."""
     x, y, z = np.moveaxis(vectors, -1, 0)
     return wrap_longitude(np.rad2deg(np.arctan2(y, x))), np.rad2deg(np.arctan2(z, np.hypot(x, y)))
 
@@ -82,18 +62,7 @@ def footprint_area(lon: Any, lat: Any) -> np.ndarray:
 
 
 def densify(points: np.ndarray) -> np.ndarray:
-    """Points along the great circles of a closed ring, so close that straight lines in degrees follow them.
-
-    Parameters
-    ----------
-    points : ndarray, (corner, 3)
-        Directions, in order.
-
-    Returns
-    -------
-    ndarray, (point, 3)
-        Directions, with those of the corners among them.
-    """
+    """Points (n, 3) along the great circles of a closed ring (corner, 3): straight lines in degrees follow them."""
     nodes = []
     for a, b in zip(points, np.roll(points, -1, axis=0), strict=True):
         angle = np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)

@@ -306,24 +306,10 @@ def geobox_of(obj: xr.Dataset | xr.DataArray, body: Bodies = MOON) -> GeoBox:
 
 
 def affine_of_coords(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> Affine:
-    """Transform from pixel corners to coordinates, from coordinates at the pixel centres.
+    """Transform from pixel corners to coordinates, from coordinates at the pixel centres along two dimensions.
 
-    Parameters
-    ----------
-    obj : xarray.Dataset or xarray.DataArray
-        With a coordinate for each of `dims`; a ``GeoTransform`` in ``spatial_ref`` is used where it agrees with them.
-    dims : tuple of str
-        The dimensions of rows and of columns.
-
-    Returns
-    -------
-    affine.Affine
-        The transform.
-
-    Raises
-    ------
-    GridError
-        If coordinates are missing or irregular.
+    A ``GeoTransform`` in ``spatial_ref`` is used where it agrees with them. GridError if coordinates are missing or
+    irregular.
     """
     from affine import Affine
 

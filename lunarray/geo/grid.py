@@ -244,17 +244,7 @@ class Closure(NamedTuple):
 
 
 def closure_of(geobox: GeoBox) -> Closure:
-    """How a grid closes on itself: around the body, and over its poles.
-
-    Parameters
-    ----------
-    geobox : odc.geo.geobox.GeoBox
-        Of the Moon or of Mercury.
-
-    Returns
-    -------
-    Closure
-    """
+    """How a grid closes on itself: around the body, and over its poles."""
     crs, affine = require_body(geobox.crs, BODIES), geobox.transform
     (height, width), period = geobox.shape, period_of(crs)
     if period is None:
@@ -363,34 +353,14 @@ def covering_box(
 
 
 def pixel_size(geobox: GeoBox) -> float:
-    """Side of a pixel (m) by the map's own scale: of the square root of its nominal area.
-
-    Parameters
-    ----------
-    geobox : odc.geo.geobox.GeoBox
-        Of the Moon or of Mercury.
-
-    Returns
-    -------
-    float
-    """
+    """Side of a pixel (m) by the map's own scale: of the square root of its nominal area."""
     side = math.sqrt(abs(geobox.transform.a * geobox.transform.e))
     crs = as_crs(geobox.crs)
     return side * math.radians(1.0) * radius_of(crs) if crs.is_geographic else side
 
 
 def grid_token(geobox: GeoBox) -> Any:
-    """Token of a grid, the same for equal grids.
-
-    Parameters
-    ----------
-    geobox : GeoBox
-
-    Returns
-    -------
-    object
-        For ``__dask_tokenize__``.
-    """
+    """Token of a grid for ``__dask_tokenize__``, the same for equal grids."""
     from dask.base import normalize_token
 
     return normalize_token((tuple(geobox.shape), tuple(geobox.transform), str(geobox.crs)))

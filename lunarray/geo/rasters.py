@@ -93,18 +93,7 @@ class RasterInfo:
     stamp: tuple[Any, ...]
 
     def select(self, bands: int | Sequence[int] | None = None) -> tuple[int, ...]:
-        """Bands counted from 0.
-
-        Parameters
-        ----------
-        bands : int or sequence of int, optional
-            Counted from 1; by default all.
-
-        Raises
-        ------
-        InputError
-            If there is none of such a number, or one is named twice.
-        """
+        """Bands counted from 0, of those counted from 1 (by default all). InputError for one not there, or twice."""
         if bands is None:
             return tuple(range(self.count))
         single = isinstance(bands, (int, np.integer))
@@ -120,17 +109,10 @@ class RasterInfo:
         return tuple(b - 1 for b in numbers)
 
     def valid_range(self, band: int, special: str | bool = "auto", *given: float) -> Any:
-        """Range of stored numbers outside of which are ISIS' special pixels, or None.
+        """Range of stored numbers of a band (from 0) outside of which are special pixels of ISIS, or None.
 
-        Parameters
-        ----------
-        band : int
-            Counted from 0.
-        special : "auto", True or False
-            "auto": in cubes of ISIS, in files whose nodata value is ISIS' NULL, and of floating-point numbers, which
-            are never as large as ISIS' special ones.
-        *given : float
-            More values that mean no data.
+        "auto": in cubes of ISIS, in files whose nodata value is its NULL, and of floating-point numbers, which are
+        never as large as its special ones. `given` are more values that mean no data.
         """
         dtype = self.dtypes[band]
         if special == "auto":
@@ -143,26 +125,7 @@ class RasterInfo:
 
 
 def raster_info(path: str | os.PathLike[str]) -> RasterInfo:
-    """Read what a raster file says of itself, and no pixel.
-
-    Parameters
-    ----------
-    path : path
-        A file, or for reading a URL or a ``/vsi…`` name of GDAL's.
-
-    Returns
-    -------
-    RasterInfo
-
-    Raises
-    ------
-    InputError
-        If there is no such file, or it has no bands of its own.
-    ProductFormatError
-        If it is no raster of a kind that is read.
-    GridError
-        If its grid is rotated.
-    """
+    """Read what a raster file, URL or ``/vsi…`` name says of itself, and no pixel; errors as of :func:`open_raster`."""
     name = _local(path)
     stamp: tuple[Any, ...] = ()
     if not _is_remote(name):

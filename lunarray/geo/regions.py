@@ -348,19 +348,7 @@ def _from_frame(frame: Any, where: str) -> list[Region]:
 
 
 def region_name(region: Region, number: int) -> str:
-    """Name of a region.
-
-    Parameters
-    ----------
-    region : Circle, Box or Polygon
-        Which.
-    number : int
-        Its number, counted from 0, for one without a name.
-
-    Returns
-    -------
-    str
-    """
+    """Name of a region; of one without, its number counted from 1."""
     return region.name or f"region {number + 1}"
 
 

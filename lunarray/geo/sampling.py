@@ -181,17 +181,9 @@ class Sampler:
     def windows(
         self, rows: Sequence[int], columns: Sequence[int]
     ) -> Iterator[tuple[tuple[int, int], Window]]:
-        """Part of the source that each block of the target may need; never too little.
+        """Number of each block of the target that needs any, and the part of the source that it may need; never less.
 
-        Parameters
-        ----------
-        rows, columns : sequence of int
-            Where the blocks begin, and where the last ends.
-
-        Yields
-        ------
-        (int, int), Window
-            Number of a block, and its part; blocks that need none are left out.
+        `rows` and `columns` are where the blocks begin, and where the last ends.
         """
         (low_r, high_r), (low_c, high_c) = self._reach()
         i = [k for k in range(len(rows) - 1) if rows[k] <= high_r and rows[k + 1] >= low_r]
@@ -234,10 +226,10 @@ class Sampler:
             shift = left // width * width
             return Window(top, bottom, left - shift, right - shift)
         # A source of less than a turn may hold the end of the window, or its beginning a turn on.
-        shift = whole.turn * (left // whole.turn) if whole.turn else 0.0
+        first = whole.turn * (left // whole.turn) if whole.turn else 0.0
         ends = [
             (max(math.floor(left - back), 0), min(math.ceil(right - back), width))
-            for back in ((shift, shift + whole.turn) if whole.turn else (0.0,))
+            for back in ((first, first + whole.turn) if whole.turn else (0.0,))
         ]
         ends = [(a, b) for a, b in ends if a < b]
         if not ends:
@@ -314,21 +306,10 @@ class Sampler:
         rows: tuple[int, int],
         columns: tuple[int, int],
     ) -> np.ndarray:
-        """Some of the target.
+        """Some of the target, rows and columns [first, last), from a part (..., rows, columns) of the source.
 
-        Parameters
-        ----------
-        data : ndarray (..., rows, columns)
-            A part of the source; whole numbers by the nearest pixel only.
-        window : Window, optional
-            Where it lies; by default it is all of the source.
-        rows, columns : tuple of 2 int
-            Of the target, [first, last).
-
-        Returns
-        -------
-        ndarray
-            Of the type of `data`; where there is none NaN, of whole numbers what :func:`fill_of` gives.
+        `window` is where that lies; by default it is all. Of the type of `data` (whole numbers by the nearest pixel
+        only), with :func:`fill_of` where there is none.
         """
         shape = (rows[1] - rows[0], columns[1] - columns[0])
         fill = fill_of(data.dtype)
@@ -403,7 +384,7 @@ def _mesh(low: Any, high: Any, step: int) -> np.ndarray:
     return np.stack(np.meshgrid(r, c, indexing="ij"), -1).reshape(-1, 2)
 
 
-def _lattice(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _lattice(shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of places spread over a grid, its edges among them."""
     row, column = np.meshgrid(*(np.linspace(0, size, 17) for size in shape), indexing="ij")
     return row, column
