@@ -182,7 +182,7 @@ def test_parameters_that_make_no_sense(scene, method):
 def test_faults(scene):
     with pytest.raises(InputError, match="dimensions"):
         classical_fractures(scene["image"].rename(y="lat"))
-    with pytest.raises(InputError, match="no filter"):
+    with pytest.raises(InputError, match="kind: "):
         tune_classical("sobel", [scene["image"].values], [scene["mask"].values])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no labelled fracture"):
         tune_classical("canny", [scene["image"].values], [0 * scene["mask"].values])

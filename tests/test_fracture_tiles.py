@@ -198,7 +198,7 @@ def test_what_is_refused(pair):
     found = tiles(image, label, size=64)
     for options, words in (
         ({}, "1 images do not split by image.*area"),
-        ({"by": "crater"}, "by="),
+        ({"by": "crater"}, "by: "),
         ({"fraction": 1.5}, "fraction"),
     ):
         with pytest.raises(InputError, match=words):

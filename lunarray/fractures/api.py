@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import xarray as xr
 
 from lunarray.engine import ModelSpec
 from lunarray.engine.models import Device
-from lunarray.errors import GridError, InputError
+from lunarray.errors import GridError, InputError, require_choice, require_number
 from lunarray.fractures.classical import Frangi, Method, check_method, detect, wide_chunks
 from lunarray.fractures.detection import (
     TILE,
@@ -121,10 +120,7 @@ def map_fractures(
     """
     image = image_of(obj)
     spec = fracture_model(model, device=device)
-    if not 0 < threshold < 1:
-        raise InputError(
-            f"a threshold of {threshold}", where="threshold", remedy="Give a number between 0 and 1"
-        )
+    require_number("threshold", threshold, 0, 1, strictly=True)
     options = options_for(spec, tile, overlap, batch_size, threads)
     values = brightness(image, value_range, spec)
     probability = restricted(probability_of(values, spec, options), image, within)
@@ -273,8 +269,7 @@ def segmentation_metrics(
     InputError
         If `tile` is not positive.
     """
-    if tile < 1:
-        raise InputError(f"tiles of {tile} pixels", where="tile", remedy="Give 1 or more")
+    require_number("tile", tile, 1)
     labels = same_grid(labels, predicted, "labels", "predicted")
     a, b = (x.data if isinstance(x, xr.DataArray) else np.asarray(x) for x in (predicted, labels))
     counts = []
@@ -369,10 +364,11 @@ def vectorize(
     the seams of the mosaic are dropped.
     """
     mask, probability, source = _layers(mask, probability, source)
-    if connectivity not in (4, 8):
-        raise InputError(f"connectivity={connectivity!r}", remedy="give 4 or 8")
-    _check_sizes(min_area=min_area, seam_distance=seam_distance)
-    _check_sizes(1, seam_share=seam_share, within_share=within_share)
+    require_choice("connectivity", connectivity, (4, 8))
+    require_number("min_area", min_area, 0)
+    require_number("seam_distance", seam_distance, 0, whole=True)
+    require_number("seam_share", seam_share, 0, 1)
+    require_number("within_share", within_share, 0, 1)
     geobox = box_of(mask, "vectorising")
     near = None if source is None else near_seams(source.data, int(seam_distance))
     spans, sums = runs_of(mask.data, None if probability is None else probability.data, near)
@@ -388,13 +384,6 @@ def vectorize(
         with_probability=probability is not None,
         centrelines=centrelines,
     )
-
-
-def _check_sizes(most: float = math.inf, **values: float) -> None:
-    for name, value in values.items():
-        if not (np.isfinite(value) and 0 <= value <= most):
-            remedy = "give 0 or more" if most == math.inf else f"give a share, 0 to {most:g}"
-            raise InputError(f"{name}={value!r}", where=name, remedy=remedy)
 
 
 def _layers(mask: Any, probability: Any, source: Any) -> tuple[Any, Any, Any]:
@@ -495,12 +484,10 @@ def density(
     -----
     Pieces of line longer than an eighth of a cell are divided; each counts where its middle lies.
     """
-    if quantity not in ("length", "count"):
-        raise InputError(f"quantity={quantity!r}", where="quantity", remedy='give "length" or "count"')  # fmt: skip
-    if not cell > 0 or (radius is not None and not radius > 0):
-        raise InputError(
-            f"cell={cell!r}, radius={radius!r}", where="density", remedy="give more than 0"
-        )
+    require_choice("quantity", quantity, ("length", "count"))
+    require_number("cell", cell, 0, strictly=True)
+    if radius is not None:
+        require_number("radius", radius, 0, strictly=True)
     if fractures.crs is None:
         raise GridError(
             "fractures without a CRS", where="fractures", remedy="assign one, frame.set_crs(...)"

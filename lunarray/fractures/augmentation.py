@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_number
 
 #: Label of pixels without valid data.
 NO_DATA = 255
@@ -77,8 +77,7 @@ def augment(
     image, mask = np.asarray(image), np.asarray(mask)
     _check(image, mask, valid)
     for name, value in (("clahe", clahe), ("noise", noise), ("perspective", perspective)):
-        if not 0 <= value <= 1:
-            raise InputError(f"a probability of {value}", where=name, remedy="give 0 to 1")
+        require_number(name, value, 0, 1)
     for name, (low, high) in (("sigma", sigma), ("distortion", distortion)):
         if not 0 <= low <= high < np.inf:
             raise InputError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import ndimage
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_choice
 
 if TYPE_CHECKING:
     pass
@@ -263,6 +263,7 @@ def tune_classical(
     if not pairs or not any((mask == 1).any() for *_, mask in pairs):
         raise InputError("no labelled fracture", where="masks", remedy="give one at least")
     base: list[Method]
+    require_choice("kind", kind, ("frangi", "canny"))
     if kind == "frangi":
         base = [
             Frangi(sigmas=sigmas, polarity=polarity, gamma=gamma)  # type: ignore[arg-type]
@@ -271,11 +272,9 @@ def tune_classical(
             for gamma in (1.0, 3.0, 6.0)
         ]
         areas = [{"grow": g} for g in (0, 1, 2, 4)]
-    elif kind == "canny":
+    else:
         base = [Canny(sigma=sigma) for sigma in (1.0, 1.5, 2.0, 3.0)]
         areas = [{"close": c} for c in (1, 2, 3, 5, 8)]
-    else:
-        raise InputError(f"no filter {kind!r}", where="kind", remedy='use "frangi" or "canny"')
     best: tuple[float, Method] = (-1.0, base[0])
     tried = 0
     for one in base:

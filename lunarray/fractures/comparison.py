@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_number
 from lunarray.fractures.ground import Metric, box_of, metric_of
 from lunarray.fractures.layers import each_block, same_grid
 from lunarray.fractures.statistics import area_of
@@ -142,8 +142,7 @@ def compare(a: Any, b: Any, *, tolerance: float = 10.0) -> Comparison:
     Le Corre et al. (2025), JGR Planets 130, e2025JE009145, equations 1 to 4, by area. Correctness and completeness of
     lines: Wiedemann et al. (1998), Empirical evaluation of automatically extracted road axes.
     """
-    if not (np.isfinite(tolerance) and tolerance >= 0):
-        raise InputError(f"tolerance={tolerance!r}", where="tolerance", remedy="give m, 0 or more")
+    require_number("tolerance", tolerance, 0)
     masks = [isinstance(obj, (xr.DataArray, xr.Dataset)) for obj in (a, b)]
     if all(masks):
         return _of_masks(a, b, tolerance)

@@ -18,7 +18,7 @@ from dask.base import tokenize
 from lunarray.engine import ModelSpec, in_batches, placed, resolve_device
 from lunarray.engine.graph import Block, assemble
 from lunarray.engine.models import Device
-from lunarray.errors import InputError, MissingDependencyError, ModelError
+from lunarray.errors import InputError, MissingDependencyError, ModelError, require_number
 from lunarray.fractures.lattice import ALIGN, Axis, check_lattice
 from lunarray.fractures.layers import same_grid
 from lunarray.fractures.metrics import NO_DATA
@@ -186,8 +186,8 @@ def options_for(
         overlap = _overlap(spec, tile)
     check_lattice(tile, overlap)
     for name, value in (("batch_size", batch_size), ("threads", threads)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} of {value}", where=name, remedy="Give 1 or more")
+        if value is not None:
+            require_number(name, value, 1)
     return Options(tile, overlap, _group(spec), batch_size, threads)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lunarray.errors import InputError, ModelError
+from lunarray.errors import ModelError, require_choice, require_number
 from lunarray.fractures.normalise import Normalisation
 
 Backbone = Literal["resnet50", "resnet101"]
@@ -76,12 +76,7 @@ def deeplabv3(backbone: Backbone = "resnet50") -> DeepLab:
         "resnet50": segmentation.deeplabv3_resnet50,
         "resnet101": segmentation.deeplabv3_resnet101,
     }
-    if backbone not in builders:
-        raise InputError(
-            f"unknown backbone {backbone!r}",
-            where="backbone",
-            remedy=f"Choose from {', '.join(builders)}",
-        )
+    require_choice("backbone", backbone, builders)
     made = builders[backbone](weights=None, weights_backbone=None, num_classes=1, aux_loss=False)
     return DeepLab(made.backbone, made.classifier)
 
@@ -200,8 +195,7 @@ def light(width: int = 24, channels: int = 1) -> Light:
     InputError
         If `width` is less than 1.
     """
-    if width < 1:
-        raise InputError(f"a width of {width}", where="width", remedy="Give 1 or more")
+    require_number("width", width, 1)
     return Light(width, channels)
 
 

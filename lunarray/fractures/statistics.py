@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import GridError, InputError
+from lunarray.errors import GridError, InputError, require_number
 from lunarray.fractures.ground import Metric, metric_of
 from lunarray.geo import BODIES, radius_of, require_body, to_lonlat
 from lunarray.store.provenance import stamp
@@ -146,8 +146,7 @@ def network(fractures: geopandas.GeoDataFrame, area: float | None = None) -> dic
         "intersections_per_km": crossings / (length * 1e-3) if length else math.nan,
     }
     if area is not None:
-        if not area > 0:
-            raise InputError(f"area={area!r}", where="area", remedy="give m², more than 0")
+        require_number("area", area, 0, strictly=True)
         out |= {
             "count_density": lengths.size / (area * 1e-6),
             "length_density": length * 1e-3 / (area * 1e-6),
@@ -183,8 +182,7 @@ def orientation_rose(fractures: geopandas.GeoDataFrame, bins: int = 18) -> xr.Da
     ----------
     Mardia and Jupp (2000), Directional Statistics, section 9.1: axial data.
     """
-    if not (isinstance(bins, (int, np.integer)) and bins >= 2):
-        raise InputError(f"bins={bins!r}", where="bins", remedy="give 2 or more")
+    require_number("bins", bins, 2, whole=True)
     pieces = segments(fractures)
     edges = np.linspace(0.0, 180.0, int(bins) + 1)
     length, _ = np.histogram(pieces["azimuth"], edges, weights=pieces["length"])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import GridError, InputError
+from lunarray.errors import GridError, InputError, require_choice, require_number
 from lunarray.fractures.ground import box_of
 from lunarray.fractures.layers import each_block, same_grid
 from lunarray.geo import BODIES, crs_of, from_lonlat, require_body, spatial_dims, to_lonlat
@@ -197,12 +197,11 @@ def tiles(
     Le Corre et al. (2025), JGR Planets 130, e2025JE009145, section 3.1.
     """
     pictures, layers = _pairs(images, labels)
-    if not (isinstance(size, (int, np.integer)) and size >= 1):
-        raise InputError(f"size={size!r}", where="size", remedy="give pixels")
+    require_number("size", size, 1, whole=True)
     for name, value in (("overlap", overlap), ("min_valid", min_valid)):
         if not 0 <= value < 1:
             raise InputError(
-                f"{name}={value!r}", where=name, remedy="give a share, 0 or more and less than 1"
+                f"{value!r}", where=name, remedy="give a share, 0 or more and less than 1"
             )
     step = max(1, round(size * (1 - overlap)))
     windows, has, share = [], [], []
@@ -349,12 +348,8 @@ def split(
     Le Corre et al. (2025), JGR Planets 130, e2025JE009145, section 3.1 (4:1, by tile), and section 4.1 on images that
     overlap between training and validation.
     """
-    if by not in ("image", "area", "tile"):
-        raise InputError(f"by={by!r}", where="by", remedy='give "image", "area" or "tile"')
-    if not 0 < fraction < 1:
-        raise InputError(
-            f"fraction={fraction!r}", where="fraction", remedy="give a share between 0 and 1"
-        )
+    require_choice("by", by, ("image", "area", "tile"))
+    require_number("fraction", fraction, 0, 1, strictly=True)
     rng = np.random.default_rng(seed)
     count = len(tile_set)
     if by == "tile":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_number
 from lunarray.simulate import terrain
 from lunarray.simulate.nac_ground import (
     CLASS_NAMES,
@@ -151,9 +151,9 @@ class NacSettings:
             ("fractures", 1e3), ("melt", 1.0), ("pits", 1e3), ("craters", 1e5), ("boulders", 1e5),
             ("ridges", 1e3), ("roughness", 100.0), ("noise", 1e3), ("psf", 10.0),
         ):  # fmt: skip
-            _check_number(name, getattr(self, name), 0.0, high)
+            require_number(name, getattr(self, name), 0.0, high)
         if self.strip_width is not None:
-            _check_number("strip_width", self.strip_width, 16.0, math.inf)
+            require_number("strip_width", self.strip_width, 16.0)
         _shares(self.widths, CLASS_NAMES, "widths")
         _shares(self.patterns, tuple(PATTERNS), "patterns")
 
@@ -219,11 +219,11 @@ def nac_scene(
 
     settings = NacSettings() if settings is None else settings
     rows, columns = _check_shape(shape)
-    _check_number("resolution", resolution, 1e-6, math.inf)
-    _check_number("incidence", incidence, 0.0, 89.0)
-    _check_number("azimuth", azimuth, -360.0, 720.0)
+    require_number("resolution", resolution, 1e-6)
+    require_number("incidence", incidence, 0.0, 89.0)
+    require_number("azimuth", azimuth, -360.0, 720.0)
     if chunks is not None:
-        _check_number("chunks", chunks, 1, math.inf)
+        require_number("chunks", chunks, 1)
     geobox = _grid(rows, columns, float(resolution), crs, origin)
     drawn, lines = _drawn(settings, rows, columns, int(seed), float(incidence), float(azimuth))
     dataset = _dataset(layers_of(drawn, rows, columns, chunks), geobox)
@@ -386,13 +386,6 @@ def _check_shape(shape: Any) -> tuple[int, int]:
             remedy="give (rows, columns), each 1 or more",
         )
     return rows, columns
-
-
-def _check_number(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise InputError(
-            f"{value!r} is out of range", where=name, remedy=f"give {low:g} to {high:g}"
-        )
 
 
 def _shares(given: Mapping[str, float], names: tuple[str, ...], where: str) -> np.ndarray:
