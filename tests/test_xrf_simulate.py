@@ -165,7 +165,7 @@ class TestFitElements:
     @pytest.mark.parametrize("total", [1e4, 1e6])
     def test_pulls(self, total, solar, response) -> None:
         """Without bias and with honest errors; elements that the band hardly sees are kept at their values."""
-        n = 600
+        n = 400
         one = class_counts(HIGHLAND, class_orbit(frames=1), solar, response, noise=False)
         scale = total / float(one["counts"].sum())
         rng = np.random.default_rng(17)

@@ -221,19 +221,19 @@ def join_detectors(
         )
     require_choice("method", method, ("ratio", "difference", None))
     require_choice("anchor", anchor, ("VIS", "NIR1"))
-    found = _joined_channels(spectra, window, method, nir2)
-    static = (*found[0], *found[1], method == "difference", anchor == "NIR1", 2)
-    channels = np.concatenate(found[0])
+    parts: tuple[Any, Any] = _joined_channels(spectra, window, method, nir2)
+    static = (*parts[0], *parts[1], method == "difference", anchor == "NIR1", 2)
+    channels = np.concatenate(parts[0])
     data = map_spectra(spectra, "join_kernel", static, channels.size, part=0)
     note = (
         f"join_detectors(method={method}, anchor={anchor}, window={window[0]:g}-{window[1]:g} nm)"
     )
     result = rebuild(ds, spectra, data, channels, note)
     if keep_step and not hasattr(ds, "to_dataset"):
-        step_found = map_spectra(spectra, "join_kernel", static, channels.size, part=1)
+        ratio = map_spectra(spectra, "join_kernel", static, channels.size, part=1)
         dims = [d for d in spectra.dims if d != "wavelength"]
         attrs = {"units": "1", "long_name": f"{method} NIR1 to VIS in their overlap"}
-        result = result.assign(join_step=(dims, step_found, attrs))
+        result = result.assign(join_step=(dims, ratio, attrs))
     return result
 
 

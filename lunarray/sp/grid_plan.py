@@ -43,6 +43,10 @@ class GridPlan(NamedTuple):
     outside: int
     token: str
 
+    def shape_of(self, index: tuple[int, ...]) -> tuple[int, int]:
+        """Shape of the output block at the end of an index."""
+        return self.chunks[0][index[-2]], self.chunks[1][index[-1]]
+
 
 def observation_chunks(arrays: Mapping[str, xr.DataArray]) -> tuple[int, ...]:
     """Chunks along observation that suit every variable: the union of their boundaries."""

@@ -170,9 +170,6 @@ def grid_lazily(
     token = tokenize(plan.token, spread, [data.name for data in inputs])
     row_bytes = sum(math.prod(data.shape[1:]) * data.dtype.itemsize for data in inputs)
 
-    def shape_of(index: tuple[int, ...]) -> tuple[int, int]:
-        return plan.chunks[0][index[-2]], plan.chunks[1][index[-1]]
-
     def block_of(index: tuple[int, ...]) -> BlockPlan | None:
         return plan.blocks.get((index[-2], index[-1]))
 
@@ -196,7 +193,7 @@ def grid_lazily(
     def count_of(index: tuple[int, ...]) -> Any:
         block = block_of(index)
         if block is None:
-            return Call(_constant, [0, shape_of(index), np.dtype(np.int32)])
+            return Call(_constant, [0, plan.shape_of(index), np.dtype(np.int32)])
         return [Block(sums, index), block.cells, block.shape]
 
     def stat_array(number: int, stat: str) -> da.Array:
@@ -205,7 +202,7 @@ def grid_lazily(
         def needs(index: tuple[int, ...]) -> Any:
             block = block_of(index)
             if block is None:
-                return Call(_constant, [np.nan, (*extra, *shape_of(index)), dtype])
+                return Call(_constant, [np.nan, (*extra, *plan.shape_of(index)), dtype])
             own = Block(sums, index[-2:])
             return [own, number, stat, block.cells, extra, block.shape, dtype]
 
@@ -223,47 +220,49 @@ def grid_lazily(
         _finish_count, plan.chunks, needs=count_of, dtype=np.int32, name="grid-count", token=token
     )
 
-    def filled_array(fill: Fill, mean: da.Array | None) -> da.Array:
-        extra = () if mean is None else mean.shape[:-2]
-        zero = tuple(0 for _ in extra)
-        dtype: Any = np.dtype(bool) if mean is None else mean.dtype
-        edges = [np.concatenate([[0], np.cumsum(sizes)]).tolist() for sizes in plan.chunks]
-
-        def needs(index: tuple[int, ...]) -> Any:
-            own = (index[-2], index[-1])
-            # Blocks without observations fill nothing: neighbours among them are left out.
-            window = [
-                (at, place) for at, place in fill_window(fill, plan, own) if at in plan.blocks
-            ]
-            if not window:
-                empty = False if mean is None else np.nan
-                return Call(_constant, [empty, (*extra, *shape_of(index)), dtype])
-            spans = [(edges[axis][own[axis]], edges[axis][own[axis] + 1]) for axis in (0, 1)]
-            counts = [Block(count, at) for at, _ in window]
-            means = None if mean is None else [Block(mean, (*zero, *at)) for at, _ in window]
-            return [fill, *spans, [place for _, place in window], counts, means]
-
-        chunks = (*((size,) for size in extra), *plan.chunks)
-        name = None if mean is None else mean.name
-        return assemble(
-            fill_block,
-            chunks,
-            needs=needs,
-            dtype=dtype,
-            name="grid-fill",
-            token=(token, fill, name),
-        )
-
     out: dict[str, Any] = {"count": count} if "count" in stats else {}
     for number, name in enumerate(arrays):
         if "mean" in stats:
             mean = stat_array(number, "mean")
-            out[name] = mean if fill is None else filled_array(fill, mean)
+            out[name] = mean if fill is None else _fill_lazily(plan, fill, count, mean, token)
         if spread:
             out[f"{name}_std"] = stat_array(number, "std")
     if fill is not None:
-        out["filled"] = filled_array(fill, None)
+        out["filled"] = _fill_lazily(plan, fill, count, None, token)
     return out
+
+
+def _fill_lazily(plan: GridPlan, fill: Fill, count: Any, mean: Any, token: str) -> Any:
+    """The means with their gaps filled; without these, which cells were filled."""
+    from lunarray.engine.graph import Block, Call, assemble
+
+    extra = () if mean is None else mean.shape[:-2]
+    zero = tuple(0 for _ in extra)
+    dtype: Any = np.dtype(bool) if mean is None else mean.dtype
+    edges = [np.concatenate([[0], np.cumsum(sizes)]).tolist() for sizes in plan.chunks]
+
+    def needs(index: tuple[int, ...]) -> Any:
+        own = (index[-2], index[-1])
+        # Blocks without observations fill nothing: neighbours among them are left out.
+        window = [(at, place) for at, place in fill_window(fill, plan, own) if at in plan.blocks]
+        if not window:
+            empty = False if mean is None else np.nan
+            return Call(_constant, [empty, (*extra, *plan.shape_of(own)), dtype])
+        spans = [(edges[axis][own[axis]], edges[axis][own[axis] + 1]) for axis in (0, 1)]
+        counts = [Block(count, at) for at, _ in window]
+        means = None if mean is None else [Block(mean, (*zero, *at)) for at, _ in window]
+        return [fill, *spans, [place for _, place in window], counts, means]
+
+    chunks = (*((size,) for size in extra), *plan.chunks)
+    name = None if mean is None else mean.name
+    return assemble(
+        fill_block,
+        chunks,
+        needs=needs,
+        dtype=dtype,
+        name="grid-fill",
+        token=(token, fill, name),
+    )
 
 
 def _links(pieces: list[Piece], observations: tuple[int, ...], row_bytes: int) -> list[list[Piece]]:

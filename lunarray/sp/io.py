@@ -218,18 +218,8 @@ def open_sp(
         comment="incidence, emission, phase (degrees) to which the product's photometric correction refers",
     )
     coords = _coordinates(products)
-    attrs: dict[str, Any] = {
-        "mission": "SELENE (KAGUYA)",
-        "instrument": "Spectral Profiler (SP)",
-        "processing_level": "L2C",
-        "product_version": ", ".join(sorted({p.version for p in products})),
-    }
-    if len(products) == 1:
-        attrs["product_id"] = first.product_id
-    if skipped:
-        attrs["skipped_files"] = skipped
     return stamp(
-        xr.Dataset(variables, coords, attrs),
+        xr.Dataset(variables, coords, _attributes(products, skipped)),
         f"open_sp, {len(products)} products, {reflectance}",
         source=_source(products),
     )
@@ -254,6 +244,20 @@ def _coordinates(products: list[Product]) -> dict[str, Any]:
         values = np.concatenate([p.ancillary[name] for p in products])
         coords[name] = ("observation", values, described)
     return coords
+
+
+def _attributes(products: list[Product], skipped: Any) -> dict[str, Any]:
+    attrs: dict[str, Any] = {
+        "mission": "SELENE (KAGUYA)",
+        "instrument": "Spectral Profiler (SP)",
+        "processing_level": "L2C",
+        "product_version": ", ".join(sorted({p.version for p in products})),
+    }
+    if len(products) == 1:
+        attrs["product_id"] = products[0].product_id
+    if skipped:
+        attrs["skipped_files"] = skipped
+    return attrs
 
 
 def _source(products: list[Product]) -> str:

@@ -115,31 +115,33 @@ def fit_elements(
         ds, solar, response, background, band=band, settings=settings, conventions=conventions, tables=tables,
         mare_fraction=mare_fraction, min_significance=min_significance, engine=engine,
     )  # fmt: skip
-    counts = ds["counts"].transpose("time", "channel")
-    columns = _columns(ds, solar, mare_fraction)
-    width = packed_width(spec)
-    lazy = is_lazy(counts) or any(hasattr(c, "dask") for c in columns)
-    if lazy:
-        import dask
-        import dask.array as da
-
-        data = da.asarray(counts.data)
-        data = data.rechunk((whole_batches(data.chunks[0]), -1))
-        sizes = data.chunks[0]
-        table = da.stack([da.asarray(c).astype("f8") for c in columns], axis=1).rechunk((sizes, -1))
-        packed = da.map_blocks(
-            fit_block,
-            data,
-            table,
-            spec=dask.delayed(spec, pure=True),
-            chunks=(sizes, (width,)),
-            dtype="f8",
-            meta=np.empty((0, 0)),
-        )
-    else:
-        table = np.stack([np.asarray(c, "f8") for c in columns], axis=1)
-        packed = fit_block(counts.values, table, spec=spec)
+    packed = _packed_fits(ds, _columns(ds, solar, mare_fraction), spec)
     return _result(ds, packed, spec, background, band)
+
+
+def _packed_fits(ds: xr.Dataset, columns: list[Any], spec: FitSpec) -> Any:
+    """Rows of results, (window, column), in memory or lazily."""
+    counts = ds["counts"].transpose("time", "channel")
+    width = packed_width(spec)
+    if not (is_lazy(counts) or any(hasattr(c, "dask") for c in columns)):
+        table = np.stack([np.asarray(c, "f8") for c in columns], axis=1)
+        return fit_block(counts.values, table, spec=spec)
+    import dask
+    import dask.array as da
+
+    data = da.asarray(counts.data)
+    data = data.rechunk((whole_batches(data.chunks[0]), -1))
+    sizes = data.chunks[0]
+    table = da.stack([da.asarray(c).astype("f8") for c in columns], axis=1).rechunk((sizes, -1))
+    return da.map_blocks(
+        fit_block,
+        data,
+        table,
+        spec=dask.delayed(spec, pure=True),
+        chunks=(sizes, (width,)),
+        dtype="f8",
+        meta=np.empty((0, 0)),
+    )
 
 
 # ---------- preparation

@@ -140,18 +140,7 @@ def fit_line_fluxes(
         tables.line_energy, 2 if sigma > 0 else 0, sigma, part.energy_lo, part.energy_hi, part.area, part.row,
         part.channel, part.value, part.channels,
     )  # fmt: skip
-    rows = []
-    for name in lines:
-        i = tables.line_names.index(name)
-        row = templates[i].copy()
-        beta = name[:-2] + "Kb"
-        if with_kb and name.endswith("Ka") and beta in tables.line_names:
-            j = tables.line_names.index(beta)
-            ratio = tables.line_rate[j] / tables.line_rate[i]
-            if isinstance(with_kb, Mapping):
-                ratio = with_kb.get(name.split()[0], ratio)
-            row += templates[j] * ratio
-        rows.append(row)
+    rows = [_line_row(name, templates, tables, with_kb) for name in lines]
     if scatter is not None:
         several = [scatter] if isinstance(scatter[0], np.ndarray | list) else list(scatter)
         photons = np.zeros(part.energies)
@@ -189,6 +178,21 @@ def fit_line_fluxes(
         dof=net.size - design.shape[1],
         model=model,
     )
+
+
+def _line_row(
+    name: str, templates: np.ndarray, tables: AtomicTables, with_kb: bool | Mapping[str, float]
+) -> np.ndarray:
+    """Counts/s of a line, its Kβ with it."""
+    i = tables.line_names.index(name)
+    beta = name[:-2] + "Kb"
+    if not (with_kb and name.endswith("Ka") and beta in tables.line_names):
+        return templates[i]
+    j = tables.line_names.index(beta)
+    ratio = tables.line_rate[j] / tables.line_rate[i]
+    if isinstance(with_kb, Mapping):
+        ratio = with_kb.get(name.split()[0], ratio)
+    return templates[i] + templates[j] * ratio
 
 
 @dataclass(frozen=True)
@@ -273,9 +277,8 @@ def search_composition(
             )
         jacobian = (np.eye(len(rows)) - (observed / total)[:, None]) / total
         observed = observed / total
-    inverse = np.linalg.pinv(
-        jacobian @ measured.covariance @ jacobian.T, rcond=1e-9, hermitian=True
-    )
+    spread = jacobian @ measured.covariance @ jacobian.T
+    inverse = np.linalg.pinv(spread, rcond=1e-9, hermitian=True)
 
     def computed(weights: np.ndarray) -> np.ndarray:
         fluxes = (model.line_intensities(weights) * model.scale)[rows]
@@ -293,43 +296,42 @@ def search_composition(
     centre, extent = (low + high) / 2, high - low
     best, best_value, evaluated = None, np.inf, 0
     for level in range(levels + 1):
-        number = points if level == 0 else 3
-        offsets = np.linspace(-0.5, 0.5, number)
+        offsets = np.linspace(-0.5, 0.5, points if level == 0 else 3)
         axes = [
             np.unique(np.clip(c + offsets * e, a, b))
             for c, e, a, b in zip(centre, extent, low, high, strict=True)
         ]
         for values in itertools.product(*axes):
             weights = combine(values)
-            if weights is None:
-                continue
-            residual = computed(weights) - observed
-            value = float(residual @ inverse @ residual)
-            evaluated += 1
-            if value < best_value:
-                best, best_value = weights, value
+            if weights is not None:
+                residual = computed(weights) - observed
+                value = float(residual @ inverse @ residual)
+                evaluated += 1
+                if value < best_value:
+                    best, best_value = weights, value
         if best is None:
-            raise InputError(
-                "no combination within the bounds sums to 100 %",
-                where="bounds",
-                remedy="widen them",
-            )
+            what = "no combination within the bounds sums to 100 %"
+            raise InputError(what, where="bounds", remedy="widen them")
         centre = best[where]
         extent = extent * (0.5 if level == 0 else 0.6)
     assert best is not None
+    errors = _composition_errors(best, where, closing, inverse, computed)
+    return Composition(elements, best, errors, best_value, evaluated)
 
-    # Errors: those of the fluxes through the slopes of the computed ones.
-    slopes = np.empty((len(rows), len(where)))
+
+def _composition_errors(
+    best: np.ndarray, where: list[int], closing: int, inverse: np.ndarray, computed: Any
+) -> np.ndarray:
+    """Errors of the fluxes through the slopes of the computed ones."""
+    slopes = np.empty((len(inverse), len(where)))
     for column, i in enumerate(where):
         step = max(1e-3 * best[i], 1e-3)
         above, below = best.copy(), best.copy()
-        above[i] += step
-        above[closing] -= step
-        below[i] -= step
-        below[closing] += step
+        above[[i, closing]] += step, -step
+        below[[i, closing]] += -step, step
         slopes[:, column] = (computed(above) - computed(below)) / (2 * step)
     covariance = np.linalg.pinv(slopes.T @ inverse @ slopes, hermitian=True)
-    errors = np.full(len(elements), np.nan)
+    errors = np.full(best.size, np.nan)
     errors[where] = np.sqrt(np.diag(covariance))
     errors[closing] = np.sqrt(covariance.sum())
-    return Composition(elements, best, errors, best_value, evaluated)
+    return errors

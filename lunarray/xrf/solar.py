@@ -208,14 +208,9 @@ def fit_solar(
             remedy="Pass the RMF that goes with the spectrum",
         )
     plasma = plasma_table(engine=engine) if plasma is None else plasma
-    unknown = [name for name in free if name not in plasma.elements[1:]]
-    if unknown:
-        raise InputError(
-            f"no abundance of {', '.join(unknown)} in the plasma",
-            where="fit_solar",
-            remedy="Leave them out",
-        )
-    exposure = float(spectrum["exposure"])
+    if unknown := [name for name in free if name not in plasma.elements[1:]]:
+        what = f"no abundance of {', '.join(unknown)} in the plasma"
+        raise InputError(what, where="fit_solar", remedy="Leave them out")
     counts, variance = _net_counts(spectrum, background, systematic)
     energy = response.channel_energy()
     inside = (energy >= band[0]) & (energy < band[1])
@@ -225,19 +220,16 @@ def fit_solar(
             where="fit_solar",
             remedy="Take a longer interval, or one with a flare",
         )
-    matrix = _fold_matrix(response, plasma.edges)[:, inside] * exposure
-    width = np.diff(plasma.edges)
+    matrix = _fold_matrix(response, plasma.edges)[:, inside] * float(spectrum["exposure"])
     flux, best = _fit_plasma(
         counts[inside], np.sqrt(variance[inside]), matrix, plasma, tuple(free), start_temperature
     )
     std = np.sqrt(np.diag(np.linalg.pinv(best.jac.T @ best.jac)))
-    values = best.x.copy()
     # Back from logarithms, errors to first order.
-    for k in (0, 1, 3):
-        values[k] = np.exp(best.x[k])
-        std[k] *= values[k]
+    values = np.array([np.exp(x) if k in (0, 1, 3) else x for k, x in enumerate(best.x)])
+    std[[0, 1, 3]] *= values[[0, 1, 3]]
     names = ["temperature", "norm", "power_law_index", "power_law_norm", *free]
-    ds = solar_dataset(plasma.edges, flux(best.x) / width)
+    ds = solar_dataset(plasma.edges, flux(best.x) / np.diff(plasma.edges))
     fitted = np.full(response.channels, np.nan)
     fitted[inside] = flux(best.x) @ matrix
     ds = ds.assign(
@@ -247,9 +239,7 @@ def fit_solar(
         dof=((), int(inside.sum()) - best.x.size),
         fitted=("channel", fitted, {"units": "1", "long_name": "counts of the model"}),
     ).assign_coords(parameter=names)
-    for key in ("start", "end"):
-        if key in spectrum.variables:
-            ds = ds.assign_coords({key: spectrum[key]})
+    ds = ds.assign_coords({k: spectrum[k] for k in ("start", "end") if k in spectrum.variables})
     return stamp(
         ds,
         f"fit_solar({band[0]:g}-{band[1]:g} keV)",

@@ -177,11 +177,8 @@ def write_table_model(
         )
     flux = np.asarray(array.values, "f8")
     lo, hi = (np.asarray(array[key].values, "f8") for key in ("energy_lo", "energy_hi"))
-    if (
-        not np.all(np.isfinite(flux))
-        or np.any(hi <= lo)
-        or np.any(np.abs(lo[1:] - hi[:-1]) > 1e-6 * hi[:-1])
-    ):
+    adjoin = np.all(np.abs(lo[1:] - hi[:-1]) <= 1e-6 * hi[:-1])
+    if not np.all(np.isfinite(flux)) or np.any(hi <= lo) or not adjoin:
         raise InputError(
             "a flux is missing, or energy bins do not adjoin",
             where="write_table_model",
