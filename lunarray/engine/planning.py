@@ -37,7 +37,7 @@ class Target:
     axes : tuple of tuple of (int or None)
         For each array and each of its dimensions, the axis of the regions that cuts it; None where it is whole.
     edges : tuple of tuple of int
-        Borders of the regions along each axis, from 0 to the length.
+        Borders of the regions along each axis, rising.
     finish : callable
         Takes the region's part of each array (list of ndarray) and its beginning along each axis (tuple of int); gives
         the result of the task. It must be picklable.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,65 +197,49 @@ class RunReport:
             f"<h1>{html.escape(Path(self.store).name)}</h1>",
             _table((), rows),
         ]
-        if self.failures:
-            parts.append(f"<h2>Failures ({len(self.failures)})</h2>")
-            parts.append(
-                _table(
-                    ("region", "pixels", "stage", "error", "attempts", "variables"),
-                    [
-                        (
-                            ", ".join(map(str, f["index"])),
-                            ", ".join(f"{k} {a}–{b}" for k, (a, b) in f["extent"].items()),
-                            f["stage"],
-                            f"{f['error']}: {f['message']}",
-                            f["attempts"],
-                            ", ".join(f["variables"]),
-                        )
-                        for f in self.failures
-                    ],
-                )
-            )
-        parts.append("<h2>Stages</h2>")
-        parts.append(
-            _table(
-                ("stage", "times", "seconds"),
-                [(n, s["count"], f"{s['seconds']:.2f}") for n, s in self.stages.items()],
-            )
-        )
-        parts.append("<h2>Tasks</h2>")
-        parts.append(
-            _table(
-                ("kind", "tasks", "computing (s)", "moving data (s)"),
-                [
-                    (n, int(t["count"]), f"{t['compute']:.2f}", f"{t['transfer']:.2f}")
-                    for n, t in self.tasks.items()
-                ],
-            )
-        )
-        parts.append("<h2>Memory (MiB)</h2>")
-        parts.append(
-            _table(
-                ("process", "regions", "peak", "after the first region", "after the last", "largest"),
-                [
-                    (name, p["regions"], *(f"{p[k] / 2**20:.0f}" for k in ("peak", "first", "last", "largest")))
-                    for name, p in self.memory.get("processes", {}).items()
-                ],
-            )
-        )  # fmt: skip
-        if self.events:
-            parts.append(f"<h2>Events ({len(self.events)})</h2>")
-            parts.append(
-                _table(
-                    ("event", "process", "message"),
-                    [(e["event"], e.get("process", ""), e["message"]) for e in self.events],
-                )
-            )
-        if steps := self.manifest.get("parameters"):
-            parts.append("<h2>Parameters</h2>")
-            parts.append(
-                _table(("step", "values"), [(s["step"], ", ".join(s["values"])) for s in steps])
-            )
+        for title, head, body in self._tables():
+            parts += [f"<h2>{title}</h2>", _table(head, body)]
         return "\n".join(parts)
+
+    def _tables(self) -> Iterator[tuple[str, tuple[str, ...], list[Any]]]:
+        """Title, heads of the columns, and rows."""
+        if self.failures:
+            head = ("region", "pixels", "stage", "error", "attempts", "variables")
+            yield (
+                f"Failures ({len(self.failures)})",
+                head,
+                [
+                    (
+                        ", ".join(map(str, f["index"])),
+                        ", ".join(f"{k} {a}–{b}" for k, (a, b) in f["extent"].items()),
+                        f["stage"],
+                        f"{f['error']}: {f['message']}",
+                        f["attempts"],
+                        ", ".join(f["variables"]),
+                    )
+                    for f in self.failures
+                ],
+            )
+        stages = [(n, s["count"], f"{s['seconds']:.2f}") for n, s in self.stages.items()]
+        yield "Stages", ("stage", "times", "seconds"), stages
+        tasks = [
+            (n, int(t["count"]), f"{t['compute']:.2f}", f"{t['transfer']:.2f}")
+            for n, t in self.tasks.items()
+        ]
+        yield "Tasks", ("kind", "tasks", "computing (s)", "moving data (s)"), tasks
+        columns = ("peak", "first", "last", "largest")
+        processes = [
+            (name, p["regions"], *(f"{p[k] / 2**20:.0f}" for k in columns))
+            for name, p in self.memory.get("processes", {}).items()
+        ]
+        head = ("process", "regions", "peak", "after the first region", "after the last", "largest")
+        yield "Memory (MiB)", head, processes
+        if self.events:
+            events = [(e["event"], e.get("process", ""), e["message"]) for e in self.events]
+            yield f"Events ({len(events)})", ("event", "process", "message"), events
+        if steps := self.manifest.get("parameters"):
+            values = [(s["step"], ", ".join(s["values"])) for s in steps]
+            yield "Parameters", ("step", "values"), values
 
 
 def _table(head: tuple[str, ...], rows: list[Any]) -> str:

@@ -18,7 +18,7 @@ from typing import Any, get_args
 import dask
 import xarray as xr
 
-from lunarray.engine import accounts, execution, progress_bar
+from lunarray.engine import accounts, execution, planning, progress_bar
 from lunarray.engine.report import RunReport, failure_rows, remember, report_files
 from lunarray.errors import (
     InputError,
@@ -272,15 +272,14 @@ def _salvage(
     for failure in failures:
         place = places[failure["key"]]
         group = groups[place["group"]]
-        extents = regions.pieces(ds, group, place["extent"])
-        if len(extents) == 1:
+        pieces = regions.pieces(ds, group, place["extent"])
+        keys = regions.extents(pieces, group)
+        if len(keys) == 1:
             outcome.failures.append(failure)
             continue
-        work = regions.piece_tasks(ds, group, extents)
-        keys = dict(zip(work.keys, extents, strict=True))
         parts = execution.Outcome()
         execution.run(
-            work,
+            planning.plan([pieces]),
             retries=policy.retries,
             errors="nan",
             done=lambda key: lock.check(),

@@ -7,10 +7,9 @@ second book to keep in step with the data.
 
 from __future__ import annotations
 
-import itertools
 import math
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ import dask
 import numpy as np
 import xarray as xr
 
-from lunarray.engine import accounts, graph, planning
+from lunarray.engine import accounts, planning
 from lunarray.errors import StoreWriteError
 from lunarray.store.layout import WHOLE_AXES, Layout, choose_layout
 
@@ -122,34 +121,18 @@ def writes(
     places = {}
     targets = []
     for number, group in enumerate(groups):
-        sizes = [ds.sizes[axis] for axis in group.axes]
-        edges = tuple(
-            (*range(0, length, size), length)
-            for length, size in zip(sizes, group.sizes, strict=True)
-        )
+        edges = [
+            (*range(0, ds.sizes[axis], size), ds.sizes[axis])
+            for axis, size in zip(group.axes, group.sizes, strict=True)
+        ]
+        finish = partial(write_region, path=path, dims=dict(group.dims), axes=group.axes)
         there = set() if done is None else done[number]
-        wanted = [i for i in np.ndindex(*(len(e) - 1 for e in edges)) if i not in there]
-        # A name of its own for each run: a scheduler that remembers an earlier failure must not answer with it.
-        name = f"write-{uuid.uuid4().hex}"
-        place = {axis: number for number, axis in enumerate(group.axes)}
-        targets.append(
-            planning.Target(
-                name,
-                tuple(ds[variable].variable.data for variable in group.dims),
-                tuple(tuple(map(place.get, dims)) for dims in group.dims.values()),
-                edges,
-                partial(write_region, path=path, dims=dict(group.dims), axes=group.axes),
-                wanted,
-            )
-        )
-        for index in wanted:
-            places[(name, *index)] = {
+        targets.append(_target("write", ds, group, edges, finish, there))
+        for key, extent in extents(targets[-1], group).items():
+            places[key] = {
                 "group": number,
-                "index": list(index),
-                "extent": {
-                    axis: (own[i], own[i + 1])
-                    for axis, own, i in zip(group.axes, edges, index, strict=True)
-                },
+                "index": list(key[1:]),
+                "extent": extent,
                 "variables": list(group.dims),
             }
     gather = len(places) >= REGIONS_PER_THREAD * (threads or 1)
@@ -247,50 +230,53 @@ def sweep(path: Path, groups: Sequence[Mapping[str, Any]]) -> None:
                 file.unlink(missing_ok=True)
 
 
-def pieces(
-    ds: xr.Dataset, group: Group, extent: Mapping[str, tuple[int, int]]
-) -> list[dict[str, Any]]:
-    """Cut a region along the Dask blocks of its heaviest variable.
+def pieces(ds: xr.Dataset, group: Group, extent: Mapping[str, tuple[int, int]]) -> planning.Target:
+    """Cut a region along the Dask blocks of its heaviest variable, into tasks that give the values of all variables.
 
-    `extent`: begin and end of the region along each axis. Returns extents.
+    `extent`: begin and end of the region along each axis.
     """
     heaviest = ds[max(group.dims, key=lambda name: (ds[name].nbytes, name))].variable
-    spans = []
+    edges = []
     for axis in group.axes:
         begin, end = extent[axis]
         borders = np.cumsum(heaviest.data.chunks[heaviest.dims.index(axis)])
-        inner = [int(border) for border in borders if begin < border < end]
-        spans.append(list(zip([begin, *inner], [*inner, end], strict=True)))
-    return [dict(zip(group.axes, span, strict=True)) for span in itertools.product(*spans)]
+        edges.append((begin, *(int(b) for b in borders if begin < b < end), end))
+    return _target("piece", ds, group, edges, _piece)
 
 
-def piece_tasks(
-    ds: xr.Dataset, group: Group, extents: Sequence[Mapping[str, Any]]
-) -> planning.Work:
-    """Make one task for each piece of a region, which gives the values of all of its variables.
+def _piece(parts: Sequence[np.ndarray], begin: Sequence[int]) -> dict[str, Any]:
+    return {**accounts.take(), "blocks": parts}
 
-    `extents`: from :func:`pieces`. Returns keys in the order of the extents.
-    """
-    run = f"piece-{uuid.uuid4().hex}"
-    arrays, wanted = [], []
-    tasks: dict[Any, Any] = {}
-    for number, extent in enumerate(extents):
-        where = {axis: slice(*span) for axis, span in extent.items()}
-        leaves = []
-        for name, dims in group.dims.items():
-            cut = tuple(where.get(dim, slice(None)) for dim in dims)
-            data = ds[name].variable.data[cut].rechunk(-1)
-            arrays.append(data)
-            leaves.append((data.name, *(0,) * data.ndim))
-        tasks[(run, number)] = graph.task((run, number), _piece, leaves)
-        wanted += leaves
-    return planning.Work(
-        {**graph.lowered(graph.merged(arrays, False), wanted), **tasks}, list(tasks)
+
+def _target(
+    kind: str,
+    ds: xr.Dataset,
+    group: Group,
+    edges: Sequence[tuple[int, ...]],
+    finish: Any,
+    there: Collection[tuple[int, ...]] = (),
+) -> planning.Target:
+    place = {axis: number for number, axis in enumerate(group.axes)}
+    return planning.Target(
+        # A name of its own for each run: a scheduler that remembers an earlier failure must not answer with it.
+        f"{kind}-{uuid.uuid4().hex}",
+        tuple(ds[name].variable.data for name in group.dims),
+        tuple(tuple(map(place.get, dims)) for dims in group.dims.values()),
+        tuple(edges),
+        finish,
+        [index for index in np.ndindex(*(len(own) - 1 for own in edges)) if index not in there],
     )
 
 
-def _piece(*blocks: np.ndarray) -> dict[str, Any]:
-    return {**accounts.take(), "blocks": blocks}
+def extents(target: planning.Target, group: Group) -> dict[Any, dict[str, tuple[int, int]]]:
+    """Begin and end along each axis of each region that is wanted, by the key of its task."""
+    return {
+        (target.name, *index): {
+            axis: (own[i], own[i + 1])
+            for axis, own, i in zip(group.axes, target.edges, index, strict=True)
+        }
+        for index in target.wanted
+    }
 
 
 def write_pieces(
