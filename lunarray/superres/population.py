@@ -308,7 +308,7 @@ def _recipe(
 
 def _on_grid(footprints: xr.Dataset, grid: GIBGrid, cells: int, outside: str) -> np.ndarray:
     """Which footprints have a cell on the grid."""
-    inside = (cell_pixels(footprints, grid, cells) >= 0).any(axis=1)
+    inside = np.asarray((cell_pixels(footprints, grid, cells) >= 0).any(axis=1))
     if outside == "raise" and not inside.all():
         raise InputError(
             f"{int((~inside).sum())} of {inside.size} footprints lie outside of the grid {grid.extent}; the first is "
