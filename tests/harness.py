@@ -480,13 +480,11 @@ def checks_of(verb: Verb) -> dict[str, Callable[..., None]]:
         found["lazy"] = check_lazy
         found["workers"] = check_workers
         found["after"] = check_after
-    for size in (0, 1, 3) if verb.lazy else (0,):
+    for size in (0, 1) if verb.lazy else (0,):  # the steps cut threes
         found[f"chunks of {size}" if size else "uneven chunks"] = functools.partial(
             check_chunks, size=size
         )
-    steps = (
-        verb.steps if verb.steps is not None else tuple(STEPS) if verb.lazy else ("mask", "concat")
-    )
+    steps = verb.steps if verb.steps is not None else tuple(STEPS) if verb.lazy else ("mask",)
     for name in steps:
         found[name] = functools.partial(check_step, name=name)
     return found

@@ -102,15 +102,6 @@ def test_after_steps_of_lazy_data(frames, solar, response, name) -> None:
     )
 
 
-def test_on_a_cluster(frames, solar, response, client) -> None:
-    client()
-    for step in (STEPS["mask"], STEPS["concat"]):
-        assert_same(
-            chain(frames.chunk(time=5), step, solar, response),
-            chain(frames, step, solar, response),
-        )
-
-
 def test_running_sums_of_chosen_frames(frames) -> None:
     for name in ("isel", "mask", "concat"):
         eager = xrf.coadd(STEPS[name](frames), "running", min_significance=5.0)

@@ -679,6 +679,7 @@ VERBS = [
         gib,
         lambda ds: superres.superresolve(ds, bank().parent / "models", max_distance=None),
         **GLOBE,
+        steps=("where", "persist", "double"),
     ),
     Verb(
         "superres.as_footprints",
