@@ -367,14 +367,13 @@ def vectorize(
     require_choice("connectivity", connectivity, (4, 8))
     require_number("min_area", min_area, 0)
     require_number("seam_distance", seam_distance, 0, whole=True)
-    require_number("seam_share", seam_share, 0, 1)
-    require_number("within_share", within_share, 0, 1)
+    for name, share in (("seam_share", seam_share), ("within_share", within_share)):
+        require_number(name, share, 0, 1)
     geobox = box_of(mask, "vectorising")
     near = None if source is None else near_seams(source.data, int(seam_distance))
-    spans, sums = runs_of(mask.data, None if probability is None else probability.data, near)
+    runs = runs_of(mask.data, None if probability is None else probability.data, near)
     return features_of(
-        spans,
-        sums,
+        *runs,
         geobox,
         min_area=float(min_area),
         seam_share=float(seam_share),
