@@ -120,7 +120,7 @@ def test_disturbed_measurements_are_repeated(peers, monkeypatch):
     )  # before and after three measurements: 5, 1 and no core seconds of others
     monkeypatch.setattr(peers, "_busy_seconds", lambda: next(busy))
     monkeypatch.setattr(peers, "PATIENCE", 30.0)
-    assert peers._measure_quietly(sleeper(0.01), 0.01).others == 0
+    assert peers.measure_quietly(sleeper(0.01), 0.01).others == 0
     assert next(busy, None) is None
 
 
@@ -232,3 +232,50 @@ def test_suites_run_to_their_end(monkeypatch, tmp_path):
 
     suites.run(Suite)
     assert seen == [("b", 1)]
+
+
+STAND_IN = """
+from types import SimpleNamespace
+
+QUIET = 0.1
+
+
+class Options(SimpleNamespace):
+    pass
+
+
+class _Entry:
+    def __init__(self, name, contender):
+        self.contender = contender
+
+
+def _warm_up(entry, check, least):
+    entry.variant, entry.run = "as it was", entry.contender
+
+
+def _measure_quietly(run, least):
+    return SimpleNamespace(seconds=run(), cores=1.5, others=0.0)
+"""
+
+
+def test_ours_of_another_checkout_is_measured_in_its_own_process(peers, tmp_path):
+    from benchmarks.peers._before import before
+
+    package = tmp_path / "benchmarks/peers"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    (package / "_harness.py").write_text(STAND_IN)
+    topic = "import types\nprint('chatter')\nprepare = lambda o: types.SimpleNamespace(ours=lambda: 0.04)\n"
+    (package / "naps.py").write_text(topic)
+    options = peers.Options(rounds=3, seconds=0.01)
+    with before(tmp_path, "naps", options, 10) as other:
+        report = peers.measure("naps", comparison(peers, peers={"before": other}), options)
+    assert report["peers"]["before"]["value"] == pytest.approx(250)
+    assert report["peers"]["before"]["ratio"] == pytest.approx(2)
+    (package / "naps.py").write_text("raise SystemExit(1)")
+    with (
+        pytest.raises(RuntimeError, match="did not run"),
+        before(tmp_path, "naps", options, 10),
+    ):
+        pass

@@ -7,10 +7,13 @@ import importlib
 import pkgutil
 import sys
 import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import benchmarks.peers as package
 from benchmarks.peers import _harness
+from benchmarks.peers._before import before
 
 
 def topics() -> dict[str, str]:
@@ -38,6 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="a small problem and one short round: does it all run?"
     )
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="CHECKOUT",
+        help="another checkout, such as a worktree of the commit before: its ours in the same rounds",
+    )
+    parser.add_argument("--alone", action="store_true", help="without the peers")
     given = parser.parse_args(arguments)
     known = topics()
     if given.list:
@@ -56,7 +66,15 @@ def main(arguments: list[str] | None = None) -> int:
             quick=given.quick,
             folder=Path(folder),
         )
-        report = _harness.measure(given.topic, module.prepare(options), options)
+        comparison = module.prepare(options)
+        if given.alone:
+            comparison = replace(comparison, peers={})
+        with ExitStack() as stack:
+            if given.before:
+                units = comparison.ours.units
+                other = stack.enter_context(before(given.before, given.topic, options, units))
+                comparison = replace(comparison, peers={"before": other, **comparison.peers})
+            report = _harness.measure(given.topic, comparison, options)
     _harness.emit(report)
     return 0
 

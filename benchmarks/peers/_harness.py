@@ -52,11 +52,14 @@ class Contender:
         argument and returns its output, which is checked.
     check : bool
         Whether the output goes to the comparison's `check`.
+    measure : callable, optional
+        Takes the least seconds and gives a :class:`Measurement`, where it runs in another process.
     """
 
     units: float
     variants: Mapping[str, Callable[[], Any]]
     check: bool = True
+    measure: Callable[[float], Measurement] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def _note(text: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Measurement:
+class Measurement:
     """Seconds of a call, and the cores that this process and all others had meanwhile."""
 
     seconds: float
@@ -133,7 +136,7 @@ class _Measurement:
     others: float
 
 
-def _measure_once(run: Callable[[], Any], least: float) -> _Measurement:
+def _measure_once(run: Callable[[], Any], least: float) -> Measurement:
     time.sleep(PAUSE)
     everything, own = _busy_seconds(), time.process_time()
     calls, begin = 0, time.perf_counter()
@@ -145,10 +148,10 @@ def _measure_once(run: Callable[[], Any], least: float) -> _Measurement:
             break
     own = time.process_time() - own
     others = max(0.0, _busy_seconds() - everything - own) / passed
-    return _Measurement(passed / calls, own / passed, others)
+    return Measurement(passed / calls, own / passed, others)
 
 
-def _measure_quietly(run: Callable[[], Any], least: float) -> _Measurement:
+def measure_quietly(run: Callable[[], Any], least: float) -> Measurement:
     """Measure again, for a while, where other processes were busy meanwhile; the least disturbed measurement counts."""
     begin = time.perf_counter()
     best = _measure_once(run, least)
@@ -182,7 +185,10 @@ def _warm_up(entry: _Entry, check: Callable[[Any], float | None], least: float) 
             )
             continue
         del output
-        spent = _measure_once(run, least).seconds
+        if entry.contender.measure is None:
+            spent = _measure_once(run, least).seconds
+        else:
+            spent = entry.contender.measure(least).seconds
         if spent < best:
             best = spent
             entry.variant, entry.run, entry.deviation = label, run, deviation
@@ -224,7 +230,10 @@ def measure(topic: str, comparison: Comparison, options: Options) -> dict[str, A
         first = number % len(order)
         for entry in order[first:] + order[:first]:
             assert entry.run is not None
-            measured = _measure_quietly(entry.run, options.seconds)
+            if entry.contender.measure is None:
+                measured = measure_quietly(entry.run, options.seconds)
+            else:
+                measured = entry.contender.measure(options.seconds)
             spent = measured.seconds
             entry.cores.append(measured.cores)
             others.append(measured.others)
