@@ -576,13 +576,6 @@ VERBS = [
         **MAP,
         steps=("where", "persist"),
     ),
-    Verb(
-        "geo.affine_of_coords",
-        maps,
-        lambda ds: geo.affine_of_coords(ds, ("y", "x")),
-        **MAP,
-        lazy=False,
-    ),
     Verb("geo.crs_of", cube, **PIXELS, lazy=False),
     Verb("geo.geobox_of", cube, **PIXELS, lazy=False),
     Verb("geo.spatial_dims", cube, **PIXELS, lazy=False),
