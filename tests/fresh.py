@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver
 
 import distributed.nanny
 import distributed.process
+import pytest
 
-#: Start processes and Dask's workers by it; whoever does so ends with :func:`stop`.
+#: Starts such processes; a file that does so ends with :func:`stop`.
 FRESH = multiprocessing.get_context("forkserver")
 FRESH.set_forkserver_preload(["distributed", "lunarray.store", "zarr", "pytest"])
 
 
-def fork_workers(setattr=setattr) -> None:
+@contextmanager
+def forked_workers() -> Iterator[None]:
     """Let nannies start their workers so; lunarray and Dask spawn them, which takes seconds of importing each."""
-    for module in (distributed.nanny, distributed.process):
-        setattr(module, "get_mp_context", lambda: FRESH)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (distributed.nanny, distributed.process):
+            patch.setattr(module, "get_mp_context", lambda: FRESH)
+        yield
 
 
 def stop() -> None:

@@ -18,6 +18,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from fresh import forked_workers, stop
 
 import lunarray
 from lunarray import engine, errors
@@ -81,24 +82,29 @@ def settings() -> dict:
     import multiprocessing
 
     import threadpoolctl
-    import torch
 
     np.ones((64, 64)) @ np.ones((64, 64))
     return {
         "pid": os.getpid(),
         "parent": multiprocessing.parent_process() is not None,
-        "torch": torch.get_num_threads(),
         "openmp": os.environ.get("OMP_NUM_THREADS"),
         "numba": os.environ.get("NUMBA_NUM_THREADS"),
         "pools": [pool["num_threads"] for pool in threadpoolctl.threadpool_info()],
-        "cuda": torch.cuda.is_initialized(),
+        "torch": "torch" in sys.modules,
     }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _end_of_processes():
+    yield
+    stop()
 
 
 @pytest.fixture(scope="module")
 def mixed():
     """A worker with a GPU's label and one with a CPU's, both on the CPU."""
     with (
+        forked_workers(),
         clusters.labelled_cluster(
             {
                 "gpu": ({"GPU": 1}, {"CUDA_VISIBLE_DEVICES": ""}),
@@ -129,22 +135,25 @@ def test_workers_take_one_thread_each_and_are_spawned():
         assert dask.base.get_scheduler() == client.get
     assert found["pid"] != os.getpid()
     assert found["parent"]
-    assert found["torch"] == 1
+    assert not found["torch"]  # its threads: test_client_never_touches_cuda
     assert found["openmp"] == found["numba"] == "1"
     assert set(found["pools"]) == {1}
-    assert not found["cuda"]
     assert client.status == "closed"
     with pytest.raises(ValueError, match="No global client"):
         __import__("distributed").get_client()
 
 
-def test_own_client_is_used_set_up_and_left_open(client):
+def test_own_client_is_used_set_up_and_left_open(client, monkeypatch):
+    torch_threads = []
+    torch = SimpleNamespace(set_num_threads=torch_threads.append)
+    monkeypatch.setitem(sys.modules, "torch", torch)  # which takes seconds to import
     with client(processes=False, workers=1) as own:
         with lunarray.cluster(own, errors="nan", retries=7) as given:
             assert given is own
             assert dask.config.get("lunarray.errors") == "nan"
             assert dask.config.get("lunarray.retries") == 7
-            assert own.submit(settings).result()["torch"] == 1
+            assert set(own.submit(settings).result()["pools"]) == {1}
+            assert torch_threads == [1]
         assert dask.config.get("lunarray.errors", None) is None
         assert own.submit(lambda: 2).result() == 2
         with lunarray.cluster(own.scheduler.address) as by_address:
@@ -248,7 +257,7 @@ def test_one_worker_for_each_gpu(monkeypatch):
     """Without GPUs, but as if: no worker touches its device before a model is loaded."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.setitem(sys.modules, "dask_cuda", None)
-    with lunarray.cluster(cpu_workers=1, threads=2) as client:
+    with forked_workers(), lunarray.cluster(cpu_workers=1, threads=2) as client:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         found = {w["name"]: (w["nthreads"], w["resources"]) for w in workers}
         assert found == {
@@ -300,6 +309,7 @@ def test_client_never_touches_cuda(tmp_path):
             def load(path, device):
                 import torch
                 assert device == "cpu" and torch.get_num_threads() == 1
+                assert not torch.cuda.is_initialized()
                 return lambda pixels: (torch.from_numpy(pixels) * 2).numpy()[:, :1]
 
             if __name__ == "__main__":
@@ -355,6 +365,7 @@ def slurm(tmp_path, monkeypatch):
 def test_batch_system(tmp_path, slurm):
     """dask-jobqueue's own scripts, submitted to a batch system that runs them here."""
     options = {"queue": "gpu", "walltime": "00:05:00", "local_directory": str(tmp_path)}
+    options["nanny"] = False  # one process less
     with lunarray.cluster(
         "slurm", workers=1, threads=2, memory_limit="1GiB", gpus=1, host="127.0.0.1", **options
     ) as client:

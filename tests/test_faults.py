@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from distributed import WorkerPlugin
-from fresh import FRESH, fork_workers, stop
+from fresh import FRESH, forked_workers, stop
 
 import lunarray
 from lunarray import engine, errors
@@ -48,8 +48,7 @@ def _many_regions(monkeypatch):
 
 @pytest.fixture(autouse=True, scope="module")
 def _cheap_processes():
-    with pytest.MonkeyPatch.context() as patch:
-        fork_workers(patch.setattr)
+    with forked_workers():
         yield
     stop()
 
@@ -312,9 +311,8 @@ def slow_job(path: Path, pids: Path, pause: float) -> None:
     """Write the cube on two workers, whose process numbers go to a file."""
     os.setpgid(0, 0)
     small_objects()
-    fork_workers()
     env = {"LUNARRAY_TEST_PAUSE": str(pause)}
-    with lunarray.cluster("local", workers=2, env=env) as client:
+    with forked_workers(), lunarray.cluster("local", workers=2, env=env) as client:
         client.register_plugin(InGroup(os.getpid()))
         partial_ = pids.with_suffix(".partial")
         partial_.write_text(" ".join(map(str, client.run(os.getpid).values())))

@@ -92,11 +92,8 @@ def log(logger: str, name: str, message: str, *, level: int = logging.INFO, **fi
 def take() -> dict[str, Any]:
     """Give what this process has done since the last call, and begin anew.
 
-    Returns
-    -------
-    dict
-        ``process``, ``stages`` (name to [count, seconds]), ``events``, ``dropped`` (events too many to keep), ``rss``
-        and ``peak`` (bytes).
+    Returns ``process``, ``stages`` (name to [count, seconds]), ``events``, ``dropped`` (events too many to keep),
+    ``rss`` and ``peak`` (bytes).
     """
     global _dropped
     with _lock:
@@ -121,13 +118,7 @@ def process() -> str:
 
 
 def memory() -> tuple[int, int]:
-    """Tell the resident memory of this process and its peak so far.
-
-    Returns
-    -------
-    int, int
-        Bytes; 0 where the system does not say.
-    """
+    """Tell the resident memory of this process and its peak so far, in bytes; 0 where the system does not say."""
     try:
         fields = dict(
             line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()

@@ -271,13 +271,7 @@ def add_workers(
     *,
     threads: int = 1,
 ) -> None:
-    """Add workers with labels and environments of their own to a cluster on this machine.
-
-    Parameters
-    ----------
-    workers, threads
-        As of :func:`labelled_cluster`.
-    """
+    """Add workers as of :func:`labelled_cluster` to a cluster on this machine."""
     import distributed
 
     if not workers:
@@ -399,13 +393,7 @@ def one_thread() -> None:
 
 
 def gpu_names() -> list[str]:
-    """Name the GPUs of this machine as CUDA_VISIBLE_DEVICES does, without touching CUDA.
-
-    Returns
-    -------
-    list of str
-        Empty where there are none, or the variable hides them.
-    """
+    """Name the GPUs of this machine, as CUDA_VISIBLE_DEVICES does and if it shows them, without touching CUDA."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]

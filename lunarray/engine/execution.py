@@ -40,18 +40,9 @@ _stopped: set[str] = set()
 class Outcome:
     """What a run came to, beside what it wrote.
 
-    Parameters
-    ----------
-    records : list of dict
-        :func:`lunarray.engine.accounts.take` of each region that was written, and what else processes told.
-    failures : list of dict
-        Fields of :class:`Failure` and the key.
-    retries : int
-    lost_workers : int
-    tasks : dict
-        For each kind of task: count and seconds of computing and of moving data.
-    scheduler : dict
-        What ran it.
+    `records`: :func:`lunarray.engine.accounts.take` of each region that was written, and what else processes told;
+    `failures`: fields of :class:`Failure` and the key; `tasks`: for each kind, count and seconds of computing and of
+    moving data; `scheduler`: what ran it.
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -224,13 +215,7 @@ def _scheduler_name(get: Any) -> str:
 
 
 def threads() -> int | None:
-    """Count the threads that run tasks: of the cluster in force, or here.
-
-    Returns
-    -------
-    int or None
-        None where a scheduler of the user's own does not say.
-    """
+    """Count the threads that run tasks: of the cluster in force, or here; None where a scheduler does not say."""
     client = current_client()
     if client is None:
         return _threads(dask.base.get_scheduler() or dask.threaded.get)

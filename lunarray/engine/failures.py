@@ -22,16 +22,7 @@ FINAL = (InputError, ModelError, MissingDependencyError, StoreWriteError, NotImp
 class Failure:
     """A block that failed for good: what a task gives in place of its result.
 
-    Parameters
-    ----------
-    stage : str
-        Kind of task.
-    error : str
-        Class of the exception.
-    message : str
-    attempts : int
-    where : str
-        Last frame of the traceback.
+    `stage`: kind of task; `error`: class of the exception; `where`: last frame of the traceback.
     """
 
     stage: str

@@ -206,13 +206,7 @@ def apart(array: da.Array) -> da.Array:
 
 
 def known_values(array: Any) -> np.ndarray | None:
-    """Values along one axis that need no computation: of an array in memory, or of a Dask array made by chunking one.
-
-    Returns
-    -------
-    ndarray or None
-        None where something would have to be computed.
-    """
+    """Values along one axis, of an array in memory or made by chunking one; None if they need computing."""
     if not hasattr(array, "dask"):
         return np.asarray(array)
     graph = array.__dask_graph__()
@@ -230,18 +224,9 @@ def known_values(array: Any) -> np.ndarray | None:
 class Step:
     """What one layer of lazy arrays does.
 
-    Parameters
-    ----------
-    name : str
-        Of the layer.
-    kind : str
-        The same without its digest.
-    root : bool
-        Whether it takes nothing from other layers: a source.
-    function : callable or None
-        What a block-wise layer calls; None where the layer is of another kind.
-    literals : list of (str, object)
-        Its plain arguments, with their names where they have any.
+    `kind`: its name without the digest; `root`: whether it takes nothing from other layers, a source; `function`: what
+    a block-wise layer calls, None where the layer is of another kind; `literals`: its plain arguments, with their names
+    where they have any.
     """
 
     name: str
@@ -252,13 +237,7 @@ class Step:
 
 
 def steps(arrays: Sequence[Any]) -> list[Step]:
-    """Read off what lazy arrays are computed by, layer by layer.
-
-    Parameters
-    ----------
-    arrays : sequence of dask collections
-        Nothing is computed.
-    """
+    """Read off what lazy arrays are computed by, layer by layer; nothing is computed."""
     layers: dict[str, Any] = {}
     parents: dict[str, set[str]] = {}
     for array in arrays:
@@ -301,11 +280,8 @@ def literals(layer: Any) -> Iterator[tuple[str, Any]]:
 def merged(arrays: Sequence[da.Array], gpus: bool) -> HighLevelGraph:
     """Give the graph of several arrays, with the layers that run a model bound to GPU workers.
 
-    Parameters
-    ----------
-    gpus : bool
-        Whether there are such workers. A graph may have been built while another cluster was in force: its layers are
-        freed where there are none.
+    `gpus`: whether there are such workers. A graph may have been built while another cluster was in force: its layers
+    are freed where there are none.
     """
     graph = HighLevelGraph.merge(*(array.__dask_graph__() for array in arrays))
     layers = {}
@@ -333,13 +309,7 @@ def _runs_model(layer: Any) -> bool:
 
 
 def fused(graph: HighLevelGraph, names: Iterable[str]) -> HighLevelGraph:
-    """Join block-wise layers that follow one another, without making a task.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Of the layers that are wanted, and so are kept.
-    """
+    """Join block-wise layers that follow one another, without making a task, and keep those of `names`."""
     return optimize_blockwise(graph, [(name,) for name in names])
 
 
@@ -356,10 +326,7 @@ def lowered_for_workers(
 ) -> tuple[Tasks, dict[Any, Mapping[str, float]]]:
     """Do as :func:`lowered`, but fuse nothing across the border between tasks bound to workers and others.
 
-    Returns
-    -------
-    dict, dict
-        Tasks; and for those that are bound, what they need of their worker.
+    Returns the tasks; and for those that are bound, what they need of their worker.
     """
     settings = {"optimization.annotations.fuse": False, "optimization.fuse.active": False}
     with dask.config.set(settings):
@@ -377,13 +344,7 @@ def lowered_for_workers(
 
 
 def layered(tasks: Tasks, resources: Mapping[Any, Mapping[str, float]]) -> Any:
-    """Give tasks in layers by what they need of their worker, as a client takes them.
-
-    Parameters
-    ----------
-    resources : mapping
-        By key.
-    """
+    """Give tasks in layers by what they need of their worker (`resources`, by key), as a client takes them."""
     if not resources:
         return tasks
     by_need: dict[tuple[tuple[str, float], ...], Tasks] = {}
@@ -403,10 +364,7 @@ def layered(tasks: Tasks, resources: Mapping[Any, Mapping[str, float]]) -> Any:
 def blockwise(layer: Any) -> Blockwise | None:
     """Give a layer without what it has cached if its tasks can be made for any of its blocks alone.
 
-    Returns
-    -------
-    Blockwise or None
-        None where it is of another kind, is bound to workers, or carries something for each of its blocks.
+    None where it is of another kind, is bound to workers, or carries something for each of its blocks.
     """
     if not isinstance(layer, Blockwise) or (layer.annotations or {}).get("resources"):
         return None
@@ -418,11 +376,8 @@ def blockwise(layer: Any) -> Blockwise | None:
 def block_inputs(layer: Blockwise) -> list[tuple[str, tuple[int | None, ...], tuple[int, ...]]]:
     """Tell which blocks of other layers a block of a block-wise layer takes.
 
-    Returns
-    -------
-    list of (str, tuple of (int or None), tuple of int)
-        For each input: its name; for each of its axes the axis of the layer that gives the number of the block, None
-        where all of its blocks along that axis are taken; and the number of its blocks along each axis.
+    Returns for each input: its name; for each of its axes the axis of the layer that gives the number of the block,
+    None where all of its blocks along that axis are taken; and the number of its blocks along each axis.
     """
     place = {label: axis for axis, label in enumerate(layer.output_indices)}
     found: list[tuple[str, tuple[int | None, ...], tuple[int, ...]]] = []
@@ -454,13 +409,7 @@ def consumers_first(graph: HighLevelGraph) -> list[str]:
 
 
 def expand(layer: Blockwise, blocks: list[tuple[int, ...]]) -> Tasks:
-    """Make the tasks of some blocks of a block-wise layer.
-
-    Parameters
-    ----------
-    blocks : list of tuple of int
-        One at least.
-    """
+    """Make the tasks of some blocks, one at least, of a block-wise layer."""
     return dict(layer._cull(blocks))
 
 

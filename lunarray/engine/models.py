@@ -67,25 +67,9 @@ class ModelSpec:
         device: Device = "auto",
         bands: Sequence[float] | None = None,
     ) -> ModelSpec:
-        """Make the spec of a weights file.
+        """Make the spec of the weights file `weights`, whose digest is computed; the rest is as in the class.
 
-        Parameters
-        ----------
-        loader, outputs, device, bands
-            As in the class.
-        weights : path
-            The file; its digest is computed.
-
-        Returns
-        -------
-        ModelSpec
-
-        Raises
-        ------
-        ModelError
-            If the file cannot be read.
-        InputError
-            If `device` is none of those known.
+        Raises ModelError if the file cannot be read, InputError if `device` is none of those known.
         """
         _known(device)
         path = Path(weights).resolve()
@@ -99,14 +83,7 @@ class ModelSpec:
     def load(self) -> Predictor:
         """Load the model, or give the one that this process has loaded.
 
-        Returns
-        -------
-        Predictor
-
-        Raises
-        ------
-        ModelError
-            If the weights cannot be read or are not those that the spec was made of.
+        Raises ModelError if the weights cannot be read or are not those that the spec was made of.
         """
         device = resolve_device(self.device)
         key = (self.loader, self.sha256, device)

@@ -29,20 +29,11 @@ Index = tuple[int, ...]
 class Target:
     """Arrays that are cut alike.
 
-    Parameters
-    ----------
-    name : str
-        Of the tasks: their keys are this and the number of the region along each axis.
-    arrays : tuple of dask Array
-    axes : tuple of tuple of (int or None)
-        For each array and each of its dimensions, the axis of the regions that cuts it; None where it is whole.
-    edges : tuple of tuple of int
-        Borders of the regions along each axis, rising.
-    finish : callable
-        Takes the region's part of each array (list of ndarray) and its beginning along each axis (tuple of int); gives
-        the result of the task. It must be picklable.
-    wanted : sequence of tuple of int
-        The regions to make tasks for.
+    `name`: of the tasks, whose keys are this and the number of the region along each axis; `axes`: for each array and
+    each of its dimensions, the axis of the regions that cuts it, None where it is whole; `edges`: borders of the
+    regions along each axis, rising; `finish`: takes the region's part of each array (list of ndarray) and its beginning
+    along each axis (tuple of int), gives the result of the task, and must be picklable; `wanted`: the regions to make
+    tasks for.
     """
 
     name: str
@@ -61,14 +52,8 @@ class Target:
 class Work:
     """Tasks to run.
 
-    Parameters
-    ----------
-    graph : mapping
-        Low-level Dask graph.
-    keys : sequence
-        Those wanted; the result of each is a dict of its account.
-    resources : mapping of key to mapping
-        Workers that some tasks need, by label.
+    `graph`: low-level Dask graph; `keys`: those wanted, the result of each is a dict of its account; `resources`:
+    workers that some tasks need, by label.
     """
 
     graph: Mapping[Any, Any]
@@ -79,18 +64,12 @@ class Work:
 def plan(
     targets: Sequence[Target], *, gather: bool = True, labels: Mapping[str, int] | None = None
 ) -> Work:
-    """Make one task for every region that is wanted.
+    """Make one task for every region that is wanted; what targets have in common is computed once.
 
-    Parameters
-    ----------
-    targets : sequence of Target
-        What they have in common is computed once.
-    gather : bool
-        Put into a region's task what only that region needs. Without it each block stays a task of its own, which keeps
-        more threads at work where regions are few.
-    labels : mapping, optional
-        Resource labels of the cluster's workers. With "GPU" among them, tasks that run a model are bound to those
-        workers; with "CPU" too, the others to these; and nothing is gathered.
+    `gather`: put into a region's task what only that region needs; without it each block stays a task of its own, which
+    keeps more threads at work where regions are few; `labels`: resource labels of the cluster's workers. With "GPU"
+    among them, tasks that run a model are bound to those workers; with "CPU" too, the others to these; and nothing is
+    gathered.
     """
     targets = [target for target in targets if target.wanted]
     gpus = "GPU" in (labels or {})
@@ -239,17 +218,8 @@ class _Recipe:
 class Region:
     """The task of a region: makes the tasks that only it needs, runs them, and hands over its arrays.
 
-    Parameters
-    ----------
-    recipe : _Recipe
-    begin : tuple of int
-        Of the region along each axis.
-    spans : list of list of (int, int)
-        Begin and end in each array along each dimension.
-    blocks : mapping of str to list of range
-        Blocks of each layer of the recipe.
-    needs : tuple of key
-        What it takes from ordinary tasks, in the order of its arguments.
+    `begin`: of the region along each axis; `spans`: begin and end in each array along each dimension; `blocks`: of each
+    layer of the recipe; `needs`: keys that it takes from ordinary tasks, in the order of its arguments.
     """
 
     __slots__ = ("begin", "blocks", "extra", "needs", "recipe", "spans")
@@ -276,25 +246,11 @@ class Region:
         keep: bool = False,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Any:
-        """Run it.
+        """Run it on `values`, the results of what it needs.
 
-        Parameters
-        ----------
-        values : sequence
-            Results of what it needs.
-        stage : str
-            What `finish` counts as; None where a cluster counts the region.
-        retries : int
-            How often one of its tasks is tried again.
-        keep : bool
-            Whether to give the failure of one of its tasks, instead of raising it.
-        stopped : callable
-            Tells whether the run is over, so that nothing more is to be done.
-
-        Returns
-        -------
-        any
-            What `finish` gives, or a Failure.
+        `stage`: what `finish` counts as, None where a cluster counts the region; `retries`: how often one of its tasks
+        is tried again; `keep`: give the failure of one of its tasks instead of raising it; `stopped`: tells whether the
+        run is over, so that nothing more is to be done. Returns what `finish` gives, or a Failure.
         """
         tasks = dict(self.extra)
         for layer in self.recipe.layers:

@@ -83,12 +83,7 @@ class RunReport:
     manifest: dict[str, Any] = field(default_factory=dict)
 
     def account(self, outcome: Outcome) -> None:
-        """Add up what the processes told.
-
-        Parameters
-        ----------
-        outcome : Outcome
-        """
+        """Add up what the processes told."""
         self.scheduler = outcome.scheduler
         self.retries, self.lost_workers = outcome.retries, outcome.lost_workers
         self.tasks = outcome.tasks
@@ -132,22 +127,10 @@ class RunReport:
         return asdict(self)
 
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
-        """Write the report.
+        """Write the report, and give the files.
 
-        Parameters
-        ----------
-        path : path
-            ``*.json``, ``*.html``, or a folder for ``report.json`` and ``report.html``.
-
-        Returns
-        -------
-        list of Path
-            The files.
-
-        Raises
-        ------
-        StoreError
-            If it cannot be written.
+        `path`: ``*.json``, ``*.html``, or a folder for ``report.json`` and ``report.html``. StoreError if it cannot be
+        written.
         """
         files = report_files(path)
         try:
@@ -255,18 +238,7 @@ def _table(head: tuple[str, ...], rows: list[Any]) -> str:
 
 
 def report_files(path: str | os.PathLike[str]) -> list[Path]:
-    """Tell where the report goes.
-
-    Parameters
-    ----------
-    path : path
-        As in :meth:`RunReport.save`.
-
-    Raises
-    ------
-    InputError
-        If it is a file of another kind.
-    """
+    """Tell where the report goes, `path` being as in :meth:`RunReport.save`; InputError if a file of another kind."""
     path = Path(path)
     if path.suffix in (".json", ".html"):
         return [path]
@@ -299,14 +271,9 @@ def remember(report: RunReport) -> None:
 def failure_rows(
     failures: list[dict[str, Any]], places: Mapping[Any, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Say of each failure which region it was.
+    """Say of each failure of an Outcome which region it was.
 
-    Parameters
-    ----------
-    failures : list of dict
-        Of an Outcome.
-    places : mapping
-        From key to ``variables``, ``index`` and ``extent``.
+    `places`: from key to ``variables``, ``index`` and ``extent``.
     """
     return [
         {**places[f["key"]], **{k: v for k, v in f.items() if k != "key"}}

@@ -24,21 +24,9 @@ if TYPE_CHECKING:
 class TrainSettings:
     """How a network is trained: the fields that all trainings have. A room derives its own.
 
-    Attributes
-    ----------
-    epochs : int
-        Passes over what is trained on.
-    learning_rate : float
-        Of the optimiser, at its highest.
-    weight_decay : float
-        Of the optimiser.
-    seed : int
-        Of everything that is drawn. Another seed changes this field alone.
-
-    Raises
-    ------
-    InputError
-        If a value makes no sense.
+    `epochs`: passes over what is trained on; `learning_rate`: of the optimiser, at its highest; `weight_decay`: of the
+    optimiser; `seed`: of everything that is drawn, another seed changes this field alone. InputError if a value makes
+    no sense.
     """
 
     epochs: int = 100
@@ -123,21 +111,8 @@ _CHECKPOINT = WeightsFormat(
 class Checkpoint:
     """The file from which a stopped training goes on, written whole or not at all.
 
-    Parameters
-    ----------
-    path : path-like
-        The file.
-    stamp : mapping
-        What the training is of, as JSON: a state with another stamp is not gone on from. Mappings within, such as
-        settings, are compared by their own keys.
-    free : collection of str
-        Keys of the stamp, such as "settings.epochs", that may differ.
-
-    Examples
-    --------
-    >>> checkpoint = Checkpoint("run.resume", {"settings": settings.to_dict()})  # doctest: +SKIP
-    >>> state = checkpoint.load() or {"epoch": 0}  # doctest: +SKIP
-    >>> checkpoint.save({"epoch": 1, "network": network.state_dict()})  # doctest: +SKIP
+    `stamp`: what the training is of, as JSON: a state with another stamp is not gone on from. Mappings within, such as
+    settings, are compared by their own keys; `free`: keys of the stamp, such as "settings.epochs", that may differ.
     """
 
     path: str | os.PathLike[str]
@@ -145,13 +120,7 @@ class Checkpoint:
     free: Collection[str] = ()
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write the state.
-
-        Parameters
-        ----------
-        state : mapping
-            Of mappings, lists, arrays, tensors and JSON's types, as deep as you like: optimisers' ``state_dict()`` too.
-        """
+        """Write the state: mappings, lists, arrays, tensors and JSON's types, as deep as you like."""
         tensors: dict[str, np.ndarray] = {}
         tree = _take_out(state, tensors, "")
         Path(self.path).parent.mkdir(parents=True, exist_ok=True)
@@ -162,16 +131,7 @@ class Checkpoint:
     def load(self) -> dict[str, Any] | None:
         """Read the state, tensors on the CPU; None where there is no file.
 
-        Returns
-        -------
-        dict or None
-
-        Raises
-        ------
-        StoreConflictError
-            If it is the state of another training.
-        StoreFormatError
-            If the file is broken.
+        StoreConflictError if it is the state of another training, StoreFormatError if the file is broken.
         """
         if not Path(self.path).exists():
             return None

@@ -26,18 +26,9 @@ _MAX_HEADER = 10_000_000
 class WeightsFormat:
     """A kind of weights file: what its header must say.
 
-    Attributes
-    ----------
-    name : str
-        What the files are, such as "lunarray.oxides.OxideCNN".
-    remedy : str
-        What to do with a file that is none.
-    key : str
-        Field of the header that holds the name.
-    versions : tuple of int
-        Those of the field ``format_version`` that can be read.
-    required : tuple of str
-        Further fields that must be there.
+    `name`: what the files are, such as "lunarray.oxides.OxideCNN"; `remedy`: what to do with a file that is none;
+    `key`: field of the header that holds the name; `versions`: those of the field ``format_version`` that can be read;
+    `required`: further fields that must be there.
     """
 
     name: str

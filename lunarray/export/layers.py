@@ -18,13 +18,7 @@ _SHORT = {"Mg_number": "Mg", "abbreviation": "abbrev", "coverage": "cover", "cou
 
 
 def driver_of(path: Path) -> str:
-    """Give the driver for the ending of a file.
-
-    Raises
-    ------
-    InputError
-        If vectors are not written so.
-    """
+    """Give the driver for the ending of a file; InputError if vectors are not written so."""
     driver = DRIVERS.get(path.suffix.lower())
     if driver is None:
         raise InputError(

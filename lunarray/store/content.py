@@ -21,13 +21,7 @@ UNNAMED = "data"
 
 
 def as_dataset(obj: xr.Dataset | xr.DataArray) -> xr.Dataset:
-    """Give a Dataset with what is to be stored.
-
-    Raises
-    ------
-    InputError
-        If it is neither.
-    """
+    """Give a Dataset with what is to be stored; InputError if it is no xarray object."""
     if isinstance(obj, xr.DataArray):
         return obj.to_dataset(name=obj.name or UNNAMED)
     if isinstance(obj, xr.Dataset):

@@ -21,12 +21,8 @@ MAX_OBJECTS = 10_000
 class Layout:
     """Cut of one array.
 
-    Parameters
-    ----------
-    chunks : tuple of int
-        Shape of a chunk, the unit of compression and reading.
-    shards : tuple of int or None
-        Shape of a shard, the unit of storage; None where each chunk is an object of its own.
+    `chunks`: shape of a chunk, the unit of compression and reading; `shards`: shape of a shard, the unit of storage,
+    None where each chunk is an object of its own.
     """
 
     chunks: tuple[int, ...]

@@ -25,23 +25,13 @@ STALE = 120.0
 
 
 class WriteLock:
-    """Exclusive right to write to a store, as a context manager.
+    """Exclusive right to write to the store `path`, as a context manager.
 
     The lock is a file ``.<name>.lock`` beside the store, so that it holds before the store exists. It carries the
     owner's host and process; its time of modification is the owner's sign of life. A lock whose owner is dead is taken
     over: on the same machine that is known from the process table at once, elsewhere by the silence.
 
-    Parameters
-    ----------
-    path : Path
-        The store.
-
-    Raises
-    ------
-    StoreLockedError
-        On entering, if another writer holds it.
-    StoreError
-        On entering, if the folder cannot be written.
+    On entering, StoreLockedError if another writer holds it, StoreError if the folder cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,13 +70,7 @@ class WriteLock:
             pass  # the folder is gone, or read-only by now: then the lock is stale, and is seen to be
 
     def check(self) -> None:
-        """Make sure that the lock is still ours.
-
-        Raises
-        ------
-        StoreLockedError
-            If another writer took it, believing us dead.
-        """
+        """Make sure that the lock is still ours: StoreLockedError if another writer took it, believing us dead."""
         if self._lost:
             raise StoreLockedError(
                 f"another writer has taken the store over: {_say(_owner(self.file))}",

@@ -31,16 +31,8 @@ REGIONS_PER_THREAD = 4
 class Group:
     """Variables that are cut alike and so are written together.
 
-    Parameters
-    ----------
-    axes : tuple of str
-        The axes along which they are cut.
-    sizes : tuple of int
-        Length of a region along each of these.
-    dims : mapping of str to tuple of str
-        Dimensions of each variable.
-    layouts : mapping of str to Layout
-        Cut of each variable.
+    `axes`: those along which they are cut; `sizes`: length of a region along each of these; `dims`: dimensions of each
+    variable; `layouts`: cut of each variable.
     """
 
     axes: tuple[str, ...]
@@ -89,13 +81,8 @@ def _layout(variable: xr.Variable) -> Layout:
 class Writes:
     """The tasks that write the regions of a store.
 
-    Parameters
-    ----------
-    work : planning.Work
-        All of them.
-    places : mapping
-        From the key of each task to ``group`` (its number), ``index``, ``extent`` (begin and end along each axis) and
-        ``variables`` of its region.
+    `places`: from the key of each task to ``group`` (its number), ``index``, ``extent`` (begin and end along each axis)
+    and ``variables`` of its region.
     """
 
     work: planning.Work
@@ -147,25 +134,10 @@ def write_region(
     dims: Mapping[str, tuple[str, ...]],
     axes: tuple[str, ...],
 ) -> dict[str, Any]:
-    """Write one region.
+    """Write one region, and give the account of the write.
 
-    Parameters
-    ----------
-    parts : sequence of ndarray
-        Of each variable.
-    begin : sequence of int
-        Of the region along each of its axes.
-    path : str
-        The store.
-    dims : mapping of str to tuple of str
-        Dimensions of each variable.
-    axes : tuple of str
-        Those along which the variables are cut.
-
-    Returns
-    -------
-    dict
-        The account of the write.
+    `parts`: of each variable; `begin`: of the region along each of its axes; `path`: the store; `dims`: dimensions of
+    each variable; `axes`: those along which the variables are cut.
     """
     import zarr
 
@@ -199,13 +171,7 @@ def write_region(
 
 
 def write_error(path: str, error: Exception) -> StoreWriteError:
-    """Say that the store cannot be written any more.
-
-    Parameters
-    ----------
-    error : Exception
-        What happened.
-    """
+    """Say, after an error, that the store cannot be written any more."""
     if not Path(path, "zarr.json").exists():
         return StoreWriteError(
             "the store was deleted or moved away while it was being written",

@@ -54,26 +54,14 @@ def _any_state(path: Path) -> dict[str, Any] | None:
 
 
 def set_state(path: Path, **state: Any) -> None:
-    """Change the state of a store in one step.
-
-    Parameters
-    ----------
-    **state
-        Entries; None takes one away.
-    """
+    """Change entries of the state of a store in one step; None takes one away."""
     change_attribute(
         path, KEY, lambda old: {k: v for k, v in {**old, **state}.items() if v is not None}
     )
 
 
 def remove(path: Path) -> None:
-    """Delete the lunarray store at `path`, of whatever version, if there is one.
-
-    Raises
-    ------
-    StoreConflictError
-        If something else is there.
-    """
+    """Delete the lunarray store at `path`, of whatever version, if there is one; StoreConflictError for anything else."""
     try:
         state = _any_state(path)
     except StoreFormatError as error:
