@@ -61,7 +61,7 @@ def set_state(path: Path, **state: Any) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete the lunarray store at `path`, of whatever version, if there is one; StoreConflictError for anything else."""
+    """Delete the lunarray store at `path`, of whatever version, if any; StoreConflictError for anything else."""
     try:
         state = _any_state(path)
     except StoreFormatError as error:
