@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from lunarray.cli import fractures, general, oxides, superres, xrf
 from lunarray.cli.console import friendly
@@ -27,11 +28,8 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
-class OnError(StrEnum):
-    """What becomes of a block that fails."""
-
-    stop = "raise"
-    nan = "nan"
+#: What becomes of a block that fails.
+OnError = StrEnum("OnError", {"stop": "raise", "nan": "nan"})
 
 
 @app.callback()
@@ -39,32 +37,30 @@ def main(
     context: typer.Context,
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", callback=_version, is_eager=True, help="Show versions of everything."
-        ),
+        Option("--version", callback=_version, is_eager=True, help="Show versions of everything."),
     ] = False,
     cluster: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help='Where to compute: "local" (a process for each core), "gpus" (one for each), or the address of a Dask '
             "scheduler. By default threads of this process."
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Workers of a cluster that is started here.")
+        int | None, Option(min=1, help="Workers of a cluster that is started here.")
     ] = None,
     on_error: Annotated[
         OnError | None,
-        typer.Option(
+        Option(
             help="After all retries a block that fails stops the run (raise), or stays missing and is reported (nan)."
         ),
     ] = None,
     retries: Annotated[
-        int | None, typer.Option(min=0, help="How often a block that fails is tried again.")
+        int | None, Option(min=0, help="How often a block that fails is tried again.")
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(help="Report of the run to write: .html, .json, or a folder for both."),
+        Option(help="Report of the run to write: .html, .json, or a folder for both."),
     ] = None,
 ) -> None:
     """Array-native tools for lunar science data.
@@ -91,5 +87,16 @@ def main(
             context.with_resource(la.cluster(cluster or "local", workers=workers))
 
 
-for module in (general, oxides, xrf, superres, fractures):
-    module.register(app)
+for command in (
+    general.demo,
+    general.info,
+    oxides.invert_oxides,
+    oxides.train_oxides,
+    oxides.atlas,
+    oxides.compare,
+    xrf.fit_elements,
+    fractures.map_fractures,
+    fractures.train_fractures,
+):
+    app.command()(friendly()(command))
+app.add_typer(superres.gib, name="gib")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -49,3 +50,10 @@ def console() -> Any:
 
 def say(text: str) -> None:
     console().print(text, soft_wrap=True)
+
+
+def picture(draw: Callable[..., Any], *what: Any, path: Path | None) -> None:
+    """Draw a picture and say so, where one is asked for."""
+    if path is not None:
+        draw(*what, path=path)
+        say(f"Picture    {path}")

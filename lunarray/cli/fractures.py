@@ -6,9 +6,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
-from lunarray.cli.console import console, friendly, say
+from lunarray.cli.console import console, picture, say
 from lunarray.cli.options import (
     Device,
     LearningRate,
@@ -25,32 +25,17 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-class Split(StrEnum):
-    """What is kept apart for validation."""
+#: What is kept apart for validation.
+Split = StrEnum("Split", ["image", "area", "tile"])
+#: What training lowers.
+Loss = StrEnum("Loss", ["bce", "focal", "bce_dice"])
 
-    image = "image"
-    area = "area"
-    tile = "tile"
-
-
-class Loss(StrEnum):
-    """What training lowers."""
-
-    bce = "bce"
-    focal = "focal"
-    bce_dice = "bce_dice"
-
-
-class Schedule(StrEnum):
-    """Course of the learning rate."""
-
-    constant = "constant"
-    cosine = "cosine"
-
+#: Course of the learning rate.
+Schedule = StrEnum("Schedule", ["constant", "cosine"])
 
 TrainImages = Annotated[
     list[str],
-    typer.Argument(
+    Argument(
         metavar="IMAGE...",
         help="Map-projected images (GeoTIFF, ISIS cube) or Zarr stores with an image.",
         show_default=False,
@@ -58,30 +43,28 @@ TrainImages = Annotated[
 ]
 Lines = Annotated[
     list[Path],
-    typer.Option(
+    Option(
         help="Lines along the fractures (any OGR file): one file for all images, or one for each, in order.",
         show_default=False,
     ),
 ]
-Outlines = Annotated[
-    Path | None, typer.Option(help="Outlines that are labelled as they are: pits.")
-]
+Outlines = Annotated[Path | None, Option(help="Outlines that are labelled as they are: pits.")]
 Width = Annotated[
     str,
-    typer.Option(
+    Option(
         help="Column with each line's class (tiny, small, medium, large, huge) or width in pixels; or one class "
         "or number for all."
     ),
 ]
 Begin = Annotated[
     str,
-    typer.Option(
+    Option(
         help="light, deeplabv3_resnet50, deeplabv3_resnet101, or a file of weights to begin with."
     ),
 ]
 SplitBy = Annotated[
     Split | None,
-    typer.Option(
+    Option(
         help="Keep images, an area or single tiles for validation (default: images; of one image an area)."
     ),
 ]
@@ -90,7 +73,7 @@ SplitBy = Annotated[
 def map_fractures(
     inputs: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="IMAGE...",
             help="LROC NAC images (GeoTIFF, ISIS cube; map-projected, or any single one), or one Zarr store with an "
             "image. Several become one mosaic.",
@@ -100,36 +83,34 @@ def map_fractures(
     output: Output,
     model: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="Weights in place of the embedded model: from train-fractures, the published IMFMapper checkpoint, "
             "or any DeepLabV3 with one output."
         ),
     ] = None,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Probability from which a pixel is a fracture.")
+        float, Option(min=0, max=1, help="Probability from which a pixel is a fracture.")
     ] = 0.5,
     resolution: Annotated[
         float | None,
-        typer.Option(help="Resample to this pixel size (m); several images: 1.5 by default."),
+        Option(help="Resample to this pixel size (m); several images: 1.5 by default."),
     ] = None,
     value_range: Annotated[
         tuple[float, float] | None,
-        typer.Option(
+        Option(
             help="Brightness of black and white, for models trained on 8-bit images (I/F: 0.01 0.12, say)."
         ),
     ] = None,
     vectors: Annotated[
         Path | None,
-        typer.Option(
-            help="Fractures as polygons to write (.gpkg, .shp or .geojson), with a style."
-        ),
+        Option(help="Fractures as polygons to write (.gpkg, .shp or .geojson), with a style."),
     ] = None,
     min_area: Annotated[
-        float, typer.Option(min=0, help="Smallest fracture among the polygons (m²).")
+        float, Option(min=0, help="Smallest fracture among the polygons (m²).")
     ] = 150.0,
     within: Annotated[
         Path | None,
-        typer.Option(help="Units (any OGR file) outside of which polygons are dropped."),
+        Option(help="Units (any OGR file) outside of which polygons are dropped."),
     ] = None,
     device: RunDevice = Device.auto,
     quicklook: Quicklook = None,
@@ -143,37 +124,34 @@ def map_fractures(
     import lunarray as la
     from lunarray.errors import GridError
 
-    with friendly():
-        if vectors is not None:
-            _check_vectors(vectors, overwrite)
-        image, source = _open_image(inputs, resolution)
-        if vectors is not None and "spatial_ref" not in image.coords:
-            raise GridError(
-                "the image has no place on the ground, so that polygons would have no area",
-                where=inputs[0],
-                remedy="leave --vectors away, or map-project the image first (ISIS: cam2map)",
-            )
-        found = la.fractures.map_fractures(
-            image, model, threshold, value_range=value_range, device=device.value
+    if vectors is not None:
+        _check_vectors(vectors, overwrite)
+    image, source = _open_image(inputs, resolution)
+    if vectors is not None and "spatial_ref" not in image.coords:
+        raise GridError(
+            "the image has no place on the ground, so that polygons would have no area",
+            where=inputs[0],
+            remedy="leave --vectors away, or map-project the image first (ISIS: cam2map)",
         )
-        if source is not None:
-            found["source"] = source
-        result = found.lunar.to_zarr(output, overwrite=overwrite, description="Finding fractures")
-        _mask_summary(result)
-        polygons = None
-        if vectors is not None:
-            polygons = la.fractures.vectorize(result, min_area=min_area, within=within)
-            _vector_summary(polygons, la.fractures.mapped_area(result))
-            if overwrite:
-                vectors.unlink(missing_ok=True)
-            files = la.fractures.write_fractures(polygons, vectors)
-            say(f"Vectors    {', '.join(str(f) for f in files)}")
-        if quicklook is not None:
-            la.plot.detections(
-                image, result["mask"] if polygons is None else polygons, path=quicklook
-            )
-            say(f"Picture    {quicklook}")
-        say(f"Store      {output}")
+    found = la.fractures.map_fractures(
+        image, model, threshold, value_range=value_range, device=device.value
+    )
+    if source is not None:
+        found["source"] = source
+    result = found.lunar.to_zarr(output, overwrite=overwrite, description="Finding fractures")
+    _mask_summary(result)
+    polygons = None
+    if vectors is not None:
+        polygons = la.fractures.vectorize(result, min_area=min_area, within=within)
+        _vector_summary(polygons, la.fractures.mapped_area(result))
+        if overwrite:
+            vectors.unlink(missing_ok=True)
+        files = la.fractures.write_fractures(polygons, vectors)
+        say(f"Vectors    {', '.join(str(f) for f in files)}")
+    picture(
+        la.plot.detections, image, result["mask"] if polygons is None else polygons, path=quicklook
+    )
+    say(f"Store      {output}")
 
 
 def train_fractures(
@@ -183,32 +161,30 @@ def train_fractures(
     polygons: Outlines = None,
     width: Width = "width",
     model: Begin = "light",
-    size: Annotated[int, typer.Option(min=32, help="Side of the tiles, a multiple of 32.")] = 512,
-    overlap: Annotated[float, typer.Option(min=0, max=0.9, help="Overlap of the tiles.")] = 0.1,
+    size: Annotated[int, Option(min=32, help="Side of the tiles, a multiple of 32.")] = 512,
+    overlap: Annotated[float, Option(min=0, max=0.9, help="Overlap of the tiles.")] = 0.1,
     split: SplitBy = None,
     share: Annotated[
-        float, typer.Option("--validation-share", help="Share of the tiles to validate with.")
+        float, Option("--validation-share", help="Share of the tiles to validate with.")
     ] = 0.2,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the tiles.")] = 100,
-    batch_size: Annotated[int, typer.Option(min=1, help="Tiles in a step.")] = 32,
+    epochs: Annotated[int, Option(min=1, help="Passes over the tiles.")] = 100,
+    batch_size: Annotated[int, Option(min=1, help="Tiles in a step.")] = 32,
     learning_rate: LearningRate = 1e-4,
-    schedule: Annotated[
-        Schedule, typer.Option(help="Course of the learning rate.")
-    ] = Schedule.constant,
-    loss: Annotated[Loss, typer.Option(help="What training lowers.")] = Loss.bce,
+    schedule: Annotated[Schedule, Option(help="Course of the learning rate.")] = Schedule.constant,
+    loss: Annotated[Loss, Option(help="What training lowers.")] = Loss.bce,
     class_weight: Annotated[
-        str | None, typer.Option(help="Weight of fracture pixels: a number, or balanced.")
+        str | None, Option(help="Weight of fracture pixels: a number, or balanced.")
     ] = None,
     augment: Annotated[
-        bool, typer.Option("--augment/--no-augment", help="Change tiles at random.")
+        bool, Option("--augment/--no-augment", help="Change tiles at random.")
     ] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
+    seed: Annotated[int, Option(min=0, help="Of weights, order and augmentation.")] = 0,
     device: TrainDevice = Device.auto,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="File from which a stopped training goes on.")
+        Path | None, Option(help="File from which a stopped training goes on.")
     ] = None,
     curves: Annotated[
-        Path | None, typer.Option(help="Picture of losses and scores by epoch to write.")
+        Path | None, Option(help="Picture of losses and scores by epoch to write.")
     ] = None,
 ) -> None:
     """Train a fracture model on images and lines drawn along the fractures.
@@ -218,62 +194,53 @@ def train_fractures(
     import lunarray as la
     from lunarray.errors import InputError
 
-    with friendly():
-        if len(lines) not in (1, len(images)):
-            raise InputError(
-                f"{len(lines)} files of lines for {len(images)} images",
-                where="--lines",
-                remedy="give one for all, or one for each in the order of the images",
-            )
-        pictures = [_open_image([name], None)[0] for name in images]
-        by_image = lines if len(lines) > 1 else lines * len(images)
-        labels = [
-            la.fractures.weak_labels(file, picture, width=_number(width), polygons=polygons)
-            for file, picture in zip(by_image, pictures, strict=True)
-        ]
-        cut = la.fractures.tiles(pictures, labels, size=size, overlap=overlap)
-        chosen = split or (Split.image if len(pictures) > 1 else Split.area)
-        training, validation = la.fractures.split(cut, chosen.value, share, seed)
-        if not training.has_fracture.any():
-            raise InputError(
-                "no training tile has a fracture",
-                where="--lines",
-                remedy="check that the lines lie on the images, or split by tile",
-            )
-        say(
-            f"{len(training)} tiles to train on, {int(training.has_fracture.sum())} with fractures; "
-            f"{len(validation)} to validate with, {int(validation.has_fracture.sum())} with fractures"
+    if len(lines) not in (1, len(images)):
+        raise InputError(
+            f"{len(lines)} files of lines for {len(images)} images",
+            where="--lines",
+            remedy="give one for all, or one for each in the order of the images",
         )
-        fit = la.fractures.train(
-            training.with_rotations(),
-            validation,
-            settings=la.fractures.TrainSettings(
-                epochs=epochs,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                schedule=schedule.value,
-                loss=loss.value,
-                class_weight=_number(class_weight),
-                seed=seed,
-            ),
-            model=model,
-            augment="default" if augment else None,
-            checkpoint=checkpoint,
-            device=device.value,
+    pictures = [_open_image([name], None)[0] for name in images]
+    by_image = lines if len(lines) > 1 else lines * len(images)
+    labels = [
+        la.fractures.weak_labels(file, picture, width=_number(width), polygons=polygons)
+        for file, picture in zip(by_image, pictures, strict=True)
+    ]
+    cut = la.fractures.tiles(pictures, labels, size=size, overlap=overlap)
+    chosen = split or (Split.image if len(pictures) > 1 else Split.area)
+    training, validation = la.fractures.split(cut, chosen.value, share, seed)
+    if not training.has_fracture.any():
+        raise InputError(
+            "no training tile has a fracture",
+            where="--lines",
+            remedy="check that the lines lie on the images, or split by tile",
         )
-        output.parent.mkdir(parents=True, exist_ok=True)
-        fit.save(output, images=[str(name) for name in images])
-        _training_summary(fit)
-        if curves is not None:
-            la.plot.training_curves(fit.history, path=curves)
-            say(f"Picture    {curves}")
-        say(f"Weights    {output}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to `app`."""
-    app.command()(map_fractures)
-    app.command()(train_fractures)
+    say(
+        f"{len(training)} tiles to train on, {int(training.has_fracture.sum())} with fractures; "
+        f"{len(validation)} to validate with, {int(validation.has_fracture.sum())} with fractures"
+    )
+    fit = la.fractures.train(
+        training.with_rotations(),
+        validation,
+        settings=la.fractures.TrainSettings(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            schedule=schedule.value,
+            loss=loss.value,
+            class_weight=_number(class_weight),
+            seed=seed,
+        ),
+        model=model,
+        augment="default" if augment else None,
+        checkpoint=checkpoint,
+        device=device.value,
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    fit.save(output, images=[str(name) for name in images])
+    _training_summary(fit)
+    picture(la.plot.training_curves, fit.history, path=curves)
+    say(f"Weights    {output}")
 
 
 def _open_image(

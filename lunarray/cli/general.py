@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
-from lunarray.cli.console import console, friendly, say
+from lunarray.cli.console import console, say
 from lunarray.cli.options import Grid
 
 if TYPE_CHECKING:
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for what the demo writes.")
+        Path, Option("--output", "-o", help="Folder for what the demo writes.")
     ] = Path("lunarray-demo"),
-    pole: Annotated[Grid, typer.Option(help="Which pole: north or south.")] = Grid.north,
-    resolution: Annotated[float, typer.Option(min=100, help="Pixel of the scene in m.")] = 2000.0,
+    pole: Annotated[Grid, Option(help="Which pole: north or south.")] = Grid.north,
+    resolution: Annotated[float, Option(min=100, help="Pixel of the scene in m.")] = 2000.0,
     latitude: Annotated[
         float,
-        typer.Option(min=60, max=89, help="The scene reaches down to this latitude (degrees)."),
+        Option(min=60, max=89, help="The scene reaches down to this latitude (degrees)."),
     ] = 80.0,
-    seed: Annotated[int, typer.Option(help="Another number, another Moon.")] = 0,
+    seed: Annotated[int, Option(help="Another number, another Moon.")] = 0,
 ) -> None:
     """Simulate a polar scene with known oxides, invert it, and show truth, result and error.
 
@@ -32,85 +32,73 @@ def demo(
     """
     import lunarray as la
 
-    with friendly():
-        scene = la.simulate.polar_scene(
-            pole.value, resolution=resolution, latitude=latitude, seed=seed
-        )
-        shape = " × ".join(str(scene.sizes[dim]) for dim in ("y", "x"))
-        say(f"Simulating {shape} Spectral Profiler pixels around the {pole.value} pole")
-        stored = scene.lunar.to_zarr(
-            output / "scene.zarr", overwrite=True, description="Simulating the scene"
-        )
-        maps = stored.lunar.invert_oxides().lunar.to_zarr(
-            output / "oxides.zarr", overwrite=True, description="Inverting the oxides"
-        )
-        files = maps.lunar.to_cog(output / "geotiff")
-        truth = stored[[f"{oxide}_true" for oxide in la.oxides.OXIDES]]
-        truth = truth.rename({f"{oxide}_true": oxide for oxide in la.oxides.OXIDES})
-        la.plot.comparison(
-            truth, maps, path=output / "quicklook.png", title="Oxides of a simulated polar scene"
-        )
-        _table_of_errors(truth, maps)
-        say(f"Spectra    {output / 'scene.zarr'}")
-        say(
-            f"Maps       {output / 'oxides.zarr'}, and {len(files)} GeoTIFFs in {output / 'geotiff'}"
-        )
-        say(f"Picture    {output / 'quicklook.png'}")
+    scene = la.simulate.polar_scene(pole.value, resolution=resolution, latitude=latitude, seed=seed)
+    shape = " × ".join(str(scene.sizes[dim]) for dim in ("y", "x"))
+    say(f"Simulating {shape} Spectral Profiler pixels around the {pole.value} pole")
+    stored = scene.lunar.to_zarr(
+        output / "scene.zarr", overwrite=True, description="Simulating the scene"
+    )
+    maps = stored.lunar.invert_oxides().lunar.to_zarr(
+        output / "oxides.zarr", overwrite=True, description="Inverting the oxides"
+    )
+    files = maps.lunar.to_cog(output / "geotiff")
+    truth = stored[[f"{oxide}_true" for oxide in la.oxides.OXIDES]]
+    truth = truth.rename({f"{oxide}_true": oxide for oxide in la.oxides.OXIDES})
+    la.plot.comparison(
+        truth, maps, path=output / "quicklook.png", title="Oxides of a simulated polar scene"
+    )
+    _table_of_errors(truth, maps)
+    say(f"Spectra    {output / 'scene.zarr'}")
+    say(f"Maps       {output / 'oxides.zarr'}, and {len(files)} GeoTIFFs in {output / 'geotiff'}")
+    say(f"Picture    {output / 'quicklook.png'}")
 
 
 def info(
-    store: Annotated[Path, typer.Argument(help="A store that lunarray wrote.", show_default=False)],
+    store: Annotated[Path, Argument(help="A store that lunarray wrote.", show_default=False)],
 ) -> None:
     """Show what a store holds, where it came from, and whether its writing came to the end."""
     from rich.table import Table
 
     from lunarray.store import describe
 
-    with friendly():
-        found = describe(store)
-        ds = found.dataset
-        state = (
-            "complete"
-            if found.complete
-            else "[bold red]interrupted: run what wrote it again to complete it[/]"
+    found = describe(store)
+    ds = found.dataset
+    state = (
+        "complete"
+        if found.complete
+        else "[bold red]interrupted: run what wrote it again to complete it[/]"
+    )
+    say(f"[bold]{store}[/]  {state}, {found.regions_done} of {found.regions} regions")
+    say(f"{found.nbytes_stored / 1e6:,.1f} MB stored, {ds.nbytes / 1e6:,.1f} MB in memory")
+    say("Axes       " + ", ".join(f"{dim} {size}" for dim, size in ds.sizes.items()))
+    crs = ds.coords["spatial_ref"].attrs.get("crs_code") if "spatial_ref" in ds.coords else None
+    if crs:
+        say(f"CRS        {crs}")
+    table = Table("variable", "axes", "type", "unit", "chunks", "what")
+    for name, variable in ds.data_vars.items():
+        chunks = "×".join(str(max(sizes)) for sizes in variable.chunks or ())
+        axes, unit = " ".join(map(str, variable.dims)), variable.attrs.get("units", "")
+        table.add_row(
+            str(name),
+            axes,
+            str(variable.dtype),
+            unit,
+            chunks,
+            variable.attrs.get("long_name", ""),
         )
-        say(f"[bold]{store}[/]  {state}, {found.regions_done} of {found.regions} regions")
-        say(f"{found.nbytes_stored / 1e6:,.1f} MB stored, {ds.nbytes / 1e6:,.1f} MB in memory")
-        say("Axes       " + ", ".join(f"{dim} {size}" for dim, size in ds.sizes.items()))
-        crs = ds.coords["spatial_ref"].attrs.get("crs_code") if "spatial_ref" in ds.coords else None
-        if crs:
-            say(f"CRS        {crs}")
-        table = Table("variable", "axes", "type", "unit", "chunks", "what")
-        for name, variable in ds.data_vars.items():
-            chunks = "×".join(str(max(sizes)) for sizes in variable.chunks or ())
-            axes, unit = " ".join(map(str, variable.dims)), variable.attrs.get("units", "")
-            table.add_row(
-                str(name),
-                axes,
-                str(variable.dtype),
-                unit,
-                chunks,
-                variable.attrs.get("long_name", ""),
-            )
-        console().print(table)
-        for key in (
-            "title",
-            "source",
-            "model",
-            "model_sha256",
-            "lunarray_version",
-            "skipped_files",
-        ):
-            if key in ds.attrs:
-                say(f"{key:<17}{ds.attrs[key]}")
-        for line in str(ds.attrs.get("history", "")).splitlines():
-            say(f"{'history':<17}{line}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to `app`."""
-    app.command()(demo)
-    app.command()(info)
+    console().print(table)
+    for key in (
+        "title",
+        "source",
+        "model",
+        "model_sha256",
+        "lunarray_version",
+        "skipped_files",
+    ):
+        if key in ds.attrs:
+            say(f"{key:<17}{ds.attrs[key]}")
+    for line in str(ds.attrs.get("history", "")).splitlines():
+        say(f"{'history':<17}{line}")
 
 
 def _table_of_errors(truth: xr.Dataset, maps: xr.Dataset) -> None:

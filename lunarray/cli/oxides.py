@@ -6,9 +6,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
-from lunarray.cli.console import console, friendly, say
+from lunarray.cli.console import console, picture, say
 from lunarray.cli.options import (
     Device,
     Grid,
@@ -27,12 +27,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-class Reflectance(StrEnum):
-    """The two reflectances of an SP product."""
-
-    REF1 = "REF1"
-    REF2 = "REF2"
-
+#: The two reflectances of an SP product.
+Reflectance = StrEnum("Reflectance", {"REF1": "REF1", "REF2": "REF2"})
 
 #: Orbits that a summary shows apart.
 MAX_COLUMNS = 6
@@ -41,7 +37,7 @@ MAX_COLUMNS = 6
 def invert_oxides(
     inputs: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="INPUT...",
             help="KAGUYA SP L2C files (.spc, .lbl; quoted patterns too), one Zarr store, or one reflectance mosaic "
             "(GeoTIFF, ISIS cube, ENVI).",
@@ -51,25 +47,25 @@ def invert_oxides(
     output: Output,
     grid: Annotated[
         Grid | None,
-        typer.Option(help="Grid the tracks to a map first; otherwise footprint by footprint."),
+        Option(help="Grid the tracks to a map first; otherwise footprint by footprint."),
     ] = None,
     resolution: Annotated[
         float | None,
-        typer.Option(help="Pixel of that map: m (default 500), or degrees if geographic (0.5)."),
+        Option(help="Pixel of that map: m (default 500), or degrees if geographic (0.5)."),
     ] = None,
     latitude: Annotated[
-        float, typer.Option(help="A polar map reaches down to this latitude (degrees).")
+        float, Option(help="A polar map reaches down to this latitude (degrees).")
     ] = 65.0,
     fill_radius: Annotated[
-        float | None, typer.Option(help="Fill gaps of the map from cells within (m).")
+        float | None, Option(help="Fill gaps of the map from cells within (m).")
     ] = None,
     reflectance: Annotated[
         Reflectance,
-        typer.Option(help="SP reflectance: REF1 (photometry of highlands) or REF2 (of maria)."),
+        Option(help="SP reflectance: REF1 (photometry of highlands) or REF2 (of maria)."),
     ] = Reflectance.REF1,
     wavelengths: Annotated[
         Path | None,
-        typer.Option(help="Text file with a mosaic's wavelengths (nm), if it does not say them."),
+        Option(help="Text file with a mosaic's wavelengths (nm), if it does not say them."),
     ] = None,
     model: OwnWeights = None,
     device: RunDevice = Device.auto,
@@ -82,26 +78,23 @@ def invert_oxides(
     The embedded model was trained on simulated soils only. Read its card before you believe a map:
     `python -c "import lunarray.oxides as o; print(o.DEFAULT_WEIGHTS.with_suffix('.md'))"`
     """
-    with friendly():
-        spectra = open_inputs(inputs, reflectance, skip_bad_files, wavelengths)
-        if grid is not None:
-            options: dict[str, Any] = {"fill_radius": fill_radius, "latitude": latitude}
-            if resolution is not None:
-                options["resolution"] = resolution
-            spectra = spectra.lunar.grid(grid.value, **options)
-        result = spectra.lunar.invert_oxides(model=model, device=device.value)
-        result = result.lunar.to_zarr(output, overwrite=overwrite, description="Inverting oxides")
-        _summary(result)
-        if quicklook is not None:
-            result.lunar.plot_maps(path=quicklook)
-            say(f"Picture    {quicklook}")
-        say(f"Store      {output}")
+    spectra = open_inputs(inputs, reflectance, skip_bad_files, wavelengths)
+    if grid is not None:
+        options: dict[str, Any] = {"fill_radius": fill_radius, "latitude": latitude}
+        if resolution is not None:
+            options["resolution"] = resolution
+        spectra = spectra.lunar.grid(grid.value, **options)
+    result = spectra.lunar.invert_oxides(model=model, device=device.value)
+    result = result.lunar.to_zarr(output, overwrite=overwrite, description="Inverting oxides")
+    _summary(result)
+    picture(result.lunar.plot_maps, path=quicklook)
+    say(f"Store      {output}")
 
 
 def train_oxides(
     inputs: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="CUBE...",
             help="Reflectance cubes (Zarr stores or mosaics), for instance of both poles; or one store of samples.",
             show_default=False,
@@ -110,22 +103,20 @@ def train_oxides(
     output: WeightsOutput,
     reference: Annotated[
         Path | None,
-        typer.Option(
-            help="Maps of the six oxides: a Zarr store, or a folder of FeO.tif, TiO2.tif, …"
-        ),
+        Option(help="Maps of the six oxides: a Zarr store, or a folder of FeO.tif, TiO2.tif, …"),
     ] = None,
     screen: Annotated[
         list[Path] | None,
-        typer.Option(
+        Option(
             help="A second FeO map: points where both disagree are left out. May be repeated, one for each pole."
         ),
     ] = None,
     reference_window: Annotated[
-        int, typer.Option(min=1, help="Pixels of the reference along a side that are averaged.")
+        int, Option(min=1, help="Pixels of the reference along a side that are averaged.")
     ] = 17,
     reference_std: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="OXIDE=WT%",
             help="Error (1 sigma) of the reference, such as FeO=0.3: intervals then are for the true abundance. "
             "May be repeated.",
@@ -133,28 +124,26 @@ def train_oxides(
     ] = None,
     folds: Annotated[
         int,
-        typer.Option(
-            min=0, help="Ranges of longitude left out in turn; 0 for each sample in turn."
-        ),
+        Option(min=0, help="Ranges of longitude left out in turn; 0 for each sample in turn."),
     ] = 10,
     width: Annotated[
-        int, typer.Option("--channels", "-n", min=1, help="Channels of the first block.")
+        int, Option("--channels", "-n", min=1, help="Channels of the first block.")
     ] = 32,
     learning_rate: LearningRate = 1e-3,
-    epochs: Annotated[int, typer.Option(min=1, help="Steps on all samples.")] = 100,
+    epochs: Annotated[int, Option(min=1, help="Steps on all samples.")] = 100,
     separate: Annotated[
-        bool, typer.Option("--separate", help="A network for each oxide instead of one for all.")
+        bool, Option("--separate", help="A network for each oxide instead of one for all.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the weights to begin with.")] = 0,
+    seed: Annotated[int, Option(help="Of the weights to begin with.")] = 0,
     device: TrainDevice = Device.auto,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Folder from which a stopped run goes on.")
+        Path | None, Option(help="Folder from which a stopped run goes on.")
     ] = None,
     samples_output: Annotated[
-        Path | None, typer.Option("--samples", help="Keep the samples in this Zarr store.")
+        Path | None, Option("--samples", help="Keep the samples in this Zarr store.")
     ] = None,
     figures: Annotated[
-        Path | None, typer.Option(help="Folder for pictures: correlation and scatter.")
+        Path | None, Option(help="Folder for pictures: correlation and scatter.")
     ] = None,
 ) -> None:
     """Train an oxide model on a cube and reference maps.
@@ -164,40 +153,39 @@ def train_oxides(
     """
     import lunarray as la
 
-    with friendly():
-        errors = _assignments(reference_std or [], "--reference-std")
-        samples, pixels = _samples(inputs, reference, screen or [], reference_window, errors)
-        samples = la.oxides.select_samples(samples)
-        _say_samples(samples)
-        if samples_output is not None:
-            samples.lunar.to_zarr(samples_output, overwrite=True, progress=False)
-        fit = la.oxides.train(
-            samples,
-            la.oxides.TrainSettings(
-                n=width, learning_rate=learning_rate, epochs=epochs, joint=not separate, seed=seed
-            ),
-            folds=folds or "leave-one-out",
-            by="lon" if "lon" in samples.coords else None,
-            pixels=pixels,
-            device=device.value,
-            checkpoint=checkpoint,
+    errors = _assignments(reference_std or [], "--reference-std")
+    samples, pixels = _samples(inputs, reference, screen or [], reference_window, errors)
+    samples = la.oxides.select_samples(samples)
+    _say_samples(samples)
+    if samples_output is not None:
+        samples.lunar.to_zarr(samples_output, overwrite=True, progress=False)
+    fit = la.oxides.train(
+        samples,
+        la.oxides.TrainSettings(
+            n=width, learning_rate=learning_rate, epochs=epochs, joint=not separate, seed=seed
+        ),
+        folds=folds or "leave-one-out",
+        by="lon" if "lon" in samples.coords else None,
+        pixels=pixels,
+        device=device.value,
+        checkpoint=checkpoint,
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    fit.save(output)
+    _scores(fit.metrics(), "Left-out predictions against the reference")
+    if figures is not None and fit.left_out is not None:
+        la.plot.correlation_curves(
+            la.oxides.band_correlation(samples), path=figures / "correlation.png"
         )
-        output.parent.mkdir(parents=True, exist_ok=True)
-        fit.save(output)
-        _scores(fit.metrics(), "Left-out predictions against the reference")
-        if figures is not None and fit.left_out is not None:
-            la.plot.correlation_curves(
-                la.oxides.band_correlation(samples), path=figures / "correlation.png"
-            )
-            la.plot.prediction_scatter(fit.reference, fit.left_out, path=figures / "scatter.png")
-            say(f"Pictures   {figures}")
-        say(f"Weights    {output}")
+        la.plot.prediction_scatter(fit.reference, fit.left_out, path=figures / "scatter.png")
+        say(f"Pictures   {figures}")
+    say(f"Weights    {output}")
 
 
 def atlas(
     inputs: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="CUBE...",
             help="Reflectance cubes of the north pole, the south pole, or both (Zarr stores or mosaics).",
             show_default=False,
@@ -205,29 +193,25 @@ def atlas(
     ],
     output: Annotated[
         Path,
-        typer.Option(
-            "--output", "-o", help="Folder for maps, GeoTIFFs and tables.", show_default=False
-        ),
+        Option("--output", "-o", help="Folder for maps, GeoTIFFs and tables.", show_default=False),
     ],
     model: OwnWeights = None,
     latitude: Annotated[
-        float, typer.Option(min=0, max=89.9, help="Map what is poleward of this (degrees).")
+        float, Option(min=0, max=89.9, help="Map what is poleward of this (degrees).")
     ] = 65.0,
     uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", help="With standard deviations and 90 % intervals.")
+        bool, Option("--uncertainty", help="With standard deviations and 90 % intervals.")
     ] = False,
     regions: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="Polygons to tabulate (.gpkg, .shp); in the south, by default the nine of Artemis III."
         ),
     ] = None,
     radius: Annotated[
-        float, typer.Option(min=1, help="Radius of the regions of Artemis III, m.")
+        float, Option(min=1, help="Radius of the regions of Artemis III, m.")
     ] = 7500.0,
-    geotiff: Annotated[
-        bool, typer.Option(help="Export maps as GeoTIFF with styles for QGIS.")
-    ] = True,
+    geotiff: Annotated[bool, Option(help="Export maps as GeoTIFF with styles for QGIS.")] = True,
     device: RunDevice = Device.auto,
     quicklook: Quicklook = None,
     overwrite: Overwrite = False,
@@ -242,79 +226,74 @@ def atlas(
     from lunarray.geo import as_regions
     from lunarray.plot.drawing import limits
 
-    with friendly():
-        cubes: dict[str, Any] = {}
-        for name in inputs:
-            cube = open_inputs([name], Reflectance.REF1, False, None)
-            pole = _pole(cube, name)
-            if pole in cubes:
-                raise InputError(
-                    f"a second cube of the {pole} pole", where=name, remedy="Give one of each pole"
-                )
-            cubes[pole] = cube
-        own = None if regions is None else as_regions(regions)
-        maps = la.oxides.atlas(
-            cubes.get("north"),
-            cubes.get("south"),
-            model,
-            latitude=latitude,
-            uncertainty=uncertainty,
-            device=device.value,
-        )
-        names = [*la.oxides.OXIDES, "Mg_number"]
-        for pole, lazy in maps.items():
-            store = output / f"atlas_{pole}.zarr"
-            stored = lazy.lunar.to_zarr(store, overwrite=overwrite, description=f"Mapping {pole}")
-            maps[pole] = stored
-            _summary(stored)
-            say(f"Store      {store}")
-            if geotiff:
-                files = stored[names].lunar.to_cog(output / f"geotiff_{pole}")
-                for variable, file in zip(names, files, strict=True):
-                    low, high, _ = limits([stored[variable].values], None, None)
-                    unit = stored[variable].attrs.get("units", "")
-                    la.export.raster_style(file, low, high, label=unit)
-                say(f"GeoTIFF    {output / f'geotiff_{pole}'}")
-            wanted = own or (la.oxides.artemis3_regions(radius) if pole == "south" else [])
-            sign = 1 if pole == "north" else -1
-            wanted = [r for r in wanted if sign * r.cap()[1] > 0]
-            if wanted:
-                statistics = la.geo.region_statistics(stored[names], wanted).compute()
-                table = la.oxides.region_table(statistics)
-                table.to_csv(output / f"regions_{pole}.csv")
-                la.export.to_vector(statistics, output / f"regions_{pole}.gpkg", regions=wanted)
-                _regions(statistics)
-                say(f"Regions    {output / f'regions_{pole}.csv'} and .gpkg")
-        if quicklook is not None:
-            la.plot.polar_atlas(maps, path=quicklook)
-            say(f"Picture    {quicklook}")
+    cubes: dict[str, Any] = {}
+    for name in inputs:
+        cube = open_inputs([name], Reflectance.REF1, False, None)
+        pole = _pole(cube, name)
+        if pole in cubes:
+            raise InputError(
+                f"a second cube of the {pole} pole", where=name, remedy="Give one of each pole"
+            )
+        cubes[pole] = cube
+    own = None if regions is None else as_regions(regions)
+    maps = la.oxides.atlas(
+        cubes.get("north"),
+        cubes.get("south"),
+        model,
+        latitude=latitude,
+        uncertainty=uncertainty,
+        device=device.value,
+    )
+    names = [*la.oxides.OXIDES, "Mg_number"]
+    for pole, lazy in maps.items():
+        store = output / f"atlas_{pole}.zarr"
+        stored = lazy.lunar.to_zarr(store, overwrite=overwrite, description=f"Mapping {pole}")
+        maps[pole] = stored
+        _summary(stored)
+        say(f"Store      {store}")
+        if geotiff:
+            files = stored[names].lunar.to_cog(output / f"geotiff_{pole}")
+            for variable, file in zip(names, files, strict=True):
+                low, high, _ = limits([stored[variable].values], None, None)
+                unit = stored[variable].attrs.get("units", "")
+                la.export.raster_style(file, low, high, label=unit)
+            say(f"GeoTIFF    {output / f'geotiff_{pole}'}")
+        wanted = own or (la.oxides.artemis3_regions(radius) if pole == "south" else [])
+        sign = 1 if pole == "north" else -1
+        wanted = [r for r in wanted if sign * r.cap()[1] > 0]
+        if wanted:
+            statistics = la.geo.region_statistics(stored[names], wanted).compute()
+            table = la.oxides.region_table(statistics)
+            table.to_csv(output / f"regions_{pole}.csv")
+            la.export.to_vector(statistics, output / f"regions_{pole}.gpkg", regions=wanted)
+            _regions(statistics)
+            say(f"Regions    {output / f'regions_{pole}.csv'} and .gpkg")
+    picture(la.plot.polar_atlas, maps, path=quicklook)
 
 
 def compare(
     result: Annotated[
         Path,
-        typer.Argument(
-            help="Maps: a Zarr store, a GeoTIFF, or a folder of such.", show_default=False
-        ),
+        Argument(help="Maps: a Zarr store, a GeoTIFF, or a folder of such.", show_default=False),
     ],
     reference: Annotated[
         Path,
-        typer.Argument(
+        Argument(
             help="Maps of the same quantities, by the same names, on any lunar grid.",
             show_default=False,
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Zarr store for the differences."),
+        Option("--output", "-o", help="Zarr store for the differences."),
     ] = None,
     method: Annotated[
         str,
-        typer.Option(help="How the reference is resampled: auto, nearest, bilinear or average."),
+        Option(help="How the reference is resampled: auto, nearest, bilinear or average."),
     ] = "auto",
     regions: Annotated[
         Path | None,
-        typer.Option(help="Polygons in which to tabulate the difference (.gpkg, .shp)."),
+        Option(help="Polygons in which to tabulate the difference (.gpkg, .shp)."),
     ] = None,
     quicklook: Quicklook = None,
     overwrite: Overwrite = False,
@@ -327,32 +306,21 @@ def compare(
     import lunarray as la
     from lunarray.oxides.comparison import matched
 
-    with friendly():
-        mine, theirs = matched(
-            la.store.open_maps(result),
-            la.store.open_maps(reference),
-            method=method,  # type: ignore[arg-type]
-        )
-        oxides = [name for name in la.oxides.OXIDES if name in mine]
-        names = oxides or [str(name) for name in mine.data_vars]
-        _scores(la.oxides.metrics(mine, theirs, oxides=names), "Result against reference")
-        off = la.oxides.difference(mine, theirs)
-        if output is not None:
-            off = off.lunar.to_zarr(output, overwrite=overwrite, description="Comparing")
-            say(f"Store      {output}")
-        if regions is not None:
-            _regions(la.geo.region_statistics(off, regions).compute())
-        if quicklook is not None:
-            la.plot.comparison(theirs, mine, path=quicklook)
-            say(f"Picture    {quicklook}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to `app`."""
-    app.command()(invert_oxides)
-    app.command()(train_oxides)
-    app.command()(atlas)
-    app.command()(compare)
+    mine, theirs = matched(
+        la.store.open_maps(result),
+        la.store.open_maps(reference),
+        method=method,  # type: ignore[arg-type]
+    )
+    oxides = [name for name in la.oxides.OXIDES if name in mine]
+    names = oxides or [str(name) for name in mine.data_vars]
+    _scores(la.oxides.metrics(mine, theirs, oxides=names), "Result against reference")
+    off = la.oxides.difference(mine, theirs)
+    if output is not None:
+        off = off.lunar.to_zarr(output, overwrite=overwrite, description="Comparing")
+        say(f"Store      {output}")
+    if regions is not None:
+        _regions(la.geo.region_statistics(off, regions).compute())
+    picture(la.plot.comparison, theirs, mine, path=quicklook)
 
 
 def open_inputs(

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from lunarray.cli.console import console, friendly, say
+from lunarray.cli.console import console, friendly, picture, say
 from lunarray.cli.options import Device, Output, Overwrite, Quicklook, RunDevice, TrainDevice
 
 if TYPE_CHECKING:
@@ -20,93 +21,87 @@ gib = typer.Typer(
 )
 
 Store = Annotated[
-    Path, typer.Argument(help="The Global Information Bank, a Zarr store.", show_default=False)
+    Path, Argument(help="The Global Information Bank, a Zarr store.", show_default=False)
 ]
 
 
 Models = Annotated[
     Path,
-    typer.Option("--models", "-m", help="Folder of the regions' networks.", show_default=False),
+    Option("--models", "-m", help="Folder of the regions' networks.", show_default=False),
 ]
 GeoTiffs = Annotated[
-    Path | None, typer.Option(help="Folder for GeoTIFFs of the elements, with QGIS styles.")
+    Path | None, Option(help="Folder for GeoTIFFs of the elements, with QGIS styles.")
 ]
 
 
-class Division(StrEnum):
-    """How a footprint divides over its cells."""
-
-    exact = "exact"
-    lagrangian = "lagrangian"
+#: How a footprint divides over its cells.
+Division = StrEnum("Division", ["exact", "lagrangian"])
 
 
 @gib.command()
+@friendly()
 def create(
     store: Store,
-    regions: Annotated[str, typer.Option(help="Regions: rows x columns.")] = "8x8",
-    shape: Annotated[str, typer.Option(help="Pixels of a region: rows x columns.")] = "342x682",
-    extent: Annotated[
-        str, typer.Option(help="West, south, east, north in degrees.")
-    ] = "-180,-90,180,90",
-    elements: Annotated[
-        str, typer.Option(help="Elements, with commas.")
-    ] = "Fe,Ti,Ca,Si,Al,Mg,Na,O",
-    features: Annotated[int, typer.Option(min=1, help="Surface features of a pixel.")] = 300,
+    regions: Annotated[str, Option(help="Regions: rows x columns.")] = "8x8",
+    shape: Annotated[str, Option(help="Pixels of a region: rows x columns.")] = "342x682",
+    extent: Annotated[str, Option(help="West, south, east, north in degrees.")] = "-180,-90,180,90",
+    elements: Annotated[str, Option(help="Elements, with commas.")] = "Fe,Ti,Ca,Si,Al,Mg,Na,O",
+    features: Annotated[int, Option(min=1, help="Surface features of a pixel.")] = 300,
     overwrite: Overwrite = False,
 ) -> None:
     """Lay out a Global Information Bank: the Moon in 8 × 8 regions of 342 × 682 pixels, without data yet."""
     from lunarray import superres
 
-    with friendly():
-        west, south, east, north = _numbers(extent, 4, ",", "--extent")
-        rows, columns = _numbers(regions, 2, "x", "--regions")
-        height, width = _numbers(shape, 2, "x", "--shape")
-        grid = superres.GIBGrid(
-            (int(rows), int(columns)), (int(height), int(width)), (west, south, east, north)
-        )
-        names = [e.strip() for e in elements.split(",") if e.strip()]
-        ds = superres.create_gib(store, grid, names, features, overwrite=overwrite)
-        say(f"Grid       {grid.size[0]:,} × {grid.size[1]:,} pixels in {regions} regions")
-        _summary(ds)
-        say(f"Store      {store}")
+    west, south, east, north = _numbers(extent, 4, ",", "--extent")
+    rows, columns = _numbers(regions, 2, "x", "--regions")
+    height, width = _numbers(shape, 2, "x", "--shape")
+    grid = superres.GIBGrid(
+        (int(rows), int(columns)), (int(height), int(width)), (west, south, east, north)
+    )
+    names = [e.strip() for e in elements.split(",") if e.strip()]
+    ds = superres.create_gib(store, grid, names, features, overwrite=overwrite)
+    say(f"Grid       {grid.size[0]:,} × {grid.size[1]:,} pixels in {regions} regions")
+    _summary(ds)
+    say(f"Store      {store}")
 
 
 @gib.command()
+@friendly()
 def populate(
     store: Store,
     footprints: Annotated[
         list[Path] | None,
-        typer.Argument(
+        Argument(
             help="Tables of CLASS tracks (.csv) or results of fit-elements (.zarr); none completes an interrupted run.",
             show_default=False,
         ),
     ] = None,
     mare_polygons: Annotated[
-        Path | None, typer.Option(help="Outlines of the maria (GeoPackage, shapefile).")
+        Path | None, Option(help="Outlines of the maria (GeoPackage, shapefile).")
     ] = None,
     mare_raster: Annotated[
-        Path | None, typer.Option(help="Map of classes (GeoTIFF, Zarr, .csv); 1 is mare.")
+        Path | None, Option(help="Map of classes (GeoTIFF, Zarr, .csv); 1 is mare.")
     ] = None,
     albedo: Annotated[
-        Path | None, typer.Option(help="Albedo (GeoTIFF, Zarr, .csv): dark ground is mare.")
+        Path | None, Option(help="Albedo (GeoTIFF, Zarr, .csv): dark ground is mare.")
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Albedo below which ground is mare; by default Otsu's.")
+        float | None, Option(help="Albedo below which ground is mare; by default Otsu's.")
     ] = None,
     method: Annotated[
-        Division, typer.Option(help="How a footprint divides over its cells.")
+        Division, Option(help="How a footprint divides over its cells.")
     ] = Division.exact,
-    cells: Annotated[int, typer.Option(min=1, help="Cells of a footprint.")] = 8,
+    cells: Annotated[int, Option(min=1, help="Cells of a footprint.")] = 8,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Go on without footprints that are none.")
+        bool, Option("--skip-bad", help="Go on without footprints that are none.")
     ] = False,
     skip_outside: Annotated[
-        bool, typer.Option("--skip-outside", help="Go on without footprints outside of the grid.")
+        bool, Option("--skip-outside", help="Go on without footprints outside of the grid.")
     ] = False,
     quicklook: Quicklook = None,
     geotiff: GeoTiffs = None,
     vectors: Annotated[
-        Path | None, typer.Option(help="Footprints to write (.gpkg, .shp), with a QGIS style.")
+        Path | None, Option(help="Footprints to write (.gpkg, .shp), with a QGIS style.")
     ] = None,
 ) -> None:
     """Put the abundances of footprints on the pixels of a Global Information Bank.
@@ -116,102 +111,95 @@ def populate(
     """
     from lunarray import plot, superres
 
-    with friendly():
-        sources: dict[str, Any] = {}
-        if mare_polygons is not None:
-            sources["polygons"] = mare_polygons
-        if mare_raster is not None:
-            sources["raster"] = _open_map(mare_raster)
-        if albedo is not None:
-            sources["albedo"] = _open_map(albedo)
-        tables: list[xr.Dataset | None] = [
-            _open_footprints(path, skip_bad) for path in footprints or []
-        ]
-        if sources:
-            superres.classify_mare(
-                store, **sources, threshold="otsu" if threshold is None else threshold
-            )
-        regions: set[tuple[int, int]] = set()
-        for table in tables or [None]:
-            done = superres.populate(
-                store,
-                table,
-                method=method.value,
-                cells=cells,
-                errors="skip" if skip_bad else "raise",
-                outside="skip" if skip_outside else "raise",
-            )
-            regions |= set(done.regions)
-            say(
-                f"Footprints {done.added:,} added, {done.known:,} known, {done.outside:,} outside; "
-                f"{done.footprints:,} in all"
-            )
-        say(f"Regions    {len(regions)} populated anew")
-        ds = superres.open_gib(store)
-        _summary(ds)
-        if quicklook is not None:
-            first = _known_elements(ds)[0]
-            plot.heat_map(ds, first, base=sources.get("albedo"), radius=40.0, path=quicklook)
-            say(f"Picture    {quicklook}")
-        if geotiff is not None:
-            files = superres.write_element_maps(ds, geotiff)
-            say(f"GeoTIFF    {sum(f.suffix == '.tif' for f in files)} in {geotiff}")
-        if vectors is not None:
-            superres.write_element_vectors(superres.gib_footprints(store), vectors)
-            say(f"Vectors    {vectors}")
-        say(f"Store      {store}")
+    sources: dict[str, Any] = {}
+    if mare_polygons is not None:
+        sources["polygons"] = mare_polygons
+    if mare_raster is not None:
+        sources["raster"] = _open_map(mare_raster)
+    if albedo is not None:
+        sources["albedo"] = _open_map(albedo)
+    tables: list[xr.Dataset | None] = [
+        _open_footprints(path, skip_bad) for path in footprints or []
+    ]
+    if sources:
+        superres.classify_mare(
+            store, **sources, threshold="otsu" if threshold is None else threshold
+        )
+    regions: set[tuple[int, int]] = set()
+    for table in tables or [None]:
+        done = superres.populate(
+            store,
+            table,
+            method=method.value,
+            cells=cells,
+            errors="skip" if skip_bad else "raise",
+            outside="skip" if skip_outside else "raise",
+        )
+        regions |= set(done.regions)
+        say(
+            f"Footprints {done.added:,} added, {done.known:,} known, {done.outside:,} outside; "
+            f"{done.footprints:,} in all"
+        )
+    say(f"Regions    {len(regions)} populated anew")
+    ds = superres.open_gib(store)
+    _summary(ds)
+    if quicklook is not None:
+        first = _known_elements(ds)[0]
+        plot.heat_map(ds, first, base=sources.get("albedo"), radius=40.0, path=quicklook)
+        say(f"Picture    {quicklook}")
+    if geotiff is not None:
+        files = superres.write_element_maps(ds, geotiff)
+        say(f"GeoTIFF    {sum(f.suffix == '.tif' for f in files)} in {geotiff}")
+    if vectors is not None:
+        superres.write_element_vectors(superres.gib_footprints(store), vectors)
+        say(f"Vectors    {vectors}")
+    say(f"Store      {store}")
 
 
-class Losses(StrEnum):
-    """What a network is trained on."""
-
-    paper = "paper"
-    footprint = "footprint"
+#: What a network is trained on.
+Losses = StrEnum("Losses", ["paper", "footprint"])
 
 
 @gib.command()
+@friendly()
 def train(
     store: Store,
     models: Models,
     basemap: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="Image of the surface (GeoTIFF, Zarr, .csv): surface features are made of it where a region has none."
         ),
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help='ResNet50 weights: a file, or "torchvision" to fetch them; random if not given.'
         ),
     ] = None,
     region: Annotated[
         list[str] | None,
-        typer.Option(help="Region as row,column from 0,0 in the north-west. May be repeated."),
+        Option(help="Region as row,column from 0,0 in the north-west. May be repeated."),
     ] = None,
     losses: Annotated[
         Losses,
-        typer.Option(
+        Option(
             help="The paper's losses at points alone, or errors of the means over footprints with a linear trend."
         ),
     ] = Losses.paper,
     members: Annotated[
-        int, typer.Option(min=1, help="Networks in the ensemble that tells the uncertainty.")
+        int, Option(min=1, help="Networks in the ensemble that tells the uncertainty.")
     ] = 3,
-    epochs: Annotated[
-        int, typer.Option(min=1, help="Passes over all sub-regions, in each phase.")
-    ] = 3,
+    epochs: Annotated[int, Option(min=1, help="Passes over all sub-regions, in each phase.")] = 3,
     steps: Annotated[
-        tuple[int, int], typer.Option(help="Gradient steps at each visit, in each phase.")
+        tuple[int, int], Option(help="Gradient steps at each visit, in each phase.")
     ] = (4, 4),
-    neighbours: Annotated[int, typer.Option(min=1, help="Neighbours of a node.")] = 100,
-    seed: Annotated[int, typer.Option(help="Another number, other networks.")] = 0,
+    neighbours: Annotated[int, Option(min=1, help="Neighbours of a node.")] = 100,
+    seed: Annotated[int, Option(help="Another number, other networks.")] = 0,
     device: TrainDevice = Device.auto,
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite", help="Train regions anew whose data or settings have changed since."
-        ),
+        Option("--overwrite", help="Train regions anew whose data or settings have changed since."),
     ] = False,
 ) -> None:
     """Train the networks of the regions that hold features, mare class and abundances.
@@ -221,44 +209,44 @@ def train(
     """
     from lunarray import superres
 
-    with friendly():
-        if basemap is not None:
-            wanted = None if region is None else [_region(r) for r in region]
-            filled = superres.fill_features(
-                store, _open_map(basemap), weights, regions=wanted, device=device.value
-            )
-            say(f"Features   of {len(filled)} regions")
-        kind = superres.TrainSettings
-        make = kind.paper if losses is Losses.paper else kind.footprint_aware
-        settings = make(members=members, epochs=epochs, steps=tuple(steps), k=neighbours, seed=seed)
-
-        def report(state: dict[str, Any]) -> None:
-            if state["visit"] == state["visits"] or state["visit"] % 20 == 0:
-                say(
-                    f"Region     {state['region']} network {state['member'] + 1}/{members}, phase {state['phase']}, "
-                    f"{state['visit']}/{state['visits']} sub-regions, loss {state['loss']:.4g}"
-                )
-
-        files = superres.train_gib(
-            store,
-            models,
-            settings,
-            regions=None if region is None else [_region(r) for r in region],
-            overwrite=overwrite,
-            device=device.value,
-            progress=False,
-            report=report,
+    if basemap is not None:
+        wanted = None if region is None else [_region(r) for r in region]
+        filled = superres.fill_features(
+            store, _open_map(basemap), weights, regions=wanted, device=device.value
         )
-        say(f"Models     {len(files)} in {models}")
+        say(f"Features   of {len(filled)} regions")
+    kind = superres.TrainSettings
+    make = kind.paper if losses is Losses.paper else kind.footprint_aware
+    settings = make(members=members, epochs=epochs, steps=tuple(steps), k=neighbours, seed=seed)
+
+    def report(state: dict[str, Any]) -> None:
+        if state["visit"] == state["visits"] or state["visit"] % 20 == 0:
+            say(
+                f"Region     {state['region']} network {state['member'] + 1}/{members}, phase {state['phase']}, "
+                f"{state['visit']}/{state['visits']} sub-regions, loss {state['loss']:.4g}"
+            )
+
+    files = superres.train_gib(
+        store,
+        models,
+        settings,
+        regions=None if region is None else [_region(r) for r in region],
+        overwrite=overwrite,
+        device=device.value,
+        progress=False,
+        report=report,
+    )
+    say(f"Models     {len(files)} in {models}")
 
 
 @gib.command()
+@friendly()
 def predict(
     store: Store,
     output: Output,
     models: Models,
     max_distance: Annotated[
-        float, typer.Option(min=0, help="Mask pixels farther from any populated one (km).")
+        float, Option(min=0, help="Mask pixels farther from any populated one (km).")
     ] = 150.0,
     device: RunDevice = Device.auto,
     quicklook: Quicklook = None,
@@ -270,34 +258,26 @@ def predict(
     from lunarray.store import open_zarr, to_zarr
     from lunarray.superres.trained import region_models
 
-    with friendly():
-        ds = superres.open_gib(store)
-        specs = region_models(models, device.value)
-        maps = superres.superresolve(ds, specs, max_distance=1e3 * max_distance)
-        # Blocks of a growing store have no name of their own: what makes the map says whether it is the same one.
-        footprints = superres.gib_footprints(store).sizes["footprint"]
-        token = f"{sorted((r, s.sha256) for r, s in specs.items())} {max_distance} {footprints}"
-        to_zarr(maps, output, overwrite=overwrite, token=token)
-        done = open_zarr(output)
-        elements = [str(e) for e in done["element"].values]
-        if quicklook is not None:
-            plot.heat_map(done, elements[0], path=quicklook)
-            say(f"Picture    {quicklook}")
-        if geotiff is not None:
-            files = superres.write_element_maps(done, geotiff)
-            say(f"GeoTIFF    {sum(f.suffix == '.tif' for f in files)} in {geotiff}")
-        say(f"Elements   {', '.join(elements)}")
-        say(f"Store      {output}")
+    ds = superres.open_gib(store)
+    specs = region_models(models, device.value)
+    maps = superres.superresolve(ds, specs, max_distance=1e3 * max_distance)
+    # Blocks of a growing store have no name of their own: what makes the map says whether it is the same one.
+    footprints = superres.gib_footprints(store).sizes["footprint"]
+    token = f"{sorted((r, s.sha256) for r, s in specs.items())} {max_distance} {footprints}"
+    to_zarr(maps, output, overwrite=overwrite, token=token)
+    done = open_zarr(output)
+    elements = [str(e) for e in done["element"].values]
+    picture(plot.heat_map, done, elements[0], path=quicklook)
+    if geotiff is not None:
+        files = superres.write_element_maps(done, geotiff)
+        say(f"GeoTIFF    {sum(f.suffix == '.tif' for f in files)} in {geotiff}")
+    say(f"Elements   {', '.join(elements)}")
+    say(f"Store      {output}")
 
 
 def _region(text: str) -> tuple[int, int]:
     i, j = _numbers(text, 2, ",", "--region")
     return int(i), int(j)
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to `app`."""
-    app.add_typer(gib, name="gib")
 
 
 def _numbers(text: str, count: int, separator: str, option: str) -> list[float]:

@@ -6,34 +6,25 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
-from lunarray.cli.console import console, friendly, say
+from lunarray.cli.console import console, picture, say
 from lunarray.cli.options import Output, Overwrite, Quicklook, SkipBadFiles
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
-class PhotonsPer(StrEnum):
-    """Unit of a solar model's third column."""
-
-    keV = "keV"
-    bin = "bin"
-
-
-class Strategy(StrEnum):
-    """How spectra are co-added."""
-
-    sliding = "sliding"
-    running = "running"
-    combined = "combined"
+#: Unit of a solar model's third column.
+PhotonsPer = StrEnum("PhotonsPer", {"keV": "keV", "bin": "bin"})
+#: How spectra are co-added.
+Strategy = StrEnum("Strategy", ["sliding", "running", "combined"])
 
 
 def fit_elements(
     inputs: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="INPUT...",
             help="CLASS L1 files (.fits; folders and quoted patterns too), or one Zarr store of such.",
             show_default=False,
@@ -42,35 +33,31 @@ def fit_elements(
     output: Output,
     solar: Annotated[
         list[str],
-        typer.Option(
+        Option(
             help="Solar model as three-column text, or a folder of such, named by day. May be repeated.",
             show_default=False,
         ),
     ],
-    rmf: Annotated[
-        Path, typer.Option(help="Redistribution matrix (OGIP RMF).", show_default=False)
-    ],
-    arf: Annotated[Path | None, typer.Option(help="Effective area (OGIP ARF).")] = None,
+    rmf: Annotated[Path, Option(help="Redistribution matrix (OGIP RMF).", show_default=False)],
+    arf: Annotated[Path | None, Option(help="Effective area (OGIP ARF).")] = None,
     background: Annotated[
         Path | None,
-        typer.Option(
-            help="Background spectrum; by default the sum of the night-side frames given."
-        ),
+        Option(help="Background spectrum; by default the sum of the night-side frames given."),
     ] = None,
     solar_per: Annotated[
-        PhotonsPer, typer.Option(help="Whether the solar model holds photons per keV or per bin.")
+        PhotonsPer, Option(help="Whether the solar model holds photons per keV or per bin.")
     ] = PhotonsPer.keV,
     strategy: Annotated[
         Strategy,
-        typer.Option(help="Co-add a sliding window, or until three lines fit well, or both."),
+        Option(help="Co-add a sliding window, or until three lines fit well, or both."),
     ] = Strategy.sliding,
-    window: Annotated[int, typer.Option(min=1, help="Frames of 8 s in a sliding window.")] = 12,
+    window: Annotated[int, Option(min=1, help="Frames of 8 s in a sliding window.")] = 12,
     min_frames: Annotated[
         int | None,
-        typer.Option(min=1, help="Frames that a window must hold at least (default: all)."),
+        Option(min=1, help="Frames that a window must hold at least (default: all)."),
     ] = None,
     footprints: Annotated[
-        Path | None, typer.Option(help="Footprints with abundances to write (.gpkg or .parquet).")
+        Path | None, Option(help="Footprints with abundances to write (.gpkg or .parquet).")
     ] = None,
     skip_bad_files: SkipBadFiles = False,
     quicklook: Quicklook = None,
@@ -85,42 +72,34 @@ def fit_elements(
     from lunarray.errors import InputError
     from lunarray.xrf.footprints import check_footprints_path
 
-    with friendly():
-        if len(inputs) == 1 and inputs[0].endswith(".zarr"):
-            frames = la.open_zarr(inputs[0])
-        else:
-            frames = la.open_class(inputs, errors="skip" if skip_bad_files else "raise")
-        if footprints is not None:
-            check_footprints_path(footprints, overwrite=overwrite)
-        response = la.xrf.read_response(rmf, arf)
-        own = None if background is None else la.xrf.read_background(background)
-        dark = frames.lunar.night_background() if own is None else own
-        windows = frames.lunar.flag_frames().lunar.coadd(
-            strategy.value, window=window, min_frames=min_frames
+    if len(inputs) == 1 and inputs[0].endswith(".zarr"):
+        frames = la.open_zarr(inputs[0])
+    else:
+        frames = la.open_class(inputs, errors="skip" if skip_bad_files else "raise")
+    if footprints is not None:
+        check_footprints_path(footprints, overwrite=overwrite)
+    response = la.xrf.read_response(rmf, arf)
+    own = None if background is None else la.xrf.read_background(background)
+    dark = frames.lunar.night_background() if own is None else own
+    windows = frames.lunar.flag_frames().lunar.coadd(
+        strategy.value, window=window, min_frames=min_frames
+    )
+    if not windows.sizes["time"]:
+        raise InputError(
+            f"no window: among {frames.sizes['time']:,} frames no {min_frames or window} follow one another",
+            where="--window",
+            remedy="Take shorter ones: --min-frames 1 fits what there is of each",
         )
-        if not windows.sizes["time"]:
-            raise InputError(
-                f"no window: among {frames.sizes['time']:,} frames no {min_frames or window} follow one another",
-                where="--window",
-                remedy="Take shorter ones: --min-frames 1 fits what there is of each",
-            )
-        result = windows.lunar.fit_elements(
-            la.xrf.open_solar_models(solar, per=solar_per.value), response, dark
-        )
-        result = result.lunar.to_zarr(output, overwrite=overwrite, description="Fitting elements")
-        _elements_summary(frames.sizes["time"], result)
-        if footprints is not None:
-            la.xrf.write_footprints(result, footprints, overwrite=overwrite)
-            say(f"Footprints {footprints}")
-        if quicklook is not None:
-            la.plot.footprints(result, "Al", path=quicklook)
-            say(f"Picture    {quicklook}")
-        say(f"Store      {output}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to `app`."""
-    app.command()(fit_elements)
+    result = windows.lunar.fit_elements(
+        la.xrf.open_solar_models(solar, per=solar_per.value), response, dark
+    )
+    result = result.lunar.to_zarr(output, overwrite=overwrite, description="Fitting elements")
+    _elements_summary(frames.sizes["time"], result)
+    if footprints is not None:
+        la.xrf.write_footprints(result, footprints, overwrite=overwrite)
+        say(f"Footprints {footprints}")
+    picture(la.plot.footprints, result, "Al", path=quicklook)
+    say(f"Store      {output}")
 
 
 def _elements_summary(frames: int, ds: xr.Dataset) -> None:

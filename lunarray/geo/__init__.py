@@ -1,6 +1,8 @@
 """The ground: bodies and their reference systems, grids, rasters, vectors, regions.
 
-Names that are imported and not in ``__all__`` are what other rooms build on.
+BodyMismatchError says that something is of another body than it must be, GridError that it lies on no grid, or has no
+reference system, or a wrong one, and InputError that an argument or a file is not what it should be. Names that are
+imported and not in ``__all__`` are what other rooms build on.
 """
 # ruff: noqa: F401
 
@@ -50,7 +52,6 @@ from lunarray.geo.grid import (
     polar_grid,
     project,
 )
-from lunarray.geo.lon import wrap_longitude
 from lunarray.geo.rasters import RasterInfo, open_raster, raster_info
 from lunarray.geo.regions import (
     Box,
@@ -62,7 +63,7 @@ from lunarray.geo.regions import (
     region_shape,
 )
 from lunarray.geo.resample import Method, reproject
-from lunarray.geo.sphere import RADIUS, great_circle_distance
+from lunarray.geo.sphere import RADIUS, great_circle_distance, wrap_longitude
 from lunarray.geo.vectors import read_vectors, transform_geometry
 from lunarray.geo.zonal import region_statistics
 

@@ -136,7 +136,6 @@ def pixel_area(geobox: GeoBox, rows: tuple[int, int], columns: tuple[int, int]) 
     Parameters
     ----------
     geobox : odc.geo.geobox.GeoBox
-        The grid.
     rows, columns : tuple of 2 int
         The part of the grid, [first, last).
 
@@ -169,7 +168,6 @@ def region_mask(obj: Any, region: Region) -> Any:
     obj : Dataset, DataArray or GeoBox
         The map, or its grid.
     region : Circle, Box or Polygon
-        Which.
 
     Returns
     -------

@@ -6,16 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lunarray.geo.lon import wrap_longitude
-from lunarray.geo.sphere import RADIUS
-
-__all__ = [
-    "densify",
-    "footprint_area",
-    "footprint_polygons",
-    "lonlat_of",
-    "unit_vectors",
-]
+from lunarray.geo.sphere import RADIUS, wrap_longitude
 
 #: Longest step along an edge where polygons are drawn in degrees (radians).
 _STEP = np.deg2rad(0.5)

@@ -33,30 +33,13 @@ _SPATIAL_DIMS = (("y", "x"), ("lat", "lon"), ("latitude", "longitude"))
 
 #: CF attributes of coordinates by name.
 COORD_ATTRS = {
-    "x": {
-        "standard_name": "projection_x_coordinate",
-        "long_name": "x coordinate of projection",
-        "units": "m",
-        "axis": "X",
-    },
-    "y": {
-        "standard_name": "projection_y_coordinate",
-        "long_name": "y coordinate of projection",
-        "units": "m",
-        "axis": "Y",
-    },
-    "lon": {
-        "standard_name": "longitude",
-        "long_name": "longitude",
-        "units": "degrees_east",
-        "axis": "X",
-    },
-    "lat": {
-        "standard_name": "latitude",
-        "long_name": "latitude",
-        "units": "degrees_north",
-        "axis": "Y",
-    },
+    dim: {"standard_name": standard, "long_name": long_name, "units": units, "axis": axis}
+    for dim, standard, long_name, units, axis in (
+        ("x", "projection_x_coordinate", "x coordinate of projection", "m", "X"),
+        ("y", "projection_y_coordinate", "y coordinate of projection", "m", "Y"),
+        ("lon", "longitude", "longitude", "degrees_east", "X"),
+        ("lat", "latitude", "latitude", "degrees_north", "Y"),
+    )
 }
 COORD_ATTRS["longitude"] = COORD_ATTRS["lon"]
 COORD_ATTRS["latitude"] = COORD_ATTRS["lat"]
@@ -68,7 +51,6 @@ def spatial_dims(obj: xr.Dataset | xr.DataArray) -> tuple[str, str] | None:
     Parameters
     ----------
     obj : xarray.Dataset or xarray.DataArray
-        A map, or anything else.
 
     Returns
     -------
@@ -93,32 +75,18 @@ def crs_of(obj: xr.Dataset | xr.DataArray) -> pyproj.CRS | None:
     -------
     pyproj.CRS or None
         The CRS of whatever body, or None where there is none.
-
-    Raises
-    ------
-    GridError
-        If variables carry different systems.
     """
     found: list[pyproj.CRS] = []
-    for name in _grid_mapping_names(obj):
-        source = (
-            obj.coords[name]
-            if name in obj.coords
-            else obj[name]
-            if _is_dataset(obj) and name in obj
-            else None
-        )
-        crs = None if source is None else _crs_from_attrs(source.attrs)
-        if crs is not None and all(crs != other for other in found):
-            found.append(crs)
-    if not found:
-        holders = [obj.attrs]
-        if _is_dataset(obj):
-            holders += [variable.attrs for variable in obj.data_vars.values()]
+    dataset = _is_dataset(obj)
+    names = [n for n in _grid_mapping_names(obj) if n in obj.coords or (dataset and n in obj)]
+    own = [obj.attrs, *(v.attrs for v in (obj.data_vars.values() if dataset else ()))]
+    for holders in ([obj[name].attrs for name in names], own):
         for attrs in holders:
             crs = _crs_from_attrs(attrs)
             if crs is not None and all(crs != other for other in found):
                 found.append(crs)
+        if found:
+            break
     if len(found) > 1:
         raise GridError(
             "variables carry different coordinate reference systems: "
@@ -144,13 +112,6 @@ def assign_crs(obj: T, crs: Any) -> T:
         With a scalar coordinate ``spatial_ref`` (WKT2, CF parameters and, where the coordinates are regular, the
         GeoTransform), ``grid_mapping`` in the attributes of every spatial variable, and CF attributes on x and y or
         lon and lat. Data are untouched and stay lazy.
-
-    Raises
-    ------
-    BodyMismatchError
-        If `crs` is of another body.
-    GridError
-        If a GeoBox is given that is not the grid of the coordinates.
 
     Notes
     -----
@@ -257,7 +218,6 @@ def grid_dims(geobox: GeoBox) -> tuple[str, str]:
     Parameters
     ----------
     geobox : GeoBox
-        The grid.
 
     Returns
     -------
@@ -282,13 +242,6 @@ def geobox_of(obj: xr.Dataset | xr.DataArray, body: Bodies = MOON) -> GeoBox:
     -------
     odc.geo.geobox.GeoBox
         The grid; for a part cut out of a grid, on that grid's own lattice to the last bit.
-
-    Raises
-    ------
-    GridError
-        If dimensions, coordinates or CRS are missing, or the coordinates are not regular.
-    BodyMismatchError
-        If the CRS is of another body.
     """
     from odc.geo.geobox import GeoBox
 

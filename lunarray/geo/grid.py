@@ -26,8 +26,7 @@ from lunarray.geo.crs import (
     to_lonlat,
 )
 from lunarray.geo.georeference import geobox_of, require_aligned
-from lunarray.geo.lon import wrap_longitude
-from lunarray.geo.sphere import RADIUS
+from lunarray.geo.sphere import RADIUS, wrap_longitude
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -58,11 +57,6 @@ def polar_grid(pole: str, resolution: float = 500.0, latitude: float = 65.0) -> 
     odc.geo.geobox.GeoBox
         With an even number of rows and columns and the pole on a pixel corner: grids whose resolutions are multiples
         of each other nest.
-
-    Raises
-    ------
-    GridError
-        If the resolution is not positive or the latitude not between 0 and 90.
     """
     if pole not in ("north", "south"):
         raise GridError(f"{pole!r} is not a pole", where="pole", remedy='use "north" or "south"')
@@ -104,14 +98,6 @@ def lunar_grid(
     Returns
     -------
     odc.geo.geobox.GeoBox
-        The grid.
-
-    Raises
-    ------
-    GridError
-        If the specification does not make a grid.
-    BodyMismatchError
-        If it is of another body.
     """
     from odc.geo.geobox import GeoBox
 
@@ -157,7 +143,6 @@ def lonlat(geobox: GeoBox, chunks: int | tuple[int, int] | None = None) -> tuple
     Parameters
     ----------
     geobox : odc.geo.geobox.GeoBox
-        The grid.
     chunks : int or tuple of int, optional
         Make Dask arrays with these chunks; default: NumPy arrays.
 
@@ -266,7 +251,6 @@ def pixel_of(geobox: GeoBox, lon: Any, lat: Any) -> tuple[np.ndarray, np.ndarray
     Parameters
     ----------
     geobox : odc.geo.geobox.GeoBox
-        The grid.
     lon, lat : array_like
         Degrees, any longitude range; they broadcast together.
 

@@ -20,8 +20,6 @@ from lunarray.geo.georeference import assign_grid
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["DRIVERS", "RasterInfo", "open_raster", "raster_info"]
-
 #: What is read, as GDAL calls it: files that hold their own pixels, or a label and the pixels beside it. A VRT, a tile
 #: index or a web service, under whatever name, could read any other file, or the network.
 DRIVERS = (

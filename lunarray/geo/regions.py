@@ -14,8 +14,7 @@ from lunarray.errors import GridError, InputError
 from lunarray.geo.crs import MOON, from_lonlat, moon_crs, require_body, to_lonlat
 from lunarray.geo.footprints import unit_vectors
 from lunarray.geo.grid import lunar_grid
-from lunarray.geo.lon import wrap_longitude
-from lunarray.geo.sphere import RADIUS, great_circle_distance
+from lunarray.geo.sphere import RADIUS, great_circle_distance, wrap_longitude
 from lunarray.geo.vectors import read_vectors
 
 if TYPE_CHECKING:
@@ -209,21 +208,7 @@ class Polygon:
     def from_points(
         cls, points: Iterable[Sequence[float]], crs: Any = "geographic", name: str = "", abbreviation: str = ""
     ) -> Polygon:  # fmt: skip
-        """Polygon from its corners.
-
-        Parameters
-        ----------
-        points : iterable of (x, y)
-            In the coordinates of `crs`, in order.
-        crs : str or CRS, optional
-            Degrees by default.
-        name, abbreviation : str
-            What it is called.
-
-        Returns
-        -------
-        Polygon
-        """
+        """Polygon of three or more corners (x, y) in order, in the coordinates of `crs`."""
         import shapely
 
         points = list(points)
@@ -310,13 +295,6 @@ def as_regions(obj: Any) -> list[Region]:
     -------
     list of Circle, Box or Polygon
         At least one.
-
-    Raises
-    ------
-    InputError
-        No regions, or things that are none.
-    BodyMismatchError
-        Vectors of another body.
     """
     if isinstance(obj, (Circle, Box, Polygon)):
         return [obj]
@@ -358,7 +336,6 @@ def region_grid(region: Region, resolution: float, crs: Any = "geographic") -> G
     Parameters
     ----------
     region : Circle, Box or Polygon
-        Where.
     resolution : float
         Pixel in the units of `crs`: degrees or m.
     crs : str or CRS, optional
@@ -369,11 +346,6 @@ def region_grid(region: Region, resolution: float, crs: Any = "geographic") -> G
     odc.geo.geobox.GeoBox
         Whole pixels counted from the origin of the CRS; of a region across ±180° in degrees, its longitudes run
         beyond 180.
-
-    Raises
-    ------
-    GridError
-        If the region has no extent in that CRS.
     """
     target = moon_crs(crs)
     if target.is_geographic and isinstance(region, Box):
@@ -400,7 +372,6 @@ def region_shape(region: Region, crs: Any) -> BaseGeometry:
     Parameters
     ----------
     region : Circle, Box or Polygon
-        Which.
     crs : str or CRS
         What :func:`lunarray.geo.moon_crs` takes. In longitudes and latitudes, regions across ±180° run beyond it.
 

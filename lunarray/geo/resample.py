@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_choice
 from lunarray.geo.crs import BODIES, NAMED_CRS, body_of, require_body
 from lunarray.geo.georeference import (
     assign_grid,
@@ -66,15 +66,6 @@ def reproject(
         keep their type where the nearest is taken (outside they are -1, unsigned ones the largest, booleans False),
         else become float32. The same for any chunks, across the poles and the ±180° meridian.
 
-    Raises
-    ------
-    InputError
-        An unknown method or no map.
-    GridError
-        A grid that does not describe a place.
-    BodyMismatchError
-        A grid of another body.
-
     Notes
     -----
     Longitudes repeat: a source around the whole body has no edge at ±180°, nor, where it reaches ±90° in longitude
@@ -126,10 +117,7 @@ def reproject(
 
 def check_method(method: str, min_valid: float) -> None:
     """Raise where a method of resampling, or a share of what must be valid, is none."""
-    if method not in METHODS:
-        raise InputError(
-            f"{method!r} is no method", where="method", remedy=f"give one of {', '.join(METHODS)}"
-        )
+    require_choice("method", method, METHODS)
     if not 0 < min_valid <= 1:
         raise InputError(
             f"{min_valid} is no share", where="min_valid", remedy="give more than 0, at most 1"

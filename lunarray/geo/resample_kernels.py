@@ -12,8 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-__all__ = ["Part", "Places", "sample_average", "sample_bilinear", "sample_nearest"]
-
 #: A position this close (pixels) to an edge is on it: PROJ and the polynomials round.
 _EDGE = 1e-7
 
@@ -154,18 +152,8 @@ def _bilinear(source, part, r, c, min_valid):
 def sample_nearest(source, part, where, origin, out):
     """Pixel of the source that holds the middle of each target pixel.
 
-    Parameters
-    ----------
-    source : ndarray (rows, columns)
-        Part of the source.
-    part : Part
-        Where it lies.
-    where : Places
-        Positions.
-    origin : tuple of 2 int
-        First row and column of the block.
-    out : ndarray (rows, columns), of the source's type
-        The block, filled with what stands for no data; written to.
+    `source` (rows, columns): a part, that lies where `part` says; `where`: positions; `origin`: first row and column of
+    the block; `out` (rows, columns), of the source's type: the block, filled with what stands for no data; written to.
     """
     rows, columns = source.shape
     for k in range(len(where.cells)):

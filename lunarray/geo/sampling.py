@@ -21,8 +21,6 @@ from lunarray.geo.grid import closure_of, grid_token, pixel_size
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
-__all__ = ["Sampler", "Window", "sampler_of"]
-
 #: Most points along a side of a target pixel in an average.
 MAX_PARTS = 32
 # Sides of cells; the largest first.
@@ -59,16 +57,9 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampler:
-    """Values of a source grid at the pixels of a target grid.
+    """Values of a `source` grid at the pixels of a `target` grid of the same body, by one of three methods.
 
-    Attributes
-    ----------
-    source, target : GeoBox
-        Grids of one body.
-    method : {"nearest", "bilinear", "average"}
-        How.
-    min_valid : float
-        Share of what a value is made from that must be finite.
+    They are "nearest", "bilinear" and "average"; of what a value is made from, a share of `min_valid` must be finite.
     """
 
     source: GeoBox

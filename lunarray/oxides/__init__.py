@@ -1,4 +1,8 @@
-"""Oxide abundances from reflectance spectra."""
+"""Oxide abundances from reflectance spectra.
+
+The verbs raise InputError for data or arguments that make no sense, BandMismatchError for other wavelengths than those
+of the model, GridError for maps that lie on no grid or a wrong one, and ModelError for weights that do not fit.
+"""
 
 from __future__ import annotations
 

@@ -56,11 +56,6 @@ def oxide_model(
     Returns
     -------
     ModelSpec
-
-    Raises
-    ------
-    ModelError
-        If the weights cannot be read or give other oxides.
     """
     if isinstance(model, ModelSpec):
         return inversion.check_spec(model)
@@ -206,6 +201,8 @@ def _intervals(
 def mg_number(ds: xr.Dataset) -> xr.DataArray:
     """Compute Mg#, the magnesium in the magnesium and iron.
 
+    After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, section 3.4.
+
     Parameters
     ----------
     ds : Dataset
@@ -215,15 +212,6 @@ def mg_number(ds: xr.Dataset) -> xr.DataArray:
     -------
     DataArray
         100 · MgO / (MgO + FeO) in moles, %, float32; NaN where there is not more than none of both together.
-
-    Raises
-    ------
-    InputError
-        If an oxide is missing.
-
-    References
-    ----------
-    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, section 3.4.
     """
     missing = [oxide for oxide in ("MgO", "FeO") if oxide not in ds]
     if missing:
@@ -244,6 +232,9 @@ def feo_lucey2000(
 ) -> xr.DataArray:
     """Estimate FeO from the ratio of two bands: a check that needs no training.
 
+    After Lucey, Blewett and Jolliff (2000), Lunar iron and titanium abundance algorithms based on final processing of
+    Clementine ultraviolet-visible images, JGR 105 (E8), 20297, eqs. 1 and 2.
+
     Parameters
     ----------
     obj : Dataset or DataArray
@@ -258,24 +249,12 @@ def feo_lucey2000(
     DataArray
         FeO in wt%, float32, on the other dimensions; lazy where `obj` is.
 
-    Raises
-    ------
-    InputError
-        If there is no reflectance.
-    BandMismatchError
-        If 750 or 950 nm lies outside the wavelengths.
-
     Notes
     -----
     17.427 · θ - 7.565 with θ = -arctan[(R950/R750 - 1.19) / (R750 - 0.08)], calibrated on Clementine reflectance, which
     is scaled to the laboratory's. SP reads soils 40 % darker and redder; without rescaling it the result is no FeO at
     all. The angle is taken in the full circle, so that it stays continuous where R750 falls below the origin of the
     trends, 0.08.
-
-    References
-    ----------
-    .. [1] Lucey, Blewett and Jolliff (2000), Lunar iron and titanium abundance algorithms based on final processing of
-       Clementine ultraviolet-visible images, JGR 105 (E8), 20297, eqs. 1 and 2.
     """
     reflectance = _conditioned(obj, "feo_lucey2000")
     require_choice("scale", scale, ("auto", "sp", "laboratory"))
@@ -300,6 +279,8 @@ def atlas(
 ) -> dict[str, xr.Dataset]:
     """Map the oxides of both polar regions.
 
+    After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, sections 3.2 to 3.4, figures 5, 8, 9 and 14.
+
     Parameters
     ----------
     north, south : Dataset or DataArray, optional
@@ -316,17 +297,6 @@ def atlas(
     dict of Dataset
         "north" and "south", as far as given: what :func:`lunarray.oxides.invert_oxides` gives, with Mg#, on the
         smallest square of the cube's own pixels that holds the cap. Lazy where the cube is.
-
-    Raises
-    ------
-    InputError
-        No cube, or a latitude that is none.
-    GridError
-        A cube that is not on a polar grid, of the pole that it was given for, or nowhere as near to it as `latitude`.
-
-    References
-    ----------
-    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, sections 3.2 to 3.4, figures 5, 8, 9 and 14.
     """
     given = {"north": north, "south": south}
     cubes = {pole: cube for pole, cube in given.items() if cube is not None}
@@ -365,11 +335,6 @@ def polar_cap(
     -------
     same type as `obj`
         The smallest rectangle of its pixels that holds the cap; in it, floating variables are NaN elsewhere.
-
-    Raises
-    ------
-    GridError
-        If it is not on a polar grid, of another pole, or does not reach `latitude`.
     """
     from lunarray.geo import crs_name
 
@@ -424,6 +389,8 @@ def difference(
 ) -> Any:
     """Subtract maps of others, on whatever grid, from a result.
 
+    After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figure 7.
+
     Parameters
     ----------
     result : Dataset or DataArray
@@ -440,17 +407,6 @@ def difference(
     -------
     same type as `result`
         Result less reference, lazy where either is, NaN where either is missing.
-
-    Raises
-    ------
-    InputError
-        No common variable.
-    GridError
-        A grid that is none.
-
-    References
-    ----------
-    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figure 7.
     """
     found, there = matched(result, reference, method=method, variables=variables)
     out: Any
@@ -472,6 +428,8 @@ def region_maps(
 ) -> xr.Dataset:
     """Reference, result and their difference in a region, on one small grid.
 
+    After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figures 10 to 13.
+
     Parameters
     ----------
     result, reference : Dataset
@@ -488,15 +446,6 @@ def region_maps(
     Dataset
         For each oxide and Mg# that both have: (panel, lat, lon) or (panel, y, x) with `panel` "reference", "result",
         "difference"; lazy where the maps are.
-
-    Raises
-    ------
-    InputError
-        No common variable, or no region.
-
-    References
-    ----------
-    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figures 10 to 13.
     """
     from lunarray.geo import RADIUS, moon_crs, pixel_size
 

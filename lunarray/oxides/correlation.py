@@ -17,6 +17,8 @@ from lunarray.oxides.samples import sampled_spectra
 def band_correlation(samples: xr.Dataset, *, oxides: Sequence[str] | None = None) -> xr.DataArray:
     """Correlate the reflectance of every band with the abundance of every oxide.
 
+    After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, equation 1 and figure 2.
+
     Parameters
     ----------
     samples : Dataset
@@ -29,15 +31,6 @@ def band_correlation(samples: xr.Dataset, *, oxides: Sequence[str] | None = None
     DataArray
         Pearson's R (oxide, wavelength), float32, lazy where the samples are. Each R is of the samples in which both
         are finite; NaN where these are fewer than two, or the band or the oxide is the same in all of them.
-
-    Raises
-    ------
-    InputError
-        If these are not samples, or an oxide is missing.
-
-    References
-    ----------
-    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, equation 1 and figure 2.
     """
     reflectance = sampled_spectra(samples, "band_correlation")
     names = choose_oxides(oxides, "band_correlation", samples=samples)

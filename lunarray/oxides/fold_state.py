@@ -16,17 +16,8 @@ from lunarray.oxides.vector_code import HEIGHTS, WIDTH, aligned, padded
 class FoldState:
     """One network in training: its parameters, Adam's moments, and the memory that an epoch needs.
 
-    Parameters
-    ----------
-    state : mapping of str to array
-        Of the `OxideCNN` to begin with, with its standardisation set.
-    spectra : array of shape (sample, bands)
-    targets : array of shape (sample, output)
-        In wt%.
-    n : int
-        Channels of the first block.
-    rate, decay : float
-        Adam's learning rate and L2 penalty.
+    It begins with `state`, of an `OxideCNN` with its standardisation set and `n` channels in the first block;
+    `spectra` are (sample, bands), `targets` (sample, output) in wt%; `rate` and `decay` are Adam's.
     """
 
     def __init__(

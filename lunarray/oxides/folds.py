@@ -41,17 +41,10 @@ POLISH_RATE = 0.1
 
 
 class FoldData(NamedTuple):
-    """What folds are trained on.
+    """What folds are trained on: reflectance (sample, bands) and abundances in wt% (sample, output), float32.
 
-    Attributes
-    ----------
-    spectra : ndarray, shape (sample, bands), float32
-        Reflectance.
-    targets : ndarray, shape (sample, output), float32
-        Abundances in wt%.
-    others : ndarray, shape (sample, bands), float32, or None
-        Other spectra of the samples, such as single pixels where `spectra` are means: not trained on, but predicted
-        where left out. Rows with a NaN have no prediction.
+    `others` are other spectra of the samples, such as single pixels where `spectra` are means: not trained on, but
+    predicted where left out. Rows with a NaN have no prediction.
     """
 
     spectra: np.ndarray
@@ -84,19 +77,12 @@ class FoldData(NamedTuple):
 class Folds:
     """What training folds leaves, for one network.
 
-    Attributes
-    ----------
-    average : dict of ndarray
-        Mean of all folds' weights before polishing, in the names of ``OxideCNN.state_dict``. Of several folds, its
-        batch-normalisation statistics are means too, see :func:`lunarray.oxides.networks.recompute_statistics`.
-    members : tuple of dict of ndarray
-        Networks of some folds, evenly spaced.
-    loss : ndarray, shape (fold, epoch)
-        Mean square error of standardised oxides before each step, those of polishing included.
-    left_out : ndarray, shape (sample, output)
-        Abundances (wt%) of each sample by the fold that had not seen it; NaN where none had not.
-    left_out_others : ndarray, shape (sample, output)
-        The same for the other spectra of each sample; NaN where there are none.
+    `average` is the mean of all folds' weights before polishing, in the names of ``OxideCNN.state_dict`` (of several
+    folds its batch-normalisation statistics are means too, see
+    :func:`lunarray.oxides.networks.recompute_statistics`); `members` are networks of some folds, evenly spaced; `loss`
+    (fold, epoch) is the mean square error of standardised oxides before each step, those of polishing included;
+    `left_out` (sample, output) are abundances (wt%) by the fold that had not seen the sample, NaN where none had not,
+    and `left_out_others` the same for its other spectra.
     """
 
     average: State

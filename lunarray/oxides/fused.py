@@ -48,14 +48,8 @@ def _blocks(x: NDArray) -> Iterator[tuple[int, NDArray[np.float32]]]:
 class ConvBlock(NamedTuple):
     """Trained parameters of one block, Conv1d(k = 3) -> BatchNorm1d.
 
-    Attributes
-    ----------
-    weight : array of shape (channels out, channels in, 3)
-    bias : array of shape (channels out,) or None
-    gamma, beta, mean, var : arrays of shape (channels out,)
-        Scale, shift and running statistics of the batch normalisation.
-    eps : float
-        What the batch normalisation adds to the variance.
+    `weight` (channels out, channels in, 3) and `bias` (channels out,); scale `gamma`, shift `beta` and running
+    statistics of the batch normalisation (channels out,), and `eps`, what it adds to the variance.
     """
 
     weight: ArrayLike
@@ -82,26 +76,10 @@ class ConvBlock(NamedTuple):
 class FusedCNN:
     """The trained 1D-CNN as a function from spectra to oxides, on the CPU.
 
-    Parameters
-    ----------
-    blocks : sequence of ConvBlock
-        The convolution blocks in order; the first one takes one channel.
-    fc_weight : array of shape (targets, channels * bands)
-        Weights of the fully connected layer; its inputs are ordered channel by channel, as PyTorch's `flatten` leaves
-        them.
-    fc_bias : array of shape (targets,)
-    x_mean, x_std : arrays of shape (bands,)
-        Standardisation of the spectra: ``(x - x_mean) / x_std``.
-    y_mean, y_std : arrays of shape (targets,)
-        Standardisation of the targets in wt%: ``y * y_std + y_mean``.
+    `blocks` are in order, the first one of one channel. `fc_weight` (targets, channels * bands) has its inputs channel
+    by channel, as PyTorch's `flatten` leaves them. Spectra are standardised as ``(x - x_mean) / x_std``, (bands,), and
+    targets in wt% are ``y * y_std + y_mean``, (targets,). ModelError when these do not fit together or are not finite.
 
-    Raises
-    ------
-    ModelError
-        When the parameters do not fit together or are not finite.
-
-    Notes
-    -----
     Instances hold arrays only; they may be called from several threads at once and pickle. The code is compiled for the
     processor at the first call (a few seconds) and cached on disk by Numba.
     """

@@ -119,11 +119,32 @@ def with_novelty(outputs: Any, axis: int) -> Any:
     more = len(OUTPUTS) - outputs.shape[axis]
     if more <= 0:
         return outputs
+    return _along(_padded, outputs, axis, len(OUTPUTS), more=more)
+
+
+def _along(
+    function: Any,
+    outputs: Any,
+    axis: int,
+    size: int | None,
+    dtype: Any = np.float32,
+    **options: Any,
+) -> Any:
+    """A function of outputs along `axis`, which has `size` afterwards, or is dropped; lazy where the outputs are."""
     if isinstance(outputs, np.ndarray):
-        return _padded(outputs, axis, more)
-    chunks = (*outputs.chunks[:axis], (len(OUTPUTS),), *outputs.chunks[axis + 1 :])
-    meta = np.empty((0,) * outputs.ndim, np.float32)
-    return da.map_blocks(_padded, outputs, axis, more, chunks=chunks, dtype=np.float32, meta=meta)
+        return function(outputs, axis, **options)
+    left = () if size is None else ((size,),)
+    chunks = (*outputs.chunks[:axis], *left, *outputs.chunks[axis + 1 :])
+    return da.map_blocks(
+        function,
+        outputs,
+        axis,
+        **options,
+        chunks=chunks,
+        drop_axis=[axis] if size is None else None,
+        dtype=dtype,
+        meta=np.empty((0,) * len(chunks), dtype),
+    )
 
 
 def _flags(outputs: np.ndarray, axis: int) -> np.ndarray:
@@ -145,16 +166,7 @@ def _flags(outputs: np.ndarray, axis: int) -> np.ndarray:
 
 def quality(outputs: Any, axis: int) -> Any:
     """Flags of pixels, without `axis`; lazy where the outputs are."""
-    if isinstance(outputs, np.ndarray):
-        return _flags(outputs, axis)
-    return da.map_blocks(
-        _flags,
-        outputs,
-        axis,
-        drop_axis=axis,
-        dtype=np.uint8,
-        meta=np.empty((0,) * (outputs.ndim - 1), np.uint8),
-    )
+    return _along(_flags, outputs, axis, None, np.uint8)
 
 
 def with_uncertainty(spec: ModelSpec) -> tuple[ModelSpec, intervals.Calibration]:
@@ -190,15 +202,4 @@ def error_scale(outputs: Any, axis: int, calibration: intervals.Calibration) -> 
     """Standard deviation of each oxide's error, along `axis`."""
     # The scores are not needed here, and would travel with every task.
     tensors = {**calibration.tensors(), "scores": np.empty((0, 0), np.float32)}
-    if isinstance(outputs, np.ndarray):
-        return _scale_block(outputs, axis, **tensors)
-    chunks = (*outputs.chunks[:axis], (len(OXIDES),), *outputs.chunks[axis + 1 :])
-    return da.map_blocks(
-        _scale_block,
-        outputs,
-        axis,
-        **tensors,
-        chunks=chunks,
-        dtype=np.float32,
-        meta=np.empty((0,) * outputs.ndim, np.float32),
-    )
+    return _along(_scale_block, outputs, axis, len(OXIDES), **tensors)

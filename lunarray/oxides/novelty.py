@@ -14,26 +14,16 @@ MAX_NOVELTY = 1000.0
 
 @dataclass(frozen=True)
 class NoveltyModel:
-    """Statistics of the training spectra that :func:`novelty` compares with.
+    """Statistics of the training spectra that :func:`novelty` compares with; arrays are float32.
 
     A spectrum x is taken apart into its brightness b = mean(x) and its shape x / b. The shape is compared with the
     principal components of the training shapes by two distances, within their subspace (Mahalanobis, T) and away
     from it (Q); the logarithm of brightness by a third.
 
-    Attributes
-    ----------
-    mean : ndarray, shape (bands,), float32
-        Mean shape.
-    components : ndarray, shape (component, bands), float32
-        Principal axes of the shapes, orthonormal.
-    variance : ndarray, shape (component,), float32
-        Variance of the training shapes along each axis.
-    residual_scale : ndarray, shape (bands,), float32
-        Standard deviation of what the components leave over, per band.
-    log_brightness : ndarray, shape (2,), float32
-        Centre and half-width, in ln(reflectance), of the training brightness.
-    thresholds : ndarray, shape (3,), float32
-        Values of T, Q and brightness distance at which novelty is 1.
+    `mean` (bands,) is the mean shape, `components` (component, bands) the principal axes, orthonormal, `variance`
+    (component,) that of the shapes along each, `residual_scale` (bands,) the standard deviation of what they leave
+    over, `log_brightness` centre and half-width in ln(reflectance), and `thresholds` the values of T, Q and brightness
+    distance at which novelty is 1.
     """
 
     mean: np.ndarray

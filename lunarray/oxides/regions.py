@@ -37,6 +37,8 @@ REGION_B = Box(-130.0, -65.0, -110.0, -50.0, "Region B (South Pole-Aitken rim)",
 def artemis3_regions(radius: float = ARTEMIS3_RADIUS) -> list[Circle]:
     """Make the nine candidate landing regions of Artemis III as circles.
 
+    After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, table 4.
+
     Parameters
     ----------
     radius : float, optional
@@ -46,10 +48,6 @@ def artemis3_regions(radius: float = ARTEMIS3_RADIUS) -> list[Circle]:
     -------
     list of Circle
         In the order of table 4, with names and abbreviations.
-
-    References
-    ----------
-    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, table 4.
     """
     return [Circle(lon, lat, radius, name, short) for name, short, lon, lat in ARTEMIS3]
 
@@ -61,6 +59,8 @@ def region_table(
     columns: Sequence[str] = ("mean", "std"),
 ) -> Any:
     """Lay out statistics of regions as table 5 does: a row for each region, mean and deviation for each oxide.
+
+    After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, table 5.
 
     Parameters
     ----------
@@ -75,15 +75,6 @@ def region_table(
     -------
     pandas.DataFrame
         Index: abbreviations of the regions; columns: (variable, statistic).
-
-    Raises
-    ------
-    InputError
-        Variables or statistics that are not there.
-
-    References
-    ----------
-    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, table 5.
     """
     import pandas as pd
 

@@ -71,11 +71,6 @@ def save_oxide_cnn(
     calibration : Calibration, optional
         Errors on samples not seen in training (:func:`lunarray.oxides.uncertainty.calibrate`): what
         ``invert_oxides(uncertainty=True)`` needs.
-
-    Raises
-    ------
-    ModelError
-        Wavelengths or oxides do not fit the model, or members are unlike it.
     """
 
     centres = [round(float(w), 4) for w in wavelengths]
@@ -171,11 +166,6 @@ def load_oxide_cnn(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> OxideCNN:
     -------
     OxideCNN
         On the CPU, in evaluation mode, without gradients.
-
-    Raises
-    ------
-    ModelError
-        The file is missing, altered, made for another architecture, or holds several networks.
     """
     networks = load_networks(path)
     if len(networks) > 1:

@@ -1,7 +1,10 @@
 """Pictures: maps of the poles, spectra, all oxides at a glance, and comparisons with a truth.
 
-Every function returns a `matplotlib.figure.Figure` that belongs to nobody else (no pyplot state, no display needed) and
-saves it if a path is given.
+Every function returns a `matplotlib.figure.Figure` that belongs to nobody else (no pyplot state, no display needed).
+All take, as :class:`Output`, a title and where to save it. `cmap` names a matplotlib colormap, `vmin` and `vmax` end
+its scale (by default the 1st and 99th percentiles), `columns` is how many panels may stand in a row, and maps of more
+than `max_pixels` are decimated before they are read. What cannot be drawn is an InputError, and a map that is not on
+the grid that is needed a GridError.
 """
 
 from __future__ import annotations

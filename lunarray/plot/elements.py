@@ -77,6 +77,8 @@ def heat_map(
 ) -> Figure:
     """Draw abundances as colours over a base map.
 
+    After Lunar elemental analysis and mapping of CLASS data, section V (heat maps on the lunar albedo map).
+
     Parameters
     ----------
     maps : Dataset or DataArray
@@ -89,27 +91,14 @@ def heat_map(
         Kilometres. More than 0 spreads sparse values by a Gaussian of this standard deviation: the mean of what is
         near, more transparent the farther the measurements are. 0 shows values as they are.
     vmin, vmax : float, optional
-        Ends of the colour scale; by default the 1st and 99th percentiles.
     cmap : str
-        Name of a matplotlib colormap.
     max_pixels : int
         Larger maps are averaged (with `radius`) or decimated to about this many pixels.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
-        The figure.
-
-    Raises
-    ------
-    InputError
-        If there is no such map, or `radius` is negative, or not 0 for a map that is not on (lat, lon).
-
-    References
-    ----------
-    Lunar elemental analysis and mapping of CLASS data, section V (heat maps on the lunar albedo map).
     """
     array = _one_map(maps, element)
     if radius < 0 or (radius > 0 and spatial_dims(array) != ("lat", "lon")):
@@ -123,11 +112,11 @@ def heat_map(
     else:
         shown = decimate(array, max_pixels)
         weight = np.isfinite(shown.values).astype(float)
-    low, high, extend = limits([shown.values[weight > 0.05]], vmin, vmax)
+    scale = limits([shown.values[weight > 0.05]], vmin, vmax)
     aspect = shown.shape[0] / shown.shape[1]
     figure = new_figure(8.4, float(np.clip(8.0 * aspect, 2.4, 8.0)) + 0.6)
     axes = figure.subplots()
-    image = draw_map(axes, shown, vmin=low, vmax=high, cmap=cmap, graticule=base is None)
+    image = draw_map(axes, shown, scale, cmap, graticule=base is None)
     if base is not None:
         grid = geobox_of(shown)
         draw_base(axes, base, grid, frame_of(grid, spatial_dims(shown) == ("lat", "lon")))
@@ -135,7 +124,7 @@ def heat_map(
         image.set_zorder(2)
     elif radius > 0:
         image.set_alpha(np.clip(weight / _OPAQUE, 0, 1))
-    _colour_bar(figure, axes, array, (low, high, extend), cmap)
+    _colour_bar(figure, axes, array, scale, cmap)
     return finish(figure, output, axes=axes)
 
 
@@ -222,6 +211,8 @@ def surface_3d(
 ) -> Figure:
     """Draw abundances as a surface in three dimensions.
 
+    After Lunar elemental analysis and mapping of CLASS data, section V (3-D surface plot of Mg abundance).
+
     Parameters
     ----------
     maps : Dataset or DataArray
@@ -231,27 +222,15 @@ def surface_3d(
     vmin, vmax : float, optional
         Ends of the colour scale and of the vertical axis; by default the 1st and 99th percentiles.
     cmap : str
-        Name of a matplotlib colormap.
     elevation, azimuth : float
         Where it is seen from, degrees.
     points : int
         Most points along a side; larger maps are averaged over blocks.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
-        The figure.
-
-    Raises
-    ------
-    InputError
-        If there is no such map, or none of it is known.
-
-    References
-    ----------
-    Lunar elemental analysis and mapping of CLASS data, section V (3-D surface plot of Mg abundance).
     """
     from matplotlib.colors import Normalize
     from mpl_toolkits.mplot3d import Axes3D  # noqa: F401  registers the projection

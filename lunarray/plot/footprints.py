@@ -56,23 +56,15 @@ def footprints(
     vmin, vmax : float, optional
         Ends of the scale, wt%; by default the 2nd and 98th percentiles.
     cmap : str, optional
-        Colour map.
     base : xarray.DataArray, optional
         Map on ``lat`` and ``lon`` (degrees) drawn in grey underneath, an albedo say.
     zoom : bool, optional
         Show the surroundings of the footprints alone.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
-        The figure.
-
-    Raises
-    ------
-    InputError
-        If there are no abundances of that element, or no footprints.
     """
     from matplotlib.collections import PolyCollection
 
@@ -217,20 +209,12 @@ def _grey_map(
     values = raster.transpose("lat", "lon").sortby("lat").sortby("lon")
     data = np.asarray(values.values, "f8")
     lat, lon = values["lat"].values, values["lon"].values
-    options: dict[str, Any] = {
-        "cmap": "gray",
-        "zorder": 0,
-        "interpolation": "bilinear",
-        "origin": "lower",
-    }
+    options: dict[str, Any] = {"cmap": "gray", "zorder": 0, "origin": "lower"}
+    options["interpolation"] = "bilinear"
     low, high = np.nanpercentile(data, [1, 99])
     if projection == "equirectangular":
-        extent = (
-            lon[0] - 0.5 * (lon[1] - lon[0]),
-            lon[-1] + 0.5 * (lon[1] - lon[0]),
-            lat[0],
-            lat[-1],
-        )
+        half = 0.5 * (lon[1] - lon[0])
+        extent = (lon[0] - half, lon[-1] + half, lat[0], lat[-1])
         axes.imshow(data, extent=extent, vmin=low, vmax=high, **options)
         return
     # The globe is resampled point by point: its inverse projection is closed.
@@ -262,6 +246,8 @@ def graduated_map(
 ) -> Figure:
     """Draw footprints over a base map, coloured by classes of an element's abundance.
 
+    After Lunar elemental analysis and mapping of CLASS data, section V (graduated maps on the lunar albedo map).
+
     Parameters
     ----------
     footprints : Dataset
@@ -278,23 +264,11 @@ def graduated_map(
     zoom : bool
         Show where the footprints are; else the whole Moon.
     cmap : str
-        Name of a matplotlib colormap.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
-        The figure.
-
-    Raises
-    ------
-    InputError
-        If there is no such element, or the classes make no sense.
-
-    References
-    ----------
-    Lunar elemental analysis and mapping of CLASS data, section V (graduated maps on the lunar albedo map).
     """
     from matplotlib.collections import PolyCollection
     from matplotlib.colors import BoundaryNorm

@@ -38,6 +38,8 @@ def detections(
 ) -> Figure:
     """Draw detections over their image at three scales: the mosaic, a complex of fractures, and single pixels.
 
+    After Le Corre et al. (2025), JGR Planets 130, e2025JE009145, figures 8 to 10.
+
     Parameters
     ----------
     image : DataArray
@@ -52,21 +54,11 @@ def detections(
     max_pixels : int
         Of a panel; larger views are decimated.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
         Three panels; frames show where the closer views lie.
-
-    Raises
-    ------
-    GridError
-        If a mask is on another grid than the image, or vectors are given for an image without georeference.
-
-    References
-    ----------
-    Le Corre et al. (2025), JGR Planets 130, e2025JE009145, figures 8 to 10.
     """
     view = View(image)
     if isinstance(fractures, xr.Dataset) and "mask" in fractures:
@@ -111,6 +103,8 @@ def agreement(
 ) -> Figure:
     """Colour true and false detections and what was missed, over the image.
 
+    After Le Corre et al. (2025), JGR Planets 130, e2025JE009145, figures 5 and 6.
+
     Parameters
     ----------
     image : DataArray
@@ -123,23 +117,11 @@ def agreement(
     max_pixels : int
         Larger views are decimated.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
         The figure, with a legend.
-
-    Raises
-    ------
-    InputError
-        If a mask is given with polygons.
-    GridError
-        If a mask is on another grid.
-
-    References
-    ----------
-    Le Corre et al. (2025), JGR Planets 130, e2025JE009145, figures 5 and 6.
     """
     from matplotlib.patches import Patch
 
@@ -187,7 +169,6 @@ def rose(
     bins : int
         Sectors in half a turn.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
@@ -241,14 +222,11 @@ def fracture_density(
     fractures : GeoDataFrame, optional
         In its CRS.
     cmap : str
-        A matplotlib colormap.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
-        The figure.
     """
     view = View(density)
     figure = new_figure(6.2, 5.4)
@@ -271,6 +249,8 @@ def training_curves(
 ) -> Figure:
     """Draw loss and metrics against epochs, for training and validation.
 
+    After Le Corre et al. (2025), JGR Planets 130, e2025JE009145, figure 4.
+
     Parameters
     ----------
     history : Dataset
@@ -279,21 +259,11 @@ def training_curves(
     rolling : int
         Epochs of the running mean that is drawn over the faint values themselves.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
         A panel for each of the loss, precision, recall and F1 that the history holds; the best epoch is dotted.
-
-    Raises
-    ------
-    InputError
-        If there is no dimension ``epoch`` or nothing to draw.
-
-    References
-    ----------
-    Le Corre et al. (2025), JGR Planets 130, e2025JE009145, figure 4.
     """
     names = [n for n in ("loss", "precision", "recall", "F1") if n in history]
     if "epoch" not in history.dims or not names:
@@ -351,23 +321,18 @@ def _closer(
 
 def _pieces(detected: Any, reference: Any) -> Any:
     """Polygons that both have, and that either has alone."""
-    if hasattr(detected, "pieces") and reference is None:
-        found, problem, remedy = (
-            detected,
-            "a comparison without polygons",
-            "compare two sets of polygons",
-        )
-    else:
+    whole = hasattr(detected, "pieces") and reference is None
+    if not whole:
         from lunarray.fractures import compare
 
-        found, problem, remedy = (
-            compare(detected, reference),
-            "lines have no area",
-            "give polygons or masks",
+        detected = compare(detected, reference)
+    if detected.pieces is None:
+        raise InputError(
+            "a comparison without polygons" if whole else "lines have no area",
+            where="agreement",
+            remedy="compare two sets of polygons" if whole else "give polygons or masks",
         )
-    if found.pieces is None:
-        raise InputError(problem, where="agreement", remedy=remedy)
-    return found.pieces
+    return detected.pieces
 
 
 def _on_view(mask: xr.DataArray, view: View) -> xr.DataArray:

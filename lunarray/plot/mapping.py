@@ -67,10 +67,9 @@ def frame_of(geobox: GeoBox, geographic: bool) -> Frame:
 def draw_map(
     axes: Axes,
     array: xr.DataArray,
-    *,
-    vmin: float,
-    vmax: float,
+    scale: tuple[float, float, str],
     cmap: str = SEQUENTIAL,
+    *,
     graticule: bool = True,
     labels: bool = True,
     scale_bar: bool = True,
@@ -79,25 +78,15 @@ def draw_map(
 ) -> Any:
     """One map, in memory, on one axes, in km (polar, equirectangular) or degrees; the image, for its colour bar.
 
-    `circle` cuts a polar map to the largest circle about the pole that it fills; `fontsize` (points) is of the labels.
+    `scale` is what :func:`lunarray.plot.drawing.limits` gives; `circle` cuts a polar map to the largest circle about
+    the pole that it fills; `fontsize` (points) is of the labels.
     """
     geobox = geobox_of(array)
     pole = pole_of(geobox)
     geographic = spatial_dims(array) != ("y", "x")
     frame = frame_of(geobox, geographic)
-    values = np.ma.masked_invalid(
-        np.asarray(array.transpose(*map_dims(array)).values, dtype=np.float64)
-    )
-    image = axes.imshow(
-        _upright(values, geobox),
-        extent=frame[:4],
-        origin="upper",
-        cmap=colormap(cmap),
-        vmin=vmin,
-        vmax=vmax,
-        interpolation="nearest",
-        aspect="equal",
-    )
+    values = np.asarray(array.transpose(*map_dims(array)).values, dtype=np.float64)
+    image = _show(axes, np.ma.masked_invalid(values), geobox, frame, scale, colormap(cmap))
     axes.set_xlim(frame.left, frame.right)
     axes.set_ylim(frame.bottom, frame.top)
     circle = circle and frame.inscribed > 0.9 * max(
@@ -124,21 +113,31 @@ def draw_base(axes: Axes, base: xr.DataArray, like: GeoBox, frame: Frame) -> Non
     under = reproject(base, like).compute()
     finite = under.values[np.isfinite(under.values)]
     low, high = np.percentile(finite, [1, 99]) if finite.size else (0.0, 1.0)
-    axes.imshow(
-        _upright(under.transpose(*map_dims(under)).values, like),
+    values = under.transpose(*map_dims(under)).values
+    _show(axes, values, like, frame, (low, high if high > low else low + 1, ""), "gray", zorder=0)
+
+
+def _show(
+    axes: Axes,
+    values: np.ndarray,
+    geobox: GeoBox,
+    frame: Frame,
+    scale: tuple[float, float, str],
+    cmap: Any,
+    **more: Any,
+) -> Any:
+    """Pixels of a grid where they lie: first row on top, first column on the left, whichever way the grid runs."""
+    rows, columns = (-1 if geobox.transform.e > 0 else 1), (-1 if geobox.transform.a < 0 else 1)
+    return axes.imshow(
+        values[::rows, ::columns],
         extent=frame[:4],
-        cmap="gray",
-        vmin=low,
-        vmax=high if high > low else low + 1,
-        zorder=0,
+        cmap=cmap,
+        vmin=scale[0],
+        vmax=scale[1],
         interpolation="nearest",
         aspect="equal",
+        **more,
     )
-
-
-def _upright(values: np.ndarray, geobox: GeoBox) -> np.ndarray:
-    """First row on top, first column on the left, whichever way the grid runs."""
-    return values[:: -1 if geobox.transform.e > 0 else 1, :: -1 if geobox.transform.a < 0 else 1]
 
 
 def _round_axes(axes: Axes, radius: float) -> Any:

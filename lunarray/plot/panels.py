@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -55,25 +55,15 @@ def maps(
         What to draw. Default: the oxides and Mg#, or where there are none every two-dimensional variable (for tracks,
         every variable along ``observation``) up to twelve.
     cmap : str, optional
-        Name of a matplotlib colormap.
     percentiles : tuple of float, optional
         Where the colour scale of each panel ends.
     columns : int, optional
-        Most panels in a row.
     max_pixels : int, optional
-        Larger maps are decimated to this many pixels for each panel, and only then read.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
-        The figure.
-
-    Raises
-    ------
-    InputError
-        If there is nothing to draw.
     """
     if isinstance(ds, xr.DataArray):
         ds = ds.to_dataset(name=ds.name if ds.name is not None else "value")
@@ -118,13 +108,6 @@ def comparison(
     -------
     matplotlib.figure.Figure
         The figure. Bias is the mean of result − truth, RMSE its root mean square.
-
-    Raises
-    ------
-    InputError
-        If they have no variable in common.
-    GridError
-        If they are not on the same grid.
     """
     common = chosen(variables, result, truth)
     _require_same_grid(truth, result)
@@ -151,40 +134,17 @@ def _compare(
     """A column of a comparison."""
     found = found.transpose(*expected.dims)
     error = found.copy(data=found.values.astype(np.float64) - expected.values)
-    low, high, extend = limits([expected.values, found.values], None, None)
+    scale = limits([expected.values, found.values], None, None)
     span = max(abs(value) for value in limits([error.values], None, None, (2.0, 98.0))[:2]) or 1.0
-    draw_map(panels[0], expected, vmin=low, vmax=high, cmap=cmap, labels=False, scale_bar=first)
-    image = draw_map(
-        panels[1], found, vmin=low, vmax=high, cmap=cmap, labels=False, scale_bar=False
-    )
-    off = draw_map(
-        panels[2],
-        error,
-        vmin=-span,
-        vmax=span,
-        cmap=DIVERGING,
-        labels=False,
-        graticule=False,
-        scale_bar=False,
-    )
+    draw_map(panels[0], expected, scale, cmap, labels=False, scale_bar=first)
+    image = draw_map(panels[1], found, scale, cmap, labels=False, scale_bar=False)
+    bare: dict[str, Any] = {"labels": False, "graticule": False, "scale_bar": False}
+    off = draw_map(panels[2], error, (-span, span, "both"), DIVERGING, **bare)
     name, unit = name_of(found), found.attrs.get("units", "")
-    for shown, axes, label, ends in (
-        (image, list(panels[:2]), f"{name} ({unit})", extend),
-        (off, panels[2], f"{name} error ({unit})", "both"),
-    ):
-        colour_bar(
-            figure,
-            shown,
-            axes,
-            label,
-            fontsize=8.5,
-            ticks=7.5,
-            orientation="horizontal",
-            extend=ends,
-            pad=0.02,
-            aspect=18,
-            shrink=0.92,
-        )
+    style: dict[str, Any] = {"fontsize": 8.5, "ticks": 7.5, "orientation": "horizontal"}
+    style |= {"pad": 0.02, "aspect": 18, "shrink": 0.92}
+    colour_bar(figure, image, list(panels[:2]), f"{name} ({unit})", extend=scale[2], **style)
+    colour_bar(figure, off, panels[2], f"{name} error ({unit})", extend="both", **style)
     finite = error.values[np.isfinite(error.values)]
     numbers = "no data"
     if finite.size:
@@ -223,16 +183,8 @@ def _map_panels(
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, name in fill(grid, list(map(str, flat))):
         array = ds[name]
-        low, high, extend = limits([array.values], None, None, percentiles)
-        image = draw_map(
-            axes,
-            array,
-            vmin=low,
-            vmax=high,
-            cmap=cmap,
-            scale_bar=axes is grid[0, 0],
-            circle=True,
-            fontsize=7.5,
-        )
-        panel_bar(figure, axes, image, array, extend, pad=14 if pole_of(geobox) else 6)
+        scale = limits([array.values], None, None, percentiles)
+        first = axes is grid[0, 0]
+        image = draw_map(axes, array, scale, cmap, scale_bar=first, circle=True, fontsize=7.5)
+        panel_bar(figure, axes, image, array, scale[2], pad=14 if pole_of(geobox) else 6)
     return figure

@@ -66,7 +66,6 @@ def polar_map(
     variable : str, optional
         Which variable of a Dataset. Default: the only one, or the first oxide.
     cmap : str, optional
-        Name of a matplotlib colormap.
     vmin, vmax : float, optional
         Limits of the colour scale. Default: the 1st and 99th percentile of both maps together.
     label : str, optional
@@ -76,21 +75,11 @@ def polar_map(
     graticule, scale_bar : bool, optional
         Whether to draw parallels and meridians, and a scale in km (true at the pole).
     max_pixels : int, optional
-        Larger maps are decimated to this many pixels, and only then read.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
-        The figure.
-
-    Raises
-    ------
-    InputError
-        If there is no map, or no such variable.
-    GridError
-        If a map is not on a polar or geographic lunar grid.
     """
     panels: dict[str, xr.DataArray] = {}
     for given in (north, south):
@@ -112,25 +101,16 @@ def polar_map(
         raise InputError(
             "there is nothing to draw", remedy="give a map of the north or the south pole, or both"
         )
-    low, high, extend = limits([array.values for array in panels.values()], vmin, vmax)
+    scale = limits([array.values for array in panels.values()], vmin, vmax)
     figure = new_figure(4.6 * len(panels) + 0.4, 5.5)
     all_axes = np.atleast_1d(figure.subplots(1, len(panels)))
     image: Any = None
+    style: dict[str, Any] = {"graticule": graticule, "scale_bar": scale_bar, "fontsize": 9.0}
     for axes, pole in zip(all_axes, sorted(panels), strict=True):
-        image = draw_map(
-            axes,
-            panels[pole],
-            vmin=low,
-            vmax=high,
-            cmap=cmap,
-            graticule=graticule,
-            scale_bar=scale_bar,
-            circle=True,
-            fontsize=9.0,
-        )
+        image = draw_map(axes, panels[pole], scale, cmap, circle=True, **style)
         axes.set_title(f"{pole.capitalize()} pole", fontsize=11, pad=16)
     label = label_of(next(iter(panels.values()))) if label is None else label
-    _bar_below(figure, image, all_axes, label, extend, ticks=8.5, shrink=0.6, aspect=35)
+    _bar_below(figure, image, all_axes, label, scale[2], ticks=8.5, shrink=0.6, aspect=35)
     return finish(figure, output, fontsize=13)
 
 
@@ -146,6 +126,8 @@ def polar_atlas(
 ) -> Figure:
     """Draw both poles of every oxide, each pair on one colour scale.
 
+    After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figures 5, 8, 9 and 14.
+
     Parameters
     ----------
     atlas : mapping of str to Dataset
@@ -153,31 +135,16 @@ def polar_atlas(
     variables : sequence of str, optional
         By default the oxides and Mg#.
     cmap : str
-        Name of a matplotlib colormap.
     percentiles : tuple of float
         Where each colour scale ends.
     columns : int
         Pairs in a row.
     max_pixels : int
-        Larger maps are decimated to this many pixels.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
-        The figure.
-
-    Raises
-    ------
-    InputError
-        Nothing to draw.
-    GridError
-        Maps that are not polar.
-
-    References
-    ----------
-    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figures 5, 8, 9 and 14.
     """
     poles = _poles(atlas)
     names = chosen(variables, *poles.values())
@@ -189,24 +156,16 @@ def polar_atlas(
     parts = np.atleast_2d(figure.subfigures(rows, columns, squeeze=False))
     for position, (part, name) in enumerate(zip(parts.flat, names, strict=False)):
         arrays = {pole: ds[name] for pole, ds in small.items()}
-        low, high, extend = limits([a.values for a in arrays.values()], None, None, percentiles)
+        scale = limits([a.values for a in arrays.values()], None, None, percentiles)
         panels = np.atleast_1d(part.subplots(1, len(arrays)))
         image: Any = None
+        first = position == 0
         for axes, (pole, array) in zip(panels, arrays.items(), strict=True):
-            image = draw_map(
-                axes,
-                array,
-                vmin=low,
-                vmax=high,
-                cmap=cmap,
-                scale_bar=position == 0,
-                circle=True,
-                fontsize=7.0,
-            )
+            image = draw_map(axes, array, scale, cmap, scale_bar=first, circle=True, fontsize=7.0)
             if position < columns:
                 axes.set_title(f"{pole.capitalize()} pole", fontsize=9.5, pad=15)
         label = label_of(next(iter(arrays.values())))
-        _bar_below(part, image, panels, label, extend, ticks=8.0, shrink=0.62, aspect=32)
+        _bar_below(part, image, panels, label, scale[2], ticks=8.0, shrink=0.62, aspect=32)
     return finish(figure, output, fontsize=13)
 
 
@@ -221,6 +180,8 @@ def difference_map(
 ) -> Figure:
     """Draw differences at both poles on a scale that is symmetric about zero.
 
+    After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figure 7.
+
     Parameters
     ----------
     north, south : Dataset or DataArray, optional
@@ -232,21 +193,10 @@ def difference_map(
     label : str, optional
         Of the colour bar.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
-        The figure.
-
-    Raises
-    ------
-    InputError
-        Nothing to draw.
-
-    References
-    ----------
-    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figure 7.
     """
     maps = [
         given if given is None else decimate(_pick(given, variable), 2_000_000)

@@ -48,6 +48,8 @@ def region_triptychs(
 ) -> Figure:
     """Draw reference, result and difference of regions, a row for each.
 
+    After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figures 10 to 13.
+
     Parameters
     ----------
     regions : Dataset or sequence of Dataset
@@ -55,25 +57,14 @@ def region_triptychs(
     variable : str
         Which oxide.
     cmap : str
-        Name of a matplotlib colormap.
     titles : tuple of 3 str
         Of the columns.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
         Reference and result of a row share a scale; that of all differences is one, symmetric about zero.
-
-    Raises
-    ------
-    InputError
-        Nothing to draw, or no such variable.
-
-    References
-    ----------
-    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figures 10 to 13.
     """
     sets = [regions] if isinstance(regions, xr.Dataset) else list(regions)
     if not sets or any(variable not in ds or "panel" not in ds[variable].dims for ds in sets):
@@ -106,27 +97,17 @@ def _triptych(
 ) -> None:
     """Reference and result on one scale, and their difference with its numbers."""
     there, found, off = (array.sel(panel=p) for p in ("reference", "result", "difference"))
-    low, high, extend = limits([there.values, found.values], None, None)
+    scale = limits([there.values, found.values], None, None)
     images = []
     for axes, panel in zip(panels, (there, found, off), strict=True):
-        scale = (-span, span, DIVERGING) if panel is off else (low, high, cmap)
-        images.append(
-            draw_map(
-                axes,
-                panel,
-                vmin=scale[0],
-                vmax=scale[1],
-                cmap=scale[2],
-                scale_bar=False,
-                fontsize=8.5,
-            )
-        )
+        own = ((-span, span, "both"), DIVERGING) if panel is off else (scale, cmap)
+        images.append(draw_map(axes, panel, *own, scale_bar=False, fontsize=8.5))
         if spatial_dims(panel) != ("y", "x"):
             axes.set_aspect(_stretch(panel))  # as wide as the ground is at the middle parallel
     panels[1].tick_params(labelleft=False)
     style: dict[str, Any] = {"fontsize": 9, "shrink": 0.85, "aspect": 24}
     label = f"{name_of(array)} ({array.attrs.get('units', '1')})"
-    colour_bar(figure, images[1], list(panels[:2]), label, extend=extend, pad=0.015, **style)
+    colour_bar(figure, images[1], list(panels[:2]), label, extend=scale[2], pad=0.015, **style)
     colour_bar(figure, images[2], panels[2], "difference", extend="both", pad=0.03, **style)
     finite = off.values[np.isfinite(off.values)]
     if finite.size:
@@ -162,6 +143,8 @@ def region_bars(
 ) -> Figure:
     """Draw mean and spread of every oxide in every region.
 
+    After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, table 5.
+
     Parameters
     ----------
     statistics : Dataset
@@ -171,24 +154,13 @@ def region_bars(
     truth : Dataset, optional
         Statistics of the same regions that are true, drawn as crosses.
     columns : int
-        Panels in a row.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
         A bar from mean − std to mean + std, a line from the 5th to the 95th percentile where they are there, a dot at
         the mean. Axes do not begin at zero: the regions differ by a few per cent.
-
-    Raises
-    ------
-    InputError
-        No statistics of regions, or no such variable.
-
-    References
-    ----------
-    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, table 5.
     """
     if not {"region", "statistic"} <= set(statistics.dims):
         raise InputError(
@@ -258,6 +230,8 @@ def region_map(
 ) -> Figure:
     """Draw regions on a polar map, with their names.
 
+    After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figure 15.
+
     Parameters
     ----------
     array : DataArray
@@ -265,29 +239,15 @@ def region_map(
     regions : region, sequence of regions, GeoDataFrame or path
         What :func:`lunarray.geo.as_regions` takes; the map is cut to what is around them.
     cmap : str
-        Name of a matplotlib colormap.
     vmin, vmax : float, optional
         Limits of the colour scale; by default the 1st and 99th percentile of what is shown.
-    labels : bool
         Write the abbreviations.
     max_pixels : int
-        A larger map is decimated to this many pixels.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
-        The figure.
-
-    Raises
-    ------
-    GridError
-        A map that is not polar, or that none of the regions lies on.
-
-    References
-    ----------
-    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figure 15.
     """
     geobox = geobox_of(array)
     if pole_of(geobox) is None:
@@ -309,14 +269,14 @@ def region_map(
             remedy="give a map of their pole",
         )
     part = decimate(array.isel(x=np.flatnonzero(inside_x), y=np.flatnonzero(inside_y)), max_pixels)
-    low, high, extend = limits([part.values], vmin, vmax)
+    scale = limits([part.values], vmin, vmax)
     figure = new_figure(7.2, 6.4)
     axes = figure.subplots()
-    image = draw_map(axes, part, vmin=low, vmax=high, cmap=cmap, fontsize=8.5)
+    image = draw_map(axes, part, scale, cmap, fontsize=8.5)
     for shape, region in zip(shapes, found, strict=True):
         _outline(axes, shape, (region.abbreviation or region.name) if labels else "")
     style: dict[str, Any] = {"ticks": 8.5, "shrink": 0.75, "aspect": 30, "pad": 0.04}
-    colour_bar(figure, image, axes, label_of(array), extend=extend, **style)
+    colour_bar(figure, image, axes, label_of(array), extend=scale[2], **style)
     return finish(figure, output)
 
 

@@ -37,26 +37,18 @@ def correlation_curves(
 ) -> Figure:
     """Draw the correlation of every band with every oxide.
 
+    After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figure 2.
+
     Parameters
     ----------
     correlation : DataArray
         (oxide, wavelength), from :func:`lunarray.oxides.band_correlation`.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
         Wavelength below, number of the band above.
-
-    Raises
-    ------
-    InputError
-        Other dimensions.
-
-    References
-    ----------
-    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figure 2.
     """
     if set(correlation.dims) != {"oxide", "wavelength"}:
         raise InputError(
@@ -153,6 +145,8 @@ def prediction_scatter(
 ) -> Figure:
     """Draw what was predicted against what it should be, one panel for each oxide, coloured by the density of points.
 
+    After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figure 4.
+
     Parameters
     ----------
     reference, predicted : Dataset
@@ -162,28 +156,16 @@ def prediction_scatter(
     reference_label, predicted_label : str
         What the axes are called.
     cmap : str
-        Name of a matplotlib colormap.
     columns : int
-        Most panels in a row.
     max_points : int
         Maps of more pixels are decimated to this many.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
         Each panel with the 1:1 line and, of the points drawn, their number, R² (squared correlation, eq. 2), RMSE and
         MAE (eqs. 3 and 4).
-
-    Raises
-    ------
-    InputError
-        No common variable, or other dimensions.
-
-    References
-    ----------
-    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figure 4.
     """
     names = chosen(variables, reference, predicted, default=all_variables)
     if dict(reference[names].sizes) != dict(predicted[names].sizes):

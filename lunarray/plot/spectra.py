@@ -54,17 +54,10 @@ def spectra(
     quantiles : tuple of float, optional
         Ends of the band.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
-        The figure.
-
-    Raises
-    ------
-    InputError
-        If there are no spectra, or none at a place that is asked for.
     """
     array = ds if isinstance(ds, xr.DataArray) else ds[chosen([variable], ds)[0]]
     if "wavelength" not in array.dims or "wavelength" not in array.coords:

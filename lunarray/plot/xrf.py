@@ -46,12 +46,6 @@ def xrf_spectrum(
     Returns
     -------
     matplotlib.figure.Figure
-        The figure.
-
-    Raises
-    ------
-    InputError
-        If `components` has no data or model.
     """
     missing = {"data", "data_std", "model", "energy", "residual"} - set(components.variables)
     if missing:
@@ -69,26 +63,10 @@ def xrf_spectrum(
     energy = ds["energy"].values
     figure = new_figure(7.4, 5.2)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    top.errorbar(
-        energy,
-        ds["data"].values,
-        ds["data_std"].values,
-        fmt=".",
-        ms=3,
-        lw=0.8,
-        color=INK,
-        label="CLASS",
-        zorder=3,
-    )
-    top.step(
-        energy,
-        ds["model"].values,
-        where="mid",
-        color=LINE_COLOURS[0],
-        lw=1.4,
-        label="model",
-        zorder=4,
-    )
+    points: dict[str, Any] = {"fmt": ".", "ms": 3, "lw": 0.8, "color": INK, "zorder": 3}
+    top.errorbar(energy, ds["data"].values, ds["data_std"].values, label="CLASS", **points)
+    model: dict[str, Any] = {"color": LINE_COLOURS[0], "lw": 1.4, "zorder": 4}
+    top.step(energy, ds["model"].values, where="mid", label="model", **model)
     for name, label, colour in _PARTS:
         if name in ds and float(ds[name].max()) > 0:
             top.step(energy, ds[name].values, where="mid", color=colour, lw=1.1, label=label)
@@ -143,17 +121,11 @@ def light_curve(
     goes : xarray.Dataset, optional
         Solar fluxes of :func:`lunarray.xrf.goes.open_goes_xrs`.
     **output : Output
-        ``title``, ``path`` to save the picture, ``dpi``.
 
     Returns
     -------
     matplotlib.figure.Figure
         The figure: rates of CLASS in 0.9-2.2 keV (lines of Mg, Al and Si) and in 7-16 keV (particles), and of the Sun.
-
-    Raises
-    ------
-    InputError
-        If `ds` has no counts or no flags.
     """
     from lunarray.xrf.selection import particle_rate
 

@@ -1,4 +1,7 @@
-"""Forward models that make spectra and scenes with known truth."""
+"""Forward models that make spectra and scenes with known truth.
+
+They raise InputError for numbers that make no sense, and GridError where these make no grid.
+"""
 
 from __future__ import annotations
 

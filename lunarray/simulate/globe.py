@@ -80,6 +80,8 @@ def moon(
 ) -> Moon:
     """Simulate a Moon as the study of Bian et al. (2025) would find it.
 
+    After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, sections 2.1 and 2.2: the data.
+
     Highlands, a Frigoris-like mare belt in the north, a South Pole-Aitken-like mafic basin in the south, other maria
     at about their places, craters with fresher ejecta of other composition: one surface, whose spectra follow from
     its composition through :func:`lunarray.simulate.mix_reflectance`. The cubes see it with SP's radiometric scale,
@@ -110,17 +112,6 @@ def moon(
     Moon
         Cubes, reference maps, second map and truth. Every pixel depends on its place and the seed only: the chunks
         do not matter.
-
-    Raises
-    ------
-    InputError
-        Wavelengths, chunks or latitudes that make no sense.
-    GridError
-        A resolution that makes no grid.
-
-    References
-    ----------
-    Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, sections 2.1 and 2.2: the data.
     """
     from lunarray.geo import lunar_grid, polar_grid
 
@@ -174,11 +165,6 @@ def truth_maps(scene: xr.Dataset) -> xr.Dataset:
     -------
     Dataset
         ``FeO``, …, ``Mg_number``.
-
-    Raises
-    ------
-    InputError
-        If it holds no truth.
     """
     from lunarray.oxides.api import mg_number
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from lunarray.errors import InputError
 from lunarray.oxides.constants import MOLAR_MASS, OXIDES
 from lunarray.simulate import minerals as m
 
+#: What says of which oxides a mixture of minerals is made.
+COMPOSITION = ("anorthite", "mg_number", "wollastonite", "plagioclase_feo")
 #: Samples computed at once: keeps the temporaries of one step in the processor's cache.
 _BATCH = 512
 
@@ -225,11 +229,6 @@ def mix_reflectance(
     ndarray, shape (sample, wavelength), float32
         Reflectance at 30°/0°/30°, between 0 and 1.
 
-    Raises
-    ------
-    InputError
-        A parameter of wrong shape, or fractions that are not fractions.
-
     References
     ----------
     Hapke (1981), J. Geophys. Res. 86, 3039; Lucey (1998), J. Geophys. Res. 103, 1703;
@@ -258,35 +257,19 @@ def mix_reflectance(
     out = np.empty((samples, nm.size), np.float32)
     for start in range(0, samples, _BATCH):
         part = slice(start, start + _BATCH)
-        out[part] = _mix(fractions[part], nm, **{k: v[part] for k, v in columns.items()})
+        out[part] = _mix(fractions[part], nm, {k: v[part] for k, v in columns.items()})
     return out
 
 
-def _mix(
-    fractions: np.ndarray,
-    nm: np.ndarray,
-    *,
-    anorthite: np.ndarray,
-    mg_number: np.ndarray,
-    wollastonite: np.ndarray,
-    plagioclase_feo: np.ndarray,
-    glass: np.ndarray,
-    smfe: np.ndarray,
-    opaque_iron: np.ndarray,
-    grain_size: np.ndarray,
-) -> np.ndarray:
+def _mix(fractions: np.ndarray, nm: np.ndarray, soil: Mapping[str, np.ndarray]) -> np.ndarray:
+    mg_number, wollastonite, glass = (soil[k] for k in ("mg_number", "wollastonite", "glass"))
+    opaque = soil["opaque_iron"][:, None]
     opx, cpx, olivine = (v.astype(np.float32) for v in mafic_feo(mg_number, wollastonite))
-    bulk = oxide_abundances(
-        fractions,
-        anorthite=anorthite,
-        mg_number=mg_number,
-        wollastonite=wollastonite,
-        plagioclase_feo=plagioclase_feo,
-    )
+    bulk = oxide_abundances(fractions, **{name: soil[name] for name in COMPOSITION})
     iron_fraction = 1 - mg_number / 100
     edge = np.exp(-(nm - np.float32(500)) / np.float32(m.EDGE_LENGTH))
     silicates = (
-        (m.PLAGIOCLASE, plagioclase_feo, fractions[:, 0] * (1 - glass)),
+        (m.PLAGIOCLASE, soil["plagioclase_feo"], fractions[:, 0] * (1 - glass)),
         (m.ORTHOPYROXENE, opx, fractions[:, 1] * (1 - glass)),
         (m.CLINOPYROXENE, cpx, fractions[:, 2] * (1 - glass)),
         (m.OLIVINE, olivine, fractions[:, 3] * (1 - glass)),
@@ -312,21 +295,19 @@ def _mix(
             alpha += (np.float32(band.strength) * feo)[:, None] * np.exp(
                 np.float32(-0.5) * offset**2
             )
-        volume = smfe * np.float32(0.01 * phase.density / m.IRON_DENSITY)
+        volume = soil["smfe"] * np.float32(0.01 * phase.density / m.IRON_DENSITY)
         alpha += volume[:, None] * iron_absorption(nm, phase.refractive_index).astype(np.float32)
         # Cross section of a mass of grains of one size: mass / density (the common size cancels in the mean).
         area = weight / np.float32(phase.density)
-        scattered += area[:, None] * slab_albedo(alpha, phase.refractive_index, grain_size)
+        scattered += area[:, None] * slab_albedo(alpha, phase.refractive_index, soil["grain_size"])
         section += area
     alpha = (4e6 * np.pi * m.ILMENITE_K / nm.astype(np.float64)).astype(np.float32)
-    ilmenite = slab_albedo(np.broadcast_to(alpha, scattered.shape), m.ILMENITE_INDEX, grain_size)
+    alpha = np.broadcast_to(alpha, scattered.shape)
+    ilmenite = slab_albedo(alpha, m.ILMENITE_INDEX, soil["grain_size"])
     area = fractions[:, 4] * (1 - glass) / np.float32(m.ILMENITE_DENSITY)
     # The ilmenite that would be in the glass is dissolved there: its Ti and Fe are in the glass' own composition.
     scattered += area[:, None] * ilmenite
     section += area
     albedo = scattered / section[:, None]
-    albedo = (
-        albedo * (1 - opaque_iron)[:, None]
-        + np.float32(m.OPAQUE_IRON_ALBEDO) * opaque_iron[:, None]
-    )
+    albedo = albedo * (1 - opaque) + np.float32(m.OPAQUE_IRON_ALBEDO) * opaque
     return albedo_to_reflectance(albedo)

@@ -63,35 +63,20 @@ class NacScene:
     def lines(self) -> gpd.GeoDataFrame:
         """Fractures as a mapper would draw them.
 
-        Returns
-        -------
-        geopandas.GeoDataFrame
-            Lines with ``id``, ``width`` (name of the class), ``width_m`` (nominal), ``pattern``, ``profile`` ("V" or
-            "U") and ``complex`` (number): what :func:`lunarray.fractures.weak_labels` takes.
+        Lines with ``id``, ``width`` (name of the class), ``width_m`` (nominal), ``pattern``, ``profile`` ("V" or "U")
+        and ``complex`` (number): what :func:`lunarray.fractures.weak_labels` takes.
         """
         return self.table[self.table["pattern"] != "pit"].reset_index(drop=True)
 
     @property
     def pits(self) -> gpd.GeoDataFrame:
-        """Outlines of pits, which are labelled as polygons.
-
-        Returns
-        -------
-        geopandas.GeoDataFrame
-            The rows of :attr:`polygons` that are pits.
-        """
+        """Outlines of pits, which are labelled as polygons: the rows of :attr:`polygons` that are pits."""
         polygons = self.polygons
         return polygons[polygons["pattern"] == "pit"].reset_index(drop=True)
 
     @cached_property
     def polygons(self) -> gpd.GeoDataFrame:
-        """True outlines of fractures and pits: the ground that the mask marks.
-
-        Returns
-        -------
-        geopandas.GeoDataFrame
-            As :attr:`table`, with polygons; those of crossing fractures overlap.
-        """
+        """True outlines of fractures and pits, the ground that the mask marks; those of crossing ones overlap."""
         from lunarray.geo import geobox_of
 
         outlines = _outlines(self.segments, self.table["id"].to_numpy())
@@ -125,11 +110,6 @@ class NacSettings:
         Width of the images that make up the mosaic, pixels; None for one image.
     nodata : bool
         Whether the mosaic has slanted edges and gaps between some strips, without data.
-
-    Raises
-    ------
-    InputError
-        A number or share that makes no sense.
     """
 
     fractures: float = 6.0
@@ -172,6 +152,8 @@ def nac_scene(
 ) -> NacScene:
     """Simulate a NAC mosaic of ground with impact melt fractures, and tell where they are.
 
+    After Le Corre et al. (2025), J. Geophys. Res. Planets 130, e2025JE009145, section 3.1.
+
     Fractal relief, smoother in melt ponds, with craters, boulders and ridges; fractures with V- or U-shaped troughs in
     the ponds: curvilinear, often several beside each other, polygonal networks, or en echelon. Lit by the sun, with
     cast shadows and Lunar-Lambert photometry, blurred, put together of strips with gain and offset of their own, with
@@ -202,17 +184,6 @@ def nac_scene(
     -------
     NacScene
         Image, masks, lines and polygons.
-
-    Raises
-    ------
-    InputError
-        A shape or number that makes no sense.
-    GridError, BodyMismatchError
-        A CRS that is none, geographic, or not of the Moon.
-
-    References
-    ----------
-    Le Corre et al. (2025), J. Geophys. Res. Planets 130, e2025JE009145, section 3.1.
     """
     from lunarray.geo import assign_crs
     from lunarray.store.provenance import stamp

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lunarray.simulate import terrain
+from lunarray.simulate.cubes import Tokenized
 from lunarray.simulate.nac_ground import POND_OCTAVES, field_seed
 
 #: Waves of the relief: longest and shortest (pixels), mean slope of an octave on rough ground at the longest wave, and
@@ -26,28 +27,15 @@ _LONGEST_SHADOW = 400
 
 
 @dataclass(frozen=True)
-class NacTerrain:
+class NacTerrain(Tokenized):
     """All that a pixel depends on besides its place; the same for every chunk.
 
-    Attributes
-    ----------
-    seed : int
-        Of relief and noise.
-    incidence, azimuth : float
-        Of the sun, degrees.
-    pond_level : float
-        Value of the pond field above which ground is melt.
-    roughness : float
-        Factor of the relief's slopes.
-    noise, psf : float
-        Factor of the sensor's noise; standard deviation of its point spread, pixels.
-    craters, boulders, ridges, fractures : ndarray
-        Tables for :mod:`lunarray.simulate.terrain`.
-    strips : ndarray, shape (strip, 5)
-        Images of the mosaic: column of the left edge in row 0, columns it moves a row, gain, offset, and the width of
-        the gap without data at the edge (pixels). The first begins left of everything.
-    nodata : tuple of 3 floats
-        Left and right edge of valid ground in row 0 (columns), and columns they move a row.
+    `seed` of relief and noise; `incidence` and `azimuth` of the sun, degrees; `pond_level`, the value of the pond field
+    above which ground is melt; factors of the relief's slopes (`roughness`) and of the sensor's `noise`; `psf`, the
+    standard deviation of the point spread, pixels; tables of craters, boulders, ridges and fractures for
+    :mod:`lunarray.simulate.terrain`. `strips` (strip, 5) are the images of the mosaic: column of the left edge in row
+    0, columns it moves a row, gain, offset, and width of the gap without data at the edge (pixels); the first begins
+    left of everything. `nodata` is the left and right edge of valid ground in row 0, and columns they move a row.
     """
 
     seed: int
@@ -63,11 +51,6 @@ class NacTerrain:
     fractures: np.ndarray
     strips: np.ndarray
     nodata: tuple[float, float, float]
-
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        from dask.base import normalize_token
-
-        return (type(self).__qualname__, *(normalize_token(v) for v in self.__dict__.values()))
 
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -118,19 +101,9 @@ def _unpack(packed: np.ndarray, name: str) -> np.ndarray:
 def render(
     drawn: NacTerrain, row0: int, column0: int, rows: int, columns: int
 ) -> dict[str, np.ndarray]:
-    """Make a window of a scene.
+    """Layers of a window of a scene, (rows, columns).
 
-    Parameters
-    ----------
-    drawn : NacTerrain
-        The scene.
-    row0, column0, rows, columns : int
-        The window.
-
-    Returns
-    -------
-    dict of str to ndarray, shape (rows, columns)
-        ``image`` float32, ``mask``, ``width_class`` and ``ridge`` uint8, ``source`` int16; see :class:`NacScene`.
+    ``image`` float32, ``mask``, ``width_class`` and ``ridge`` uint8, ``source`` int16; see :class:`NacScene`.
     """
     blur = math.ceil(4 * drawn.psf)
     pad = blur + 1
@@ -184,20 +157,9 @@ def render(
 
 
 def lommel_seeliger_share(phase: float) -> float:
-    """Share of Lommel-Seeliger in the Lunar-Lambert law at a phase angle.
+    """Share of Lommel-Seeliger in the Lunar-Lambert law at a phase angle in degrees, by the Moon's polynomial.
 
-    Parameters
-    ----------
-    phase : float
-        Degrees; the incidence angle where the camera looks straight down.
-
-    Returns
-    -------
-    float
-
-    References
-    ----------
-    McEwen (1996), Lunar Planet. Sci. 27, 841: the Moon's polynomial.
+    McEwen (1996), Lunar Planet. Sci. 27, 841. Seen from straight above, the phase angle is the incidence angle.
     """
     return max(1.0 - 0.019 * phase + 2.42e-4 * phase**2 - 1.46e-6 * phase**3, 0.0)
 

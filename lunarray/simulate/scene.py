@@ -23,12 +23,12 @@ from lunarray.simulate.noise import hash_normal, hash_uniform
 if TYPE_CHECKING:
     import xarray as xr
 
-_HIGHLAND, _MAFIC, _MARE = (
-    tuple(np.asarray(priors.TERRAINS[name].modes) / sum(priors.TERRAINS[name].modes))
-    for name in ("feldspathic highland", "mafic highland", "low-Ti mare")
-)
-_ANORTHOSITE = tuple(
-    np.asarray(priors.TERRAINS["anorthosite"].modes) / sum(priors.TERRAINS["anorthosite"].modes)
+#: Mineral modes of what the ground is mixed of.
+_ENDMEMBERS = np.array(
+    [
+        np.asarray(priors.TERRAINS[name].modes) / sum(priors.TERRAINS[name].modes)
+        for name in ("feldspathic highland", "mafic highland", "anorthosite", "low-Ti mare")
+    ]
 )
 #: Number of waves in each random field.
 _WAVES = 24
@@ -166,9 +166,8 @@ def _soils(scene: Scene, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     weights = np.stack(
         [highland * (1 - mafic), highland * mafic, (1 - mare) * anorthositic, mare], axis=1
     )
-    endmembers = np.array([_HIGHLAND, _MAFIC, _ANORTHOSITE, _MARE])
     # Sums in a fixed order: a matrix product could round differently in another chunk.
-    modes = sum(weights[:, [i]] * endmembers[i] for i in range(4))
+    modes = sum(weights[:, [i]] * _ENDMEMBERS[i] for i in range(4))
     constants = {
         "mg_number": (67.0, 66.0, 62.0, 50.0),
         "anorthite": (96.0, 93.0, 96.5, 89.0),
@@ -219,11 +218,6 @@ def polar_scene(
     xarray.Dataset
         ``reflectance`` (wavelength, y, x) float32 and the truth ``FeO_true``, ``TiO2_true``, … (y, x) in wt%,
         float32, on a polar stereographic grid with its CRS; lazy if chunked.
-
-    Raises
-    ------
-    InputError
-        Wavelengths or chunks that make no sense; errors of the grid as of :func:`lunarray.geo.polar_grid`.
     """
     from lunarray.geo import grid_coords, polar_grid
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from lunarray.xrf.atomic import AtomicTables
     from lunarray.xrf.response import Response
 
-__all__ = ["class_counts", "class_orbit", "class_response", "flare_profile", "thermal_spectrum"]
-
 #: Gravitational parameter (km³/s²), rotation and synodic periods (s) of the Moon.
 _GM = 4902.800
 _ROTATION = 27.321661 * 86400.0
