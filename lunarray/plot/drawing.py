@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import InputError
-from lunarray.geo import moon_crs, spatial_dims
+from lunarray.errors import GridError, InputError
+from lunarray.geo import geobox_of, moon_crs, spatial_dims
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -254,6 +254,18 @@ def pole_of(geobox: GeoBox) -> str | None:
         return None
     latitude = next(float(p.value) for p in operation.params if "latitude" in p.name.lower())
     return "north" if latitude > 0 else "south"
+
+
+def require_pole(array: xr.DataArray | xr.Dataset) -> str:
+    """Pole of a map in polar stereographic projection; GridError for any other."""
+    pole = pole_of(geobox_of(array))
+    if pole is None:
+        raise GridError(
+            "the map is not in polar stereographic projection",
+            where=str(getattr(array, "name", "atlas")),
+            remedy="use lunarray.plot.maps, or a map in IAU_2015:30130 or 30135",
+        )
+    return pole
 
 
 def decimate(obj: xr.Dataset | xr.DataArray, max_pixels: int) -> Any:

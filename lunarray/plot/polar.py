@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import GridError, InputError
+from lunarray.errors import InputError
 from lunarray.geo import (
     RADIUS,
     assign_crs,
@@ -33,7 +33,7 @@ from lunarray.plot.drawing import (
     map_dims,
     name_of,
     new_figure,
-    pole_of,
+    require_pole,
 )
 from lunarray.plot.mapping import draw_map
 
@@ -89,7 +89,7 @@ def polar_map(
         if spatial_dims(array) not in (("y", "x"), None):
             panels.update({pole: _cap(array, pole, latitude) for pole in ("north", "south")})
             continue
-        pole = _require_pole(array)
+        pole = require_pole(array)
         if pole in panels:
             raise InputError(
                 f"both maps are of the {pole} pole",
@@ -227,20 +227,9 @@ def _pick(given: xr.DataArray | xr.Dataset, variable: str | None) -> xr.DataArra
     return flat_map(given)
 
 
-def _require_pole(array: xr.DataArray | xr.Dataset) -> str:
-    pole = pole_of(geobox_of(array))
-    if pole is None:
-        raise GridError(
-            "the map is not in polar stereographic projection",
-            where=str(getattr(array, "name", "atlas")),
-            remedy="use lunarray.plot.maps, or a map in IAU_2015:30130 or 30135",
-        )
-    return pole
-
-
 def _poles(atlas: Any) -> dict[str, xr.Dataset]:
     given = [atlas] if isinstance(atlas, xr.Dataset) else atlas.values()
-    out = {_require_pole(ds): ds for ds in given}
+    out = {require_pole(ds): ds for ds in given}
     if not out:
         raise InputError("there is nothing to draw", where="atlas", remedy="give one pole or both")
     return {pole: out[pole] for pole in ("north", "south") if pole in out}

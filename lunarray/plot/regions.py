@@ -30,7 +30,7 @@ from lunarray.plot.drawing import (
     minus,
     name_of,
     new_figure,
-    pole_of,
+    require_pole,
 )
 from lunarray.plot.mapping import draw_map
 
@@ -240,7 +240,7 @@ def region_map(
         What :func:`lunarray.geo.as_regions` takes; the map is cut to what is around them.
     cmap : str
     vmin, vmax : float, optional
-        Limits of the colour scale; by default the 1st and 99th percentile of what is shown.
+    labels : bool
         Write the abbreviations.
     max_pixels : int
     **output : Output
@@ -250,10 +250,7 @@ def region_map(
     matplotlib.figure.Figure
     """
     geobox = geobox_of(array)
-    if pole_of(geobox) is None:
-        raise GridError(
-            "the map is not in polar stereographic projection", where=str(array.name), remedy="give a polar map"
-        )  # fmt: skip
+    require_pole(array)
     found = as_regions(regions)
     shapes = [region_shape(r, geobox.crs) for r in found]
     bounds = np.array([s.bounds for s in shapes])
