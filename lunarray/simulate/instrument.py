@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lunarray.sp.scale import sp_scale as sp_scale
+from lunarray.sp.bands import sp_scale as sp_scale
 
 #: Full width at half maximum of the channels of VIS and NIR1, nm (Haruyama et al. 2008, Earth Planets Space 60,
 #: 243; Yamamoto et al. 2011, IEEE Trans. Geosci. Remote Sens. 49, 4660).

@@ -8,6 +8,7 @@ from .api import resample_bands as resample_bands
 from .api import smooth as smooth
 from .bands import WAVELENGTHS_150 as WAVELENGTHS_150
 from .bands import WAVELENGTHS_160 as WAVELENGTHS_160
+from .bands import sp_scale as sp_scale
 from .cubes import open_cube as open_cube
 from .cubes import open_sp_cube as open_sp_cube
 from .gridding import grid as grid
@@ -15,5 +16,4 @@ from .io import QA_FLAGS as QA_FLAGS
 from .io import open_sp as open_sp
 from .photometry import normalize_photometry as normalize_photometry
 from .photometry import read_photometric_parameters as read_photometric_parameters
-from .scale import sp_scale as sp_scale
 from .spectra import spectra_of as spectra_of

@@ -119,29 +119,20 @@ def mask_quality(
             )
         bits = sum(QA_FLAGS[f] for f in set(flags))
     low, high = map(float, valid_range)
-    has_qa = not hasattr(ds, "to_dataset") and "qa" in ds.data_vars
-    qa = ds["qa"].transpose(*spectra.dims).data if has_qa else None
-    data = spectra.data
-    options: dict[str, Any] = {"flags": bits, "low": low, "high": high}
-    if hasattr(data, "dask"):
-        import dask.array as da
-
-        if qa is not None:
-            qa = da.asarray(qa).rechunk(data.chunks)
-        masked = da.map_blocks(
-            _mask_block,
-            data,
-            *(() if qa is None else (qa,)),
-            **options,
-            dtype=np.float32,
-            meta=np.empty((0,) * data.ndim, np.float32),
-        )
-    else:
-        qa = None if qa is None else np.asarray(qa)
-        masked = _mask_block(np.asarray(data), *(() if qa is None else (qa,)), **options)
+    arrays = [spectra.variable]
+    if not hasattr(ds, "to_dataset") and "qa" in ds.data_vars:
+        qa = ds["qa"].variable.transpose(*spectra.dims)
+        arrays.append(qa.chunk(spectra.chunksizes) if spectra.chunks else qa)
+    masked = xr.apply_ufunc(
+        _mask_block,
+        *arrays,
+        kwargs={"flags": bits, "low": low, "high": high},
+        dask="parallelized",
+        output_dtypes=[np.float32],
+    )
     names = flags if isinstance(flags, tuple) else (hex(bits),)
     note = f"mask_quality(flags={'+'.join(names)}, valid_range=({low:g}, {high:g}]"
-    result = spectra.copy(data=masked)
+    result = spectra.copy(data=masked.data)
     for name, limit in (("incidence", max_incidence), ("emission", max_emission)):
         if limit is None:
             continue
@@ -411,22 +402,15 @@ def resample_bands(
     require_number("max_gap", max_gap, 0, strictly=True)
     target = np.asarray(wavelengths, np.float32)
     wide = target.astype(np.float64)
-    if (
-        wide.ndim != 1
-        or not wide.size
-        or not np.all(np.isfinite(wide))
-        or np.any(np.diff(wide) <= 0)
-    ):
+    rising = wide.ndim == 1 and wide.size and np.all(np.diff(wide) > 0)
+    if not rising or not np.all(np.isfinite(wide)):
         raise InputError(
             "wavelengths are not a rising sequence of numbers",
             where=step,
             remedy="Give wavelengths in nm from short to long",
         )
-    if (
-        not source.size
-        or wide[0] < source[0] - _SAME_CHANNEL
-        or wide[-1] > source[-1] + _SAME_CHANNEL
-    ):
+    eps = _SAME_CHANNEL
+    if not source.size or wide[0] < source[0] - eps or wide[-1] > source[-1] + eps:
         has = f"{source[0]:.1f}-{source[-1]:.1f} nm" if source.size else "none"
         raise BandMismatchError(
             f"wavelengths {wide[0]:.1f}-{wide[-1]:.1f} nm are asked for, the spectra have {has}",

@@ -22,16 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["open_cube", "open_sp_cube"]
 
 _TO_NM = {
-    "nm": 1.0,
-    "nanometers": 1.0,
-    "nanometer": 1.0,
-    "nanometres": 1.0,
-    "um": 1000.0,
-    "µm": 1000.0,
-    "micrometers": 1000.0,
-    "micrometer": 1000.0,
-    "microns": 1000.0,
-    "micron": 1000.0,
+    **dict.fromkeys(("nm", "nanometers", "nanometer", "nanometres"), 1.0),
+    **dict.fromkeys(("um", "µm", "micrometers", "micrometer", "microns", "micron"), 1000.0),
     "m": 1e9,
 }
 _IN_TEXT = re.compile(

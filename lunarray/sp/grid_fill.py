@@ -105,19 +105,8 @@ def fill_block(
     out = np.ascontiguousarray(values[centre])
     filled = np.zeros((height, width), bool)
     step_y, step_x = _ground_steps(fill.geobox, rows, columns)
-    fill_gaps(
-        values,
-        occupied,
-        depth_y,
-        depth_x,
-        step_y,
-        step_x,
-        fill.radius,
-        depth_y,
-        depth_x,
-        out,
-        filled,
-    )
+    window = (values, occupied, depth_y, depth_x)
+    fill_gaps(*window, step_y, step_x, fill.radius, depth_y, depth_x, out, filled)
     if means is None:
         return filled
     return np.ascontiguousarray(np.moveaxis(out, -1, 0)).reshape(*extra, height, width)

@@ -106,25 +106,14 @@ def _finish(
     return out.reshape(*extra, *shape)
 
 
-def _constant(value: float, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    return np.full(shape, value, dtype)
-
-
 def grid_at_once(
     arrays: Mapping[str, xr.DataArray], plan: GridPlan, stats: tuple[str, ...], fill: Fill | None
 ) -> dict[str, np.ndarray]:
     """The whole grid as one block. The same tasks as in the graph, called."""
     ((index, block),) = plan.blocks.items()
-    pieces = block.pieces
     data = [[array.values] for array in arrays.values()]
-    state = _accumulate(
-        None,
-        block.cells.size,
-        "std" in stats,
-        data,
-        [piece.rows for piece in pieces],
-        [piece.slots for piece in pieces],
-    )
+    rows, slots = ([getattr(piece, name) for piece in block.pieces] for name in ("rows", "slots"))
+    state = _accumulate(None, block.cells.size, "std" in stats, data, rows, slots)
     count = _finish_count(state, block.cells, block.shape)
     out = {"count": count} if "count" in stats else {}
     span = ((0, plan.shape[0]), (0, plan.shape[1]))
@@ -184,7 +173,7 @@ def grid_lazily(
             rows, slots = [piece.rows for piece in pieces], [piece.slots for piece in pieces]
             cells = block.cells.size if block else 0
             sums = Call(_accumulate, [sums, cells, spread, chunks, rows, slots])
-        return sums or Call(_constant, [0, (0, 0), np.dtype(object)])
+        return sums or Call(np.full, [(0, 0), 0, np.dtype(object)])
 
     sums = assemble(
         _accumulate, plan.chunks, needs=sums_of, dtype=object, name="grid-sums", token=token
@@ -193,7 +182,7 @@ def grid_lazily(
     def count_of(index: tuple[int, ...]) -> Any:
         block = block_of(index)
         if block is None:
-            return Call(_constant, [0, plan.shape_of(index), np.dtype(np.int32)])
+            return Call(np.full, [plan.shape_of(index), 0, np.dtype(np.int32)])
         return [Block(sums, index), block.cells, block.shape]
 
     def stat_array(number: int, stat: str) -> da.Array:
@@ -202,7 +191,7 @@ def grid_lazily(
         def needs(index: tuple[int, ...]) -> Any:
             block = block_of(index)
             if block is None:
-                return Call(_constant, [np.nan, (*extra, *plan.shape_of(index)), dtype])
+                return Call(np.full, [(*extra, *plan.shape_of(index)), np.nan, dtype])
             own = Block(sums, index[-2:])
             return [own, number, stat, block.cells, extra, block.shape, dtype]
 
@@ -247,7 +236,7 @@ def _fill_lazily(plan: GridPlan, fill: Fill, count: Any, mean: Any, token: str) 
         window = [(at, place) for at, place in fill_window(fill, plan, own) if at in plan.blocks]
         if not window:
             empty = False if mean is None else np.nan
-            return Call(_constant, [empty, (*extra, *plan.shape_of(own)), dtype])
+            return Call(np.full, [(*extra, *plan.shape_of(own)), empty, dtype])
         spans = [(edges[axis][own[axis]], edges[axis][own[axis] + 1]) for axis in (0, 1)]
         counts = [Block(count, at) for at, _ in window]
         means = None if mean is None else [Block(mean, (*zero, *at)) for at, _ in window]

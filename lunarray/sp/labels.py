@@ -7,6 +7,7 @@ nothing but the keywords below.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,19 +25,28 @@ _NUMBER_UNIT = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(?:<[
 
 # DATA_TYPE / SAMPLE_TYPE of PDS3 -> NumPy kind with byte order (PDS Standards Reference 3.8, appendix C).
 _KINDS = {
-    "IEEE_REAL": ">f",
-    "FLOAT": ">f",
-    "REAL": ">f",
-    "PC_REAL": "<f",
-    "MSB_INTEGER": ">i",
-    "INTEGER": ">i",
-    "MSB_UNSIGNED_INTEGER": ">u",
-    "UNSIGNED_INTEGER": ">u",
-    "LSB_INTEGER": "<i",
-    "PC_INTEGER": "<i",
-    "LSB_UNSIGNED_INTEGER": "<u",
-    "PC_UNSIGNED_INTEGER": "<u",
+    name: kind
+    for kind, names in {
+        ">f": "IEEE_REAL FLOAT REAL",
+        "<f": "PC_REAL",
+        ">i": "MSB_INTEGER INTEGER",
+        ">u": "MSB_UNSIGNED_INTEGER UNSIGNED_INTEGER",
+        "<i": "LSB_INTEGER PC_INTEGER",
+        "<u": "LSB_UNSIGNED_INTEGER PC_UNSIGNED_INTEGER",
+    }.items()
+    for name in names.split()
 }
+
+
+def damaged(problem: str, where: str | os.PathLike[str]) -> ProductFormatError:
+    """The error of a product whose faults another copy of it may not have."""
+    return ProductFormatError(problem, where=where, remedy="Fetch the product again")
+
+
+def not_read(problem: str, where: str | os.PathLike[str]) -> ProductFormatError:
+    """The error of a product of another kind than those that are read."""
+    remedy = "Only Level 2C products of versions 02 and 03 are read"
+    return ProductFormatError(problem, where=where, remedy=remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +105,7 @@ def parse_label(text: str, where: str) -> LabelObject:
                 continue
             if not line.isprintable():
                 break  # binary data, with no END before them
-            raise ProductFormatError(
-                f"cannot read the label line {line[:60]!r}",
-                where=where,
-                remedy="Fetch the product again",
-            )
+            raise damaged(f"cannot read the label line {line[:60]!r}", where)
         key, value = key.strip(), value.strip()
         # A string or sequence that is not closed goes on in the next line.
         if value.count('"') % 2 or value.count("(") > value.count(")"):
@@ -117,11 +123,7 @@ def parse_label(text: str, where: str) -> LabelObject:
             stack.pop()
         else:
             stack[-1].keywords[key] = value
-    raise ProductFormatError(
-        "the label is cut short or its objects are not closed",
-        where=where,
-        remedy="Fetch the product again",
-    )
+    raise damaged("the label is cut short or its objects are not closed", where)
 
 
 def text_value(value: str | None) -> str | None:
@@ -145,10 +147,8 @@ def pointer_value(value: str, name: str, where: str) -> Pointer:
     """Read ``N <BYTES>`` or ``("FILE", N <BYTES>)``; the offset comes back counted from 0."""
     match = _POINTER.match(value)
     if match is None or (match.group(3) or "").upper() != "BYTES" or int(match.group(2)) < 1:
-        raise ProductFormatError(
-            f"the pointer ^{name} = {value} is not an offset in <BYTES> counted from 1",
-            where=where,
-            remedy="Only Level 2C products of versions 02 and 03 are read",
+        raise not_read(
+            f"the pointer ^{name} = {value} is not an offset in <BYTES> counted from 1", where
         )
     return Pointer(match.group(1), int(match.group(2)) - 1)
 
@@ -159,9 +159,7 @@ def numpy_dtype(
     """NumPy dtype of a PDS3 DATA_TYPE or SAMPLE_TYPE with its size in bytes."""
     kind = _KINDS.get((text_value(data_type) or "").upper())
     if kind is None or n_bytes not in (1, 2, 4, 8) or (kind[1] == "f" and n_bytes < 4):
-        raise ProductFormatError(
-            f"{name} has the sample type {data_type} of {n_bytes} bytes, which is not read",
-            where=where,
-            remedy="Only the types of Level 2C products of versions 02 and 03 are read",
+        raise not_read(
+            f"{name} has the sample type {data_type} of {n_bytes} bytes, which is not read", where
         )
     return np.dtype(f"{kind}{int(n_bytes)}")

@@ -182,14 +182,11 @@ def normalize_photometry(
         i, e, a = (float(v) for v in stated.split())
         observed = (i, e, a)
 
-    axis = spectra.get_axis_num("wavelength")
-    along = [1] * spectra.ndim
-    along[axis] = -1
     standard = lunar_lambert(incidence, emission, phase) * phase_function(phase, **model)
     if observed is not None:
         i, e, a = _check_angles(observed, "observed")
         factor = standard / (lunar_lambert(i, e, a) * phase_function(a, **model))
-        data = spectra.data * factor.reshape(along).astype(np.float32)
+        data = (spectra.variable * _along_wavelength(factor.astype(np.float32))).data
     else:
         data = _normalize_each(spectra, standard, model)
     result = rebuild(ds, spectra, data, None, f"normalize_photometry({now} degrees)")
@@ -199,45 +196,30 @@ def normalize_photometry(
     return result
 
 
+def _along_wavelength(values: np.ndarray) -> xr.Variable:
+    return xr.Variable("wavelength", values)
+
+
 def _normalize_each(
     spectra: xr.DataArray, standard: np.ndarray, model: dict[str, np.ndarray]
 ) -> Any:
     """Spectra brought from the angles of each footprint to those that `standard` is of."""
-    absent = [n for n in ("incidence", "emission", "phase") if n not in spectra.coords]
+    names = ("incidence", "emission", "phase")
+    absent = [n for n in names if n not in spectra.coords]
     if absent:
         raise InputError(
             f"no coordinates {', '.join(absent)}",
             where="normalize_photometry",
             remedy="Give observed=(incidence, emission, phase), or the angles as coordinates",
         )
-    axis = spectra.get_axis_num("wavelength")
-    # Angles without the wavelength, on the other dimensions of the spectra.
-    flat = spectra.isel(wavelength=0, drop=True)
-    angles = [
-        spectra[n].broadcast_like(flat).transpose(*flat.dims).data
-        for n in ("incidence", "emission", "phase")
-    ]
-    options: dict[str, Any] = {"axis": axis, "standard": standard, "model": model}
-    data = spectra.data
-    if not hasattr(data, "dask"):
-        return _normalize_block(data, *(np.asarray(a) for a in angles), **options)
-    import dask.array as da
-
-    data = data.rechunk({axis: -1})
-    chunks = tuple(c for k, c in enumerate(data.chunks) if k != axis)
-    angles = [da.asarray(a).rechunk(chunks) for a in angles]
-    index = tuple(range(spectra.ndim))
-    rest = tuple(k for k in index if k != axis)
-    return da.blockwise(
+    return xr.apply_ufunc(
         _normalize_block,
-        index,
-        data,
-        index,
-        *(x for a in angles for x in (a, rest)),
-        **options,
-        dtype=np.float32,
-        meta=np.empty((0,) * spectra.ndim, np.float32),
-    )
+        spectra.variable,
+        *(spectra[n].variable for n in names),
+        *map(_along_wavelength, (standard, *(model[n] for n in ("b0", "h", "c", "g")))),
+        dask="parallelized",
+        output_dtypes=[np.float32],
+    ).data
 
 
 def _normalize_block(
@@ -245,19 +227,14 @@ def _normalize_block(
     incidence: np.ndarray,
     emission: np.ndarray,
     phase: np.ndarray,
-    *,
-    axis: int,
     standard: np.ndarray,
-    model: dict[str, np.ndarray],
+    *model: np.ndarray,
 ) -> np.ndarray:
+    """A block of spectra; everything else broadcasts to it."""
     lit = (incidence < 90.0) & (emission < 90.0)
     i, e, a = (np.where(lit, x, np.nan).astype(np.float64) for x in (incidence, emission, phase))
-    disk = np.expand_dims(lunar_lambert(i, e, a), axis)
-    shape = [1] * block.ndim
-    shape[axis] = -1
-    model = {n: v.reshape(shape) for n, v in model.items()}
-    observed = disk * phase_function(np.expand_dims(a, axis), **model)
-    return (block * (standard.reshape(shape) / observed)).astype(np.float32)
+    observed = lunar_lambert(i, e, a) * phase_function(a, *model)
+    return (block * (standard / observed)).astype(np.float32)
 
 
 def _check_angles(angles: tuple[float, float, float], name: str) -> tuple[float, float, float]:

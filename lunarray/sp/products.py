@@ -15,6 +15,8 @@ from lunarray.sp.labels import (
     MAX_LABEL_BYTES,
     LabelObject,
     Pointer,
+    damaged,
+    not_read,
     number_value,
     numpy_dtype,
     parse_label,
@@ -132,10 +134,7 @@ def _beside(path: Path, name: str) -> Path | None:
 def read_label(path: str | os.PathLike[str]) -> tuple[LabelObject, Path, Path]:
     """The label that describes a product, with the file it is in and the file of the data.
 
-    Parameters
-    ----------
-    path : path
-        A ``.spc`` (label attached, or detached beside it) or a ``.lbl``.
+    `path`: a ``.spc`` (label attached, or detached beside it) or a ``.lbl``.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -201,22 +200,14 @@ def _check_is_sp_l2c(label: LabelObject, where: str) -> None:
 def _object(label: LabelObject, name: str, where: str) -> tuple[LabelObject, Pointer]:
     child, pointer = label.child(name), label.keywords.get(f"^{name}")
     if child is None or pointer is None:
-        raise ProductFormatError(
-            f"the label has no {name} (OBJECT or pointer)",
-            where=where,
-            remedy="Only Level 2C products of versions 02 and 03 are read",
-        )
+        raise not_read(f"the label has no {name} (OBJECT or pointer)", where)
     return child, pointer_value(pointer, name, where)
 
 
 def _count(obj: LabelObject, key: str, where: str) -> int:
     value = number_value(obj.keywords.get(key))
     if value is None or value < 0 or value != int(value):
-        raise ProductFormatError(
-            f"{key} of {obj.name} is {obj.keywords.get(key)}",
-            where=where,
-            remedy="Fetch the product again",
-        )
+        raise damaged(f"{key} of {obj.name} is {obj.keywords.get(key)}", where)
     return int(value)
 
 
@@ -228,10 +219,8 @@ def _spectral_array(label: LabelObject, name: str, where: str, *, scaled: bool) 
     )
     scale, add = (number_value(obj.keywords.get(k)) for k in ("SCALING_FACTOR", "OFFSET"))
     if scaled and (scale is None or not scale > 0):
-        raise ProductFormatError(
-            f"SCALING_FACTOR of {obj.name} is {obj.keywords.get('SCALING_FACTOR')}",
-            where=where,
-            remedy="Fetch the product again",
+        raise damaged(
+            f"SCALING_FACTOR of {obj.name} is {obj.keywords.get('SCALING_FACTOR')}", where
         )
     return SpectralArray(
         pointer.offset,
@@ -257,21 +246,13 @@ def _ancillary_table(
         size = _count(column, "BYTES", where)
         start = _count(column, "START_BYTE", where) - 1
         if start < 0 or start + size > row_bytes:
-            raise ProductFormatError(
-                f"column {name} lies outside its row of {row_bytes} bytes",
-                where=where,
-                remedy="Fetch the product again",
-            )
+            raise damaged(f"column {name} lies outside its row of {row_bytes} bytes", where)
         names.append(name)
         formats.append(numpy_dtype(column.keywords.get("DATA_TYPE"), size, name, where))
         offsets.append(start)
     missing = sorted(wanted - set(names))
     if missing:
-        raise ProductFormatError(
-            f"the ancillary table has no column {', '.join(missing)}",
-            where=where,
-            remedy="Only Level 2C products of versions 02 and 03 are read",
-        )
+        raise not_read(f"the ancillary table has no column {', '.join(missing)}", where)
     dtype = np.dtype(
         {"names": names, "formats": formats, "offsets": offsets, "itemsize": row_bytes}
     )
@@ -285,9 +266,7 @@ def _times(start: str | None, clock: np.ndarray, where: str) -> np.ndarray:
     try:
         begin = dt.datetime.fromisoformat((start or "").rstrip("Z"))
     except ValueError:
-        raise ProductFormatError(
-            f"START_TIME is {start}", where=where, remedy="Fetch the product again"
-        ) from None
+        raise damaged(f"START_TIME is {start}", where) from None
     if not clock.size:
         return np.empty(0, "M8[ns]")
     nanoseconds = np.round((clock - clock[0]) * 1e9)
@@ -310,11 +289,10 @@ def read_product(path: Path, fields: dict[str, str]) -> Product:
     rows = _count(table, "ROWS", where)
     for ours, array in arrays.items():
         if (array.lines, array.samples) != (rows, wave.samples):
-            raise ProductFormatError(
+            raise damaged(
                 f"SP_SPECTRUM_{fields[ours]} has {array.lines} x {array.samples} samples, "
                 f"the tables have {rows} x {wave.samples}",
-                where=where,
-                remedy="Fetch the product again",
+                where,
             )
     table_bytes = rows * _count(table, "ROW_BYTES", where)
     needed = max(a.end for a in (wave, *arrays.values()))
@@ -322,20 +300,14 @@ def read_product(path: Path, fields: dict[str, str]) -> Product:
     with open(data_path, "rb") as stream:
         status = os.fstat(stream.fileno())
         if status.st_size < needed:
-            raise ProductFormatError(
-                f"truncated: {status.st_size} bytes, the label needs {needed}",
-                where=data_path,
-                remedy="Fetch the product again",
-            )
+            raise damaged(f"truncated: {status.st_size} bytes, the label needs {needed}", data_path)
         stream.seek(table_pointer.offset)
         ancillary, clock = _ancillary_table(table, stream.read(table_bytes), where)
     wavelength = read_rows(str(data_path), wave, 0, 1, np.dtype("f8"))[0]
     sizes = tuple(_count(label, f"{d}_BAND_NUMBER", where) for d in ("VIS", "N1", "N2"))
     if sum(sizes) != wavelength.size:
-        raise ProductFormatError(
-            f"{wavelength.size} wavelengths, but {sizes} channels of VIS, NIR1 and NIR2",
-            where=where,
-            remedy="Fetch the product again",
+        raise damaged(
+            f"{wavelength.size} wavelengths, but {sizes} channels of VIS, NIR1 and NIR2", where
         )
     for name in ("lat", "lon", "incidence", "emission", "phase"):
         limit = {"lat": 90.0, "lon": 360.0}.get(name, 180.0)

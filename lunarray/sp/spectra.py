@@ -97,24 +97,13 @@ def map_spectra(
 
     if data.numblocks[axis] > 1:
         data = data.rechunk({axis: -1})
+    ndim = data.ndim - (part == 1)
     if part == 1:
-        return da.map_blocks(
-            _run_kernel,
-            data,
-            **options,
-            dtype=np.float32,
-            drop_axis=axis,
-            meta=np.empty((0,) * (data.ndim - 1), np.float32),
-        )
-    chunks = (*data.chunks[:axis], (n_out,), *data.chunks[axis + 1 :])
-    return da.map_blocks(
-        _run_kernel,
-        data,
-        **options,
-        dtype=np.float32,
-        chunks=chunks,
-        meta=np.empty((0,) * data.ndim, np.float32),
-    )
+        options["drop_axis"] = axis
+    else:
+        options["chunks"] = (*data.chunks[:axis], (n_out,), *data.chunks[axis + 1 :])
+    meta = np.empty((0,) * ndim, np.float32)
+    return da.map_blocks(_run_kernel, data, **options, dtype=np.float32, meta=meta)
 
 
 def rebuild(obj: T, spectra: xr.DataArray, data: Any, channels: Any, note: str) -> T:
