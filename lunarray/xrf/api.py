@@ -11,7 +11,6 @@ from lunarray.errors import InputError, require_choice
 from lunarray.store.provenance import stamp
 from lunarray.xrf.atomic import AtomicTables, atomic_tables
 from lunarray.xrf.class_files import CLASS_DETECTORS
-from lunarray.xrf.constants import HIGHLAND, MARE
 from lunarray.xrf.frames import described, flag_attrs, is_lazy, require_frames, require_variables
 from lunarray.xrf.response import Response
 from lunarray.xrf.settings import ELEMENT_FLAGS, FATAL, FIT_FLAGS, Conventions, FitSettings
@@ -25,6 +24,7 @@ from lunarray.xrf.windows import (
     packed_width,
     whole_batches,
 )
+from lunarray.xrf.xspec import require_pyxspec
 
 __all__ = ["fit_elements", "spectrum_components"]
 
@@ -153,8 +153,6 @@ def _specification(
     require_frames(ds, "fit_elements")
     require_choice("engine", engine, ("numba", "pyxspec"))
     if engine == "pyxspec":
-        from lunarray.xrf.xspec import require_pyxspec
-
         require_pyxspec()
     if not isinstance(response, Response):
         raise InputError(
@@ -194,8 +192,7 @@ def _specification(
         tables=tables,
         min_significance=float(min_significance),
         engine=engine,
-        mare=None if mare_fraction is None else dict(MARE),
-        highland=None if mare_fraction is None else dict(HIGHLAND),
+        by_mare=mare_fraction is not None,
     )
 
 
@@ -270,7 +267,6 @@ def _check_solar_range(
 
 def _columns(ds: xr.Dataset, solar: xr.Dataset, mare_fraction: Any) -> list[Any]:
     n = ds.sizes["time"]
-    missing = np.full(n, np.nan)
     dims = solar["photon_flux"].dims
     if "model" in dims:
         own: Any = match_solar(ds, solar).values
@@ -278,13 +274,10 @@ def _columns(ds: xr.Dataset, solar: xr.Dataset, mare_fraction: Any) -> list[Any]
         own = np.arange(n)
     else:
         own = np.zeros(n)
-    mare = missing
+    mare = np.full(n, np.nan)
     if mare_fraction is not None:
-        mare = (
-            mare_fraction.data
-            if isinstance(mare_fraction, xr.DataArray)
-            else np.asarray(mare_fraction, "f8")
-        )
+        given = isinstance(mare_fraction, xr.DataArray)
+        mare = mare_fraction.data if given else np.asarray(mare_fraction, "f8")
         if mare.shape != (n,):
             raise InputError(
                 f"mare fractions of shape {mare.shape} for {n} spectra",
@@ -292,19 +285,18 @@ def _columns(ds: xr.Dataset, solar: xr.Dataset, mare_fraction: Any) -> list[Any]
                 remedy="One for each",
             )
     special = {"solar": own, "mare": mare}
-    columns = []
-    for name in COLUMNS:
-        if name in special:
-            columns.append(special[name])
-        elif name in ds.variables:
-            columns.append(ds[name].data)
-        elif name == "n_frames":
-            columns.append(np.ones(n))
-        elif name in ("emission", "flags"):
-            columns.append(np.zeros(n))
-        else:
-            columns.append(missing)
-    return columns
+    return [
+        special[name]
+        if name in special
+        else ds[name].data
+        if name in ds.variables
+        else np.full(n, _ABSENT.get(name, np.nan))
+        for name in COLUMNS
+    ]
+
+
+#: What stands for columns that are not there; NaN for others.
+_ABSENT = {"n_frames": 1.0, "emission": 0.0, "flags": 0.0}
 
 
 # ---------- result

@@ -21,6 +21,7 @@ from lunarray.xrf.constants import (
     HC,
     LINE_GROUPS,
     RE2_NA,
+    Digested,
 )
 
 Interpolation = Literal["loglog", "linear"]
@@ -41,53 +42,31 @@ _MIN_LINE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class AtomicTables:
+class AtomicTables(Digested):
     """Cross sections, lines and scattering factors of a set of elements.
 
     Build it with `atomic_tables`. All energies are in keV, cross sections in cm²/g.
-
-    Attributes
-    ----------
-    elements : tuple of str
-        Chemical symbols; the order of every `element` axis.
-    numbers, weights : ndarray, (element,)
-        Atomic numbers and atomic weights (g/mol).
-    source, interpolation : str
-        Where the cross sections come from, and how they are interpolated between nodes: "loglog" or "linear".
-    node_offset : ndarray of int64, (element + 1,)
-        Where each element's nodes begin in the three arrays below.
-    node_energy, node_photo, node_total : ndarray, (node,)
-        Photoabsorption and total (photoabsorption, coherent and incoherent) cross sections.
-    edge, jump, fluorescence_yield : ndarray, (element, 4)
-        Edge energy, jump ratio and yield of the shells K, L1, L2, L3; 0 where there is none.
-    line_element, line_group : ndarray of int64, (line,)
-        Index of the element and of the group (`LINE_GROUPS`) of each line with a non-zero intensity.
-    line_energy, line_rate : ndarray, (line,)
-        Rate-weighted mean energy, and the sum of the rates, of the transitions of a group.
-    q, form_factor, scattering_function : ndarray
-        Momentum transfer sin(θ/2)/λ in 1/Å, (q,); atomic form factor F and incoherent scattering function S, (element,
-        q).
     """
 
-    elements: tuple[str, ...]
-    numbers: np.ndarray
-    weights: np.ndarray
-    source: str
-    interpolation: str
-    node_offset: np.ndarray
-    node_energy: np.ndarray
-    node_photo: np.ndarray
-    node_total: np.ndarray
-    edge: np.ndarray
-    jump: np.ndarray
-    fluorescence_yield: np.ndarray
-    line_element: np.ndarray
-    line_group: np.ndarray
-    line_energy: np.ndarray
-    line_rate: np.ndarray
-    q: np.ndarray
-    form_factor: np.ndarray
-    scattering_function: np.ndarray
+    elements: tuple[str, ...]  # chemical symbols; the order of every `element` axis
+    numbers: np.ndarray  # (element,): atomic numbers
+    weights: np.ndarray  # (element,): atomic weights, g/mol
+    source: str  # where the cross sections come from
+    interpolation: str  # of the cross sections between nodes: "loglog" or "linear"
+    node_offset: np.ndarray  # (element + 1,) int64: where each element's nodes begin
+    node_energy: np.ndarray  # (node,)
+    node_photo: np.ndarray  # (node,): photoabsorption
+    node_total: np.ndarray  # (node,): photoabsorption, coherent and incoherent scattering
+    edge: np.ndarray  # (element, 4): edges of the shells K, L1, L2, L3; 0 where there is none
+    jump: np.ndarray  # (element, 4): jump ratios
+    fluorescence_yield: np.ndarray  # (element, 4)
+    line_element: np.ndarray  # (line,) int64: index of the element; only lines with an intensity
+    line_group: np.ndarray  # (line,) int64: index of the group (`LINE_GROUPS`)
+    line_energy: np.ndarray  # (line,): rate-weighted mean of the transitions of a group
+    line_rate: np.ndarray  # (line,): sum of their rates
+    q: np.ndarray  # (q,): momentum transfer sin(θ/2)/λ, 1/Å
+    form_factor: np.ndarray  # (element, q): F
+    scattering_function: np.ndarray  # (element, q): incoherent, S
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -108,15 +87,6 @@ class AtomicTables:
             state.update(field.name.encode())
             state.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
         return state.hexdigest()
-
-    def __dask_tokenize__(self) -> tuple[str, str]:
-        return (type(self).__qualname__, self.digest)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, AtomicTables) and self.digest == other.digest
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
 
     @property
     def line_names(self) -> tuple[str, ...]:
@@ -139,15 +109,8 @@ class AtomicTables:
     def cross_sections(self, energy: Any) -> tuple[np.ndarray, np.ndarray]:
         """Photoabsorption and total cross sections.
 
-        Parameters
-        ----------
-        energy : array_like of float64, (n,)
-            Photon energy, keV.
-
-        Returns
-        -------
-        photo, total : ndarray of float64, (element, n)
-            Mass absorption coefficients, cm²/g. Beyond its nodes a table is continued by its last two.
+        `energy` (n,) float64: photon energy, keV. Returns `photo`, `total` (element, n) float64: mass absorption
+        coefficients, cm²/g. Beyond its nodes a table is continued by its last two.
         """
         energy = np.atleast_1d(np.asarray(energy, np.float64))
         photo = np.empty((len(self.elements), energy.size))
@@ -163,16 +126,8 @@ class AtomicTables:
     def ionised_fraction(self, energy: Any) -> np.ndarray:
         """Share of an element's photoabsorption that leaves a vacancy in the shell of each line: the K_i of the paper.
 
-        Parameters
-        ----------
-        energy : array_like of float64, (n,)
-            Photon energy, keV.
-
-        Returns
-        -------
-        ndarray of float64, (line, n)
-            1 − 1/J above the edge of the shell, divided by the jumps of the deeper shells above theirs; 0 below the
-            edge.
+        `energy` (n,) float64: photon energy, keV. Returns (line, n) float64: 1 − 1/J above the edge of the shell,
+        divided by the jumps of the deeper shells above theirs; 0 below the edge.
         """
         energy = np.atleast_1d(np.asarray(energy, np.float64))
         out = np.empty((self.line_energy.size, energy.size))
@@ -187,15 +142,8 @@ class AtomicTables:
     def excitation(self, energy: Any) -> np.ndarray:
         """Emission of each line for unit weight fraction: Q_ip/W_i of eqs. 3 and 4.
 
-        Parameters
-        ----------
-        energy : array_like of float64, (n,)
-            Energy of the exciting photons, keV.
-
-        Returns
-        -------
-        ndarray of float64, (line, n)
-            μ_i(E)/ρ_i × K_i × ω_i × R_ip, cm²/g; 0 below the edge.
+        `energy` (n,) float64: energy of the exciting photons, keV. Returns (line, n) float64: μ_i(E)/ρ_i × K_i × ω_i ×
+        R_ip, cm²/g; 0 below the edge.
         """
         photo, _ = self.cross_sections(energy)
         yields = self.fluorescence_yield[self.line_element, self.line_shell]
@@ -210,19 +158,9 @@ class AtomicTables:
     ) -> np.ndarray:
         """Differential cross section for scattering by an angle.
 
-        Parameters
-        ----------
-        energy : array_like of float64, (n,)
-            Energy before scattering, keV.
-        angle : float
-            Angle between incident and scattered photon, degrees.
-        kinds : tuple of str
-            "rayleigh" (Thomson × F²), "compton" (Klein and Nishina × S), or both, which are added.
-
-        Returns
-        -------
-        ndarray of float64, (element, n)
-            dσ/dΩ, cm²/g/sr.
+        `energy` (n,) float64: energy before scattering, keV; `angle`: angle between incident and scattered photon,
+        degrees; `kinds`: "rayleigh" (Thomson × F²), "compton" (Klein and Nishina × S), or both, which are added.
+        Returns (element, n) float64: dσ/dΩ, cm²/g/sr.
         """
         energy = np.atleast_1d(np.asarray(energy, np.float64))
         theta = np.deg2rad(angle)
@@ -265,29 +203,12 @@ def atomic_tables(
 ) -> AtomicTables:
     """Tabulate atomic data; the same request in the same process returns the same value.
 
-    Parameters
-    ----------
-    elements : tuple of str
-        Chemical symbols.
-    source : str or path
-        Cross sections: "ffast" (NIST FFAST, as xraydb's Chantler tables have it on a fine grid), "xraylib", or a folder
-        of NIST FFAST text files named ``ffast_<Z>_<symbol>.txt`` (a coarse grid).
-    interpolation : {"loglog", "linear"}
-        Between nodes. Linear on the coarse text files is what the published software does; it is wrong by a few per
-        cent.
-
-    Returns
-    -------
-    AtomicTables
-        Yields, jump ratios, rates, line energies, form factors and scattering functions are xraylib's whatever the
-        source.
-
-    Raises
-    ------
-    InputError
-        For an unknown element, source or interpolation.
-    ProductFormatError
-        For a text file that is no FFAST table.
+    `elements`: chemical symbols; `source`: cross sections: "ffast" (NIST FFAST, as xraydb's Chantler tables have it on
+    a fine grid), "xraylib", or a folder of NIST FFAST text files named ``ffast_<Z>_<symbol>.txt`` (a coarse grid);
+    `interpolation` {"loglog", "linear"}: between nodes. Linear on the coarse text files is what the published software
+    does; it is wrong by a few per cent. Returns yields, jump ratios, rates, line energies, form factors and scattering
+    functions are xraylib's whatever the source. InputError for an unknown element, source or interpolation.
+    ProductFormatError for a text file that is no FFAST table.
     """
     require_choice("interpolation", interpolation, ("loglog", "linear"))
     if unknown := [name for name in elements if name not in ATOMIC_NUMBERS]:

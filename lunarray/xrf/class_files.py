@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lunarray.errors import InputError, ProductFormatError
+from lunarray.xrf.fits import damaged
 
 #: Swept charge devices of CLASS. The effective area is that of all of them; SCD_USED says which a spectrum is of.
 CLASS_DETECTORS = 16
@@ -122,13 +123,9 @@ def _spectrum_header(stream: Any, where: Path) -> tuple[Any, int]:
                 "it has no SPECTRUM extension", where=where, remedy=f"Give {PRODUCT}"
             ) from None
         except (OSError, ValueError, fits.VerifyError) as error:
-            raise ProductFormatError(
-                f"not a FITS file, or a damaged one ({error})", where=where, remedy="Fetch it again"
-            ) from error
+            raise damaged(f"not a FITS file, or a damaged one ({error})", where) from error
         if not ({"SIMPLE", "XTENSION"} & set(header[:1].keys())):
-            raise ProductFormatError(
-                "not a FITS file, or a damaged one", where=where, remedy="Fetch it again"
-            )
+            raise damaged("not a FITS file, or a damaged one", where)
         # Header.fromfile leaves the stream at the end of the last block that it read.
         here = stream.tell()
         if str(_value(header, "EXTNAME")).strip().upper() == "SPECTRUM":
@@ -150,20 +147,7 @@ def _data_bytes(header: Any) -> int:
 
 _TFORM = re.compile(r"^\s*(\d*)([LXBIJKAEDCMPQ])")
 _TYPES = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
-_WIDTHS = {
-    "L": 1,
-    "B": 1,
-    "I": 2,
-    "J": 4,
-    "K": 8,
-    "A": 1,
-    "E": 4,
-    "D": 8,
-    "C": 8,
-    "M": 16,
-    "P": 8,
-    "Q": 16,
-}
+_WIDTHS = dict(zip("LBIJKAEDCMPQ", (1, 1, 2, 4, 8, 1, 4, 8, 8, 16, 8, 16), strict=True))
 
 
 def _counts_table(header: Any, offset: int, where: Path) -> CountsTable:
@@ -223,9 +207,7 @@ def read_spectrum(path: Path, *, timed: bool = True) -> Spectrum:
         if isinstance(error, InputError):
             raise
         # Bytes that make no sense as numbers or sizes.
-        raise ProductFormatError(
-            f"a damaged header ({error})", where=path, remedy="Fetch it again"
-        ) from error
+        raise damaged(f"a damaged header ({error})", path) from error
 
 
 def _parse_spectrum(path: Path, timed: bool) -> Spectrum:
@@ -246,11 +228,7 @@ def _parse_spectrum(path: Path, timed: bool) -> Spectrum:
     table = _counts_table(header, offset, path)
     needed = offset + table.rows * table.stride
     if status.st_size < needed or table.rows < 1:
-        raise ProductFormatError(
-            f"truncated: {status.st_size} bytes, its header needs {needed}",
-            where=path,
-            remedy="Fetch it again",
-        )
+        raise damaged(f"truncated: {status.st_size} bytes, its header needs {needed}", path)
     start, end = (_moment(_value(header, key)) for key in ("STARTIME", "ENDTIME"))
     exposure = _float(_value(header, "EXPOSURE"))
     if timed and (np.isnat(start) or np.isnat(end) or end < start):
@@ -261,9 +239,7 @@ def _parse_spectrum(path: Path, timed: bool) -> Spectrum:
             remedy="Give frames with ISO times; a background is read by lunarray.xrf.read_background",
         )
     if not 0 < exposure < np.inf:
-        raise ProductFormatError(
-            f"EXPOSURE is {_value(header, 'EXPOSURE')}", where=path, remedy="Fetch it again"
-        )
+        raise damaged(f"EXPOSURE is {_value(header, 'EXPOSURE')}", path)
     gain = _float(_value(header, "GAIN")) / 1e3
     geometry = []
     for card, _, limit, _ in GEOMETRY.values():

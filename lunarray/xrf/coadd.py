@@ -189,20 +189,16 @@ _RESULT = (
 
 
 def _weights(table: np.ndarray) -> np.ndarray:
-    """1 for the frames to be added, 0 for those rejected."""
+    """1 for the frames to be added, 0 for those rejected, (time, 1)."""
     exposure = table[:, _TABLE.index("exposure")]
     flags = table[:, _TABLE.index("flags")]
-    return ((flags == 0) & (exposure > 0) & (table[:, -1] > 0)).astype("f8")
-
-
-def _weights_column(table: np.ndarray) -> np.ndarray:
-    return _weights(table)[:, None]
+    return ((flags == 0) & (exposure > 0) & (table[:, -1] > 0)).astype("f8")[:, None]
 
 
 def _table_kernel(table: np.ndarray, *, first: np.ndarray, last: np.ndarray) -> np.ndarray:
     """Coordinates of windows from those of their accepted frames."""
     column = {name: table[:, i] for i, name in enumerate(_TABLE)}
-    accepted = _weights(table)
+    accepted = _weights(table)[:, 0]
     time = accepted * np.where(column["exposure"] > 0, column["exposure"], 0.0)
     result = dict.fromkeys(_RESULT, np.full(first.size, np.nan))
     result["n_frames"] = _sum_rows(accepted, first, last)
@@ -427,12 +423,12 @@ def _sum_windows(
         columns["finite"] = apart.rechunk({1: -1}).map_blocks(_finite_kernel, **column_of)[:, 0]
         table = da.stack([da.asarray(columns[name]).astype("f8") for name in _TABLE], axis=1)
         table = table.rechunk((data.chunks[0], -1))
-        weight = table.map_blocks(_weights_column, **column_of)
+        weight = table.map_blocks(_weights, **column_of)
     else:
         data = counts.values
         columns["finite"] = _finite_kernel(data)[:, 0]
         table = np.stack([np.asarray(columns[name], "f8") for name in _TABLE], axis=1)
-        weight = _weights_column(table)
+        weight = _weights(table)
     summed = _windowed(_counts_kernel, first, last, [data, weight], data.shape[1], "f4")
     merged = _windowed(_table_kernel, first, last, [table], len(_RESULT), "f8")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
+from typing import Any
 
 #: The order of elements everywhere: that of the paper and of the published PyXspec model.
 ELEMENTS = ("Fe", "Ti", "Ca", "Si", "Al", "Mg", "Na", "O")
@@ -46,3 +47,18 @@ PYXSPEC_BOUNDS = MappingProxyType(
 
 #: Field of view of CLASS: the collimators' full width at half maximum, degrees, along and across.
 CLASS_FIELD_DEG = (7.0, 7.0)
+
+
+class Digested:
+    """A value that is known by its `digest`: to Dask, and where two of them are compared."""
+
+    digest: Any
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        return (type(self).__qualname__, self.digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)

@@ -36,10 +36,7 @@ _OF_FIT = ("elements_to_oxides", "Pass what fit_elements gives")
 def element_fraction(oxide: str) -> float:
     """Weight fraction of the element that is not oxygen in an oxide.
 
-    Parameters
-    ----------
-    oxide : str
-        Such as ``Al2O3``.
+    `oxide`: such as ``Al2O3``.
     """
     for element, (name, n, oxygen) in OXIDE_OF.items():
         if name == oxide:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,7 @@ from lunarray.xrf.settings import ELEMENT_FLAGS, FitResult, FitSettings, Observa
 
 
 def check_observation(data: Observation, model: SpectralModel) -> str:
-    """What stands against a fit whatever the settings are: a key of `STATUS`.
+    """What stands against a fit whatever the settings are: "fitted" if nothing does.
 
     Raises
     ------
@@ -70,14 +68,8 @@ def spectrum_statistic(
 ) -> float:
     """Compute the χ² or the likelihood of a model spectrum.
 
-    Parameters
-    ----------
-    model : array_like of float64, (fitted channel,)
-        Counts/s.
-    channels : slice
-        Which channels of the data the model covers.
-    settings : FitSettings, optional
-        Its `statistic` and `variance` are used.
+    `model` (fitted channel,) float64: counts/s; `channels`: which channels of the data the model covers; `settings`:
+    its `statistic` and `variance` are used.
     """
     settings = settings if settings is not None else FitSettings()
     model = np.ascontiguousarray(model, np.float64)
@@ -101,23 +93,9 @@ def fit_spectrum(
 ) -> FitResult:
     """Fit composition, norms and gain to one spectrum.
 
-    Parameters
-    ----------
-    data : Observation
-        All channels of the model's response.
-    settings : FitSettings, optional
-    warm_start : FitResult, optional
-        Begin from what this one found; a fit that failed is ignored.
-
-    Returns
-    -------
-    FitResult
-        What cannot be fitted (night, no counts, missing geometry) says so in `status` and is NaN.
-
-    Raises
-    ------
-    InputError
-        For spectrum, background, response or settings that do not fit together.
+    `data`: all channels of the model's response; `warm_start`: begin from what this one found; a fit that failed is
+    ignored. Returns what cannot be fitted (night, no counts, missing geometry) says so in `status` and is NaN.
+    InputError for spectrum, background, response or settings that do not fit together.
     """
     settings = settings if settings is not None else FitSettings()
     status = check_observation(data, model)
@@ -156,7 +134,22 @@ def fit_spectrum(
         iterations, converged = solver.with_gain(theta)
     else:
         iterations, converged = solver.without_gain(theta)
-    return _result(model, settings, plan, theta, solver, iterations, converged)
+    free = np.flatnonzero(plan.free)
+    if settings.tie_norms:
+        theta[len(elements) + 1] = theta[len(elements)] * settings.scatter_norm
+    chi2 = settings.statistic == "chi2"
+    points = int(np.count_nonzero(solver.counts.variance > 0)) if chi2 else model.channels
+    return fit_result(
+        model,
+        plan,
+        theta,
+        _inverse(solver.hessian[np.ix_(free, free)] / 2),
+        solver.rate,
+        statistic=float(solver.value),
+        dof=points - free.size,
+        iterations=iterations,
+        status="fitted" if converged else "not_converged",
+    )
 
 
 #: Rounds of a fit whose model is made again between them, and the finest gain steps (slope, keV) that are still tried.
@@ -359,76 +352,71 @@ def parameter_names(elements: tuple[str, ...], plan: FitPlan) -> tuple[str, ...]
 
 def failed_fit(plan: FitPlan, model: SpectralModel, status: str) -> FitResult:
     """The result of a fit that was not made."""
-    elements = model.tables.elements
-    names = parameter_names(elements, plan)
-    nothing = np.full(len(names), np.nan)
-    blank = np.full(model.channels, np.nan)
+    tables = model.tables
+    n, names = len(tables.elements), parameter_names(tables.elements, plan)
+    weights, weight_errors = np.full((2, n), np.nan)
+    values, errors = np.full((2, len(names)), np.nan)
+    rate, xrf, scatter = np.full((3, model.channels), np.nan)
     return FitResult(
-        elements=elements,
-        weights=np.full(len(elements), np.nan),
-        weight_errors=np.full(len(elements), np.nan),
-        element_flags=np.full(len(elements), ELEMENT_FLAGS["not_constrained"], np.uint8),
+        elements=tables.elements,
+        weights=weights,
+        weight_errors=weight_errors,
+        element_flags=np.full(n, ELEMENT_FLAGS["not_constrained"], np.uint8),
         parameters=names,
-        values=nothing,
-        errors=nothing,
+        values=values,
+        errors=errors,
         covariance=np.full((len(names), len(names)), np.nan),
-        xrf_norm=np.nan,
-        scatter_norm=np.nan,
-        slope=np.nan,
-        offset=np.nan,
-        statistic=np.nan,
-        dof=0,
-        channels=model.channels,
-        iterations=0,
-        status=status,
-        model=blank,
-        xrf=blank,
-        scatter=blank,
-        line_names=model.tables.line_names,
+        model=rate,
+        xrf=xrf,
+        scatter=scatter,
+        line_names=tables.line_names,
         line_fluxes=np.full(model.fluorescence.line_energy.size, np.nan),
+        channels=model.channels,
+        status=status,
     )
 
 
-def _result(
-    model: SpectralModel, settings: FitSettings, plan: FitPlan, theta: np.ndarray, solver: _Solver,
-    iterations: int, converged: bool,
-) -> FitResult:  # fmt: skip
-    elements = model.tables.elements
-    n = len(elements)
-    free = np.flatnonzero(plan.free)
-    covariance = _inverse(solver.hessian[np.ix_(free, free)] / 2)
-    weights, rate = theta[:n].copy(), solver.rate
-    weight_errors, flags = judge_weights(plan, weights, covariance)
-    xrf_norm, scatter_norm = theta[n], theta[n + 1]
-    if settings.tie_norms:
-        scatter_norm = xrf_norm * settings.scatter_norm
+def fit_result(
+    model: SpectralModel,
+    plan: FitPlan,
+    theta: np.ndarray,
+    covariance: np.ndarray,
+    rate: np.ndarray,
+    *,
+    margin: float = 1e-6,
+    **numbers: Any,
+) -> FitResult:
+    """The result of a fit that was made.
+
+    `theta`: all parameters, tied ones too; `covariance`: of the free ones; `rate` (channel,): the model, counts/s;
+    `margin`: as of `judge_weights`; `numbers`: what else `FitResult` holds.
+    """
+    elements, n = model.tables.elements, len(model.tables.elements)
+    weights = theta[:n].copy()
+    xrf_norm, scatter_norm, slope, offset = map(float, theta[n:])
+    weight_errors, flags = judge_weights(plan, weights, covariance, margin)
     intensity = model.line_intensities(weights)
-    xrf = xrf_norm * intensity @ model.line_templates(theta[n + 2], theta[n + 3])
-    chi2 = settings.statistic == "chi2"
-    used = int(np.count_nonzero(solver.counts.variance > 0)) if chi2 else model.channels
+    xrf = xrf_norm * intensity @ model.line_templates(slope, offset)
     return FitResult(
         elements=elements,
         weights=weights,
         weight_errors=weight_errors,
         element_flags=flags,
         parameters=parameter_names(elements, plan),
-        values=theta[free].copy(),
+        values=theta[plan.free],
         errors=np.sqrt(np.diag(covariance)),
         covariance=covariance,
-        xrf_norm=float(xrf_norm),
-        scatter_norm=float(scatter_norm),
-        slope=float(theta[n + 2]),
-        offset=float(theta[n + 3]),
-        statistic=float(solver.value),
-        dof=used - free.size,
-        channels=model.channels,
-        iterations=iterations,
-        status="fitted" if converged else "not_converged",
-        model=rate.copy(),
+        model=rate,
         xrf=xrf,
         scatter=rate - xrf,
         line_names=model.tables.line_names,
         line_fluxes=xrf_norm * intensity * model.scale,
+        channels=model.channels,
+        xrf_norm=xrf_norm,
+        scatter_norm=scatter_norm,
+        slope=slope,
+        offset=offset,
+        **numbers,
     )
 
 
@@ -476,55 +464,3 @@ def _inverse(curvature: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(curvature / np.outer(scale, scale))
     values = np.maximum(values, 1e-12)
     return (vectors / values) @ vectors.T / np.outer(scale, scale)
-
-
-def fit_many(
-    data: Sequence[Observation],
-    models: Sequence[SpectralModel],
-    settings: FitSettings | Sequence[FitSettings] | None = None,
-    *,
-    warm_start: bool = True,
-    threads: int = 1,
-) -> list[FitResult]:
-    """Fit many spectra.
-
-    Parameters
-    ----------
-    models : sequence of SpectralModel
-        One for each spectrum.
-    settings : FitSettings or sequence of these, optional
-    warm_start : bool
-        Begin each fit where that of the spectrum before ended; a run of neighbours stays in one thread.
-    threads : int
-        The kernels release the interpreter's lock.
-
-    Returns
-    -------
-    list of FitResult
-        A spectrum on which the fit itself fails gets a status; it does not stop the others.
-    """
-    each = (
-        [settings] * len(data)
-        if settings is None or isinstance(settings, FitSettings)
-        else list(settings)
-    )
-    if not len(data) == len(models) == len(each):
-        raise InputError(
-            f"{len(data)} spectra, {len(models)} models and {len(each)} settings", where="fit_many"
-        )
-
-    def run(indices: np.ndarray) -> list[FitResult]:
-        out: list[FitResult] = []
-        last: FitResult | None = None
-        for i in indices:
-            result = fit_spectrum(data[i], models[i], each[i], warm_start=last)
-            if warm_start and result.status == "fitted":
-                last = result
-            out.append(result)
-        return out
-
-    parts = np.array_split(np.arange(len(data)), max(1, min(threads, len(data) or 1)))
-    if len(parts) == 1:
-        return run(parts[0])
-    with ThreadPoolExecutor(len(parts)) as pool:
-        return [result for part in pool.map(run, parts) for result in part]

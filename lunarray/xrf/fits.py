@@ -11,6 +11,11 @@ from typing import Any
 from lunarray.errors import InputError, ProductFormatError
 
 
+def damaged(problem: str, where: str | os.PathLike[str]) -> ProductFormatError:
+    """The error of a file whose faults another copy of it may not have."""
+    return ProductFormatError(problem, where=where, remedy="Fetch it again")
+
+
 @contextmanager
 def quiet_astropy() -> Iterator[None]:
     """No warnings of astropy about cards that are mended; entered outside of threads, for filters are global."""
@@ -35,10 +40,8 @@ def open_fits(path: str | os.PathLike[str]) -> Iterator[Any]:
     except (OSError, ValueError, TypeError, KeyError, IndexError, fits.VerifyError) as error:
         if isinstance(error, InputError):
             raise
-        raise ProductFormatError(
-            f"not a FITS file of the kind expected, or a damaged one ({error})",
-            where=path,
-            remedy="Fetch it again",
+        raise damaged(
+            f"not a FITS file of the kind expected, or a damaged one ({error})", path
         ) from error
 
 

@@ -12,7 +12,7 @@ import xarray as xr
 from lunarray.errors import InputError
 from lunarray.geo import densify, footprint_polygons, lonlat_of, unit_vectors
 from lunarray.store.provenance import stamp
-from lunarray.xrf.frames import require_variables
+from lunarray.xrf.frames import described, require_variables
 
 if TYPE_CHECKING:
     import geopandas
@@ -158,20 +158,12 @@ def grid_footprints(
         lon, lat, values, errors = arrays
         out = _grid_kernel(lon, lat, values, errors, geobox)
     dims = grid_dims(geobox)
-    attrs = {"units": "wt%", "long_name": "abundance of the element"}
+    bands, number = ("element", *dims), out[2 * n].astype("i4")
     result = xr.Dataset(
         {
-            "abundance": (("element", *dims), out[:n], attrs),
-            "abundance_std": (
-                ("element", *dims),
-                out[n : 2 * n],
-                {**attrs, "long_name": "error of the abundance"},
-            ),
-            "n_footprints": (
-                dims,
-                out[2 * n].astype("i4"),
-                {"units": "1", "long_name": "number of footprints"},
-            ),
+            "abundance": described(bands, out[:n], "wt%", "abundance of the element"),
+            "abundance_std": described(bands, out[n : 2 * n], "wt%", "error of the abundance"),
+            "n_footprints": described(dims, number, "1", "number of footprints"),
         },
         {**grid_coords(geobox), "element": ds["element"]},
     )
@@ -185,11 +177,8 @@ def _grid_kernel(lon: Any, lat: Any, values: Any, errors: Any, geobox: Any) -> n
     values, errors = np.asarray(values, "f8"), np.asarray(errors, "f8")
     n = values.shape[1]
     rows, columns = geobox.shape
-    top, weight, count = (
-        np.zeros((n, rows, columns)),
-        np.zeros((n, rows, columns)),
-        np.zeros((rows, columns)),
-    )
+    top, weight = np.zeros((2, n, rows, columns))
+    count = np.zeros((rows, columns))
     known = np.isfinite(values)
     # Frozen elements have no error: there every footprint weighs the same.
     with_error = np.isfinite(errors) & (errors > 0)

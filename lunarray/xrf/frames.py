@@ -28,10 +28,7 @@ def require_variables(ds: Any, names: Iterable[str], where: str, remedy: str) ->
 def require_frames(ds: Any, where: str) -> None:
     """Refuse what are no CLASS spectra, (time, channel), with exposure, gain and incidence.
 
-    Parameters
-    ----------
-    where : str
-        The verb.
+    `where`: the verb.
     """
     remedy = "Pass what lunarray.open_class gives"
     if isinstance(ds, xr.Dataset) and set(ds.get("counts", xr.DataArray()).dims) != {

@@ -10,6 +10,7 @@ import xarray as xr
 
 from lunarray.errors import InputError, MissingDependencyError, ProductFormatError
 from lunarray.store.provenance import stamp
+from lunarray.xrf.fits import damaged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,9 +60,7 @@ def read_goes_flares(path: str | os.PathLike[str]) -> pd.DataFrame:
     except FileNotFoundError as error:
         raise InputError("no such file", where=path, remedy="Check the path") from error
     except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise ProductFormatError(
-            f"not a CSV file ({error})", where=path, remedy="Fetch it again"
-        ) from error
+        raise damaged(f"not a CSV file ({error})", path) from error
     missing = [name for name in _COLUMNS if name not in table.columns]
     if missing:
         raise ProductFormatError(
@@ -94,7 +93,7 @@ def read_goes_flares(path: str | os.PathLike[str]) -> pd.DataFrame:
     )
     whole = flares[["start", "end", "peak_flux"]].notna().all(axis=1)
     if not whole.any():
-        raise ProductFormatError("no row is whole", where=path, remedy="Fetch it again")
+        raise damaged("no row is whole", path)
     flares = flares[whole].sort_values("start", kind="stable").reset_index(drop=True)
     for column in ("start", "peak", "end"):
         flares[column] = flares[column].astype("datetime64[ns]")
@@ -138,9 +137,7 @@ def open_goes_xrs(path: str | os.PathLike[str], *, chunks: Any = "auto") -> xr.D
     try:
         ds = xr.open_dataset(path, engine="h5netcdf", chunks=chunks)
     except (OSError, ValueError, KeyError) as error:
-        raise ProductFormatError(
-            f"not a netCDF-4 file, or a damaged one ({error})", where=path, remedy="Fetch it again"
-        ) from error
+        raise damaged(f"not a netCDF-4 file, or a damaged one ({error})", path) from error
     names: dict[str, str] = {}
     for band in ("a", "b"):
         for candidate in (f"xrs{band}_flux", f"{band}_flux"):

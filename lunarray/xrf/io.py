@@ -22,7 +22,7 @@ from lunarray.xrf.class_files import (
     read_counts,
     read_spectrum,
 )
-from lunarray.xrf.fits import quiet_astropy
+from lunarray.xrf.fits import damaged, quiet_astropy
 from lunarray.xrf.frames import described
 
 __all__ = ["CLASS_DETECTORS", "class_to_zarr", "open_class", "read_background"]
@@ -303,7 +303,7 @@ def read_background(path: str | os.PathLike[str]) -> xr.Dataset:
         ) from error
     counts = read_counts(spectrum.path, spectrum.table).astype("f8")
     if not np.all(np.isfinite(counts)) or np.any(counts < 0):
-        raise ProductFormatError("negative or missing counts", where=path, remedy="Fetch it again")
+        raise damaged("negative or missing counts", path)
     first = spectrum.first_channel
     ds = xr.Dataset(
         {

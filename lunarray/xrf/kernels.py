@@ -35,37 +35,19 @@ _BLOCK = 512
 class FluorescenceTables(NamedTuple):
     """What the kernels need of `AtomicTables` on one grid of incident energies; independent of the composition.
 
-    Attributes
-    ----------
-    energy : ndarray of float64, (energy,)
-        Incident energies, keV, rising.
-    mu : ndarray of float64, (element, energy)
-        Total mass attenuation coefficients, cm²/g.
-    excitation : ndarray of float64, (line, energy)
-        Emission of each line for unit weight, cm²/g; 0 below its edge.
-    begin : ndarray of int64, (line,)
-        First energy that excites each line.
-    mu_line : ndarray of float64, (element, line)
-        Total mass attenuation coefficients at the energies of the lines.
-    secondary : ndarray of float64, (line, line)
-        Emission of line p (first axis) for unit weight, excited by photons of line q (second axis).
-    line_element : ndarray of int64, (line,)
-    line_energy : ndarray of float64, (line,)
-    base, base_ratio : ndarray, (line,)
-        The first line whose excitation this line's is a multiple of (Kβ's is of Kα's), and the multiple.
-    parent, parent_ratio : ndarray, (line,)
-        An earlier line such that `secondary` is a multiple of that line's wherever that is not 0, and the multiple; −1
-        for none. What excites both needs to be summed once.
+    `base` and `base_ratio` are the first line whose excitation a line's is a multiple of (Kβ's is of Kα's), and the
+    multiple; `parent` and `parent_ratio` an earlier line such that `secondary` is a multiple of that line's wherever
+    that is not 0 (−1 for none): what excites both needs to be summed once. Units: cm²/g, keV.
     """
 
-    energy: np.ndarray
-    mu: np.ndarray
-    excitation: np.ndarray
-    begin: np.ndarray
-    mu_line: np.ndarray
-    secondary: np.ndarray
-    line_element: np.ndarray
-    line_energy: np.ndarray
+    energy: np.ndarray  # (energy,) float64: incident energies, rising
+    mu: np.ndarray  # (element, energy): total mass attenuation coefficients
+    excitation: np.ndarray  # (line, energy): emission for unit weight; 0 below the edge
+    begin: np.ndarray  # (line,) int64: first energy that excites the line
+    mu_line: np.ndarray  # (element, line): total mass attenuation at the energies of the lines
+    secondary: np.ndarray  # (line, line): emission for unit weight, excited by the second
+    line_element: np.ndarray  # (line,) int64
+    line_energy: np.ndarray  # (line,)
     base: np.ndarray
     base_ratio: np.ndarray
     parent: np.ndarray
@@ -73,21 +55,12 @@ class FluorescenceTables(NamedTuple):
 
 
 class Surface(NamedTuple):
-    """A surface under one Sun, seen from one direction: what its lines depend on beside the composition.
+    """A surface under one Sun, seen from one direction: what its lines depend on beside the composition."""
 
-    Attributes
-    ----------
-    excited : ndarray of float64, (line, energy)
-        Excitation of each line × incident photons/s/cm² of each bin.
-    tables : FluorescenceTables
-    sin_in, sin_out : float
-        Sines of the angles of the incident (Φ) and the emergent (Ψ) beam with the surface.
-    """
-
-    excited: np.ndarray
+    excited: np.ndarray  # (line, energy): excitation × incident photons/s/cm² of each bin
     tables: FluorescenceTables
-    sin_in: float
-    sin_out: float
+    sin_in: float  # of the angle of the incident beam with the surface (Φ)
+    sin_out: float  # of that of the emergent beam (Ψ)
 
 
 def fluorescence_tables(

@@ -24,33 +24,17 @@ RATIOS = (("Mg", "Si"), ("Al", "Si"), ("Ca", "Si"), ("Mg", "Al"))
 
 @dataclass(frozen=True)
 class LineFluxes:
-    """Fluxes of lines at the detector.
+    """Fluxes of lines at the detector, photons/s/cm²."""
 
-    Attributes
-    ----------
-    lines : tuple of str
-        "Si Ka" and so on.
-    fluxes, errors : ndarray of float64, (line,)
-        Photons/s/cm².
-    covariance : ndarray of float64, (line, line)
-    scatter_norm, scatter_norm_error : float
-        NaN without a continuum.
-    statistic : float
-        χ².
-    dof : int
-    model : ndarray of float64, (channel,)
-        Counts/s.
-    """
-
-    lines: tuple[str, ...]
-    fluxes: np.ndarray
+    lines: tuple[str, ...]  # "Si Ka" and so on
+    fluxes: np.ndarray  # (line,)
     errors: np.ndarray
-    covariance: np.ndarray
-    scatter_norm: float
+    covariance: np.ndarray  # (line, line)
+    scatter_norm: float  # NaN without a continuum
     scatter_norm_error: float
-    statistic: float
+    statistic: float  # χ²
     dof: int
-    model: np.ndarray
+    model: np.ndarray  # (channel,): counts/s
 
     def ratio(self, above: str, below: str) -> tuple[float, float]:
         """Ratio of two fluxes and its error, the covariance of the two included.
@@ -97,27 +81,12 @@ def fit_line_fluxes(
     The model is linear in the fluxes and the norm of the continuum; χ² with the model's own variances is minimised,
     none of them being negative.
 
-    Parameters
-    ----------
-    response : Response
-        With its gain applied (`Response.with_gain`).
-    lines : sequence of str
-        Names as in `AtomicTables.line_names`.
-    channels : slice
-        Fitted channels.
-    scatter : (energy_lo, energy_hi, photons) or sequence of these, optional
-        The continuum at the detector, photons/s/cm² in each bin, as `PhotonModel.scattered` gives it.
-    sigma : float
-        Width of the lines before the response, keV.
-    with_kb : bool or mapping of str to float
-        Let the Kβ line go with each Kα, at the ratio of their rates, or at given ratios Kβ/Kα of fluxes by element
-        (they are some per cent larger, for Kβ is absorbed less on its way out).
-    tables : AtomicTables, optional
-
-    Raises
-    ------
-    InputError
-        For unknown lines, or channels that are not the response's.
+    `response`: with its gain applied (`Response.with_gain`); `lines`: names as in `AtomicTables.line_names`;
+    `channels`: fitted channels; `scatter` (energy_lo, energy_hi, photons): the continuum at the detector, photons/s/cm²
+    in each bin, as `PhotonModel.scattered` gives it; `sigma`: width of the lines before the response, keV; `with_kb`
+    bool: let the Kβ line go with each Kα, at the ratio of their rates, or at given ratios Kβ/Kα of fluxes by element
+    (they are some per cent larger, for Kβ is absorbed less on its way out). InputError for unknown lines, or channels
+    that are not the response's.
     """
     from scipy.optimize import nnls
 
@@ -197,24 +166,13 @@ def _line_row(
 
 @dataclass(frozen=True)
 class Composition:
-    """Composition found by search.
-
-    Attributes
-    ----------
-    elements : tuple of str
-    weights, errors : ndarray of float64, (element,)
-        wt%; errors from those of the fluxes, NaN for elements held.
-    statistic : float
-        Of the measured against the computed fluxes.
-    evaluated : int
-        Compositions tried.
-    """
+    """Composition found by search, wt%."""
 
     elements: tuple[str, ...]
-    weights: np.ndarray
-    errors: np.ndarray
-    statistic: float
-    evaluated: int
+    weights: np.ndarray  # (element,)
+    errors: np.ndarray  # from those of the fluxes; NaN for elements held
+    statistic: float  # of the measured against the computed fluxes
+    evaluated: int  # compositions tried
 
 
 def search_composition(
@@ -233,29 +191,12 @@ def search_composition(
 
     A lattice over the bounds, then finer ones around the best combination.
 
-    Parameters
-    ----------
-    model : PhotonModel
-        Sun, geometry and atomic tables.
-    start : mapping of str to float
-        wt%; what elements that are not searched keep.
-    bounds : mapping of str to (float, float), optional
-        Constraints, wt%; by default those of `FitSettings`.
-    free : sequence of str, optional
-        Elements to search; by default those with a measured line, without `balance`.
-    balance : str
-        The element that makes the sum 100 %.
-    absolute : bool
-        Compare fluxes themselves; by default fractions of their sum, which need no absolute calibration.
-    points : int
-        Lattice points along each element on the first level.
-    levels : int
-        Each finer level has three points along each element, and six tenths of the extent.
-
-    Raises
-    ------
-    InputError
-        Where no combination within the bounds sums to 100 %.
+    `model`: Sun, geometry and atomic tables; `start`: wt%; what elements that are not searched keep; `bounds` (float,
+    float): constraints, wt%; by default those of `FitSettings`; `free`: elements to search; by default those with a
+    measured line, without `balance`; `balance`: the element that makes the sum 100 %; `absolute` bool: compare fluxes
+    themselves; by default fractions of their sum, which need no absolute calibration; `points`: lattice points along
+    each element on the first level; `levels`: each finer level has three points along each element, and six tenths of
+    the extent. InputError where no combination within the bounds sums to 100 %.
     """
     elements = model.tables.elements
     limits = dict(FitSettings().bounds) | dict(bounds or {})

@@ -11,7 +11,7 @@ from lunarray.errors import InputError
 from lunarray.xrf.atomic import AtomicTables, atomic_tables
 from lunarray.xrf.fit_kernels import template_kernel
 from lunarray.xrf.kernels import FluorescenceTables, Surface, fluorescence_tables, intensity_kernel
-from lunarray.xrf.response import Response, fold_kernel, rebin_kernel
+from lunarray.xrf.response import Response, rebin_kernel
 from lunarray.xrf.scattering import scatter_kernel, scatter_tables, scattered_continuum
 from lunarray.xrf.settings import Conventions, Geometry
 
@@ -19,22 +19,9 @@ from lunarray.xrf.settings import Conventions, Geometry
 class PhotonModel:
     """The spectrum that the surface sends to the detector; what does not depend on the composition is made once.
 
-    Parameters
-    ----------
-    solar : (energy_lo, energy_hi, flux)
-        Edges of the bins in keV, rising; photons/s/cm²/keV at the Moon.
-    geometry : Geometry
-    exposure : float
-        s; only the scale "x2abund" needs it.
-    tables : AtomicTables, optional
-    conventions : Conventions, optional
-    scatter : (energy_lo, energy_hi, photons), optional
-        A scattered spectrum, photons/s/cm² in each bin, in place of one computed from the composition.
-
-    Raises
-    ------
-    InputError
-        For arrays that do not fit together.
+    `solar` (energy_lo, energy_hi, flux): edges of the bins in keV, rising; photons/s/cm²/keV at the Moon; `exposure`:
+    s; only the scale "x2abund" needs it; `scatter` (energy_lo, energy_hi, photons): a scattered spectrum, photons/s/cm²
+    in each bin, in place of one computed from the composition. InputError for arrays that do not fit together.
     """
 
     def __init__(
@@ -115,15 +102,8 @@ class PhotonModel:
     def scattered(self, weights: Any) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Scattered spectra at the detector for a composition.
 
-        Parameters
-        ----------
-        weights : array_like of float64, (element,)
-            wt%.
-
-        Returns
-        -------
-        list of (energy_lo, energy_hi, photons)
-            Photons/s/cm² in each bin, for Rayleigh and for Compton scattering; empty without a scattered continuum.
+        `weights` (element,) float64: wt%. Returns (energy_lo, energy_hi, photons): photons/s/cm² in each bin, for
+        Rayleigh and for Compton scattering; empty without a scattered continuum.
         """
         if self.given_scatter is not None:
             return [self.given_scatter]
@@ -158,17 +138,8 @@ class PhotonModel:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Photons at the detector in bins of energy.
 
-        Parameters
-        ----------
-        weights : array_like of float64, (element,)
-            wt%.
-        energy_lo, energy_hi : array_like of float64, (n,)
-            Edges of the bins, keV, rising.
-
-        Returns
-        -------
-        xrf, scatter : ndarray of float64, (n,)
-            Photons/s/cm² in each bin.
+        `weights` (element,) float64: wt%; `energy_lo`, `energy_hi` (n,) float64: edges of the bins, keV, rising.
+        Returns `xrf`, `scatter` (n,) float64: photons/s/cm² in each bin.
         """
         low = np.ascontiguousarray(energy_lo, np.float64)
         high = np.ascontiguousarray(energy_hi, np.float64)
@@ -203,14 +174,8 @@ _SHAPES = ("split", "bin", "gaussian")
 class SpectralModel(PhotonModel):
     """A `PhotonModel` seen through a response: count rates in the fitted channels.
 
-    Parameters
-    ----------
-    response : Response
-        Only its channels `channels` are used.
-    channels : slice
-        Indices of the fitted channels.
-    solar, geometry, exposure, tables, conventions, scatter
-        As a `PhotonModel` takes them.
+    `response`: only its channels `channels` are used; `channels`: indices of the fitted channels; `solar`, `geometry`,
+    `exposure`, `tables`, `conventions`, `scatter`: as a `PhotonModel` takes them.
     """
 
     def __init__(
@@ -323,9 +288,7 @@ class SpectralModel(PhotonModel):
         for parts, out in zip(spectra, photons, strict=True):
             for low, high, values in parts:
                 rebin_kernel(values, low, high, response.energy_lo, response.energy_hi, out)
-        return fold_kernel(
-            photons, response.area, response.row, response.channel, response.value, self.channels
-        )
+        return response.fold(photons)
 
     def counts(
         self,
@@ -334,26 +297,10 @@ class SpectralModel(PhotonModel):
         scatter_norm: float = 1.0,
         slope: float = 1.0,
         offset: float = 0.0,
-        *,
-        scatter_weights: Any = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Counts/s in the fitted channels.
-
-        Parameters
-        ----------
-        weights : array_like of float64, (element,)
-            wt%.
-        scatter_weights : array_like of float64, (element,), optional
-            Another composition for the scattered continuum.
-
-        Returns
-        -------
-        xrf, scatter : ndarray of float64, (channel,)
-        """
+        """Counts/s in the fitted channels, fluorescence and scattered continuum, for wt%."""
         lines = self.line_intensities(weights) @ self.line_templates(slope, offset)
-        scatter = self.scatter_template(
-            weights if scatter_weights is None else scatter_weights, slope, offset
-        )
+        scatter = self.scatter_template(weights, slope, offset)
         return xrf_norm * lines, scatter_norm * scatter
 
 

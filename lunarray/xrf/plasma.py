@@ -15,38 +15,25 @@ __all__ = ["PlasmaTable", "plasma_table"]
 
 #: Elements of XSPEC's vapec whose abundance is a parameter. Hydrogen, helium and what is not listed go along with the
 #: continuum.
-PLASMA_ELEMENTS = ("C", "N", "O", "Ne", "Mg", "Al", "Si", "S", "Ar", "Ca", "Fe", "Ni")
 _NUMBERS = {
     "C": 6, "N": 7, "O": 8, "Ne": 10, "Mg": 12, "Al": 13, "Si": 14, "S": 16, "Ar": 18, "Ca": 20, "Fe": 26, "Ni": 28,
 }  # fmt: skip
+PLASMA_ELEMENTS = tuple(_NUMBERS)
 
 
 @dataclass(frozen=True, eq=False)
 class PlasmaTable:
     """Spectra of a thin plasma, by temperature and element, at XSPEC's norm of 1 and the reference abundances.
 
-    Parameters
-    ----------
-    temperature : ndarray, (temperature,)
-        keV, increasing.
-    elements : tuple of str
-        Names along the second axis of `spectra`; the first, "continuum", holds H, He and what is not listed.
-    edges : ndarray, (energy + 1,)
-        keV.
-    spectra : ndarray, (temperature, element, energy)
-        photons/s/cm² in each bin.
-    abundances : str
-        The reference abundances.
-    source : str
-        What computed it.
+    The first of `elements`, "continuum", holds H, He and what is not listed.
     """
 
-    temperature: np.ndarray
+    temperature: np.ndarray  # (temperature,): keV, increasing
     elements: tuple[str, ...]
-    edges: np.ndarray
-    spectra: np.ndarray
-    abundances: str
-    source: str
+    edges: np.ndarray  # (energy + 1,): keV
+    spectra: np.ndarray  # (temperature, element, energy): photons/s/cm² in each bin
+    abundances: str  # the reference abundances
+    source: str  # what computed it
 
     def __post_init__(self) -> None:
         shape = (self.temperature.size, len(self.elements), self.edges.size - 1)
@@ -77,23 +64,11 @@ def plasma_table(
 ) -> PlasmaTable:
     """Tabulate a plasma at Feldman's coronal abundances, by AtomDB's or XSPEC's APEC.
 
-    Parameters
-    ----------
-    edges : array_like, (energy + 1,), optional
-        keV; by default 3000 bins of 10 eV from 0.1 keV, those of CLASS' solar models.
-    temperature : array_like, optional
-        keV; by default 28 from 0.2 to 4.5.
-    engine : {"auto", "atomdb", "pyxspec"}
-        - ``"atomdb"``: pyatomdb (``pip install lunarray[solar]``) with AtomDB files on this machine, in the folder
-          that the environment variable ATOMDB names. Those files are fetched once by pyatomdb itself
-          (``pyatomdb.util.initialize()``); lunarray downloads nothing.
-        - ``"pyxspec"``: the PyXspec of a HEASoft installation, in a process of its own.
-        - ``"auto"``: the first that works.
-
-    Raises
-    ------
-    MissingDependencyError
-        If the engine, or each of them, or its data are missing; it says which, and what would be right.
+    `edges` (energy + 1,): keV, by default 3000 bins of 10 eV from 0.1 keV, those of CLASS' solar models; `temperature`:
+    keV, by default 28 from 0.2 to 4.5. The engine is ``"atomdb"``: pyatomdb (``pip install lunarray[solar]``) with
+    AtomDB files in the folder that the environment variable ATOMDB names, which pyatomdb itself fetches once
+    (``pyatomdb.util.initialize()``; lunarray downloads nothing); ``"pyxspec"``: the PyXspec of a HEASoft installation,
+    in a process of its own; or ``"auto"``, the first that works. MissingDependencyError says what is missing.
     """
     edges = 0.1 + 0.01 * np.arange(3001) if edges is None else np.asarray(edges, "f8")
     grid = np.geomspace(0.2, 4.5, 28) if temperature is None else np.asarray(temperature, "f8")
@@ -137,12 +112,12 @@ def _atomdb_missing() -> str | None:
 
 
 def _pyxspec_missing() -> str | None:
-    if importlib.util.find_spec("xspec") is None:
-        return (
-            "PyXspec is not here: it comes with HEASoft (built from source with Python), "
-            "whose setup script must have been sourced"
-        )
-    return None
+    if importlib.util.find_spec("xspec") is not None:
+        return None
+    return (
+        "PyXspec is not here: it comes with HEASoft (built from source with Python), "
+        "whose setup script must have been sourced"
+    )
 
 
 def _from_atomdb(edges: np.ndarray, grid: np.ndarray) -> PlasmaTable:

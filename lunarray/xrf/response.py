@@ -11,45 +11,29 @@ import numpy as np
 from numba import njit
 
 from lunarray.errors import InputError, require_choice, require_number
+from lunarray.xrf.constants import Digested
 
 GainConvention = Literal["matrix", "area"]
 
 
 @dataclass(frozen=True, eq=False)
-class Response:
+class Response(Digested):
     """A redistribution matrix with its effective area.
 
-    Attributes
-    ----------
-    energy_lo, energy_hi : ndarray of float64, (energy,)
-        Bin edges of the photon energies that the matrix expects, keV, rising.
-    area : ndarray of float64, (energy,)
-        Effective area of each energy bin, cm²; ones where there is no ARF.
-    row : ndarray of int64, (energy + 1,)
-        Where the entries of each energy begin in `channel` and `value`.
-    channel : ndarray of int32, (entry,)
-        Index of the channel (from 0, whatever number the file gives it) of each entry.
-    value : ndarray of float64, (entry,)
-        Probability that a photon of this energy is counted in this channel.
-    channel_lo, channel_hi : ndarray of float64, (channel,)
-        Nominal energies of the channels, keV.
-    area_energy, area_curve : ndarray of float64 or None
-        The ARF as its file has it: middles of its bins and areas; kept for gain shifts.
-    first_channel : int
-        Number that the matrix gives to the first channel.
+    Energies are in keV. `area_energy` and `area_curve` are the ARF as its file has it, kept for gain shifts.
     """
 
-    energy_lo: np.ndarray
+    energy_lo: np.ndarray  # (energy,) float64: bins of the photon energies, rising
     energy_hi: np.ndarray
-    area: np.ndarray
-    row: np.ndarray
-    channel: np.ndarray
-    value: np.ndarray
-    channel_lo: np.ndarray
+    area: np.ndarray  # (energy,) float64: effective area, cm²; ones where there is no ARF
+    row: np.ndarray  # (energy + 1,) int64: where the entries of each energy begin
+    channel: np.ndarray  # (entry,) int32: index of the channel, from 0 whatever the file says
+    value: np.ndarray  # (entry,) float64: probability that a photon is counted in this channel
+    channel_lo: np.ndarray  # (channel,) float64: nominal energies
     channel_hi: np.ndarray
-    area_energy: np.ndarray | None = None
-    area_curve: np.ndarray | None = None
-    first_channel: int = 0
+    area_energy: np.ndarray | None = None  # middles of its bins
+    area_curve: np.ndarray | None = None  # cm²
+    first_channel: int = 0  # number that the matrix gives to the first channel
 
     def __post_init__(self) -> None:
         for name, kind in (
@@ -71,15 +55,6 @@ class Response:
             state.update(array.tobytes())
         return state.hexdigest()
 
-    def __dask_tokenize__(self) -> tuple[str, str]:
-        return (type(self).__qualname__, self.digest)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Response) and self.digest == other.digest
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
     @property
     def channels(self) -> int:
         """Number of channels."""
@@ -93,20 +68,8 @@ class Response:
     def fold(self, spectra: Any) -> np.ndarray:
         """Count rates that photon spectra give.
 
-        Parameters
-        ----------
-        spectra : array_like of float64, (..., energy)
-            Photons/s/cm² in each energy bin.
-
-        Returns
-        -------
-        ndarray of float64, (..., channel)
-            Counts/s.
-
-        Raises
-        ------
-        InputError
-            Where the last axis is not the matrix' number of energies.
+        `spectra` (..., energy) float64: photons/s/cm² in each energy bin. Returns (..., channel) float64: counts/s.
+        InputError where the last axis is not the matrix' number of energies.
         """
         spectra = np.asarray(spectra, np.float64)
         if spectra.shape[-1:] != (self.energies,):
@@ -128,20 +91,9 @@ class Response:
     ) -> Response:
         """Shift the photon energies of the matrix: E' = E / slope − offset, as XSPEC's ``gain`` does.
 
-        Parameters
-        ----------
-        slope : float
-            Relative gain.
-        offset : float
-            In keV.
-        convention : {"area", "matrix"}
-            "area": the effective area stays where it is in energy (it belongs to the optics) and is interpolated at the
-            shifted energies. "matrix": it moves along with the matrix.
-
-        Returns
-        -------
-        Response
-            The same channels, shifted energies.
+        `slope`: relative gain; `offset`: in keV; `convention` {"area", "matrix"}: "area": the effective area stays
+        where it is in energy (it belongs to the optics) and is interpolated at the shifted energies. "matrix": it moves
+        along with the matrix. Returns the same channels, shifted energies.
         """
         require_choice("convention", convention, ("area", "matrix"))
         require_number("slope", slope, 0, strictly=True)
@@ -156,16 +108,9 @@ class Response:
     def with_channel_gain(self, slope: float = 1.0, offset: float = 0.0) -> Response:
         """Shift the channels instead: what is counted at nominal energy E is counted at slope × (E + offset).
 
-        Parameters
-        ----------
-        slope, offset : float
-            Relative gain, and offset in keV.
-
-        Returns
-        -------
-        Response
-            The same energies; the counts of a channel are shared among those that it now overlaps (sub-channel
-            rebinning), so that none are lost but beyond the last channel.
+        `slope`, `offset`: relative gain, and offset in keV. Returns the same energies; the counts of a channel are
+        shared among those that it now overlaps (sub-channel rebinning), so that none are lost but beyond the last
+        channel.
         """
         edges = np.append(self.channel_lo, self.channel_hi[-1])
         low, high = slope * (self.channel_lo + offset), slope * (self.channel_hi + offset)
@@ -177,10 +122,7 @@ class Response:
     def group(self, factor: int) -> Response:
         """Join each `factor` neighbouring channels, e.g. 2048 channels to 1024.
 
-        Parameters
-        ----------
-        factor : int
-            A divisor of the number of channels.
+        `factor`: a divisor of the number of channels.
         """
         if factor < 1 or self.channels % factor:
             raise InputError(
@@ -204,15 +146,7 @@ class Response:
     def select(self, first: int, stop: int) -> Response:
         """Only the channels with index `first` to `stop` − 1.
 
-        Parameters
-        ----------
-        first, stop : int
-            Indices from 0.
-
-        Returns
-        -------
-        Response
-            All energies, and these channels.
+        `first`, `stop`: indices from 0. Returns all energies, and these channels.
         """
         keep = (self.channel >= first) & (self.channel < stop)
         counts = np.concatenate([[0], np.cumsum(keep)])
@@ -295,19 +229,9 @@ def _compressed(dense: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def rebin(values: Any, low: Any, high: Any, new_low: Any, new_high: Any) -> np.ndarray:
     """Share the contents of bins among other bins in proportion to the overlap.
 
-    Parameters
-    ----------
-    values : array_like of float64, (n,)
-        Contents (photons, counts), not densities.
-    low, high : array_like of float64, (n,)
-        Edges of the bins, rising.
-    new_low, new_high : array_like of float64, (m,)
-        Edges of the new bins, rising.
-
-    Returns
-    -------
-    ndarray of float64, (m,)
-        What falls outside all new bins is lost; all else is conserved.
+    `values` (n,) float64: contents (photons, counts), not densities; `low`, `high` (n,) float64: edges of the bins,
+    rising; `new_low`, `new_high` (m,) float64: edges of the new bins, rising. Returns (m,) float64: what falls outside
+    all new bins is lost; all else is conserved.
     """
     new_low = np.ascontiguousarray(new_low, np.float64)
     out = np.zeros(new_low.size)

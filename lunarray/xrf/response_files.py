@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lunarray.errors import InputError, ProductFormatError, require_choice
-from lunarray.xrf.fits import find_table, open_fits
+from lunarray.xrf.fits import damaged, find_table, open_fits
 from lunarray.xrf.response import Response
 
 _LOW = ("ENERG_LO", "E_LOW", "ENERGY_LO", "ENERG_LOW")
@@ -23,7 +23,6 @@ def read_response(
     arf: str | os.PathLike[str] | None = None,
     *,
     first_channel: int | None = None,
-    area_scale: float = 1.0,
     area_at: Literal["energies", "rows"] = "energies",
 ) -> Response:
     """Read an OGIP redistribution matrix and, if given, its effective area.
@@ -40,8 +39,6 @@ def read_response(
         TLMIN, which is not standard, is not one), else the smallest of the channel numbers in EBOUNDS and of F_CHAN.
         XSPEC assumes 1 where the keyword is absent, and drops what then lies before the first channel: give
         ``first_channel=1`` for that.
-    area_scale : float
-        Factor on the area, e.g. detectors used / detectors in the ARF.
     area_at : {"energies", "rows"}
         Where the areas belong: at the energies in the ARF, or, as XSPEC has it, at those of the matrix' row with the
         same number. They differ for CLASS, whose ARF begins with a bin of no width: the aluminium and silicon edges in
@@ -83,7 +80,7 @@ def read_response(
     response = Response(
         energy_lo=low,
         energy_hi=high,
-        area=np.full(low.size, float(area_scale)),
+        area=np.ones(low.size),
         row=row,
         channel=channel,
         value=value,
@@ -96,7 +93,6 @@ def read_response(
     require_choice("area_at", area_at, ("energies", "rows"))
     middle = (low + high) / 2
     arf_lo, arf_hi, curve = _arf_columns(arf)
-    curve = curve * area_scale
     if area_at == "rows":
         if curve.size != middle.size:
             raise ProductFormatError(
@@ -137,9 +133,7 @@ def _arf_columns(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, 
         low, high = _energy_columns(table, path)
         area = np.asarray(table.data["SPECRESP"], np.float64)
     if not np.all(np.isfinite(area)) or area.ndim != 1:
-        raise ProductFormatError(
-            "areas are missing", where=path, remedy="the file is damaged: get it again"
-        )
+        raise damaged("areas are missing", path)
     return low, high, area
 
 
@@ -175,10 +169,9 @@ def _rows(
         values = np.asarray(entries[e], np.float64).ravel()
         total = int(lengths.sum())
         if begins.size < count or lengths.size < count or values.size < total:
-            raise ProductFormatError(
+            raise damaged(
                 f"row {e + 1} of the matrix announces {total} entries in {count} groups and holds fewer",
-                where=path,
-                remedy="the file is damaged: get it again",
+                path,
             )
         where = [np.arange(b - first, b - first + n) for b, n in zip(begins, lengths, strict=True)]
         channel = np.concatenate([np.empty(0, np.int64), *where])

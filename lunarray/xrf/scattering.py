@@ -17,23 +17,13 @@ from lunarray.xrf.constants import ELECTRON_REST_ENERGY
 
 @dataclass(frozen=True, eq=False)
 class ScatterTables:
-    """What the scattered continuum needs on one grid of incident energies and for one angle.
+    """What the scattered continuum needs on one grid of incident energies and for one angle; cm²/g."""
 
-    Attributes
-    ----------
-    mu, mu_shifted : ndarray of float64, (element, energy)
-        Total mass attenuation coefficients before scattering, and at the energies after Compton scattering, cm²/g.
-    rayleigh, compton : ndarray of float64, (element, energy)
-        4π dσ/dΩ at the angle, or the cross section over a range of angles (eq. 8), cm²/g.
-    shift : ndarray of float64, (energy,)
-        Energy after Compton scattering / energy before.
-    """
-
-    mu: np.ndarray
-    mu_shifted: np.ndarray
-    rayleigh: np.ndarray
+    mu: np.ndarray  # (element, energy): total mass attenuation before scattering
+    mu_shifted: np.ndarray  # (element, energy): at the energies after Compton scattering
+    rayleigh: np.ndarray  # (element, energy): 4π dσ/dΩ, or that over a range of angles (eq. 8)
     compton: np.ndarray
-    shift: np.ndarray
+    shift: np.ndarray  # (energy,): energy after Compton scattering / energy before
 
 
 def scatter_tables(

@@ -61,49 +61,22 @@ def particle_rate(ds: xr.Dataset, band: tuple[float, float] = PARTICLE_BAND) -> 
         (time,), counts/s, float64; lazy where `ds` is.
     """
     require_frames(ds, "particle_rate")
-    counts = ds["counts"].transpose("time", "channel")
-    detectors = (
-        ds["n_detectors"] if "n_detectors" in ds.variables else xr.full_like(ds["exposure"], np.nan)
+    names = ("gain", "exposure", "n_detectors")
+    missing = xr.full_like(ds["exposure"], np.nan)
+    counts = ds["counts"].transpose("time", "channel").variable
+    rate = xr.apply_ufunc(
+        _rate_kernel,
+        counts.chunk(channel=-1) if is_lazy(ds["counts"]) else counts,
+        *(ds.get(name, missing).variable for name in names),
+        input_core_dims=[["channel"], [], [], []],
+        kwargs={"channel": np.asarray(ds["channel"].values, "f8"), "band": band},
+        dask="parallelized",
+        output_dtypes=["f8"],
     )
-    columns = [_like(ds[name], counts) for name in ("gain", "exposure")] + [
-        _like(detectors, counts)
-    ]
-    channel = np.asarray(ds["channel"].values, "f8")
-    if is_lazy(counts):
-        import dask.array as da
-
-        data = counts.data.rechunk({1: -1})
-        rate = da.map_blocks(
-            _rate_kernel,
-            data,
-            *(column[:, None] for column in columns),
-            channel=channel,
-            band=band,
-            drop_axis=1,
-            dtype="f8",
-            meta=np.empty((0,), "f8"),
-        )
-    else:
-        rate = _rate_kernel(counts.data, *columns, channel=channel, band=band)
+    text = f"count rate at {band[0]:g}-{band[1]:g} keV, all detectors"
     return xr.DataArray(
-        rate,
-        coords={"time": ds["time"]},
-        dims="time",
-        name="particle_rate",
-        attrs={
-            "units": "s-1",
-            "long_name": f"count rate at {band[0]:g}-{band[1]:g} keV, all detectors",
-        },
+        rate, {"time": ds["time"]}, name="particle_rate", attrs={"units": "s-1", "long_name": text}
     )
-
-
-def _like(column: xr.DataArray, counts: xr.DataArray) -> Any:
-    """A column along time, as a Dask array cut as `counts` is where that is lazy."""
-    if not is_lazy(counts):
-        return np.asarray(column.values)
-    import dask.array as da
-
-    return da.asarray(column.data).rechunk((counts.data.chunks[0],))
 
 
 def _rate_kernel(
@@ -392,28 +365,21 @@ def night_background(ds: xr.Dataset, *, min_incidence: float = 105.0) -> xr.Data
     dark = dark & (abs(counts) < np.inf).all("channel")
     counts = counts.where(dark, 0.0)
     exposure = ds["exposure"].where(dark, 0.0)
-    detectors = (
-        ds["n_detectors"].fillna(CLASS_DETECTORS)
-        if "n_detectors" in ds.variables
-        else CLASS_DETECTORS
-    )
+    detectors: Any = CLASS_DETECTORS
+    if "n_detectors" in ds.variables:
+        detectors = ds["n_detectors"].fillna(CLASS_DETECTORS)
     total = exposure.sum()
-    result = xr.Dataset(
-        {
-            "counts": counts.astype("f8")
-            .sum("time")
-            .assign_attrs(units="1", long_name="background counts"),
-            "exposure": total.assign_attrs(units="s", long_name="exposure"),
-            "n_detectors": (
-                (exposure * detectors).sum() / xr.where(total > 0, total, 1.0)
-            ).assign_attrs(units="1", long_name="mean number of detectors used"),
-            "gain": ds["gain"].mean().assign_attrs(units="keV", long_name="energy per channel"),
-            "n_frames": dark.sum().assign_attrs(units="1", long_name="number of frames"),
-        }
-    ).reset_coords(drop=True)
-    result.attrs = {
-        key: ds.attrs[key]
-        for key in ("mission", "instrument", "source", "history")
-        if key in ds.attrs
+    mean = (exposure * detectors).sum() / xr.where(total > 0, total, 1.0)
+    parts = {
+        "counts": (counts.astype("f8").sum("time"), "1", "background counts"),
+        "exposure": (total, "s", "exposure"),
+        "n_detectors": (mean, "1", "mean number of detectors used"),
+        "gain": (ds["gain"].mean(), "keV", "energy per channel"),
+        "n_frames": (dark.sum(), "1", "number of frames"),
     }
+    result = xr.Dataset(
+        {k: v.assign_attrs(units=units, long_name=text) for k, (v, units, text) in parts.items()}
+    ).reset_coords(drop=True)
+    keep = ("mission", "instrument", "source", "history")
+    result.attrs = {key: ds.attrs[key] for key in keep if key in ds.attrs}
     return stamp(result, f"night_background(incidence >= {min_incidence:g})")

@@ -28,19 +28,6 @@ ELEMENT_FLAGS = MappingProxyType(
         "from_closure": 16,
     }
 )
-#: Values of `FitResult.status`; 0 is a fit that converged.
-STATUS = MappingProxyType(
-    {
-        "fitted": 0,
-        "not_converged": 1,
-        "night": 2,
-        "bad_geometry": 3,
-        "no_counts": 4,
-        "bad_data": 5,
-        "no_solar_flux": 6,
-        "too_few_channels": 7,
-    }
-)
 #: Bits of the variable `quality` of fitted windows. Without one of the first nine there are abundances.
 FIT_FLAGS = {
     "night": 1,
@@ -63,24 +50,12 @@ FATAL = 511
 
 @dataclass(frozen=True)
 class Geometry:
-    """Angles and distance of one observation.
+    """Angles (degrees) and distance of one observation."""
 
-    Attributes
-    ----------
-    incidence : float
-        Angle between the surface normal and the Sun, degrees; Φ = 90 − incidence.
-    emission : float
-        Angle between the surface normal and the detector, degrees; Ψ = 90 − emission.
-    phase : float, optional
-        Angle between the directions to Sun and detector, degrees; by default the incidence, as it is for a nadir view.
-    altitude : float
-        km; only the scale "x2abund" needs it.
-    """
-
-    incidence: float
-    emission: float = 0.0
-    phase: float | None = None
-    altitude: float = 100.0
+    incidence: float  # between the surface normal and the Sun; Φ = 90 − incidence
+    emission: float = 0.0  # between the surface normal and the detector; Ψ = 90 − emission
+    phase: float | None = None  # between Sun and detector; by default the incidence, as from nadir
+    altitude: float = 100.0  # km; only the scale "x2abund" needs it
 
     @property
     def sines(self) -> tuple[float, float]:
@@ -282,58 +257,33 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit found.
+    """What a fit found; `status` is "fitted", "not_converged", or why there is nothing.
 
-    Attributes
-    ----------
-    elements : tuple of str
-    weights, weight_errors : ndarray of float64, (element,)
-        wt%; errors are one standard deviation from the curvature of the statistic, NaN for frozen elements.
-    element_flags : ndarray of uint8, (element,)
-        Bits of `ELEMENT_FLAGS`.
-    parameters : tuple of str
-        Names of the fitted parameters, in the order of `covariance`.
-    values, errors : ndarray of float64, (parameter,)
-    covariance, correlation : ndarray of float64, (parameter, parameter)
-    xrf_norm, scatter_norm, slope, offset : float
-    xrf_norm_error, scatter_norm_error : float
-    statistic : float
-        Of the data alone (no prior).
-    dof, channels : int
-    goodness : float
-        Probability of a larger χ² by chance; for the Poisson statistics an approximation that is good for many counts.
-    iterations : int
-    status : str
-        A key of `STATUS`.
-    model, xrf, scatter : ndarray of float64, (channel,)
-        Counts/s in the fitted channels: sum, fluorescence, scattered continuum.
-    line_names : tuple of str
-    line_fluxes : ndarray of float64, (line,)
-        Photons/s/cm² at the detector, norm included.
+    Errors are one standard deviation, from the curvature of the statistic.
     """
 
     elements: tuple[str, ...]
-    weights: np.ndarray
-    weight_errors: np.ndarray
-    element_flags: np.ndarray
-    parameters: tuple[str, ...]
-    values: np.ndarray
+    weights: np.ndarray  # (element,): wt%
+    weight_errors: np.ndarray  # (element,): NaN for frozen elements
+    element_flags: np.ndarray  # (element,) uint8: bits of `ELEMENT_FLAGS`
+    parameters: tuple[str, ...]  # names of the fitted ones, in the order of `covariance`
+    values: np.ndarray  # (parameter,)
     errors: np.ndarray
-    covariance: np.ndarray
-    xrf_norm: float
-    scatter_norm: float
-    slope: float
-    offset: float
-    statistic: float
-    dof: int
+    covariance: np.ndarray  # (parameter, parameter)
+    model: np.ndarray  # (channel,): counts/s in the fitted channels
+    xrf: np.ndarray  # its fluorescence
+    scatter: np.ndarray  # its scattered continuum
+    line_names: tuple[str, ...]
+    line_fluxes: np.ndarray  # (line,): photons/s/cm² at the detector, norm included
     channels: int
-    iterations: int
     status: str
-    model: np.ndarray
-    xrf: np.ndarray
-    scatter: np.ndarray
-    line_names: tuple[str, ...] = ()
-    line_fluxes: np.ndarray = field(default_factory=lambda: np.empty(0))
+    xrf_norm: float = np.nan
+    scatter_norm: float = np.nan
+    slope: float = np.nan
+    offset: float = np.nan
+    statistic: float = np.nan  # of the data alone (no prior)
+    dof: int = 0
+    iterations: int = 0
 
     @property
     def correlation(self) -> np.ndarray:
@@ -342,6 +292,7 @@ class FitResult:
 
     @property
     def goodness(self) -> float:
+        """Probability of a larger χ² by chance; for the Poisson statistics good for many counts."""
         from scipy.stats import chi2
 
         return float(chi2.sf(self.statistic, self.dof)) if self.dof > 0 else float("nan")
@@ -367,24 +318,12 @@ class FitResult:
 
 @dataclass(frozen=True)
 class Observation:
-    """Counts of one spectrum and of its background.
+    """Counts of one spectrum and of its background, in all channels of the response."""
 
-    Attributes
-    ----------
-    counts : ndarray of float64, (channel,)
-        All channels of the response.
-    exposure : float
-        s.
-    background : ndarray of float64, (channel,), optional
-        Counts of the background spectrum.
-    background_exposure : float
-        s, already multiplied with whatever else (area, detectors) makes it comparable.
-    """
-
-    counts: np.ndarray
-    exposure: float
-    background: np.ndarray | None = None
-    background_exposure: float = 1.0
+    counts: np.ndarray  # (channel,)
+    exposure: float  # s
+    background: np.ndarray | None = None  # (channel,): counts of the background spectrum
+    background_exposure: float = 1.0  # s, times what else (area, detectors) makes it comparable
 
     def arrays(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Counts and background counts of some channels."""
@@ -394,26 +333,8 @@ class Observation:
         return counts, np.ascontiguousarray(self.background, np.float64)[first:stop]
 
 
-def prior_composition(
-    mare_fraction: float,
-    *,
-    highland: Mapping[str, float] = HIGHLAND,
-    mare: Mapping[str, float] = MARE,
-) -> dict[str, float]:
-    """Composition to start from: highlands and mare mixed by area.
-
-    Parameters
-    ----------
-    mare_fraction : float
-        Area fraction of mare in the footprint, 0 to 1.
-    highland, mare : mapping of str to float
-        wt% of each.
-
-    Returns
-    -------
-    dict of str to float
-        wt%.
-    """
+def prior_composition(mare_fraction: float) -> dict[str, float]:
+    """Composition to start from, wt%: highlands and mare mixed by area (`mare_fraction` of mare, 0 to 1)."""
     if not 0 <= mare_fraction <= 1:
         raise InputError(f"a mare fraction of {mare_fraction}", remedy="it lies between 0 and 1")
-    return {e: (1 - mare_fraction) * highland[e] + mare_fraction * mare[e] for e in highland}
+    return {e: (1 - mare_fraction) * HIGHLAND[e] + mare_fraction * MARE[e] for e in HIGHLAND}

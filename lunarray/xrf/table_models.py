@@ -20,19 +20,12 @@ __all__ = ["read_table_model", "write_table_model"]
 def read_table_model(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read an additive XSPEC table model (OGIP 92-009).
 
-    Returns
-    -------
-    xarray.Dataset
-        ``flux`` (one dimension for each interpolated parameter, then energy), float64, in the units of the file
-        (photons/s/cm² in each bin, by the standard), on the parameters' tabulated values and ``energy`` (keV, centre
-        of the bin) with ``energy_lo``, ``energy_hi``. Additional parameters give ``flux_<name>``. Attributes:
-        ``model_name``, and ``initial`` by parameter. Files that list more spectra than the parameters' values (as
-        CLASS scatter models do) have the values taken from the spectra.
-
-    Raises
-    ------
-    ProductFormatError
-        If it is no additive table model, or its spectra do not fill the grid of the parameters.
+    Returns ``flux`` (one dimension for each interpolated parameter, then energy), float64, in the units of the file
+    (photons/s/cm² in each bin, by the standard), on the parameters' tabulated values and ``energy`` (keV, centre of the
+    bin) with ``energy_lo``, ``energy_hi``. Additional parameters give ``flux_<name>``. Attributes: ``model_name``, and
+    ``initial`` by parameter. Files that list more spectra than the parameters' values (as CLASS scatter models do) have
+    the values taken from the spectra. ProductFormatError if it is no additive table model, or its spectra do not fill
+    the grid of the parameters.
     """
     file = _read_file(path)
     names, n_energies = list(file.initial), file.lo.size
@@ -138,26 +131,11 @@ def write_table_model(
 ) -> Path:
     """Write an additive XSPEC table model (OGIP 92-009).
 
-    Parameters
-    ----------
-    ds : Dataset or DataArray
-        ``flux`` (parameters..., energy), photons/s/cm² in each bin, with ``energy_lo`` and ``energy_hi`` (keV), as
-        :func:`read_table_model` gives it. Parameters must have two values at least, in increasing order; without any,
-        a parameter that changes nothing is written, for XSPEC wants one.
-    name : str, optional
-        Of the model, twelve characters at most; by default the attribute ``model_name``.
-    overwrite : bool
-        Replace a file that is there.
-
-    Returns
-    -------
-    Path
-        What was written.
-
-    Raises
-    ------
-    InputError
-        If `ds` is not such a model, or the file is there.
+    `ds`: ``flux`` (parameters..., energy), photons/s/cm² in each bin, with ``energy_lo`` and ``energy_hi`` (keV), as
+    :func:`read_table_model` gives it. Parameters must have two values at least, in increasing order; without any, a
+    parameter that changes nothing is written, for XSPEC wants one; `name`: of the model, twelve characters at most; by
+    default the attribute ``model_name``; `overwrite` bool: replace a file that is there. Returns what was written.
+    InputError if `ds` is not such a model, or the file is there.
     """
     from astropy.io import fits
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.errors import LunarrayError
+from lunarray.xrf import xspec
 from lunarray.xrf.class_files import CLASS_DETECTORS
 from lunarray.xrf.fit import fit_spectrum
 from lunarray.xrf.model import SpectralModel
@@ -34,15 +35,8 @@ _POOR = 1e-4
 #: on chunks.
 BATCH = 128
 
-_STATUS = {
-    "not_converged": "not_converged",
-    "night": "night",
-    "bad_geometry": "no_geometry",
-    "no_counts": "no_counts",
-    "bad_data": "bad_data",
-    "no_solar_flux": "no_solar_model",
-    "too_few_channels": "too_few_channels",
-}
+#: Bits of fits that were not made, where these are not called as the fit says it.
+_BITS = {"bad_geometry": "no_geometry", "no_solar_flux": "no_solar_model"}
 COLUMNS = (
     "exposure", "n_detectors", "incidence", "emission", "phase", "altitude", "solar", "mare", "flags", "n_frames",
 )  # fmt: skip
@@ -54,38 +48,21 @@ SCALARS = (
 
 @dataclass(frozen=True, eq=False)
 class FitSpec:
-    """All that a block of windows needs to be fitted, beside their counts: it is in the graph once.
-
-    Parameters
-    ----------
-    response : Response
-    solar : tuple of ndarray
-        Lower and upper edges of the solar bins (energy,), keV, and fluxes (model, energy), photons/s/cm²/keV.
-    background : ndarray or None
-        Counts, (channel,).
-    background_exposure : float
-        Seconds with all detectors.
-    channels : tuple of int
-        First and last + 1 of those that are fitted.
-    settings, conventions, tables
-        Of the fit.
-    min_significance : float
-        Of the counts above the background.
-    engine : str
-    """
+    """All that a block of windows needs to be fitted, beside their counts: it is in the graph once."""
 
     response: Response
-    solar: tuple[np.ndarray, np.ndarray, np.ndarray]
-    background: Any
-    background_exposure: float
-    channels: tuple[int, int]
+    solar: tuple[
+        np.ndarray, np.ndarray, np.ndarray
+    ]  # edges, keV, and (model, energy) photons/s/cm²/keV
+    background: Any  # counts (channel,), or None
+    background_exposure: float  # s, with all detectors
+    channels: tuple[int, int]  # first and last + 1 of those that are fitted
     settings: FitSettings
     conventions: Conventions
     tables: AtomicTables
-    min_significance: float
+    min_significance: float  # of the counts above the background
     engine: str
-    mare: Any = None
-    highland: Any = None
+    by_mare: bool  # whether fits start from highlands and maria mixed
 
 
 def whole_batches(chunks: tuple[int, ...]) -> tuple[int, ...]:
@@ -113,37 +90,33 @@ def fit_block(counts: Any, table: Any, *, spec: FitSpec) -> np.ndarray:
 
 def _fit_batch(counts: np.ndarray, table: np.ndarray, spec: FitSpec, out: np.ndarray) -> None:
     """Fit windows one after the other, each from where the last ended."""
-
     models = ModelCache(spec)
     last = None
-    jobs = []
     for i, row in enumerate(table):
         column = dict(zip(COLUMNS, row, strict=True))
-        quality, net = _refusal(counts[i], column, spec)
-        out[i, SCALARS.index("net_counts")] = net
-        out[i, 0] = quality
-        if quality:
+        out[i, 0], out[i, SCALARS.index("net_counts")] = _refusal(counts[i], column, spec)
+        if out[i, 0]:
             continue
-        used = column["n_detectors"]
-        exposure = column["exposure"] * (used / CLASS_DETECTORS if used > 0 else 1.0)
-        jobs.append(
-            (i, column, Observation(counts[i], exposure, spec.background, spec.background_exposure))
-        )
-    if spec.engine == "pyxspec":
-        _fit_jobs_pyxspec(jobs, models, spec, out)
-        return
-    for i, column, observation in jobs:
+        data = Observation(counts[i], _exposure(column), spec.background, spec.background_exposure)
         try:
-            result = fit_spectrum(
-                observation, models(column), _own_settings(spec, column), warm_start=last
-            )
+            settings = _own_settings(spec, column)
+            if spec.engine == "pyxspec":
+                result = xspec.fit_spectrum(data, models(column), settings)
+            else:
+                result = fit_spectrum(data, models(column), settings, warm_start=last)
         except (LunarrayError, ValueError, ArithmeticError, np.linalg.LinAlgError):
             # One spectrum that cannot be fitted does not stop the others; what is wrong with all was found before.
             out[i, 0] = FIT_FLAGS["fit_failed"]
             continue
-        if result.status == "fitted" and spec.mare is None:
+        if result.status == "fitted" and not spec.by_mare:
             last = result
         _pack(out[i], result)
+
+
+def _exposure(column: dict[str, float]) -> float:
+    """Seconds of a window as if all detectors had been used."""
+    used = column["n_detectors"]
+    return column["exposure"] * (used / CLASS_DETECTORS if used > 0 else 1.0)
 
 
 def _refusal(counts: np.ndarray, column: dict[str, float], spec: FitSpec) -> tuple[int, float]:
@@ -167,12 +140,10 @@ def _refusal(counts: np.ndarray, column: dict[str, float], spec: FitSpec) -> tup
         quality |= FIT_FLAGS["night"]
     if column["solar"] < 0:
         quality |= FIT_FLAGS["no_solar_model"]
-    used = column["n_detectors"]
-    exposure = column["exposure"] * (used / CLASS_DETECTORS if used > 0 else 1.0)
     total = own.sum()
     net, variance = total, max(total, 1.0)
     if spec.background is not None:
-        scale = exposure / spec.background_exposure
+        scale = _exposure(column) / spec.background_exposure
         back = spec.background[first:stop].sum()
         net, variance = total - scale * back, variance + scale**2 * back
     if total == 0:
@@ -190,7 +161,6 @@ class ModelCache:
         self.held: dict[tuple[float, ...], Any] = {}
 
     def __call__(self, column: dict[str, float]) -> Any:
-
         spec = self.spec
         names = ("solar", "incidence", "emission", "phase", "altitude", "exposure")
         key = tuple(np.float64(column[name]).item() for name in names)
@@ -213,16 +183,14 @@ class ModelCache:
 
 
 def _own_settings(spec: FitSpec, column: dict[str, float]) -> FitSettings:
-    if spec.mare is None or not np.isfinite(column["mare"]):
+    if not spec.by_mare or not np.isfinite(column["mare"]):
         return spec.settings
     share = float(np.clip(column["mare"], 0.0, 1.0))
-    return replace(
-        spec.settings, start=prior_composition(share, highland=spec.highland, mare=spec.mare)
-    )
+    return replace(spec.settings, start=prior_composition(share))
 
 
 def _pack(row: np.ndarray, result: Any) -> None:
-    quality = FIT_FLAGS[_STATUS[result.status]] if result.status != "fitted" else 0
+    quality = FIT_FLAGS[_BITS.get(result.status, result.status)] if result.status != "fitted" else 0
     row[0] = quality
     if quality & FATAL:
         return
@@ -233,21 +201,19 @@ def _pack(row: np.ndarray, result: Any) -> None:
         FIT_FLAGS["not_constrained"] if np.any(flags & ELEMENT_FLAGS["not_constrained"]) else 0
     )
     quality |= FIT_FLAGS["poor_fit"] if result.goodness < _POOR else 0
-    values = {
-        "quality": quality,
-        "statistic": result.statistic,
-        "dof": result.dof,
-        "goodness": result.goodness,
-        "xrf_norm": result.xrf_norm,
-        "xrf_norm_std": result.xrf_norm_error,
-        "scatter_norm": result.scatter_norm,
-        "scatter_norm_std": result.scatter_norm_error,
-        "gain_slope": result.slope,
-        "gain_offset": result.offset,
-        "net_counts": row[SCALARS.index("net_counts")],
-    }
     at = len(SCALARS)
-    row[:at] = [values[name] for name in SCALARS]
+    row[: at - 1] = (
+        quality,
+        result.statistic,
+        result.dof,
+        result.goodness,
+        result.xrf_norm,
+        result.xrf_norm_error,
+        result.scatter_norm,
+        result.scatter_norm_error,
+        result.slope,
+        result.offset,
+    )
     for part in (
         result.weights,
         result.weight_errors,
@@ -263,10 +229,7 @@ def _pack(row: np.ndarray, result: Any) -> None:
 def element_covariance(result: Any) -> np.ndarray:
     """Covariance of the weights of all elements, the closing one among them, from that of the fitted parameters.
 
-    Returns
-    -------
-    ndarray, (element, element)
-        wt%²; frozen elements have 0.
+    Returns (element, element): wt%²; frozen elements have 0.
     """
     e = len(result.elements)
     spread = np.zeros((e, len(result.parameters)))
@@ -276,15 +239,3 @@ def element_covariance(result: Any) -> np.ndarray:
     balance = (np.asarray(result.element_flags) & ELEMENT_FLAGS["from_closure"]) > 0
     spread[balance] = -spread.sum(axis=0)
     return spread @ result.covariance @ spread.T
-
-
-def _fit_jobs_pyxspec(jobs: list[Any], models: ModelCache, spec: FitSpec, out: np.ndarray) -> None:
-    from lunarray.xrf import xspec
-
-    for i, column, observation in jobs:
-        try:
-            result = xspec.fit_spectrum(observation, models(column), _own_settings(spec, column))
-        except (LunarrayError, ValueError, ArithmeticError, np.linalg.LinAlgError):
-            out[i, 0] = FIT_FLAGS["fit_failed"]
-            continue
-        _pack(out[i], result)

@@ -10,7 +10,7 @@ import xarray as xr
 
 from lunarray.errors import InputError, ProductFormatError, require_choice
 from lunarray.store.provenance import stamp
-from lunarray.xrf.fits import find_table, open_fits
+from lunarray.xrf.fits import damaged, find_table, open_fits
 from lunarray.xrf.frames import described
 
 __all__ = [
@@ -30,11 +30,7 @@ def _seconds_to_time(seconds: Any, header: Any, path: Any) -> np.ndarray:
     """UTC of seconds since MJDREF."""
     mjd = header.get("MJDREF", header.get("MJDREFI"))
     if mjd is None:
-        raise ProductFormatError(
-            "it does not say what its times count from (MJDREF)",
-            where=path,
-            remedy="Fetch it again",
-        )
+        raise damaged("it does not say what its times count from (MJDREF)", path)
     days = float(mjd) + (float(header.get("MJDREFF", 0.0)) if "MJDREFI" in header else 0.0)
     epoch = np.datetime64("1858-11-17T00:00:00", "ns") + np.timedelta64(round(days * 86400e9), "ns")
     if str(header.get("TIMEUNIT", "s")).strip().lower() not in ("s", "sec", "second", "seconds"):
@@ -101,7 +97,7 @@ def read_xsm_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
             if str(header.get(card, "NONE")).strip().upper() not in ("NONE", "")
         }
     if not exposure > 0:
-        raise ProductFormatError(f"EXPOSURE is {exposure}", where=path, remedy="Fetch it again")
+        raise damaged(f"EXPOSURE is {exposure}", path)
     ds = xr.Dataset(
         {
             "counts": described("channel", counts, "1", "counts"),
@@ -176,9 +172,7 @@ def read_gti(path: str | os.PathLike[str]) -> xr.Dataset:
         start = _seconds_to_time(hdu.data["START"], hdu.header, path)
         end = _seconds_to_time(hdu.data["STOP"], hdu.header, path)
     if np.any(end < start):
-        raise ProductFormatError(
-            "an interval ends before it starts", where=path, remedy="Fetch it again"
-        )
+        raise damaged("an interval ends before it starts", path)
     start, end = merge_intervals(start, end)
     ds = xr.Dataset({"start": ("interval", start), "end": ("interval", end)})
     return stamp(ds, "read_gti", source=os.path.basename(os.fspath(path)))

@@ -22,10 +22,11 @@ from lunarray.errors import LunarrayError, MissingDependencyError
 from lunarray.xrf.fit import (
     check_observation,
     failed_fit,
-    judge_weights,
+    fit_result,
     parameter_names,
     plan_fit,
 )
+from lunarray.xrf.fit_kernels import FitPlan
 from lunarray.xrf.model import PhotonModel, SpectralModel
 from lunarray.xrf.settings import FitResult, FitSettings, Observation
 
@@ -78,10 +79,7 @@ def model_function(
 def parameter_info(elements: Sequence[str], settings: FitSettings) -> tuple[str, ...]:
     """Parameters of the local model as ``AllModels.addPyMod`` wants them.
 
-    Returns
-    -------
-    tuple of str
-        Name, unit, start, hard and soft limits, and step of the weight of each element.
+    Returns name, unit, start, hard and soft limits, and step of the weight of each element.
     """
     out = []
     for name in elements:
@@ -124,16 +122,6 @@ def write_pha(
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What travels to the process that holds XSPEC: plain values."""
-
-    data: Observation
-    model: SpectralModel
-    settings: FitSettings
-    folder: str
-
-
-@dataclass(frozen=True)
 class _Answer:
     weights: np.ndarray
     xrf_norm: float
@@ -169,19 +157,9 @@ def fit_spectrum(
 ) -> FitResult:
     """Fit one spectrum with PyXspec: what `lunarray.xrf.fit.fit_spectrum` does, by XSPEC's own means.
 
-    Parameters
-    ----------
-    model : SpectralModel
-        Its "channel" gain convention is not XSPEC's, which moves the matrix' energies.
-    settings : FitSettings, optional
-        "cstat" becomes XSPEC's W-stat where there is a background.
-
-    Raises
-    ------
-    MissingDependencyError
-        Without PyXspec.
-    LunarrayError
-        Where XSPEC itself fails.
+    `model`: its "channel" gain convention is not XSPEC's, which moves the matrix' energies; `settings`: "cstat" becomes
+    XSPEC's W-stat where there is a background. MissingDependencyError without PyXspec. LunarrayError where XSPEC itself
+    fails.
     """
     require_pyxspec()
     settings = settings if settings is not None else FitSettings()
@@ -193,7 +171,7 @@ def fit_spectrum(
         return failed_fit(plan, model, status)
     with tempfile.TemporaryDirectory(prefix="lunarray-xspec-") as folder:
         try:
-            answer = _pool().submit(_run, _Job(data, model, settings, folder)).result()
+            answer = _pool().submit(_run, data, model, settings, Path(folder)).result()
         except LunarrayError:
             raise
         except Exception as error:  # whatever XSPEC throws, or its process dying
@@ -203,13 +181,12 @@ def fit_spectrum(
                 where="engine='pyxspec'",
                 remedy="fit this spectrum with engine='numba' to see whether the data are at fault",
             ) from error
-    return _result(model, settings, plan, answer)
+    return _result(model, plan, answer)
 
 
-def _result(model: SpectralModel, settings: FitSettings, plan: Any, answer: _Answer) -> FitResult:
-    elements = model.tables.elements
-    n = len(elements)
-    parameters = parameter_names(elements, plan)
+def _result(model: SpectralModel, plan: FitPlan, answer: _Answer) -> FitResult:
+    n = len(model.tables.elements)
+    parameters = parameter_names(model.tables.elements, plan)
     index = [answer.order.index(name) if name in answer.order else -1 for name in parameters]
     covariance = np.full((len(parameters), len(parameters)), np.nan)
     known = [i for i, k in enumerate(index) if k >= 0]
@@ -219,49 +196,30 @@ def _result(model: SpectralModel, settings: FitSettings, plan: Any, answer: _Ans
     theta = np.array(
         [*answer.weights, answer.xrf_norm, answer.scatter_norm, answer.slope, answer.offset]
     )
-    # XSPEC stops short of a limit.
-    weight_errors, flags = judge_weights(plan, theta[:n], covariance, margin=1e-4)
-    intensity = model.line_intensities(answer.weights)
-    xrf = answer.xrf_norm * intensity @ model.line_templates(answer.slope, answer.offset)
     penalty = float(np.sum(plan.prior_weight * (theta[:n] - plan.prior_mean) ** 2))
-    return FitResult(
-        elements=elements,
-        weights=theta[:n],
-        weight_errors=weight_errors,
-        element_flags=flags,
-        parameters=parameters,
-        values=theta[plan.free],
-        errors=np.sqrt(np.diag(covariance)),
-        covariance=covariance,
-        xrf_norm=answer.xrf_norm,
-        scatter_norm=answer.scatter_norm,
-        slope=answer.slope,
-        offset=answer.offset,
+    return fit_result(
+        model,
+        plan,
+        theta,
+        covariance,
+        answer.folded,
+        margin=1e-4,  # XSPEC stops short of a limit
         statistic=answer.statistic - penalty,
         dof=model.channels - len(parameters),
-        channels=model.channels,
-        iterations=0,  # PyXspec does not tell
         status="fitted",
-        model=answer.folded,
-        xrf=xrf,
-        scatter=answer.folded - xrf,
-        line_names=model.tables.line_names,
-        line_fluxes=answer.xrf_norm * intensity * model.scale,
     )
 
 
 # --- In the process of XSPEC ------------------------------------------------------------------------
 
 
-def _run(job: _Job) -> _Answer:
-    """Everything that touches XSPEC."""
+def _run(data: Observation, model: SpectralModel, settings: FitSettings, folder: Path) -> _Answer:
+    """Everything that touches XSPEC; what travels to its process are plain values."""
     import xspec
 
     from lunarray.xrf.response_files import write_response
 
-    data, model, settings = job.data, job.model, job.settings
     elements = model.tables.elements
-    folder = Path(job.folder)
     xspec.Xset.chatter = 0
     xspec.Xset.logChatter = 0
     xspec.Xset.allowPrompting = False
