@@ -1,4 +1,4 @@
-"""X-ray verbs after one another and after xarray's own steps: chosen frames are frames like any others."""
+"""X-ray verbs on chosen frames, and on what are no frames: what the harness does not ask of every verb."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import lunarray as la
 import lunarray.xrf as xrf
 from lunarray.engine.graph import apart
 from lunarray.errors import InputError
@@ -17,6 +16,8 @@ from lunarray.simulate.xrf import class_counts, class_orbit, class_response, the
 from lunarray.xrf import HIGHLAND
 
 Step = Callable[[xr.Dataset], xr.Dataset]
+
+SOURCE = thermal_spectrum(1.2, 1e-5), class_response(1024)
 
 
 def _mask(ds: xr.Dataset) -> np.ndarray:
@@ -42,64 +43,8 @@ LAZY_STEPS: dict[str, Step] = {
 
 
 @pytest.fixture(scope="module")
-def response():
-    return class_response(1024)
-
-
-@pytest.fixture(scope="module")
-def solar() -> xr.Dataset:
-    return thermal_spectrum(1.2, 1e-5)
-
-
-@pytest.fixture(scope="module")
-def frames(response, solar) -> xr.Dataset:
-    return class_counts(HIGHLAND, class_orbit(frames=14), solar, response, seed=3).drop_vars(
-        "expected"
-    )
-
-
-def chain(ds: xr.Dataset, step: Step, solar: xr.Dataset, response) -> list[xr.Dataset]:
-    """All verbs, `step` before and after each of them; what they give."""
-    given = step(ds)
-    flagged = step(xrf.flag_frames(given))
-    added = step(xrf.coadd(flagged, window=4, min_frames=1))
-    fitted = step(xrf.fit_elements(added, solar, response))
-    area = xr.DataArray(
-        np.ones((18, 36)),
-        {"lat": np.arange(-85.0, 90, 10), "lon": np.arange(-175.0, 180, 10)},
-        name="mare",
-    )
-    return [
-        flagged,
-        xrf.night_background(flagged, min_incidence=0.0),
-        added,
-        fitted,
-        xrf.footprint_mean(fitted, area).to_dataset(),
-        xrf.grid_footprints(fitted, "geographic", 5.0),
-        xrf.elements_to_oxides(fitted),
-    ]
-
-
-def assert_same(lazy: list[xr.Dataset], eager: list[xr.Dataset]) -> None:
-    for a, b in zip(lazy, eager, strict=True):
-        xr.testing.assert_allclose(a.compute().drop_attrs(), b.drop_attrs(), rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", STEPS)
-def test_after_xarrays_own_steps(frames, solar, response, name) -> None:
-    step = STEPS[name]
-    assert_same(
-        chain(frames.chunk(time=1), step, solar, response), chain(frames, step, solar, response)
-    )
-
-
-@pytest.mark.parametrize("name", LAZY_STEPS)
-def test_after_steps_of_lazy_data(frames, solar, response, name) -> None:
-    step = LAZY_STEPS[name]
-    eager = (lambda ds: ds.isel(time=slice(2, None))) if "isel" in name else (lambda ds: ds)
-    assert_same(
-        chain(frames.chunk(time=5), step, solar, response), chain(frames, eager, solar, response)
-    )
+def frames() -> xr.Dataset:
+    return class_counts(HIGHLAND, class_orbit(frames=14), *SOURCE, seed=3).drop_vars("expected")
 
 
 def test_running_sums_of_chosen_frames(frames) -> None:
@@ -107,22 +52,6 @@ def test_running_sums_of_chosen_frames(frames) -> None:
         eager = xrf.coadd(STEPS[name](frames), "running", min_significance=5.0)
         lazy = xrf.coadd(STEPS[name](frames.chunk(time=5)), "running", min_significance=5.0)
         xr.testing.assert_identical(lazy.compute().drop_attrs(), eager.drop_attrs())
-
-
-def test_all_of_it_stored_and_drawn(frames, solar, response, tmp_path) -> None:
-    from lunarray import plot
-
-    chosen = frames.chunk(time=1).isel(time=slice(2, 12))
-    added = xrf.coadd(xrf.flag_frames(chosen), window=4)
-    path = tmp_path / "elements.zarr"
-    xrf.fit_elements(added, solar, response).lunar.to_zarr(path)
-    again = xrf.fit_elements(
-        xrf.coadd(xrf.flag_frames(frames.isel(time=slice(2, 12))), window=4), solar, response
-    )
-    with la.open_zarr(path) as stored:
-        np.testing.assert_allclose(stored["abundance"], again["abundance"], rtol=1e-6)
-    plot.light_curve(xrf.flag_frames(chosen))
-    plot.footprints(xrf.fit_elements(added, solar, response), "Al")
 
 
 @pytest.mark.parametrize("name", [*STEPS, *LAZY_STEPS])
@@ -144,7 +73,7 @@ ARRAY = xr.DataArray(np.zeros(3), dims="time", name="counts")
      "to_geodataframe", "footprint_mean", "oxides_to_elements", "elements_to_oxides", "fit_elements",
      "spectrum_components"],
 )  # fmt: skip
-def test_the_wrong_kind_of_object(given, verb, solar, response, tmp_path) -> None:
+def test_the_wrong_kind_of_object(given, verb, tmp_path) -> None:
     homes = (
         xrf,
         importlib.import_module("lunarray.xrf.footprints"),
@@ -154,8 +83,8 @@ def test_the_wrong_kind_of_object(given, verb, solar, response, tmp_path) -> Non
     more = {
         "write_footprints": (tmp_path / "a.gpkg",),
         "footprint_mean": (xr.DataArray(np.ones((2, 2)), dims=("lat", "lon")),),
-        "fit_elements": (solar, response),
-        "spectrum_components": (ARRAY.to_dataset(), solar, response),
+        "fit_elements": SOURCE,
+        "spectrum_components": (ARRAY.to_dataset(), *SOURCE),
     }
     with pytest.raises(InputError, match=r"[Pp]ass"):
         function(given, *more.get(verb, ()))

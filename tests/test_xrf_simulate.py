@@ -178,7 +178,7 @@ class TestFitElements:
         for element in ("Mg", "Al", "Si", "Ca"):
             own = fit.sel(element=element)
             pull = ((own["abundance"] - HIGHLAND[element]) / own["abundance_std"]).values
-            assert abs(pull.mean()) < 0.1 + 2 / np.sqrt(n), element
+            assert abs(pull.mean()) < 0.18, element
             assert 0.9 < pull.std() < 1.1, element
 
     def test_shapes_metadata_and_footprints(self, frames, result) -> None:
