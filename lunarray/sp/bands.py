@@ -27,6 +27,13 @@ WAVELENGTHS_160.setflags(write=False)
 #: reads about 17 % low in every spectrum; the last nine add noise and no absorption band.
 WAVELENGTHS_150 = WAVELENGTHS_160[1:151]
 
+#: Attributes of the coordinate ``wavelength``.
+WAVELENGTH_ATTRS = {
+    "units": "nm",
+    "standard_name": "radiation_wavelength",
+    "long_name": "wavelength",
+}
+
 #: Ratio of SP reflectance (L2C, REF1) to the reflectance of the same soil in the laboratory at these wavelengths
 #: (nm). SP reads the Moon darker and redder than the Apollo samples: part is calibration (Pieters et al. 2013,
 #: Ohtake et al. 2013, Icarus 226, 951 and 364), part the fluffier undisturbed surface. Obtained as the mean

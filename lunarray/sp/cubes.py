@@ -13,7 +13,7 @@ import numpy as np
 
 from lunarray.errors import BandMismatchError, InputError, LunarrayWarning, ProductFormatError
 from lunarray.geo import MOON, RasterInfo, assign_crs, open_raster, raster_info, require_body
-from lunarray.sp.bands import WAVELENGTHS_160
+from lunarray.sp.bands import WAVELENGTH_ATTRS, WAVELENGTHS_160
 from lunarray.store.provenance import stamp
 
 if TYPE_CHECKING:
@@ -92,13 +92,8 @@ def open_cube(
         dtype="float32",
     )
     cube = cube.drop_vars("band").rename(band="wavelength")
-    cube = cube.assign_coords(
-        wavelength=(
-            "wavelength",
-            values[order].astype(np.float32),
-            {"units": "nm", "standard_name": "radiation_wavelength", "long_name": "wavelength"},
-        )
-    )
+    ordered = values[order].astype(np.float32)
+    cube = cube.assign_coords(wavelength=("wavelength", ordered, WAVELENGTH_ATTRS))
     place = cube.attrs.get("grid_mapping")
     cube.attrs = {"units": "1", "long_name": "reflectance"}
     if place is not None:
@@ -255,24 +250,14 @@ def open_sp_cube(
             meta=np.empty((0, 0, 0), np.float32),
         )
     coords = {
-        "wavelength": (
-            "wavelength",
-            np.array(WAVELENGTHS_160),
-            {"units": "nm", "standard_name": "radiation_wavelength", "long_name": "wavelength"},
-        ),
+        "wavelength": ("wavelength", np.array(WAVELENGTHS_160), WAVELENGTH_ATTRS),
         "lat": ("lat", 89.75 - 0.5 * np.arange(_CUBE_SHAPE[1]), {"units": "degrees_north"}),
         "lon": ("lon", -179.75 + 0.5 * np.arange(_CUBE_SHAPE[2]), {"units": "degrees_east"}),
     }
     attrs = {"units": "1", "long_name": "reflectance", "photometric_geometry": "30 0 30"}
-    cube = xr.Dataset(
-        {"reflectance": (("wavelength", "lat", "lon"), data, attrs)},
-        coords,
-    )
-    cube = stamp(
-        cube,
-        "open_sp_cube",
-        source=f"SELENE Spectral Profiler global cube, {os.path.basename(path)}",
-    )
+    cube = xr.Dataset({"reflectance": (("wavelength", "lat", "lon"), data, attrs)}, coords)
+    source = f"SELENE Spectral Profiler global cube, {os.path.basename(path)}"
+    cube = stamp(cube, "open_sp_cube", source=source)
     return assign_crs(cube, "geographic")
 
 

@@ -70,9 +70,8 @@ def _ground_steps(
         return np.full((y.size, x.size), abs(affine.e) * per_unit), np.ascontiguousarray(step_x)
     operation = crs.coordinate_operation
     if operation is not None and "polar stereographic" in operation.method_name.lower():
-        scale = 1.0 + (x**2 + y**2) / (
-            4.0 * RADIUS**2
-        )  # Snyder 1987, eq. 21-4, sphere, unit scale at the pole
+        # Snyder 1987, eq. 21-4, sphere, unit scale at the pole.
+        scale = 1.0 + (x**2 + y**2) / (4.0 * RADIUS**2)
     else:
         scale = np.ones((y.size, x.size))
     return abs(affine.e) / scale, abs(affine.a) / scale

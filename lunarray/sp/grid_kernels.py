@@ -12,16 +12,7 @@ from numba import njit
 
 
 @njit(nogil=True, cache=True)
-def accumulate(
-    data: np.ndarray,
-    rows: np.ndarray,
-    slots: np.ndarray,
-    shift: np.ndarray,
-    total: np.ndarray,
-    squares: np.ndarray,
-    number: np.ndarray,
-    valid: np.ndarray,
-) -> None:
+def accumulate(data, rows, slots, shift, total, squares, number, valid):
     """Add observations to the sums of their cells, in place.
 
     `data` (n, bands) float32: observations of one input chunk; what is not finite is left out; `rows`, `slots` (m,)
@@ -52,7 +43,7 @@ def accumulate(
 
 
 @njit(nogil=True, cache=True)
-def count_observations(slots: np.ndarray, valid: np.ndarray, count: np.ndarray) -> None:
+def count_observations(slots, valid, count):
     """Add the valid observations to the counts of their cells, in place.
 
     `slots` (m,) int64: cell slot of each observation; `valid` (m,) bool: whether it counts; `count` (cells,) int32:
@@ -65,18 +56,8 @@ def count_observations(slots: np.ndarray, valid: np.ndarray, count: np.ndarray) 
 
 @njit(nogil=True, cache=True)
 def fill_gaps(
-    values: np.ndarray,
-    occupied: np.ndarray,
-    first_row: int,
-    first_column: int,
-    step_y: np.ndarray,
-    step_x: np.ndarray,
-    radius: float,
-    depth_y: int,
-    depth_x: int,
-    out: np.ndarray,
-    filled: np.ndarray,
-) -> None:
+    values, occupied, first_row, first_column, step_y, step_x, radius, depth_y, depth_x, out, filled
+):
     """Fill empty cells from the cells with data within a radius, weighted by inverse squared distance, in place.
 
     `values` (rows, columns, bands) float32: cell means of a window; bands may be 0, when only `filled` is wanted;

@@ -120,9 +120,7 @@ def plan_grid(
     cell = (rows - row_edges[block_row]) * widths[block_column] + (
         columns - column_edges[block_column]
     )
-    order = np.argsort(
-        block, kind="stable"
-    )  # stable: within a block, observations keep their order
+    order = np.argsort(block, kind="stable")  # within a block, observations keep their order
     block, cell, kept = block[order], cell[order], kept[order]
 
     blocks = {}

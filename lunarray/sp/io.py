@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError, require_choice
+from lunarray.sp.bands import WAVELENGTH_ATTRS
 from lunarray.sp.products import ANCILLARY, PRODUCT, Product, read_product, read_rows
 from lunarray.store.products import find_files, lazy_array, read_all, warn_skipped
 from lunarray.store.provenance import stamp
@@ -228,13 +229,12 @@ def open_sp(
 def _coordinates(products: list[Product]) -> dict[str, Any]:
     first, rows = products[0], [p.rows for p in products]
     detector = np.repeat(["VIS", "NIR1", "NIR2"], first.detector_sizes)
-    wave = {"units": "nm", "standard_name": "radiation_wavelength", "long_name": "wavelength"}
     utc = {"standard_name": "time", "long_name": "time of observation (UTC)"}
     orbit = np.repeat(np.array([p.orbit for p in products], "i4"), rows)
     # Objects: every observation of a file refers to one and the same string.
     names = np.array([os.path.basename(p.path) for p in products], object)
     coords: dict[str, Any] = {
-        "wavelength": ("wavelength", first.wavelength, wave),
+        "wavelength": ("wavelength", first.wavelength, WAVELENGTH_ATTRS),
         "detector": ("wavelength", detector, {"long_name": "detector"}),
         "time": ("observation", np.concatenate([p.time for p in products]), utc),
         "orbit": ("observation", orbit, {"long_name": "revolution number"}),

@@ -13,6 +13,7 @@ from lunarray.sp.spectra import T, rebuild, spectra_of
 
 __all__ = ["normalize_photometry", "read_photometric_parameters"]
 
+_REMEDY = "Give one of the *_albedo_sel.txt of Kouyama et al. (2016)"
 _COLUMNS = ("b0", "b0_std", "h", "h_std", "c", "c_std", "g", "g_std", "mean")
 _LONG_NAMES = {
     "b0": "amplitude of the opposition effect",
@@ -62,16 +63,11 @@ def read_photometric_parameters(path: str | os.PathLike[str]) -> xr.Dataset:
         ) from error
     except ValueError as error:
         raise ProductFormatError(
-            f"not a table of numbers ({error})",
-            where=path,
-            remedy="Give one of the *_albedo_sel.txt of Kouyama et al. (2016)",
+            f"not a table of numbers ({error})", where=path, remedy=_REMEDY
         ) from error
     if table.shape[1] != 11 or table.shape[0] < 2 or np.any(np.diff(table[:, 1]) <= 0):
-        raise ProductFormatError(
-            f"not eleven columns with rising wavelengths in the second ({table.shape[1]} columns)",
-            where=path,
-            remedy="Give one of the *_albedo_sel.txt of Kouyama et al. (2016)",
-        )
+        what = "not eleven columns with rising wavelengths in the second"
+        raise ProductFormatError(f"{what} ({table.shape[1]} columns)", where=path, remedy=_REMEDY)
     variables: dict[str, Any] = {}
     for i, name in enumerate(_COLUMNS):
         values = table[:, 2 + i].copy()

@@ -183,12 +183,13 @@ def _check_is_sp_l2c(label: LabelObject, where: str) -> None:
     wrong = None
     if "SELENE" not in words.get("MISSION_NAME", "SELENE"):
         wrong = f"mission {words['MISSION_NAME']}"
-    elif words.get("INSTRUMENT_ID", "") != "SP":
-        wrong = f"instrument {words.get('INSTRUMENT_ID') or 'unknown'}"
-    elif words.get("TARGET_NAME", "") != "MOON":
-        wrong = f"target {words.get('TARGET_NAME') or 'unknown'}"
-    elif words.get("PROCESS_VERSION_ID", "") != "L2C":
-        wrong = f"processing level {words.get('PROCESS_VERSION_ID') or 'unknown'}"
+    for what, key, right in (
+        ("instrument", "INSTRUMENT_ID", "SP"),
+        ("target", "TARGET_NAME", "MOON"),
+        ("processing level", "PROCESS_VERSION_ID", "L2C"),
+    ):
+        if wrong is None and words.get(key, "") != right:
+            wrong = f"{what} {words.get(key) or 'unknown'}"
     if wrong:
         raise ProductFormatError(
             f"not a KAGUYA SP Level 2C product of the Moon: its label says {wrong}",

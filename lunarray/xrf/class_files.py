@@ -285,13 +285,7 @@ def read_counts(path: str, table: CountsTable) -> np.ndarray:
         raise ProductFormatError(
             "truncated since it was opened", where=path, remedy="Fetch it again, then open it again"
         )
-    row = np.dtype(
-        {
-            "names": ["c"],
-            "formats": [table.dtype],
-            "offsets": [table.column],
-            "itemsize": table.stride,
-        }
-    )
+    column: Any = {"names": ["c"], "formats": [table.dtype], "offsets": [table.column]}
+    row = np.dtype(column | {"itemsize": table.stride})
     counts = np.frombuffer(data, row)["c"].astype("f8")
     return (counts * table.scale + table.zero).astype("f4")

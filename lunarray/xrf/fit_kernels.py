@@ -49,9 +49,8 @@ class LinearModel(NamedTuple):
     """A model that is linear in the gain around (`slope`, `offset`), and whose scattered continuum is linear in the
     weights around the composition `centre`."""
 
-    templates: (
-        np.ndarray
-    )  # (3, line, channel): value, and derivatives with respect to slope and offset
+    # (3, line, channel): value, and derivatives with respect to slope and offset
+    templates: np.ndarray
     scatter: np.ndarray  # (3, channel): the same
     scatter_slopes: np.ndarray  # (element, or 0 for a continuum that stands still, channel)
     centre: np.ndarray  # (element,)

@@ -148,22 +148,20 @@ class PhotonModel:
             rebin_kernel(photons, begin, end, low, high, scatter)
         return self.line_spectrum(weights, low, high), scatter
 
+    def _line_templates(self, *response: Any) -> np.ndarray:
+        """What one photon/cm² of each line gives through the arrays of a response, (line, channel)."""
+        how = self.conventions
+        shape = _SHAPES.index(how.line_shape)
+        return template_kernel(self.fluorescence.line_energy, shape, how.line_sigma, *response)
+
     def line_spectrum(self, weights: Any, energy_lo: Any, energy_hi: Any) -> np.ndarray:
         """The fluorescence part of `spectrum`, photons/s/cm² in each bin, (n,)."""
         low = np.ascontiguousarray(energy_lo, np.float64)
         high = np.ascontiguousarray(energy_hi, np.float64)
         each = np.arange(low.size + 1)
-        shares = template_kernel(
-            self.fluorescence.line_energy,
-            _SHAPES.index(self.conventions.line_shape),
-            self.conventions.line_sigma,
-            low,
-            high,
-            np.ones(low.size),
-            each,
-            each[:-1].astype(np.int32),
-            np.ones(low.size),
-            low.size,
+        ones = np.ones(low.size)
+        shares = self._line_templates(
+            low, high, ones, each, each[:-1].astype(np.int32), ones, low.size
         )
         return self.line_intensities(weights) @ shares * self.scale
 
@@ -240,10 +238,7 @@ class SpectralModel(PhotonModel):
         key = (slope, offset)
         if key not in self._templates:
             response = self.response(slope, offset)
-            templates = template_kernel(
-                self.fluorescence.line_energy,
-                _SHAPES.index(self.conventions.line_shape),
-                self.conventions.line_sigma,
+            templates = self._line_templates(
                 response.energy_lo,
                 response.energy_hi,
                 response.area,

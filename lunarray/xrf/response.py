@@ -114,10 +114,7 @@ class Response(Digested):
         """
         edges = np.append(self.channel_lo, self.channel_hi[-1])
         low, high = slope * (self.channel_lo + offset), slope * (self.channel_hi + offset)
-        row, channel, value = _rebin_rows(
-            self.row, self.channel, self.value, low, high, edges, self.energies
-        )
-        return replace(self, row=row, channel=channel, value=value)
+        return replace(self, **_rebin_rows(self, low, high, edges))
 
     def group(self, factor: int) -> Response:
         """Join each `factor` neighbouring channels, e.g. 2048 channels to 1024.
@@ -130,18 +127,8 @@ class Response(Digested):
                 remedy="choose a divisor",
             )
         edges = np.append(self.channel_lo[::factor], self.channel_hi[-1])
-        row, channel, value = _rebin_rows(
-            self.row,
-            self.channel,
-            self.value,
-            self.channel_lo,
-            self.channel_hi,
-            edges,
-            self.energies,
-        )
-        return replace(
-            self, row=row, channel=channel, value=value, channel_lo=edges[:-1], channel_hi=edges[1:]
-        )
+        entries = _rebin_rows(self, self.channel_lo, self.channel_hi, edges)
+        return replace(self, **entries, channel_lo=edges[:-1], channel_hi=edges[1:])
 
     def select(self, first: int, stop: int) -> Response:
         """Only the channels with index `first` to `stop` − 1.
@@ -214,16 +201,14 @@ def _rebin_rows_kernel(row, channel, value, low, high, edges, energies, out):
                 j += 1
 
 
-def _rebin_rows(row, channel, value, low, high, edges, energies):
-    dense = np.zeros((energies, edges.size - 1))
-    _rebin_rows_kernel(row, channel, value, low, high, edges, energies, dense)
-    return _compressed(dense)
-
-
-def _compressed(dense: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _rebin_rows(response: Response, low: Any, high: Any, edges: Any) -> dict[str, Any]:
+    """Entries of the matrix where what was counted between `low` and `high` goes to channels between `edges`."""
+    dense = np.zeros((response.energies, edges.size - 1))
+    entries = response.row, response.channel, response.value
+    _rebin_rows_kernel(*entries, low, high, edges, response.energies, dense)
     where = dense != 0
     row = np.concatenate([[0], np.cumsum(where.sum(axis=1))])
-    return row, np.nonzero(where)[1], dense[where]
+    return {"row": row, "channel": np.nonzero(where)[1], "value": dense[where]}
 
 
 def rebin(values: Any, low: Any, high: Any, new_low: Any, new_high: Any) -> np.ndarray:

@@ -85,9 +85,7 @@ class _File:
     lo: np.ndarray
     hi: np.ndarray
     points: np.ndarray  # (spectrum, parameter)
-    spectra: dict[
-        str, np.ndarray
-    ]  # (spectrum, energy); "" the main ones, others by additional parameter
+    spectra: dict[str, np.ndarray]  # (spectrum, energy), by additional parameter; "" the main ones
 
 
 def _read_file(path: str | os.PathLike[str]) -> _File:
