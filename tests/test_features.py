@@ -136,9 +136,10 @@ def test_the_same_weights_have_one_digest(tmp_path):
 
 
 def test_random_weights_are_named_by_their_seed():
-    one, other = resnet50_backbone(None, seed=1), resnet50_backbone(None, seed=2)
+    one = resnet50_backbone(None, seed=1)
     assert one == resnet50_backbone(None, seed=1)
-    assert one.sha256 != other.sha256
+    assert one.sha256 == random_digest(1)
+    assert random_digest(1, 4) != random_digest(2, 4)
     assert one.description == {
         "network": "ResNet50", "weights": "random, seed 1", "weights_sha256": one.sha256
     }  # fmt: skip
@@ -279,12 +280,10 @@ def test_images_know_no_seam_and_no_pole(lat, lon, shift):
     step = 0.05
     west = -180.0 + shift
     grid_lat = 90 - step * (np.arange(3600) + 0.5)
-    keep = np.abs(grid_lat - lat) < 1.5
-    values = np.where(keep[:, None], 0, np.nan) * np.zeros(7200, np.float32)
+    keep = np.flatnonzero(np.abs(grid_lat - lat) < 1.5)
     lon_axis = west + step * (np.arange(7200) + 0.5)
-    values = values.astype(np.float32)
-    values[keep] = on_the_sphere(grid_lat[keep][:, None], lon_axis)
-    base = map_of(values, west, 90.0, step)
+    values = on_the_sphere(grid_lat[keep][:, None], lon_axis)
+    base = map_of(values, west, 90 - step * keep[0], step)
     slim = Backbone("random", random_digest(3, 4), seed=3, width=4, device="cpu")
     setup = prepare(base, GIBGrid(), slim, mode="patch", value_range=(-6.0, 6.0))
 
@@ -354,8 +353,8 @@ def test_dense_agrees_with_patches(slim, base):
     assert feature_agreement(base, region(1, 3), (0, 0), slim, context=0)["pixels"] == 3
     grid = region(14, 14)
     there = surface_features(base, grid, (0, 0), slim)
-    found = feature_agreement(base, grid, (0, 0), slim, pixels=40, dense=there)
-    assert found["pixels"] == 40
+    found = feature_agreement(base, grid, (0, 0), slim, pixels=24, dense=there)
+    assert found["pixels"] == 24
     assert found["correlation"] > 0.85
     assert found["distance_correlation"] > 0.9
     # What is compared is the place: another one does not agree.
@@ -363,7 +362,7 @@ def test_dense_agrees_with_patches(slim, base):
     assert feature_agreement(base, grid, (0, 0), slim, pixels=12, dense=turned)["correlation"] < 0.5
 
 
-@pytest.mark.parametrize("north", [6 * STEP, 40.0, -60.0])
+@pytest.mark.parametrize("north", [40.0, -60.0])
 def test_tiles_do_not_show(slim, north):
     # The network's cells fall on pixels, in each tile alike.
     grid = region(9, 11, north=north)
@@ -387,7 +386,7 @@ def test_windows_are_of_one_size_on_the_ground(slim, north):
     lat0, lon0 = grid.lat(0)[7], grid.lon(0)[columns // 2]
     lat, lon = np.meshgrid(base["lat"], base["lon"], indexing="ij")
     spot = base.copy(data=np.float32(great_circle_distance(lon, lat, lon0, lat0) < 1000))
-    options = {"value_range": (0, 1), "select": range(0, 2048, 16), "context": 2}
+    options = {"value_range": (0, 1), "select": range(0, 2048, 16), "context": 0}
     out, quiet = (surface_features(m, grid, (0, 0), slim, **options).values for m in (spot, base))
     change = np.linalg.norm(out - quiet, axis=0)
     lat, lon = np.meshgrid(grid.lat(0), grid.lon(0), indexing="ij")
@@ -483,7 +482,7 @@ def test_colours_and_bytes(slim, base):
 
 @pytest.mark.parametrize("mode", ["dense", "patch"])
 def test_gaps_in_the_base_map(slim, base, mode):
-    grid = region(2, 10)
+    grid = region(1, 10)
     holed = base.copy(deep=True)
     gap = holed["lon"] > 5 + 8 * STEP
     holed.values[:, gap] = np.nan
@@ -578,9 +577,9 @@ def test_a_store_keeps_to_its_weights(slim, base, tmp_path):
         ({"weights": slim, "value_range": (0, 9)}, "value_range"),
     ):
         with pytest.raises(ModelError, match=match):
-            fill_features(path, base, **arguments)
+            fill_features(path, base, **arguments, context=0)
     with pytest.raises(InputError, match="2 features for a store of 3"):
-        fill_features(path, base, slim, select=[1, 2])
+        fill_features(path, base, slim, select=[1, 2], context=0)
     assert (open_gib(path)["state"].values & 1).tolist() == [[1, 0]]
     far = tmp_path / "far.zarr"
     create_gib(far, GIBGrid((1, 2), (2, 2), (5.0, 40.0, 6.0, 40.2)), features=3)

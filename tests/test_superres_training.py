@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from superres_cases import TINY, bank, region
 
 import lunarray.superres as sr
@@ -17,6 +18,7 @@ from lunarray.errors import (
     StoreConflictError,
     StoreFormatError,
 )
+from lunarray.superres.backbone import random_state
 from lunarray.superres.grid import starts
 from lunarray.superres.prediction import predict_region
 from lunarray.superres.regions import RegionData, assemble_region
@@ -40,7 +42,6 @@ def same(one, other):
 def test_the_same_seed_gives_the_same_bits_and_another_others(rng):
     data, *_ = region(rng)
     first = train_region(data, TINY)
-    assert same(first, train_region(data, TINY))
     torch.manual_seed(99)  # nothing outside may matter
     assert same(first, train_region(data, TINY))
     assert not same(first, train_region(data, replace(TINY, seed=1)))
@@ -80,7 +81,7 @@ def test_a_checkpoint_of_other_data_or_settings_is_refused(rng, tmp_path):
 
 def test_what_follows_from_the_features_is_learned(rng):
     data, truth, *_ = region(rng, number=60)
-    settings = replace(TINY, epochs=6, steps=(6, 2), trend="mean", dropout=0.0)
+    settings = replace(TINY, epochs=4, steps=(6, 2), trend="mean", dropout=0.0)
     trained = train_region(data, settings)
     assert np.mean(trained.history[-20:]) < 0.5 * np.mean(trained.history[:20])
     predicted, _ = predict_region(trained, data.lat, data.lon, data.features, data.mare)
@@ -164,6 +165,8 @@ def test_a_device_reaches_everything_that_runs_a_network(rng, tmp_path):
     base = ds["mare"].astype("f4")
     other = tmp_path / "other.zarr"
     sr.create_gib(other, grid, features=3)
+    slim = tmp_path / "slim.safetensors"
+    save_file(random_state(0, 4), slim)
     for verb in (
         lambda: train_region(data, TINY, device="cuda"),
         lambda: sr.train_gib(path, tmp_path / "new", TINY, device="cuda"),
@@ -175,8 +178,8 @@ def test_a_device_reaches_everything_that_runs_a_network(rng, tmp_path):
             ), TINY, folds=2, device="cuda",
         ),
         lambda: sr.neighbours([0, 1], [0, 1], np.eye(2), 1, device="cuda"),
-        lambda: sr.surface_features(base, grid, (0, 0), device="cuda").compute(),
-        lambda: sr.fill_features(other, base, device="cuda"),
+        lambda: sr.surface_features(base, grid, (0, 0), slim, device="cuda").compute(),
+        lambda: sr.fill_features(other, base, slim, device="cuda"),
     ):  # fmt: skip
         with pytest.raises(MissingDependencyError, match="no CUDA device"):
             verb()
@@ -189,7 +192,7 @@ def test_training_by_torchs_operations_is_that_of_the_kernel(rng, monkeypatch):
     from lunarray.superres import attention
 
     data, *_ = region(rng)
-    settings = replace(TINY, dropout=0.0, epochs=2)
+    settings = replace(TINY, dropout=0.0)
     fields = (data.lat, data.lon, data.features, data.mare)
     mean, variance = predict_region(train_region(data, settings), *fields)
     monkeypatch.setattr(attention, "attend", partial(attention.attend, fused=False, block=50))
@@ -220,7 +223,6 @@ def test_pixels_without_features_are_no_nodes(rng):
 def test_ridge_is_the_likeliest(rng, stated):
     """Against the likelihood of contrasts (REML) written densely, and scikit-learn's ridge at its penalty."""
     from scipy.linalg import null_space
-    from scipy.stats import multivariate_normal
     from sklearn.linear_model import Ridge
 
     n = 16
@@ -236,13 +238,13 @@ def test_ridge_is_the_likeliest(rng, stated):
     top = np.linalg.svd(white, compute_uv=False).max() ** 2
     sample = (np.eye(n) - np.outer(one, one)) @ (y / np.sqrt(v))
     grid = np.logspace(0, 3, 25) if stated else sample @ sample / (n - 1) * np.logspace(-4, 0.5, 28)
-    best, chosen = -np.inf, None
-    for m in grid:
-        for ratio in np.concatenate([[0.0], np.logspace(-2, 5, 57)]) / top:
-            covariance = m * contrast @ (np.diag(v) + ratio * design @ design.T) @ contrast.T
-            value = multivariate_normal(cov=covariance).logpdf(contrast @ y)
-            if value > best:
-                best, chosen = value, ratio
+    ratios = np.concatenate([[0.0], np.logspace(-2, 5, 57)]) / top
+    inner = np.diag(v) + ratios[:, None, None] * (design @ design.T)
+    covariance = grid[:, None, None, None] * (contrast @ inner @ contrast.T)
+    z = contrast @ y
+    misfit = np.linalg.solve(covariance, z[:, None])[..., 0] @ z
+    likelihood = -np.linalg.slogdet(covariance)[1] - misfit
+    chosen = ratios[np.unravel_index(likelihood.argmax(), likelihood.shape)[1]]
     assert chosen > 0
     model = Ridge(1 / chosen).fit(design, y, sample_weight=1 / v)
     np.testing.assert_allclose(slopes, model.coef_, rtol=1e-6, atol=1e-9)
@@ -351,22 +353,22 @@ def test_regions_are_trained_from_a_bank_and_on_workers(rng, tmp_path, client):
 
 
 def test_an_update_equals_starting_over(rng, tmp_path):
-    grid = sr.GIBGrid((1, 3), (16, 16), (0.0, 0.0, 3.0, 1.0))
+    grid = sr.GIBGrid((1, 2), (16, 16), (0.0, 0.0, 2.0, 1.0))
     path, models = tmp_path / "gib.zarr", tmp_path / "models"
-    footprints, _ = bank(path, rng, grid, 90)
+    footprints, _ = bank(path, rng, grid, 60)
     lon = footprints["corner_lon"].mean("corner")
-    new = footprints.isel(footprint=np.flatnonzero(lon.values > 2.2)[:8])
+    new = footprints.isel(footprint=np.flatnonzero(lon.values > 1.2)[:8])
     old = footprints.isel(footprint=np.flatnonzero(~np.isin(lon.values, new["corner_lon"].mean("corner"))))  # fmt: skip
     sr.populate(path, old, progress=False)
     sr.train_gib(path, models, TINY)
     before = {f.name: f.read_bytes() for f in models.iterdir()}
     done = sr.update_gib(path, models, new, TINY, progress=None)
     assert done.added == 8
-    assert done.regions == ((0, 2),)
+    assert done.regions == ((0, 1),)
     after = {f.name: f.read_bytes() for f in models.iterdir()}
-    assert [n for n in after if after[n] != before[n]] == ["region_00_02.safetensors"]
+    assert [n for n in after if after[n] != before[n]] == ["region_00_01.safetensors"]
 
-    bank(tmp_path / "again.zarr", np.random.default_rng(20261121), grid, 90)
+    bank(tmp_path / "again.zarr", np.random.default_rng(20261121), grid, 60)
     import xarray as xr
 
     sr.populate(tmp_path / "again.zarr", xr.concat([old, new], "footprint"), progress=False)
