@@ -264,16 +264,9 @@ def _train_one(
 
 @dataclass(frozen=True)
 class Updated:
-    """What an update did.
+    """What an update did: how many footprints it `added`, and which `regions` it populated and trained anew.
 
-    Attributes
-    ----------
-    added : int
-        Footprints that the store had not yet.
-    regions : tuple of tuple of 2 int
-        Regions that were populated and trained anew.
-    models : tuple of Path
-        Their networks.
+    `models` are the files of their networks.
     """
 
     added: int
@@ -414,24 +407,20 @@ def superresolve(
     arrays = {n: ds[n].transpose(..., "lat", "lon").data for n in ("feature", "mare", "abundance")}
     mean, std, distance = plan.predict(arrays)
     coords = {k: v for k, v in ds.coords.items() if set(v.dims) <= {"lat", "lon"}}
+    variables = {
+        name: (
+            ("element", "lat", "lon")[-values.ndim :],
+            values,
+            {"units": units, "long_name": text},
+        )
+        for name, values, units, text in (
+            ("abundance", mean, "wt%", "abundance of the element"),
+            ("abundance_std", std, "wt%", "uncertainty of the abundance (1 sigma)"),
+            ("distance", distance, "km", "distance to the nearest populated pixel"),
+        )
+    }
     result = xr.Dataset(
-        {
-            "abundance": (
-                ("element", "lat", "lon"),
-                mean,
-                {"units": "wt%", "long_name": "abundance of the element"},
-            ),
-            "abundance_std": (
-                ("element", "lat", "lon"),
-                std,
-                {"units": "wt%", "long_name": "uncertainty of the abundance (1 sigma)"},
-            ),
-            "distance": (
-                ("lat", "lon"),
-                distance,
-                {"units": "km", "long_name": "distance to the nearest populated pixel"},
-            ),
-        },
+        variables,
         {**coords, "element": list(elements)},
         {"grid": grid.to_json(), **{k: v for k, v in ds.attrs.items() if k == "source"}},
     )

@@ -47,21 +47,9 @@ _loading = threading.Lock()
 class Backbone:
     """A ResNet50 by name: where its weights come from and the digest that they must have.
 
-    Parameters
-    ----------
-    source : {"file", "random"}
-        Whether the weights are read from `path` or drawn from `seed`.
-    sha256 : str
-        Digest of names, shapes and numbers of the tensors used, in hexadecimal. The same weights in files of another
-        format have the same digest.
-    path : str
-        The file, the same on every worker; empty for random weights.
-    seed : int
-        Seed of random weights.
-    width : int
-        Channels inside the bottlenecks of the first stage: 64 in ResNet50.
-    device : {"auto", "cpu", "cuda"}
-        Where to run.
+    The `source` is a "file" at `path`, the same on every worker, or "random", drawn from `seed`. `sha256` is over the
+    names, shapes and numbers of the tensors: the same weights in files of another format have the same digest. `width`
+    are the channels inside the bottlenecks of the first stage, 64 in ResNet50; `device` is where to run.
     """
 
     source: str
@@ -80,16 +68,9 @@ class Backbone:
     def load(self) -> Network:
         """Load the network, or give the one that this process has loaded.
 
-        Returns
-        -------
-        callable
-            Images (image, 3, height, width) float32, normalised, to cells (image, ⌈height/32⌉, ⌈width/32⌉, 2048)
-            float32. The centre of cell (i, j) is the pixel (32 i, 32 j).
-
-        Raises
-        ------
-        ModelError
-            The weights cannot be read, or are not those that the value was made of.
+        It takes images (image, 3, height, width) float32, normalised, to cells (image, ⌈height/32⌉, ⌈width/32⌉, 2048)
+        float32; the centre of cell (i, j) is the pixel (32 i, 32 j). Raises ModelError if the weights cannot be read,
+        or are not those that the value was made of.
         """
         key = (self.sha256, resolve_device(self.device))
         network = _loaded.get(key)

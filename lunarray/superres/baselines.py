@@ -7,7 +7,7 @@ runs them all on one region.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,11 +29,23 @@ BASELINES = (
 )
 
 
-def nearest(known: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Value of the nearest known place."""
+def _near(known: np.ndarray, wanted: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
+    """Chords and numbers (point, neighbour) of the nearest known places."""
     from scipy.spatial import cKDTree
 
-    return values[cKDTree(known).query(wanted)[1]]
+    count = min(neighbours, len(known))
+    distance, index = cKDTree(known).query(wanted, count)
+    return distance.reshape(-1, count), index.reshape(-1, count)
+
+
+def _km(chord: np.ndarray) -> np.ndarray:
+    """Distance on the sphere of the ends of chords of the unit sphere."""
+    return 2 * np.arcsin(np.minimum(chord / 2, 1)) * RADIUS / 1e3
+
+
+def nearest(known: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Value of the nearest known place."""
+    return values[_near(known, wanted, 1)[1][:, 0]]
 
 
 def inverse_distance(
@@ -45,11 +57,7 @@ def inverse_distance(
     neighbours: int = 32,
 ) -> np.ndarray:
     """Mean of the nearest known places, weighted by a power of the inverse distance (Shepard 1968)."""
-    from scipy.spatial import cKDTree
-
-    count = min(neighbours, len(known))
-    distance, index = cKDTree(known).query(wanted, count)
-    distance, index = distance.reshape(-1, count), index.reshape(-1, count)
+    distance, index = _near(known, wanted, neighbours)
     # At a known place its value; the scale keeps powers finite.
     weight = 1 / np.maximum(distance / max(distance.max(), 1e-12), 1e-9) ** power
     return np.einsum("pk,pke->pe", weight / weight.sum(axis=1, keepdims=True), values[index])
@@ -67,7 +75,7 @@ def fit_variogram(
     from scipy.optimize import least_squares
     from scipy.spatial.distance import pdist
 
-    distance = 2 * np.arcsin(np.minimum(pdist(known) / 2, 1)) * RADIUS / 1e3
+    distance = _km(pdist(known))
     half = pdist(values[:, None], "sqeuclidean") / 2
     top = distance.max() / 2
     edges = np.linspace(0, top, bins + 1)
@@ -108,25 +116,18 @@ def ordinary_kriging(
     At most `subset` known places are used, drawn at random. Cressie, N. (1993). Statistics for Spatial Data, section
     3.2.
     """
-    from scipy.spatial import cKDTree
-
     if len(known) > subset:
         keep = np.sort(np.random.default_rng(seed).choice(len(known), subset, replace=False))
         known, values = known[keep], values[keep]
-    count = min(neighbours, len(known))
-    distance, index = cKDTree(known).query(wanted, count)
-    distance, index = distance.reshape(-1, count), index.reshape(-1, count)
-
-    def km(chord: np.ndarray) -> np.ndarray:
-        return 2 * np.arcsin(np.minimum(chord / 2, 1)) * RADIUS / 1e3
-
+    distance, index = _near(known, wanted, neighbours)
+    count = index.shape[1]
     result = np.empty((len(wanted), values.shape[1]))
     models = [fit_variogram(known, values[:, e]) for e in range(values.shape[1])]
     for start in range(0, len(wanted), 4096):
         part = slice(start, start + 4096)
         near = known[index[part]]
-        gap = km(np.linalg.norm(near[:, :, None] - near[:, None], axis=-1))
-        away = km(distance[part])
+        gap = _km(np.linalg.norm(near[:, :, None] - near[:, None], axis=-1))
+        away = _km(distance[part])
         for e, (nugget, sill, length) in enumerate(models):
             system = np.ones((len(near), count + 1, count + 1))
             system[:, :count, :count] = sill * np.exp(-gap / length)
@@ -219,25 +220,18 @@ def baseline_maps(
     lat, lon = (v.ravel() for v in np.meshgrid(data.lat, data.lon, indexing="ij"))
     places = unit_vectors(lon, lat)
     classes, values = data.mare.ravel(), flat[known]
-    result = {}
-    for name in names:
-        if name == "nearest footprint":
-            support = data.support
-            if support.count:
-                measured = support.measured[support.footprint]
-                good = np.isfinite(measured).all(axis=1)
-                out = nearest(places[support.pixel[good]], measured[good], places)
-            else:
-                out = nearest(places[known], values, places)
-        elif name == "inverse distance":
-            out = inverse_distance(places[known], values, places)
-        elif name == "ordinary kriging":
-            out = ordinary_kriging(places[known], values, places, seed=seed)
-        elif name == "mare/highland mean":
-            out = class_mean(classes[known], values, classes)
-        elif name == "boosted trees":
-            out = boosted_trees(x[known], values, x, seed=seed)
-        else:
-            out = scaling.mean + x @ scaling.trend
-        result[name] = out.T.reshape(count, rows, columns).astype(np.float32)
-    return result
+    at, support = places[known], data.support
+    seen = (at, values)
+    if support.count:
+        measured = support.measured[support.footprint]
+        good = np.isfinite(measured).all(axis=1)
+        seen = (places[support.pixel[good]], measured[good])
+    ways: dict[str, Callable[[], np.ndarray]] = {
+        "nearest footprint": lambda: nearest(*seen, places),
+        "inverse distance": lambda: inverse_distance(at, values, places),
+        "ordinary kriging": lambda: ordinary_kriging(at, values, places, seed=seed),
+        "mare/highland mean": lambda: class_mean(classes[known], values, classes),
+        "boosted trees": lambda: boosted_trees(x[known], values, x, seed=seed),
+        "footprint ridge": lambda: scaling.mean + x @ scaling.trend,
+    }
+    return {n: ways[n]().T.reshape(count, rows, columns).astype(np.float32) for n in names}

@@ -14,6 +14,7 @@ import numpy as np
 from lunarray.errors import CoverageError, InputError
 from lunarray.geo import RADIUS, geobox_of, grid_token, pixel_size, project, spatial_dims
 from lunarray.geo.grid import closure_of
+from lunarray.superres.grid import joined, turns
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -112,14 +113,10 @@ class BaseMap:
                 bands.insert(0, self.cut(data, (0, 1, *across)))
             if r1 > height:
                 bands.append(self.cut(data, (height - 1, height, *across)))
-            return _concatenate(bands, 1)
-        parts = []
-        while c0 < c1:
-            turn = c0 // width if self.around else 0
-            stop = min(c1, (turn + 1) * width) if self.around else c1
-            parts.append(data[:, r0:r1, c0 - turn * width : stop - turn * width])
-            c0 = stop
-        return parts[0] if len(parts) == 1 else _concatenate(parts, 2)
+            return joined(bands, 1)
+        if not self.around:
+            return data[:, r0:r1, c0:c1]
+        return joined([data[:, r0:r1, own] for own, _ in turns(c0, c1, width)], 2)
 
     def default_range(self) -> Any:
         """Black and white: two numbers, or for a lazy map a function that computes them."""
@@ -131,14 +128,6 @@ class BaseMap:
             :, :: max(1, self.data.shape[1] // 512), :: max(1, self.data.shape[2] // 1024)
         ]
         return PercentileRange(part) if self.lazy else _percentiles(np.asarray(part))
-
-
-def _concatenate(parts: list[Any], axis: int) -> Any:
-    if hasattr(parts[0], "dask"):
-        import dask.array as da
-
-        return da.concatenate(parts, axis=axis)
-    return np.concatenate(parts, axis=axis)
 
 
 class PercentileRange:

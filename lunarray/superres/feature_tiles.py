@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_choice
 from lunarray.geo import RADIUS
 from lunarray.superres.backbone import DEVIATION, FEATURES, MEAN, STRIDE, Backbone
 from lunarray.superres.basemap import BaseMap, PercentileRange, project_plane, unproject
@@ -88,8 +88,7 @@ def prepare(
     `window` and `missing` are ``window_km`` and ``max_missing`` there; `pixel_km` is by default the grid's. Raises
     InputError if one makes no sense.
     """
-    if mode not in ("dense", "patch"):
-        raise InputError(f"{mode!r} is unknown", where="mode", remedy="give 'dense' or 'patch'")
+    require_choice("mode", mode, ("dense", "patch"))
     pixel = grid.step[0] * KM if pixel_km is None else float(pixel_km)
     for name, value, least in (
         ("window_km", window, pixel / STRIDE), ("tile", tile, 1), ("context", context, 0),

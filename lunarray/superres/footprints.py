@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import InputError, LunarrayWarning, ProductFormatError
+from lunarray.errors import (
+    InputError,
+    LunarrayWarning,
+    ProductFormatError,
+    require_choice,
+    require_number,
+)
 
 if TYPE_CHECKING:
     from lunarray.superres.grid import GIBGrid
@@ -60,12 +66,7 @@ def read_class_tracks(
     import pandas as pd
 
     path = Path(path)
-    if uncertainty not in _UNCERTAINTIES:
-        raise InputError(
-            f"uncertainty={uncertainty!r}",
-            where="read_class_tracks",
-            remedy=f"Give one of {', '.join(_UNCERTAINTIES)}",
-        )
+    require_choice("uncertainty", uncertainty, _UNCERTAINTIES)
     kind = _UNCERTAINTIES[uncertainty]
     try:
         frame = pd.read_csv(path, skipinitialspace=True)
@@ -132,10 +133,7 @@ def as_footprints(ds: xr.Dataset, *, errors: Literal["raise", "skip"] = "raise")
     """
     import dask
 
-    if errors not in ("raise", "skip"):
-        raise InputError(
-            f"errors={errors!r}", where="as_footprints", remedy="Give 'raise' or 'skip'"
-        )
+    require_choice("errors", errors, ("raise", "skip"))
     if not isinstance(ds, xr.Dataset):
         raise InputError(
             f"a {type(ds).__name__}", where="as_footprints", remedy="Give a Dataset of footprints"
@@ -149,14 +147,9 @@ def as_footprints(ds: xr.Dataset, *, errors: Literal["raise", "skip"] = "raise")
             remedy="Give footprints with corners and abundances, as fit_elements and read_class_tracks do",
         )
     row = next((d for d in ds["abundance"].dims if d != "element"), None)
-    shapes = {
-        "corner_lat": {row, "corner"},
-        "corner_lon": {row, "corner"},
-        "abundance": {row, "element"},
-    }
-    if "abundance_std" in ds.variables:
-        shapes["abundance_std"] = {row, "element"}
-    for name, dims in shapes.items():
+    names = [name for name in (*needed, "abundance_std") if name in ds.variables]
+    for name in names:
+        dims = {row, "corner" if "corner" in name else "element"}
         if set(ds[name].dims) != dims or "element" not in ds.coords:
             raise InputError(
                 f"dimensions {tuple(map(str, ds[name].dims))}",
@@ -168,8 +161,8 @@ def as_footprints(ds: xr.Dataset, *, errors: Literal["raise", "skip"] = "raise")
             f"{ds.sizes['corner']} corners", where="as_footprints", remedy="Give four of each"
         )
     extra = [name for name in ("time", "row") if name in ds.variables and ds[name].dims == (row,)]
-    (loaded,) = dask.compute(ds[[*shapes, *extra]])
-    arrays = {name: loaded[name].transpose(row, ...).values.astype(np.float64) for name in shapes}
+    (loaded,) = dask.compute(ds[[*names, *extra]])
+    arrays = {name: loaded[name].transpose(row, ...).values.astype(np.float64) for name in names}
     arrays.setdefault("abundance_std", np.full(arrays["abundance"].shape, np.nan))
     problems = _problems(arrays)
     good = problems == ""
@@ -252,8 +245,7 @@ def footprint_cells(footprints: xr.Dataset, cells: int = CELLS) -> xr.Dataset:
     """
     from lunarray.superres.population_kernels import cell_centres
 
-    if cells < 1:
-        raise InputError(f"{cells} cells", where="footprint_cells", remedy="Give one at least")
+    require_number("cells", cells, 1)
     centre_lat, centre_lon = cell_centres(*_corners(footprints), int(cells))
     return xr.Dataset(
         {
@@ -267,10 +259,12 @@ def touched_regions(
     footprints: xr.Dataset, grid: GIBGrid, cells: int = CELLS
 ) -> list[tuple[int, int]]:
     """Regions that the cells of footprints fall in, row by row: those that an update changes."""
-    pixel = cell_pixels(footprints, grid, cells)
-    hit = np.unique(pixel[pixel >= 0])
-    row, column = hit // grid.size[1] // grid.shape[0], hit % grid.size[1] // grid.shape[1]
-    return [(int(i), int(j)) for i, j in np.unique(np.column_stack([row, column]), axis=0)]
+    return pixel_regions(cell_pixels(footprints, grid, cells), grid)
+
+
+def pixel_regions(pixel: np.ndarray, grid: GIBGrid) -> list[tuple[int, int]]:
+    """Regions that hold pixels, by their flat index in the grid (-1: none), row by row."""
+    return grid.regions_at(np.unique(grid.region_index(pixel[pixel >= 0])))
 
 
 def cell_pixels(footprints: xr.Dataset, grid: GIBGrid, cells: int = CELLS) -> np.ndarray:

@@ -30,13 +30,14 @@ from lunarray.superres.gib_layout import (
     SPATIAL,
     STATE_FLAGS,
     coordinates,
+    grid_of,
     lay_out,
     meta_of,
     open_root,
     state_of,
     update_meta,
 )
-from lunarray.superres.grid import GIBGrid
+from lunarray.superres.grid import GIBGrid, turns
 from lunarray.xrf import ELEMENTS
 
 
@@ -104,8 +105,7 @@ def create_gib(
             ) from error
         if overwrite:
             shutil.rmtree(path)
-        elif any(there[name] != value for name, value in layout.items()):
-            odd = [name for name, value in layout.items() if there[name] != value]
+        elif odd := [name for name, value in layout.items() if there[name] != value]:
             raise StoreConflictError(
                 f"the Global Information Bank that is there has another {' and another '.join(odd)}",
                 where=path,
@@ -144,7 +144,7 @@ def open_gib(path: str | os.PathLike[str]) -> xr.Dataset:
 
     path = Path(path)
     meta = meta_of(path)
-    grid = GIBGrid.from_json(json.dumps(meta["grid"]))
+    grid = grid_of(meta)
     root = open_root(path, "r")
     variables: dict[str, Any] = {}
     for name, (_, dims, _fill) in SPATIAL.items():
@@ -168,32 +168,16 @@ def open_gib(path: str | os.PathLike[str]) -> xr.Dataset:
     )
     attrs = {k: v for k, v in root.attrs.asdict().items() if k != KEY}
     attrs["grid"] = grid.to_json()
-    if meta["feature_model"]:
-        attrs["feature_model"] = json.dumps(meta["feature_model"], sort_keys=True)
-    if meta["population"]:
-        attrs["population"] = json.dumps(meta["population"], sort_keys=True)
+    for name in ("feature_model", "population"):
+        if meta[name]:
+            attrs[name] = json.dumps(meta[name], sort_keys=True)
     ds = coordinates(grid, meta["elements"]).assign(variables).assign_attrs(attrs)
     ds.encoding = {"source": os.fspath(path)}
     return ds
 
 
 def gib_grid(ds: xr.Dataset) -> GIBGrid:
-    """Grid of an open Global Information Bank.
-
-    Parameters
-    ----------
-    ds : Dataset
-        Of :func:`open_gib`.
-
-    Returns
-    -------
-    GIBGrid
-
-    Raises
-    ------
-    GridError
-        If `ds` does not say.
-    """
+    """Grid of an open Global Information Bank; GridError if the Dataset does not say."""
     if "grid" not in ds.attrs:
         raise GridError(
             "no attribute `grid`", where="gib_grid", remedy="Give what lunarray.superres.open_gib gives"
@@ -247,14 +231,10 @@ def read_region(ds: xr.Dataset, region: tuple[int, int], margin: int = 0) -> xr.
         right = left + n
     # By slices, not by a list of indices: the blocks stay what they are.
     parts = []
-    start = left
-    while start < right:
-        turn = start // n
-        stop = min(right, (turn + 1) * n)
-        part = spatial.isel(lon=slice(start - turn * n, stop - turn * n))
+    for own, turn in turns(left, right, n):
+        part = spatial.isel(lon=own)
         lon = part["lon"].copy(data=part["lon"].values + 360.0 * turn)
         parts.append(part.assign_coords(lon=lon))
-        start = stop
     joined = xr.concat(
         parts,
         "lon",
@@ -270,20 +250,9 @@ def read_region(ds: xr.Dataset, region: tuple[int, int], margin: int = 0) -> xr.
 def set_feature_model(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None:
     """Say where the features of a Global Information Bank come from; all of them come from there.
 
-    Parameters
-    ----------
-    path : path
-        The store.
-    model : mapping
-        At least ``sha256`` of the network's weights; also ``mode``, ``selection`` (indices of the features that mRMR
-        chose) and whatever else describes them, as JSON can hold it.
-
-    Raises
-    ------
-    ModelError
-        If the features that it holds, or is meant to hold, come from elsewhere.
-    InputError
-        If `model` has no ``sha256``.
+    `model`: at least ``sha256`` of the network's weights; also ``mode``, ``selection`` (indices of the features that
+    mRMR chose) and whatever else describes them, as JSON can hold it. ModelError if the features that the store holds,
+    or is meant to hold, come from elsewhere; InputError without ``sha256``.
     """
     path = Path(path)
     known = meta_of(path)["feature_model"]
@@ -359,7 +328,7 @@ def write_region(
     """
     path = Path(path)
     meta = meta_of(path)
-    grid = GIBGrid.from_json(json.dumps(meta["grid"]))
+    grid = grid_of(meta)
     i, j = region
     rows, columns = grid.slices(i, j)
     checked = _checked(meta, grid, arrays)

@@ -15,6 +15,7 @@ Nothing is written before a region is: arrays are metadata until then, and missi
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,10 +70,7 @@ POPULATION = ("abundance", "abundance_std", "count", "provenance")
 def lay_out(path: Path, grid: GIBGrid, layout: dict[str, Any]) -> None:
     """Make a Global Information Bank without any data, such that it appears all at once.
 
-    Parameters
-    ----------
-    layout : dict
-        What it is to say of itself: ``version``, ``grid``, ``elements``, ``features``.
+    It says of itself what `layout` holds: ``version``, ``grid``, ``elements``, ``features``.
     """
     import zarr
     from zarr.codecs import BloscCodec
@@ -199,6 +197,11 @@ def meta_of(path: str | os.PathLike[str]) -> dict[str, Any]:
             remedy="Open it with the lunarray that wrote it, or make it anew",
         )
     return meta
+
+
+def grid_of(meta: dict[str, Any]) -> GIBGrid:
+    """Grid of a store, by what :func:`meta_of` gives."""
+    return GIBGrid.from_json(json.dumps(meta["grid"]))
 
 
 def open_root(path: Path, mode: Any) -> Any:

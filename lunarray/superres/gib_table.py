@@ -17,13 +17,7 @@ _COLUMNS = ("corner_lat", "corner_lon", "abundance", "abundance_std", "time")
 
 
 def footprint_batches(path: Path) -> list[Path]:
-    """Groups that hold the table of footprints, in their order.
-
-    Parameters
-    ----------
-    path : Path
-        The store.
-    """
+    """Groups that hold the table of footprints of a store, in their order."""
     folder = path / "footprints"
     return (
         sorted(p for p in folder.iterdir() if _BATCH.fullmatch(p.name)) if folder.is_dir() else []
@@ -63,16 +57,13 @@ def gib_footprints(path: str | os.PathLike[str]) -> xr.Dataset:
         name: np.concatenate([empty[name], *(np.asarray(b[name][:]) for b in batches)])
         for name in _COLUMNS
     }
-    return xr.Dataset(
-        {
-            "corner_lat": (("footprint", "corner"), columns["corner_lat"], {"units": "degrees_north"}),
-            "corner_lon": (("footprint", "corner"), columns["corner_lon"], {"units": "degrees_east"}),
-            "abundance": (("footprint", "element"), columns["abundance"], {"units": "wt%"}),
-            "abundance_std": (("footprint", "element"), columns["abundance_std"], {"units": "wt%"}),
-            "time": (("footprint",), columns["time"].astype("i8").view("M8[ns]")),
-        },
-        {"element": elements},
-    )  # fmt: skip
+    time = columns.pop("time").astype("i8").view("M8[ns]")
+    units = ("degrees_north", "degrees_east", "wt%", "wt%")
+    variables = {
+        name: (("footprint", "corner" if "corner" in name else "element"), values, {"units": unit})
+        for (name, values), unit in zip(columns.items(), units, strict=True)
+    }
+    return xr.Dataset({**variables, "time": ("footprint", time)}, {"element": elements})
 
 
 def append_footprints(path: Path, table: xr.Dataset) -> None:

@@ -25,6 +25,26 @@ def starts(count: int, size: int, stride: int) -> list[int]:
     return own if own[-1] == last else [*own, last]
 
 
+def turns(start: int, stop: int, width: int) -> Iterator[tuple[slice, int]]:
+    """Cut columns that go on past those of a map all around the Moon: slices of the map's own, and which turn it is."""
+    while start < stop:
+        turn = start // width
+        end = min(stop, (turn + 1) * width)
+        yield slice(start - turn * width, end - turn * width), turn
+        start = end
+
+
+def joined(parts: list[Any], axis: int) -> Any:
+    """Put NumPy or Dask arrays one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    if hasattr(parts[0], "dask"):
+        import dask.array as da
+
+        return da.concatenate(parts, axis=axis)
+    return np.concatenate(parts, axis=axis)
+
+
 @dataclass(frozen=True)
 class GIBGrid:
     """Regular grid in longitude and latitude, divided into regions.
@@ -147,18 +167,10 @@ class GIBGrid:
         return slice(i * rows, (i + 1) * rows), slice(j * columns, (j + 1) * columns)
 
     def pixel_of(self, lat: Any, lon: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels that hold points.
+        """Pixels (row, column) int64 that hold points, in degrees of any range of longitudes.
 
-        Parameters
-        ----------
-        lat, lon : array_like
-            Degrees; any range of longitudes.
-
-        Returns
-        -------
-        row, column : ndarray of int64
-            Global indices; both -1 outside of the grid and where a coordinate is missing. The southern edge and the
-            eastern edge of a grid that does not wrap belong to the last pixel.
+        Indices are global; both -1 outside of the grid and where a coordinate is missing. The southern edge, and the
+        eastern edge of a grid that does not wrap, belong to the last pixel.
         """
         lat, lon = np.broadcast_arrays(np.asarray(lat, "f8"), np.asarray(lon, "f8"))
         west, south, east, north = self.extent
@@ -176,6 +188,15 @@ class GIBGrid:
         row, column = self.pixel_of(lat, lon)
         # Floor division keeps -1 at -1.
         return row // self.shape[0], column // self.shape[1]
+
+    def region_index(self, pixel: np.ndarray) -> np.ndarray:
+        """Numbers of the regions, counted row by row, that hold pixels, by their flat index in the whole grid."""
+        row, column = pixel // self.size[1], pixel % self.size[1]
+        return row // self.shape[0] * self.regions[1] + column // self.shape[1]
+
+    def regions_at(self, index: np.ndarray) -> list[tuple[int, int]]:
+        """Regions (i, j) by their numbers."""
+        return [(int(k // self.regions[1]), int(k % self.regions[1])) for k in index]
 
     def neighbours(self, i: int, j: int) -> list[tuple[int, int]]:
         """Regions that share a border or a corner with region (i, j), across ±180° too where the grid wraps.
@@ -197,30 +218,6 @@ class GIBGrid:
     def all_regions(self) -> Iterator[tuple[int, int]]:
         """Every region, row by row."""
         return ((i, j) for i in range(self.regions[0]) for j in range(self.regions[1]))
-
-    def subregions(self, size: int = 100, stride: int = 50) -> list[tuple[int, int]]:
-        """First rows and columns, within a region, of the overlapping squares that cover it.
-
-        Parameters
-        ----------
-        size : int
-            Pixels along a side; a region smaller than that is one square as large as it.
-        stride : int
-            Pixels from one to the next; the last is moved back so that it ends with the region.
-
-        Returns
-        -------
-        list of (int, int)
-            Row by row: 6 × 13 = 78 in a region of 342 × 682 pixels.
-        """
-        if not 0 < stride <= size:
-            raise GridError(
-                f"stride {stride} of squares of {size}",
-                where="subregions",
-                remedy="Give 0 < stride <= size, so that they cover the region",
-            )
-        tops, lefts = (starts(count, size, stride) for count in self.shape)
-        return [(r, c) for r in tops for c in lefts]
 
     def to_json(self) -> str:
         """The grid as text, for the attributes of a store."""

@@ -216,7 +216,8 @@ def write_element_vectors(
 
 def _points(ds: xr.Dataset) -> tuple[xr.Dataset, list[str]]:
     """Known pixels of maps as points, block row by block row."""
-    values = ds["abundance"].transpose("element", "lat", "lon")
+    ds = ds.transpose("element", "lat", "lon", ..., missing_dims="ignore")
+    values = ds["abundance"]
     names = [str(e) for e in ds["element"].values]
     extra = [n for n in ("abundance_std", "count") if n in ds.data_vars]
     columns: dict[str, list[np.ndarray]] = {}
@@ -225,18 +226,14 @@ def _points(ds: xr.Dataset) -> tuple[xr.Dataset, list[str]]:
     for height in heights:
         part = ds[["abundance", *extra]].isel(lat=slice(top, top + height)).compute()
         top += height
-        here = np.isfinite(part["abundance"].transpose("element", "lat", "lon").values)
-        row, column = np.nonzero(here.any(axis=0))
+        row, column = np.nonzero(np.isfinite(part["abundance"].values).any(axis=0))
         found = {"lat": part["lat"].values[row], "lon": part["lon"].values[column]}
         for k, name in enumerate(names):
-            found[name] = (
-                part["abundance"].transpose("element", "lat", "lon").values[k, row, column]
-            )
+            found[name] = part["abundance"].values[k, row, column]
             if "abundance_std" in extra:
-                errors = part["abundance_std"].transpose("element", "lat", "lon").values
-                found[f"{name}_std"] = errors[k, row, column]
+                found[f"{name}_std"] = part["abundance_std"].values[k, row, column]
         if "count" in extra:
-            found["count"] = part["count"].transpose("lat", "lon").values[row, column].astype("i4")
+            found["count"] = part["count"].values[row, column].astype("i4")
         for name, v in found.items():
             columns.setdefault(name, []).append(v)
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,10 +30,10 @@ from lunarray.superres.gib_layout import (
     MARE_CLASS,
     STATE_FLAGS,
     UNKNOWN,
+    grid_of,
     meta_of,
     update_meta,
 )
-from lunarray.superres.grid import GIBGrid
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -107,9 +106,8 @@ def mare_class(
     elif raster is not None:
         raster = _map(raster, "raster")
         require_cover(raster, geobox)
-        sampled = reproject(raster, geobox, method="nearest").values.astype(np.float64)
-        mare = np.isin(sampled, np.asarray(mare_values, np.float64))
-        values = np.where(np.isnan(sampled), UNKNOWN, np.where(mare, MARE_CLASS, HIGHLAND_CLASS))
+        own = reproject(raster, geobox, method="nearest").values.astype(np.float64)
+        values = _classes(own, np.isin(own, np.asarray(mare_values, np.float64)))
     else:
         albedo = _map(albedo, "albedo")
         require_cover(albedo, geobox)
@@ -118,7 +116,7 @@ def mare_class(
             raise InputError(f"threshold {cut}", where="threshold", remedy="Give a finite number")
         attrs["threshold"] = cut
         own = np.asarray(reproject(albedo, geobox).values, np.float64)
-        values = np.where(np.isnan(own), UNKNOWN, np.where(own < cut, MARE_CLASS, HIGHLAND_CLASS))
+        values = _classes(own, own < cut)
     out = xr.DataArray(
         values.astype(np.uint8),
         dims=grid_dims(geobox),
@@ -126,6 +124,10 @@ def mare_class(
         attrs=attrs,
     )
     return assign_grid(out, geobox)
+
+
+def _classes(values: np.ndarray, mare: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(values), UNKNOWN, np.where(mare, MARE_CLASS, HIGHLAND_CLASS))
 
 
 def _map(obj: Any, name: str) -> xr.DataArray:
@@ -172,28 +174,10 @@ def _from_polygons(geobox: GeoBox, polygons: Any) -> np.ndarray:
 
 
 def albedo_threshold(albedo: xr.DataArray, bins: int = 256) -> float:
-    """Albedo that divides dark from bright ground best, by Otsu's method.
+    """Albedo that divides dark from bright ground best, by Otsu's method (1979, IEEE Trans. SMC 9, 62-66).
 
-    Parameters
-    ----------
-    albedo : DataArray
-        On (lat, lon), where pixels count by their area, or on (y, x), where they count alike.
-    bins : int
-        Of the histogram, between the 0.1th and 99.9th percentiles.
-
-    Returns
-    -------
-    float
-        Where the variance between both classes is largest; the middle of the best bins where several are.
-
-    Raises
-    ------
-    InputError
-        If all of it is the same, or missing.
-
-    References
-    ----------
-    Otsu, N. (1979). A threshold selection method from gray-level histograms. IEEE Trans. SMC 9, 62-66.
+    Pixels on (lat, lon) count by their area, on (y, x) alike. The histogram has so many `bins` between the 0.1th and
+    99.9th percentiles; where several divide equally well, it is their middle. InputError if all is alike, or missing.
     """
     albedo = _map(albedo, "albedo")
     dims = spatial_dims(albedo) or ("lat", "lon")
@@ -240,16 +224,9 @@ def classify_mare(
     ----------
     path : path
         Of :func:`lunarray.superres.create_gib`.
-    polygons : regions, GeoDataFrame or path, optional
-        As in :func:`mare_class`, of which this and the following are one and the same source.
-    raster : DataArray, optional
-        A map of classes.
-    mare_values : sequence of float
-        Values of `raster` that mean mare.
-    albedo : DataArray, optional
-        A map of albedo.
-    threshold : float or "otsu"
-        Albedo below which is mare. It is found once, from the whole map, and recorded in the store.
+    polygons, raster, mare_values, albedo, threshold : optional
+        The one source of classes, as in :func:`mare_class`. The threshold is found once, from the whole map, and
+        recorded in the store.
     regions : iterable of (int, int), optional
         By default all.
     overwrite : bool
@@ -272,7 +249,7 @@ def classify_mare(
     from lunarray.engine import progress_bar
 
     path = Path(path)
-    grid = GIBGrid.from_json(json.dumps(meta_of(path)["grid"]))
+    grid = grid_of(meta_of(path))
     wanted = list(grid.all_regions() if regions is None else regions)
     if not overwrite:
         state = open_gib(path)["state"].values

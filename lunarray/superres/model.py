@@ -32,28 +32,12 @@ EDGE_FEATURES = 2
 class Architecture:
     """Shape of a network.
 
-    Attributes
-    ----------
-    features : int
-        Surface features of a node; with mare class, latitude and longitude the inputs are three more (303 in the
-        paper).
-    outputs : int
-        Elements.
-    hidden, heads : int
-        Channels and heads of each attention layer.
-    channels : tuple of 3 int
-        Channels of the convolutions.
-    kernel : int
-        Side of the convolutions, odd.
-    pool_stride : {1, 2}
-        Stride of the 2 × 2 max pooling between convolutions. 1 keeps one cell a node; 2 halves the image twice, and
-        several nodes share a cell.
-    fusion : int
-        Width of the fusion layer.
-    dropout : float
-        On the inputs of the fusion layer, in training.
-    skip : bool
-        A linear path from the inputs to the elements beside the network (not in the paper; it begins at zero).
+    With mare class, latitude and longitude the inputs are three more than the surface `features` of a node (303 in the
+    paper); the `outputs` are elements. Attention layers have so many `heads` of `hidden` channels each, convolutions
+    `channels` (3,) and an odd side, the `kernel`. Between them is a max pooling of 2 × 2 with the `pool_stride` 1,
+    which keeps one cell a node, or 2, which halves the image twice, so that several nodes share a cell. The `fusion`
+    layer is so wide, with `dropout` on its inputs in training. A `skip` is a linear path from the inputs to the
+    elements beside the network (not in the paper; it begins at zero).
     """
 
     features: int = 300
@@ -162,18 +146,11 @@ class HybridModel(nn.Module):
 
 @dataclass(frozen=True)
 class Scaling:
-    """What turns stored values into a network's inputs, and its outputs into wt%.
+    """What turns stored values into a network's inputs, and its outputs into wt%; float32 arrays.
 
-    Attributes
-    ----------
-    feature_mean, feature_std : ndarray, (feature,), float32
-        Of the region's surface features.
-    lat, lon : tuple of 2 float
-        Centre of the region and half its extent, degrees.
-    mean, std : ndarray, (element,), float32
-        Of the abundances, wt%.
-    trend : ndarray, (features + 3, element), float32
-        Slopes, wt% per unit of input, of the linear part that the network adds to; zero without one.
+    `feature_mean` and `feature_std` (feature,) are of the region's surface features, `lat` and `lon` its centre and
+    half its extent, degrees; `mean` and `std` (element,) are of the abundances, wt%. `trend` (features + 3, element)
+    are the slopes, wt% per unit of input, of the linear part that the network adds to; zero without one.
     """
 
     feature_mean: np.ndarray

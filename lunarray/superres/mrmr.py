@@ -9,11 +9,11 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_choice
 
 Method = Literal["variance", "target"]
 Scheme = Literal["difference", "quotient"]
@@ -71,14 +71,8 @@ def select_features(
     Lunar elemental analysis and mapping of Chandrayaan-2 CLASS data (paper 002), section IV.B.1. Ding and Peng (2005),
     doi:10.1142/S0219720005001004, for the two schemes.
     """
-    for name, value, known in (
-        ("method", method, ("variance", "target")),
-        ("scheme", scheme, ("difference", "quotient")),
-    ):
-        if value not in known:
-            raise InputError(
-                f"{value!r} is unknown", where=name, remedy=f"give {' or '.join(known)}"
-            )
+    require_choice("method", method, get_args(Method))
+    require_choice("scheme", scheme, get_args(Scheme))
     if isinstance(x, FeatureMoments):
         moments = x
     else:
@@ -149,17 +143,13 @@ def _lazily(rows: Any, goals: Any) -> FeatureMoments:
         targets: list[Any] = [None] * len(parts)
     else:
         targets = list(da.asarray(goals).rechunk({0: rows.chunks[0], 1: -1}).to_delayed().ravel())
-    one, add = dask.delayed(_moments_alone, pure=True), dask.delayed(_sum, pure=True)
-    sums = [one(part, target) for part, target in zip(parts, targets, strict=True)]
+    one, add = dask.delayed(_moments, pure=True), dask.delayed(_sum, pure=True)
+    # In a Dask task: one BLAS thread.
+    sums = [one(part, target, threads=1) for part, target in zip(parts, targets, strict=True)]
     # A tree, in the order of the rows: the same sums on any number of workers.
     while len(sums) > 1:
         sums = [add(sums[i : i + _FAN]) for i in range(0, len(sums), _FAN)]
     return sums[0].compute()
-
-
-def _moments_alone(x: np.ndarray, target: np.ndarray | None) -> FeatureMoments:
-    """In a Dask task: one BLAS thread."""
-    return _moments(x, target, threads=1)
 
 
 def _sum(parts: list[FeatureMoments]) -> FeatureMoments:
@@ -168,22 +158,12 @@ def _sum(parts: list[FeatureMoments]) -> FeatureMoments:
 
 @dataclass
 class FeatureMoments:
-    """Numbers of rows, means and central products of features, and of features with targets.
+    """Numbers of rows, means and central products of features, and of features with targets, all float64.
 
-    Made by :func:`feature_moments`; those of different rows add up with ``+``.
-
-    Attributes
-    ----------
-    count : int
-        Complete rows.
-    mean : ndarray of float64, shape (feature,)
-        Mean of each feature.
-    product : ndarray of float64, shape (feature, feature)
-        Sums of products of the deviations from the mean; the covariance, times `count`.
-    targets : tuple of ndarray
-        For each target its number of rows (target,), means of the features in these rows (target, feature) and of
-        the target (target,), sums of squared deviations of both, and of their products (target, feature); all
-        float64.
+    Made by :func:`feature_moments`; those of different rows add up with ``+``. `count` are the complete rows; `mean`
+    (feature,); `product` (feature, feature) is the covariance times `count`. `targets` are for each target its number
+    of rows (target,), means of the features in these rows (target, feature) and of the target (target,), sums of
+    squared deviations of both, and of their products (target, feature).
     """
 
     count: int

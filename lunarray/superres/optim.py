@@ -8,34 +8,18 @@ from typing import Any, Literal
 
 import torch
 
-from lunarray.errors import InputError
+from lunarray.errors import require_choice
 
 
 class Yogi(torch.optim.Optimizer):
-    """YOGI: Adam whose second moment moves towards g² by a bounded step.
+    """YOGI: Adam whose second moment moves towards g² by a bounded step (Zaheer et al. 2018, NeurIPS 31).
 
-    Parameters
-    ----------
-    params : iterable
-        Parameters, or groups of them.
-    lr : float
-        Step size α.
-    betas : tuple of 2 floats
-        β1 of the gradient's mean, β2 of its square. The "text" form uses neither.
-    eps : float
-        Added to the root of the second moment.
-    weight_decay : float
-        Decoupled: parameters shrink by lr × this in a step.
-    form : {"zaheer", "text"}
-        "zaheer" is the algorithm as published (Zaheer et al. 2018, algorithm 2), v ← v − (1−β2) sign(v − g²) g² and
-        θ ← θ − α m / (√v + ε). "text" is what the super-resolution paper prints, v ← v − η sign(v − g²) and
-        θ ← θ − α g / (√v + ε), without g² in the step of v and without a mean of gradients; v is held at zero where
-        that would make it negative. Both start with v = g² of the first step.
-
-    References
-    ----------
-    Zaheer, M., Reddi, S., Sachan, D., Kale, S., & Kumar, S. (2018). Adaptive methods for nonconvex optimization.
-    NeurIPS 31.
+    The step size is `lr`; `betas` are β1 of the gradient's mean and β2 of its square, `eps` is added to the root of the
+    second moment, and parameters shrink by lr × `weight_decay` in a step. The `form` "zaheer" is the algorithm as
+    published (algorithm 2), v ← v − (1−β2) sign(v − g²) g² and θ ← θ − α m / (√v + ε). "text" is what the
+    super-resolution paper prints, v ← v − η sign(v − g²) and θ ← θ − α g / (√v + ε), without g² in the step of v and
+    without a mean of gradients; v is held at zero where that would make it negative. Both start with v = g² of the
+    first step.
     """
 
     def __init__(
@@ -47,10 +31,7 @@ class Yogi(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         form: Literal["zaheer", "text"] = "zaheer",
     ) -> None:
-        if form not in ("zaheer", "text"):
-            raise InputError(
-                f"unknown form {form!r} of YOGI", where="Yogi", remedy='Take "zaheer" or "text"'
-            )
+        require_choice("form of YOGI", form, ("zaheer", "text"))
         super().__init__(
             params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         )

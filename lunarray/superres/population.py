@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import InputError, StoreConflictError, StoreError
+from lunarray.errors import (
+    InputError,
+    StoreConflictError,
+    StoreError,
+    require_choice,
+    require_number,
+)
 from lunarray.store.locks import WriteLock
-from lunarray.superres.footprints import CELLS, as_footprints, cell_pixels
+from lunarray.superres.footprints import (
+    CELLS,
+    as_footprints,
+    cell_pixels,
+    pixel_regions,
+)
 from lunarray.superres.gib import open_gib, require_parts, write_population
-from lunarray.superres.gib_layout import meta_of, open_root, update_meta
+from lunarray.superres.gib_layout import (
+    POPULATION,
+    SPATIAL,
+    grid_of,
+    meta_of,
+    open_root,
+    update_meta,
+)
 from lunarray.superres.gib_table import append_footprints, footprint_batches, gib_footprints
 from lunarray.superres.grid import GIBGrid
 from lunarray.xrf import HIGHLAND, MARE
@@ -26,6 +43,9 @@ __all__ = ["Populated", "populate", "population_loss", "split_abundances"]
 #: The paper's descent: epochs, λ and μ. It gives no learning rate; this one converges for any |A| below 100 wt%.
 EPOCHS, LAMBDA, MU, RATE = 80, 1.0, 2.0, 1e-4
 
+#: Mean abundances of mare and of highland, wt%.
+EXPECTED = [list(MARE.values()), list(HIGHLAND.values())]
+
 Method = Literal["exact", "lagrangian"]
 
 
@@ -33,18 +53,9 @@ Method = Literal["exact", "lagrangian"]
 class Populated:
     """What a population did.
 
-    Parameters
-    ----------
-    footprints : int
-        Rows of the table of footprints, afterwards.
-    added : int
-        New ones among those that were given.
-    known : int
-        Of those that were given: rows that the table had already.
-    outside : int
-        Of those that were given: left out, because no cell lies on the grid.
-    regions : tuple of (int, int)
-        Regions that were populated anew, and whose models an update has to train again.
+    `footprints` are the rows of the table afterwards. Of those that were given, `added` are new, `known` were in the
+    table already, and `outside` were left out, because no cell lies on the grid. `regions` (int, int) were populated
+    anew: an update has to train their models again.
     """
 
     footprints: int
@@ -65,49 +76,24 @@ def split_abundances(
     mu: float = MU,
     rate: float = RATE,
 ) -> np.ndarray:
-    """Weights B with which the abundances of footprints divide over their cells: C_i = A b_i.
+    """Weights B (footprint, cell) float64 with which abundances divide over the cells of footprints: C_i = A b_i.
 
-    Parameters
-    ----------
-    abundance : array_like, (footprint, element)
-        A, wt%, not negative. NaN where an element is not known; sums run over the known ones.
-    classes : array_like, (footprint, cell)
-        What lies at the centre of each cell: 1 mare, 2 highland, 0 not known, of which no deviation from A is
-        expected.
-    expected : array_like, (2, element), optional
-        Ã: mean abundances of mare and of highland, wt%. By default those of all eight elements in the order of
-        ``lunarray.xrf.ELEMENTS``.
-    method : {"exact", "lagrangian"}
-        "exact" minimises Loss(B) = Σ ‖A b_i − Ã_i‖² under mean(C) = A and C ≥ 0, in closed form: the projection of
-        t_i = A·Ã_i / A·A on the simplex Σ b = number of cells, b ≥ 0. "lagrangian" is the paper's descent, which meets
-        the constraints only about.
-    epochs, lam, mu, rate : optional
-        Of the descent: steps, what all λ and all μ begin with, and the learning rate, which the paper does not give.
+    A, `abundance` (footprint, element), is in wt%, not negative; NaN where an element is not known, and sums run over
+    the known ones. `classes` (footprint, cell) are what lies at the centre of each cell: 1 mare, 2 highland, 0 not
+    known, of which no deviation from A is expected. Ã, `expected` (2, element), are the means of mare and of highland,
+    wt%; by default those of all eight elements in the order of ``lunarray.xrf.ELEMENTS``.
 
-    Returns
-    -------
-    ndarray, (footprint, cell), float64
-
-    Raises
-    ------
-    InputError
-        If the shapes do not fit, or an abundance is negative.
-
-    References
-    ----------
-    Lunar elemental analysis and mapping of CLASS data, section IV.B, step 2 (abundance population).
+    "exact" minimises Loss(B) = Σ ‖A b_i − Ã_i‖² under mean(C) = A and C ≥ 0, in closed form: the projection of
+    t_i = A·Ã_i / A·A on the simplex Σ b = number of cells, b ≥ 0. "lagrangian" is the paper's descent (section IV.B,
+    step 2), which meets the constraints only about: `epochs` steps from `lam` for all λ and `mu` for all μ, at a
+    learning `rate` that the paper does not give. InputError if shapes do not fit, or an abundance is negative.
     """
     from lunarray.superres.population_kernels import exact_weights, lagrangian_weights
 
-    if method not in ("exact", "lagrangian"):
-        raise InputError(
-            f"method={method!r}", where="split_abundances", remedy="Give 'exact' or 'lagrangian'"
-        )
+    require_choice("method", method, get_args(Method))
     abundance = np.ascontiguousarray(abundance, np.float64)
     classes = np.ascontiguousarray(classes)
-    if expected is None:
-        expected = [list(MARE.values()), list(HIGHLAND.values())]
-    expected = np.ascontiguousarray(expected, np.float64)
+    expected = np.ascontiguousarray(EXPECTED if expected is None else expected, np.float64)
     fits = abundance.ndim == classes.ndim == expected.ndim == 2
     if not fits or len(abundance) != len(classes) or expected.shape != (2, abundance.shape[1]):
         raise InputError(
@@ -134,32 +120,12 @@ def split_abundances(
 def population_loss(
     abundance: Any, classes: Any, weights: Any, *, expected: Any = None
 ) -> np.ndarray:
-    """Loss(B) of each footprint: the squared deviation of its cells from what is expected of them.
+    """Loss(B) = ‖A·B − D‖²_F of each footprint, (footprint,) in (wt%)²: how far its cells are from what is expected.
 
-    Parameters
-    ----------
-    abundance : array_like, (footprint, element)
-        A, wt%; NaN where not known.
-    classes : array_like, (footprint, cell)
-        1 mare, 2 highland, 0 not known (A itself is expected).
-    weights : array_like, (footprint, cell)
-        B.
-    expected : array_like, (2, element), optional
-        As in :func:`split_abundances`.
-
-    Returns
-    -------
-    ndarray, (footprint,)
-        (wt%)².
-
-    References
-    ----------
-    Lunar elemental analysis and mapping of CLASS data, section IV.B, step 2, Loss(B) = ‖A·B − D‖²_F.
+    Of the arguments of :func:`split_abundances`, and the `weights` B (footprint, cell).
     """
     a = np.asarray(abundance, np.float64)
-    if expected is None:
-        expected = [list(MARE.values()), list(HIGHLAND.values())]
-    table = np.asarray(expected, np.float64)
+    table = np.asarray(EXPECTED if expected is None else expected, np.float64)
     classes = np.asarray(classes)
     wanted = np.where((classes > 0)[..., None], table[np.maximum(classes, 1) - 1], a[:, None, :])
     gap = a[:, None, :] * np.asarray(weights, np.float64)[..., None] - wanted
@@ -235,9 +201,9 @@ def populate(
     # What is in the table decides what is done: nobody may add to it meanwhile.
     with WriteLock(path):
         meta = meta_of(path)
-        grid = GIBGrid.from_json(json.dumps(meta["grid"]))
+        grid = grid_of(meta)
         recipe = _recipe(meta, expected, method, cells, default=footprints is None, where=path)
-        table = gib_footprints(path)
+        table = whole = gib_footprints(path)
         added = known = beyond = 0
         if footprints is not None:
             new = _on_elements(as_footprints(footprints, errors=errors), meta["elements"])
@@ -248,14 +214,13 @@ def populate(
             known = int((~fresh).sum())
             new = new.isel(footprint=fresh)
             added = new.sizes["footprint"]
-            whole = xr.concat([table, new], "footprint", data_vars="minimal") if added else table
-        else:
-            whole = table
+            if added:
+                whole = xr.concat([table, new], "footprint", data_vars="minimal")
         pixel = cell_pixels(whole, grid, recipe["cells"])
         regions = _pending(path, grid, pixel)
         ds = open_gib(path)
         # A footprint divides by the class of all of its cells, so that regions beside those pending count too.
-        needed = _regions_of(pixel[_rows_in(pixel, grid, regions)], grid)
+        needed = pixel_regions(pixel[_rows_in(pixel, grid, regions)], grid)
         require_parts(ds, needed, "mare")
         # All that can be wrong is known by now: nothing has been written yet.
         if added and meta["population"] != recipe:
@@ -275,10 +240,8 @@ def _recipe(
     default: bool,
     where: Path,
 ) -> dict[str, Any]:
-    if method not in ("exact", "lagrangian"):
-        raise InputError(f"method={method!r}", where="populate", remedy="Give 'exact' or 'lagrangian'")  # fmt: skip
-    if int(cells) != cells or cells < 1:
-        raise InputError(f"{cells} cells", where="populate", remedy="Give one at least")
+    require_choice("method", method, get_args(Method))
+    require_number("cells", cells, 1, whole=True)
     # A recipe without footprints binds nobody: their writing failed.
     there = meta["population"] if footprint_batches(where) else None
     if default and there is not None:
@@ -353,21 +316,11 @@ def _unknown_rows(table: xr.Dataset, new: xr.Dataset) -> np.ndarray:
     return first & ~np.isin(keys, _keys(table))
 
 
-def _regions_of(pixel: np.ndarray, grid: GIBGrid) -> list[tuple[int, int]]:
-    index = np.unique(_region_index(pixel[pixel >= 0], grid))
-    return [(int(k // grid.regions[1]), int(k % grid.regions[1])) for k in index]
-
-
-def _region_index(pixel: np.ndarray, grid: GIBGrid) -> np.ndarray:
-    row, column = pixel // grid.size[1], pixel % grid.size[1]
-    return row // grid.shape[0] * grid.regions[1] + column // grid.shape[1]
-
-
 def _rows_in(pixel: np.ndarray, grid: GIBGrid, regions: list[tuple[int, int]]) -> np.ndarray:
     wanted = np.zeros(grid.regions, bool)
     for region in regions:
         wanted[region] = True
-    return (wanted.ravel()[_region_index(np.maximum(pixel, 0), grid)] & (pixel >= 0)).any(axis=1)
+    return (wanted.ravel()[grid.region_index(np.maximum(pixel, 0))] & (pixel >= 0)).any(axis=1)
 
 
 def _pending(path: Path, grid: GIBGrid, pixel: np.ndarray) -> list[tuple[int, int]]:
@@ -377,10 +330,9 @@ def _pending(path: Path, grid: GIBGrid, pixel: np.ndarray) -> list[tuple[int, in
     latest = np.zeros(touched.size, np.int64)
     rows = np.broadcast_to(np.arange(len(pixel))[:, None] + 1, pixel.shape)
     on = pixel >= 0
-    np.maximum.at(latest, _region_index(pixel[on], grid), rows[on])
+    np.maximum.at(latest, grid.region_index(pixel[on]), rows[on])
     # Begun and not completed (-1) with footprints in it counts as done with none of them.
-    wide = grid.regions[1]
-    return [(int(k // wide), int(k % wide)) for k in np.flatnonzero(latest > touched)]
+    return grid.regions_at(np.flatnonzero(latest > touched))
 
 
 def _populate_regions(
@@ -409,7 +361,7 @@ def _populate_regions(
     weights = split_abundances(abundance, classes, expected=expected, method=recipe["method"])
     root = open_root(path, "r+")
     hits = populate_pixels(own_pixel, weights, abundance, std)
-    at = _region_index(hits["pixel"], grid)
+    at = grid.region_index(hits["pixel"])
     try:
         with progress_bar(f"Populating {path.name}", len(regions), show=progress) as step:
             for region in regions:
@@ -431,7 +383,7 @@ def _classes(
 ) -> np.ndarray:
     """Mare class at the cells, read region by region."""
     out = np.zeros(pixel.shape, np.uint8)
-    index = np.where(pixel >= 0, _region_index(np.maximum(pixel, 0), grid), -1)
+    index = np.where(pixel >= 0, grid.region_index(np.maximum(pixel, 0)), -1)
     for i, j in needed:
         rows, columns = grid.slices(i, j)
         mare = ds["mare"].isel(lat=rows, lon=columns).values
@@ -464,15 +416,10 @@ def _dense(
 ) -> dict[str, np.ndarray]:
     rows, columns = grid.slices(*region)
     row, column = hits["pixel"] // grid.size[1] - rows.start, hits["pixel"] % grid.size[1] - columns.start  # fmt: skip
-    elements = hits["abundance"].shape[1]
-    out = {
-        "abundance": np.full((elements, *grid.shape), np.nan, "f4"),
-        "abundance_std": np.full((elements, *grid.shape), np.nan, "f4"),
-        "count": np.zeros(grid.shape, "u2"),
-        "provenance": np.full(grid.shape, -1, "i4"),
-    }
-    out["abundance"][:, row, column] = hits["abundance"].T
-    out["abundance_std"][:, row, column] = hits["abundance_std"].T
-    out["count"][row, column] = hits["count"]
-    out["provenance"][row, column] = rows_of[hits["provenance"]] if row.size else -1
+    own = hits | {"provenance": rows_of[hits["provenance"]]}
+    out = {}
+    for name in POPULATION:
+        dtype, _, fill = SPATIAL[name]
+        out[name] = np.full((*own[name].shape[:0:-1], *grid.shape), fill, dtype)
+        out[name][..., row, column] = own[name].T
     return out

@@ -17,7 +17,7 @@ import torch
 from lunarray.engine.models import ModelSpec
 from lunarray.errors import ModelError
 from lunarray.geo import RADIUS, unit_vectors
-from lunarray.superres.grid import GIBGrid
+from lunarray.superres.grid import GIBGrid, joined, turns
 from lunarray.superres.regions import RegionData
 from lunarray.superres.subgraphs import GraphCache, RegionGraphs
 from lunarray.superres.trained import TrainedRegion
@@ -39,32 +39,17 @@ def predict_region(
     features: np.ndarray,
     mare: np.ndarray,
     *,
-    stride: int | None = None,
     cache: GraphCache | None = None,
 ) -> Field:
-    """Predict all pixels of a region, or of a region and its margin.
+    """Predict all pixels of a region, or of a region and its margin, where its networks are.
 
-    Parameters
-    ----------
-    trained : TrainedRegion
-        Networks and scales; it runs where the networks are.
-    lat, lon : ndarray, (row,) and (column,)
-        Degrees; longitudes without a jump, in the same turn as the region's centre.
-    features : ndarray, (feature, row, column), float32
-        Surface features; NaN where there are none.
-    mare : ndarray, (row, column)
-        0 unknown, 1 mare, 2 highland.
-    stride : int, optional
-        Step between sub-regions; by default that of the training.
-    cache : GraphCache, optional
-        Graphs of the same region and settings, from its training.
+    `lat` (row,) and `lon` (column,) are in degrees, longitudes without a jump and in the same turn as the region's
+    centre; `features` (feature, row, column) float32 are NaN where there are none, `mare` (row, column) is 0 for
+    unknown, 1 for mare, 2 for highland. Graphs of the same region and settings may come from the `cache` of its
+    training.
 
-    Returns
-    -------
-    mean : ndarray, (element, row, column), float32
-        wt%, averaged over members and overlapping sub-regions; NaN where there are no features.
-    variance : ndarray, (element, row, column), float32
-        How far members and sub-regions disagree, (wt%)².
+    Gives the mean over members and overlapping sub-regions (wt%, NaN where there are no features), and the variance:
+    how far they disagree, (wt%)². Both are (element, row, column) float32.
     """
     count = trained.scaling.feature_mean.size
     if features.shape[0] != count:
@@ -77,8 +62,7 @@ def predict_region(
     outputs = len(trained.elements)
     abundance = np.broadcast_to(np.float32(np.nan), (outputs, len(lat), len(lon)))
     data = RegionData(lat, lon, features, mare, abundance, trained.elements, region=trained.region)
-    step = settings.stride if stride is None else stride
-    own = replace(settings, stride=step, feature_similarity=0.0, spatial_similarity=0.0)
+    own = replace(settings, feature_similarity=0.0, spatial_similarity=0.0)
     on_gpu = next(trained.models[0].parameters()).is_cuda
     device: Literal["cpu", "cuda"] = "cuda" if on_gpu else "cpu"
     graphs = RegionGraphs(data, scaling, own, GraphCache(0) if cache is None else cache, device)
@@ -113,18 +97,8 @@ def predict_region(
 class Plan:
     """Where each region's prediction lies and how much it counts there.
 
-    Attributes
-    ----------
-    grid : GIBGrid
-        The grid.
-    specs : mapping of (int, int) to ModelSpec
-        Networks by region.
-    margin : int
-        Pixels that a network predicts beyond its region.
-    max_distance : float or None
-        Metres from populated pixels beyond which nothing is said.
-    outputs : int
-        Elements.
+    `specs` are networks by region; each predicts `margin` pixels beyond its own. Farther than `max_distance` metres
+    (None: any) from populated pixels nothing is said of the `outputs` elements.
     """
 
     grid: GIBGrid
@@ -155,19 +129,8 @@ class Plan:
     def cut(self, array: Any, region: tuple[int, int]) -> Any:
         """What lies in a region and its margin, of an array on the whole grid."""
         top, bottom, left, right = self.span(region)
-        width = self.grid.size[1]
-        pieces = [
-            array[..., top:bottom, max(left, t * width) - t * width : min(right, (t + 1) * width) - t * width]
-            for t in (-1, 0, 1)
-            if max(left, t * width) < min(right, (t + 1) * width)
-        ]  # fmt: skip
-        if len(pieces) == 1:
-            return pieces[0]
-        if hasattr(array, "dask"):
-            import dask.array as da
-
-            return da.concatenate(pieces, axis=-1)
-        return np.concatenate(pieces, axis=-1)
+        columns = turns(left, right, self.grid.size[1])
+        return joined([array[..., top:bottom, own] for own, _ in columns], -1)
 
     def places(self, region: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Latitudes and longitudes of a region and its margin."""
@@ -207,9 +170,8 @@ def _predict(
     """Mean and variance of a region and its margin by its own network."""
     trained = cast(Any, plan.specs[region].load())
     lat, lon = plan.places(region)
-    mare = np.nan_to_num(np.asarray(mare)).astype(
-        np.uint8
-    )  # NaN where xarray's `where` put it: unknown
+    # NaN where xarray's `where` put it: unknown.
+    mare = np.nan_to_num(np.asarray(mare)).astype(np.uint8)
     mean, variance = predict_region(trained, lat, lon, np.asarray(feature), mare)
     return mean, variance + (trained.residual**2)[:, None, None]
 

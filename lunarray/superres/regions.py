@@ -22,22 +22,11 @@ if TYPE_CHECKING:
 class RegionData:
     """What is known of a region, as plain arrays.
 
-    Attributes
-    ----------
-    lat, lon : ndarray, (row,) and (column,)
-        Degrees; latitudes descending, longitudes ascending without a jump at ±180°.
-    features : ndarray, (feature, row, column), float32
-        Surface features; NaN where the base map has none.
-    mare : ndarray, (row, column), uint8
-        0 unknown, 1 mare, 2 highland.
-    abundance : ndarray, (element, row, column), float32
-        Populated pixels, wt%; NaN elsewhere.
-    elements : tuple of str
-        Their names.
-    support : Support
-        Footprints: the pixels that each covers, and what was measured.
-    region : tuple of 2 int
-        Which one it is in the grid.
+    Latitudes (row,) descend, longitudes (column,) ascend without a jump at ±180°, degrees. `features` (feature, row,
+    column) float32 are NaN where the base map has none; `mare` (row, column) uint8 is 0 for unknown, 1 for mare, 2 for
+    highland; `abundance` (element, row, column) float32 is that of populated pixels, wt%, NaN elsewhere, of the
+    `elements` by name. `support` says which pixels each footprint covers, and what was measured; `region` (int, int)
+    which one it is in the grid.
     """
 
     lat: np.ndarray
@@ -79,28 +68,10 @@ class RegionData:
 def region_data(
     ds: xr.Dataset, region: tuple[int, int], footprints: xr.Dataset | None = None
 ) -> RegionData:
-    """Read what a Global Information Bank knows of a region.
+    """Read what a Global Information Bank, opened, knows of a region: features, mare class and abundances, in memory.
 
-    Elements that no pixel of the region knows are left out.
-
-    Parameters
-    ----------
-    ds : Dataset
-        Of :func:`lunarray.superres.open_gib`; the region must hold features, mare class and abundances.
-    region : tuple of 2 int
-        Which.
-    footprints : Dataset, optional
-        The table of footprints; by default that of the store that `ds` was opened from.
-
-    Returns
-    -------
-    RegionData
-        In memory.
-
-    Raises
-    ------
-    InputError
-        If nothing is known there.
+    Elements that no pixel of the region knows are left out; InputError if nothing is known there. The table of
+    `footprints` is by default that of the store that `ds` was opened from.
     """
     from lunarray.superres.gib import gib_grid
     from lunarray.superres.gib_table import gib_footprints
@@ -144,23 +115,9 @@ def assemble_region(
 ) -> RegionData:
     """Populate one region in memory, from some footprints only: what cross-validation needs.
 
-    Parameters
-    ----------
-    grid : GIBGrid
-        The grid.
-    features : ndarray, (feature, row, column)
-        Of the region.
-    mare : ndarray, (row, column)
-        0 unknown, 1 mare, 2 highland.
-    footprints : Dataset
-        As :func:`lunarray.superres.as_footprints` gives them.
-    region : tuple of 2 int
-        Which region of the grid.
-
-    Returns
-    -------
-    RegionData
-        Populated as :func:`lunarray.superres.populate` would.
+    `features` (feature, row, column) and `mare` (row, column; 0 unknown, 1 mare, 2 highland) are of the region,
+    `footprints` as :func:`lunarray.superres.as_footprints` gives them. It is populated as
+    :func:`lunarray.superres.populate` would.
     """
     from lunarray.superres.footprints import cell_pixels
     from lunarray.superres.population import populate_pixels, split_abundances

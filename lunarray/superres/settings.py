@@ -110,17 +110,9 @@ class TrainSettings(training.TrainSettings):
     def footprint_aware(cls, **changes: Any) -> TrainSettings:
         """Settings for training on the means over footprints, and on a linear trend.
 
-        They have the edge over the paper's on real tracks (``examples/superres_map.py``); on both simulated scenes that
-        were tried the paper's, which are the default, gave better maps.
-
-        Parameters
-        ----------
-        **changes
-            Fields to set otherwise.
-
-        Returns
-        -------
-        TrainSettings
+        Fields are set otherwise by `changes`. They have the edge over the paper's on real tracks
+        (``examples/superres_map.py``); on both simulated scenes that were tried the paper's, which are the default,
+        gave better maps.
         """
         own: dict[str, Any] = {
             "scaled": True,

@@ -37,20 +37,10 @@ def input_planes(data: RegionData, scaling: Scaling) -> tuple[np.ndarray, np.nda
 class SubGraph:
     """Nodes of a sub-region, their neighbours and their places in the image.
 
-    Attributes
-    ----------
-    rows, columns : ndarray of int, (node,)
-        Pixels of the nodes, in the arrays that the sub-region was cut from.
-    index : tensor, (node, k + 1), int32
-        Neighbours, and last the node itself.
-    edge : tensor, (node, k + 1, 2)
-        Weight, and distance as a share of the sub-region's diagonal.
-    row, column : tensor, (node,)
-        Cells of the image.
-    shape : tuple of 2 int
-        Of the image.
-    feature_weight, spatial_weight : tensor, (node, k), or None
-        Of the similarity losses.
+    `rows` and `columns` (node,) are the nodes' pixels in the arrays that the sub-region was cut from, `row` and
+    `column` their cells in the image, which has that `shape`. `index` (node, k + 1) int32 are the neighbours, and last
+    the node itself; `edge` (node, k + 1, 2) their weight, and distance as a share of the sub-region's diagonal. The
+    weights of the similarity losses are (node, k), or None.
     """
 
     rows: np.ndarray

@@ -17,16 +17,10 @@ if TYPE_CHECKING:
 class Support:
     """Footprints over a grid of pixels, as a sparse matrix of shares.
 
-    Attributes
-    ----------
-    pixel, footprint : ndarray of int64, (entry,)
-        Flat index of a pixel, and the footprint that covers it; entries of one footprint follow each other.
-    share : ndarray of float32, (entry,)
-        Share of the pixel in the footprint; those of one footprint sum to 1.
-    measured, error : ndarray of float32, (footprint, element)
-        Abundance and its standard deviation, wt%; NaN where missing.
-    number : ndarray of int64, (footprint,)
-        Which footprints these are, in the table that they come from.
+    `pixel` and `footprint` (entry,) int64 are the flat index of a pixel, and the footprint that covers it; entries of
+    one footprint follow each other, and their `share` (entry,) float32 sums to 1. `measured` and `error` (footprint,
+    element) float32 are abundance and its standard deviation, wt%, NaN where missing; `number` (footprint,) int64 is
+    which footprints these are, in the table that they come from.
     """
 
     pixel: np.ndarray
@@ -120,27 +114,13 @@ def footprint_support(
     *,
     least: float = 0.5,
 ) -> Support:
-    """Find the pixels of a grid that footprints cover.
+    """Find the pixels of a grid, centred at `lat` (row,) and `lon` (column,), whose centre footprints cover.
 
-    Parameters
-    ----------
-    corner_lat, corner_lon : ndarray, (footprint, corner)
-        Degrees, in order around each footprint; any range of longitudes.
-    measured, error : ndarray, (footprint, element)
-        Abundance and its standard deviation, wt%.
-    lat, lon : ndarray, (row,) and (column,)
-        Centres of the pixels, degrees.
-    least : float
-        Share of a footprint's area that must lie on the grid; of those that reach beyond it by less, the part on the
-        grid stands for the whole.
+    Corners (footprint, corner) are in order around each footprint, degrees of any range of longitudes; `measured` and
+    `error` (footprint, element) are the abundance and its standard deviation, wt%. Footprints with no pixel, with a
+    missing corner or nothing measured are left out, and those of which less than the share `least` of the area lies on
+    the grid; of those that reach beyond it by less, the part on the grid stands for the whole.
 
-    Returns
-    -------
-    Support
-        Pixels whose centre is inside; footprints with none, with a missing corner or nothing measured are left out.
-
-    Notes
-    -----
     Edges are great circles: the test is made in the gnomonic projection around each footprint, where they are straight,
     so that neither ±180° nor a pole is special.
     """

@@ -29,26 +29,10 @@ _LOADER = "lunarray.superres.trained:load_region_model"
 class TrainedRegion:
     """A region's networks with all that is needed to use them.
 
-    Attributes
-    ----------
-    models : list of HybridModel
-        One a member, in evaluation mode, on the device where predictions are to run.
-    scaling : Scaling
-        Of inputs and outputs.
-    elements : tuple of str
-        Names of the outputs.
-    settings : TrainSettings
-        What they were trained with.
-    region : tuple of 2 int
-        Of the grid.
-    residual : ndarray, (element,), float32
-        Root mean square misfit at what they were trained on, wt%.
-    history : list of float
-        Loss of each step, member after member.
-    digest : str
-        SHA-256 of the data that they were trained on.
-    grid, feature_model : str
-        The grid and the origin of the features as JSON, where they are known.
+    `models` are one a member, in evaluation mode, on the device where predictions are to run; `scaling` is of their
+    inputs and outputs, which are the `elements`. `residual` (element,) float32 is the root mean square misfit at what
+    they were trained on (wt%), `history` the loss of each step, member after member, and `digest` the SHA-256 of the
+    data. `grid` and `feature_model`, the origin of the features, are JSON, where they are known.
     """
 
     models: list[HybridModel]

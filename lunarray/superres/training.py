@@ -56,40 +56,14 @@ def train_region(
     progress: bool | None = None,
     report: Report | None = None,
 ) -> TrainedRegion | None:
-    """Train the networks of one region.
+    """Train the networks of one region, on the device; None if stopped before the end.
 
-    Parameters
-    ----------
-    data : RegionData
-        What is known of it.
-    settings : TrainSettings, optional
-        How; ``TrainSettings()`` if None.
-    checkpoint : path-like, optional
-        File in which the state is kept; a training that finds one of the same data and settings goes on from it.
-        Removed by whoever keeps the result.
-    stop_after : int, optional
-        Stop after that many visits of sub-regions, with a checkpoint: for time limits.
-    device : {"auto", "cpu", "cuda"}
-        Where to train; "auto" takes a GPU where there is one.
-    cache : GraphCache, optional
-        Graphs of the same features and graph settings, from another training.
-    progress : bool, optional
-        Show a progress bar; by default where standard error is a terminal.
-    report : callable, optional
-        Called after each visit with ``region``, ``member``, ``visit``, ``visits``, ``phase``, ``loss`` and each loss by
-        name.
-
-    Returns
-    -------
-    TrainedRegion or None
-        On the device; None if stopped before the end.
-
-    Raises
-    ------
-    InputError
-        If too little is known of the region.
-    StoreConflictError
-        If the checkpoint is of other data or settings.
+    A training that finds a `checkpoint` (a file) of the same data and settings goes on from it; whoever keeps the
+    result removes it. With `stop_after`, it stops after that many visits of sub-regions, with a checkpoint: for time
+    limits. Graphs of the same features and graph settings, from another training, may come from a `cache`. After each
+    visit `report` is called with ``region``, ``member``, ``visit``, ``visits``, ``phase``, ``loss`` and each loss by
+    name. Raises InputError if too little is known of the region, StoreConflictError if the checkpoint is of other data
+    or settings.
     """
     settings = settings or TrainSettings()
     task = _Task(data, settings, cache, resolve_device(device))
