@@ -142,6 +142,19 @@ def test_values_and_every_block_once(tmp_path, monkeypatch, case, gathered):
     assert last_report().regions["written"] == describe(tmp_path / "a.zarr").regions > 4
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_single_number_made_of_numbers(tmp_path, monkeypatch, steps):
+    """An array without axes that is computed block by block, alone or beside a map that takes it."""
+    monkeypatch.setattr(regions, "REGIONS_PER_THREAD", 0)
+    number = da.from_array(np.float32(3))
+    for _ in range(steps):
+        number = number + np.float32(1)
+    ds = xr.Dataset({"number": number * 2, "map": (("y", "x"), named(base(), "a") + number)})
+    for part in (ds[["number"]], ds):
+        out = to_zarr(part, tmp_path / f"{len(part)}.zarr")
+        xr.testing.assert_equal(out.drop_attrs(), part.compute().drop_attrs())
+
+
 def test_what_groups_share_is_computed_once(tmp_path):
     a = named(base(), "a")
     ds = xr.Dataset({"map": (("y", "x"), a), "profile": (("y",), named(a, "b").sum(axis=1))})

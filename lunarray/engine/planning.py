@@ -254,7 +254,7 @@ class Region:
         """
         tasks = dict(self.extra)
         for layer in self.recipe.layers:
-            if blocks := self.blocks.get(layer.output):
+            if (blocks := self.blocks.get(layer.output)) is not None:
                 tasks |= graph.expand(layer, list(itertools.product(*blocks)))
         held = dict(zip(self.needs, values, strict=True))
         pasted = [
