@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import numbers
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class LunarrayError(Exception):
@@ -112,6 +113,20 @@ class ModelError(LunarrayError, ValueError):
 
 class MissingDependencyError(LunarrayError, ImportError):
     """An optional dependency that is needed now and is not installed."""
+
+
+@contextmanager
+def store_errors(
+    problem: str, where: str | os.PathLike[str] | None, remedy: str | None = None
+) -> Iterator[None]:
+    """Raise what the system refuses in this context as a StoreError, with its reason behind the problem."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise StoreError(f"{problem} ({reason})", where=where, remedy=remedy) from error
 
 
 class LunarrayWarning(UserWarning):

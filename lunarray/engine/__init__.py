@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from lunarray.engine.accounts import stage
+from lunarray.engine.accounts import log_to, stage
 from lunarray.engine.batches import in_batches
 from lunarray.engine.clusters import cluster
 from lunarray.engine.execution import current_client
 from lunarray.engine.graph import Block, Call, assemble
-from lunarray.engine.logs import log_to
 from lunarray.engine.models import ModelSpec, Predictor, resolve_device
-from lunarray.engine.pixels import map_pixels, take
-from lunarray.engine.placement import placed
+from lunarray.engine.pixels import map_pixels, placed, take
 from lunarray.engine.progress import progress_bar, step_bar
 from lunarray.engine.report import RunReport, last_report
 

@@ -1,4 +1,4 @@
-"""What a process did for a run: seconds of each stage, events worth telling, memory.
+"""What a process did for a run: seconds of each stage, events worth telling, memory; and log records of these.
 
 Blocks run in threads, processes and on other machines. Each process keeps one account; a region that is written takes
 along what has come together since, so that the run's report can add it all up wherever the work was done.
@@ -6,6 +6,7 @@ along what has come together since, so that the run's report can add it all up w
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -14,8 +15,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 #: Events that one process keeps until they are taken; more are counted, not kept.
 MAX_EVENTS = 1000
@@ -64,17 +66,10 @@ def event(
     """
     global _dropped
     log(logger, name, message, level=level, **fields)
+    entry = {"event": name, "message": message, "time": time.time(), "process": process(), **fields}
     with _lock:
         if len(_events) < MAX_EVENTS:
-            _events.append(
-                {
-                    "event": name,
-                    "message": message,
-                    "time": time.time(),
-                    "process": process(),
-                    **fields,
-                }
-            )
+            _events.append(entry)
         else:
             _dropped += 1
 
@@ -132,3 +127,58 @@ def memory() -> tuple[int, int]:
         return 0, 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return 0, peak if sys.platform == "darwin" else peak * 1024
+
+
+class JsonLines(logging.Formatter):
+    """Formats a record as one line of JSON: time (UTC), level, logger, message, and the fields of the event."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "lunarray", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+@contextmanager
+def log_to(
+    target: str | os.PathLike[str] | IO[str], *, level: int = logging.INFO
+) -> Iterator[logging.Logger]:
+    """Write what lunarray logs as lines of JSON, for as long as the context lasts.
+
+    Parameters
+    ----------
+    target : path or text stream
+        A file is appended to.
+    level : int
+        Least level.
+
+    Yields
+    ------
+    logging.Logger
+        ``lunarray``.
+    """
+    logger = logging.getLogger("lunarray")
+    handler: logging.Handler
+    if isinstance(target, str | os.PathLike):
+        handler = logging.FileHandler(target, encoding="utf-8")
+    else:
+        handler = logging.StreamHandler(target)
+    handler.setFormatter(JsonLines())
+    handler.setLevel(level)
+    before = logger.level
+    logger.addHandler(handler)
+    if before == logging.NOTSET or before > level:
+        logger.setLevel(level)
+    try:
+        yield logger
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+        handler.close()

@@ -60,7 +60,6 @@ def in_batches(
         try:
             with stage(name):
                 call(begin, min(begin + batch_size, count))
-            begin += batch_size
         except Exception as error:
             if not out_of_memory(error) or batch_size <= least:
                 raise
@@ -75,12 +74,11 @@ def in_batches(
             batch_size = smaller
             if remember is not None:
                 _fitting[remember] = smaller
-            failed = error
+            # Its frames hold the tensors that did not fit.
+            error.__traceback__ = None
         else:
+            begin += batch_size
             continue
-        # Frames of the traceback hold the tensors that did not fit.
-        failed.__traceback__ = None
-        del failed
         _release()
     return batch_size
 

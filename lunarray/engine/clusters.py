@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
+from dask.system import CPU_COUNT
 
 from lunarray.engine.accounts import log
 from lunarray.engine.execution import labels
-from lunarray.engine.placement import CPU, GPU
+from lunarray.engine.pixels import CPU, GPU
 from lunarray.errors import InputError, MissingDependencyError
 
 if TYPE_CHECKING:
     import distributed
 
 #: Libraries that would each start a thread for every core, in every thread of a worker (dask/distributed#9075).
-ONE_THREAD = dict.fromkeys(
-    (
-        "OMP_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "NUMBA_NUM_THREADS",
-        "VECLIB_MAXIMUM_THREADS",
-    ),
-    "1",
-)
+ONE_THREAD = {
+    f"{name}_THREADS": "1"
+    for name in ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "NUMBA_NUM", "VECLIB_MAXIMUM")
+}
 
 #: Threads of a GPU worker, of which one at a time has the GPU and the others read, rearrange and write.
 GPU_WORKER_THREADS = 4
@@ -83,12 +78,8 @@ def cluster(
         the CPU take longer than moving the blocks between processes.
     dashboard : bool
         Serve Dask's dashboard at port 8787.
-    errors : {"raise", "nan"}, optional
-        Default of this argument of :func:`lunarray.store.to_zarr` in the context: what follows when a block fails.
-    retries : int, optional
-        The same: how often a block is tried again.
-    report : path, optional
-        The same: where the report of a run goes.
+    errors, retries, report : str, int, path, optional
+        Defaults of these arguments of :func:`lunarray.store.to_zarr` in the context.
     **options
         To the class of the cluster: ``queue=``, ``walltime=``, ``account=``, ``interface=``, ``local_directory=``...
 
@@ -122,7 +113,9 @@ def cluster(
         own = _brought(where, stack)
         if own is None:
             where = ("gpus" if gpu_names() else "local") if where == "auto" else where
-            wanted = _Wanted(workers, threads, memory_limit, gpus, cpu_workers, dashboard, options)
+            # Without a port Dask takes 8787 all the same, and complains where another cluster has it.
+            address = ":8787" if dashboard else ":0"
+            wanted = _Wanted(workers, threads, memory_limit, gpus, cpu_workers, address, options)
             own = _begun(str(where), wanted, stack)
         carried = labels(own)
         if GPU in carried or (where in ("slurm", "pbs") and gpus):
@@ -152,28 +145,24 @@ def _begun(where: str, wanted: _Wanted, stack: ExitStack) -> distributed.Client:
     return stack.enter_context(distributed.Client(made))
 
 
+@dataclass
 class _Wanted:
     """What the caller asked of a cluster."""
 
-    def __init__(
-        self,
-        workers: Any,
-        threads: int | None,
-        memory_limit: Any,
-        gpus: int | None,
-        cpu_workers: int,
-        dashboard: bool,
-        options: Mapping[str, Any],
-    ) -> None:
-        for name, value in (("threads", threads), ("gpus", gpus), ("workers", workers)):
+    workers: Any
+    threads: int | None
+    memory_limit: Any
+    gpus: int | None
+    cpu_workers: int
+    address: str
+    options: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "gpus", "workers"):
+            value = getattr(self, name)
             numbers = value if isinstance(value, tuple) else (value,)
             if any(n is not None and (not isinstance(n, int) or n < 1) for n in numbers):
                 raise InputError(f"{name}={value!r}", where="la.cluster", remedy="Give 1 or more")
-        self.workers, self.threads, self.memory_limit = workers, threads, memory_limit
-        self.gpus, self.cpu_workers = gpus, cpu_workers
-        # Without a port Dask takes 8787 all the same, and complains where another cluster has it.
-        self.address = ":8787" if dashboard else ":0"
-        self.options = dict(options)
 
     def local(self) -> dict[str, Any]:
         """Options of a cluster on this machine."""
@@ -191,7 +180,7 @@ def _local(where: str, wanted: _Wanted) -> Any:
     import distributed
 
     threads = wanted.threads or 1
-    count = wanted.workers or max(1, cores() // threads)
+    count = wanted.workers or max(1, CPU_COUNT // threads)
     if isinstance(count, tuple):
         raise InputError(
             "a range of workers",
@@ -234,14 +223,8 @@ def _gpus(where: str, wanted: _Wanted) -> Iterator[Any]:
             **wanted.local(),
         )
     with made:
-        add_workers(
-            made,
-            {
-                f"cpu-{i}": ({CPU: 1}, {"CUDA_VISIBLE_DEVICES": ""})
-                for i in range(wanted.cpu_workers)
-            },
-            threads=1,
-        )
+        without = ({CPU: 1}, {"CUDA_VISIBLE_DEVICES": ""})
+        add_workers(made, {f"cpu-{i}": without for i in range(wanted.cpu_workers)})
         yield made
 
 
@@ -304,11 +287,7 @@ def _batch(where: str, wanted: _Wanted) -> Iterator[Any]:
             f"la.cluster({where!r}) needs dask-jobqueue",
             remedy="pip install lunarray[hpc]",
         ) from error
-    missing = [
-        name
-        for name, value in (("workers", wanted.workers), ("memory_limit", wanted.memory_limit))
-        if value in (None, "auto")
-    ]
+    missing = [n for n in ("workers", "memory_limit") if getattr(wanted, n) in (None, "auto")]
     if missing:
         raise InputError(
             f"{' and '.join(missing)} must be given for a batch system",
@@ -350,6 +329,8 @@ def _brought(where: Any, stack: ExitStack) -> distributed.Client | None:
         return None
     import distributed
 
+    from lunarray.engine.watching import OneThread
+
     if isinstance(where, distributed.Client):
         client = where
     elif isinstance(where, str) or hasattr(where, "scheduler_address"):
@@ -361,35 +342,8 @@ def _brought(where: Any, stack: ExitStack) -> distributed.Client | None:
             remedy="Pass a name, an address, a distributed.Client or a Dask cluster",
         )
     stack.enter_context(client.as_current())
-    client.register_plugin(_thread_plugin(), name="lunarray-one-thread")
+    client.register_plugin(OneThread(ONE_THREAD), name="lunarray-one-thread")
     return client
-
-
-def _thread_plugin() -> Any:
-    from distributed import WorkerPlugin
-
-    class OneThread(WorkerPlugin):
-        """Limits the threads of libraries in workers that lunarray has not started."""
-
-        idempotent = True
-
-        def setup(self, worker: Any) -> None:
-            one_thread()
-
-    return OneThread()
-
-
-def one_thread() -> None:
-    """Let torch, OpenMP, BLAS and Numba of this process take one thread in each of its threads."""
-    os.environ.update(ONE_THREAD)  # what is not loaded yet
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(1)
-    try:
-        import threadpoolctl
-    except ImportError:
-        return
-    threadpoolctl.threadpool_limits(1)
 
 
 def gpu_names() -> list[str]:
@@ -399,10 +353,3 @@ def gpu_names() -> list[str]:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     count = sum(file.name[6:].isdigit() for file in Path("/dev").glob("nvidia[0-9]*"))
     return [str(index) for index in range(count)]
-
-
-def cores() -> int:
-    """Count the cores that this process may use, within the limits of its container."""
-    from dask.system import CPU_COUNT
-
-    return int(CPU_COUNT)

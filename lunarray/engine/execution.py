@@ -109,32 +109,32 @@ def labels(client: Any) -> dict[str, int]:
     return found
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class _Guarded:
     """A task that is tried again when it fails, and then gives a Failure, or passes on the one that it got."""
 
-    __slots__ = ("keep", "names", "node", "retries", "run", "stage")
-
-    def __init__(
-        self, node: Any, names: tuple[Hashable, ...], retries: int, keep: bool, run: str
-    ) -> None:
-        self.node, self.names, self.retries, self.keep, self.run = node, names, retries, keep, run
-        self.stage = key_split(node.key)
+    node: Any
+    names: tuple[Hashable, ...]
+    retries: int
+    keep: bool
+    run: str
 
     def __call__(self, *values: Any) -> Any:
         for value in values:
             if isinstance(value, Failure):
                 return value
+        stage = key_split(self.node.key)
         if isinstance(self.node.func, Region):
             return self.node.func.run(
                 values,
-                self.stage,
+                stage,
                 retries=self.retries,
                 keep=self.keep,
                 stopped=lambda: self.run in _stopped,
             )
         arguments = dict(zip(self.names, values, strict=True))
         call = partial(self.node, arguments)
-        return attempt(call, self.stage, retries=self.retries, keep=self.keep)
+        return attempt(call, stage, retries=self.retries, keep=self.keep)
 
 
 def _run_local(
@@ -167,7 +167,7 @@ def _run_local(
     outcome.scheduler = {"kind": _scheduler_name(get), "threads": _threads(get)}
     accounts.take()
     try:
-        with _Settled(settle):
+        with dask.callbacks.Callback(posttask=lambda key, result, *_: settle(key, result)):
             results = get(tasks, list(work.keys))
         for key, result in zip(work.keys, results, strict=True):
             settle(key, result)  # a scheduler of the user's own need not call back
@@ -192,17 +192,6 @@ def _take_tasks(outcome: Outcome) -> float:
                 _add_task(outcome, name[5:], "compute", seconds, count)
                 total += seconds
     return total
-
-
-class _Settled(dask.callbacks.Callback):
-    """Calls a function for each task that a local scheduler has computed."""
-
-    def __init__(self, settle: Callable[[Hashable, Any], None]) -> None:
-        super().__init__()
-        self._settle = settle
-
-    def _posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker_id: Any) -> None:
-        self._settle(key, result)
 
 
 _SCHEDULERS = {"threaded": "threads", "multiprocessing": "processes", "local": "synchronous"}
@@ -352,9 +341,8 @@ def _watch(client: Any) -> str | None:
         plugin = Watch()
         client.register_plugin(plugin)
         return plugin.name
-    except (
-        Exception
-    ) as error:  # a scheduler without lunarray: the report has less to say, the work goes on
+    except Exception as error:
+        # A scheduler without lunarray: the report has less to say, the work goes on.
         accounts.log("store", "no_watch", f"the scheduler cannot be watched: {error}")
         return None
 

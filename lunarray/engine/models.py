@@ -87,13 +87,11 @@ class ModelSpec:
         """
         device = resolve_device(self.device)
         key = (self.loader, self.sha256, device)
-        predictor = _loaded.get(key)
-        if predictor is None:
+        if key not in _loaded:
             with _loading:
-                predictor = _loaded.get(key)
-                if predictor is None:
-                    predictor = _loaded[key] = self._load(device)
-        return predictor
+                if key not in _loaded:
+                    _loaded[key] = self._load(device)
+        return _loaded[key]
 
     def _load(self, device: str) -> Predictor:
         path = Path(self.weights)

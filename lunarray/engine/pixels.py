@@ -1,18 +1,21 @@
-"""Applying a model or kernel to every pixel of an array, block by block."""
+"""Applying a model or kernel to every pixel of an array, block by block, on the workers that run models."""
 
 from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 
 from lunarray.engine.batches import in_batches
+from lunarray.engine.execution import current_client, labels
 from lunarray.engine.models import ModelSpec, Predictor
-from lunarray.engine.placement import placed
 from lunarray.errors import ModelError
 
 #: Pixels that a model gets at once: enough to amortise a call, few enough that its activations stay small.
@@ -20,6 +23,9 @@ BATCH_SIZE = 4096
 
 #: Pixels of a task, at most: larger blocks are cut, so that all threads have work and one sees how far it is.
 BLOCK_PIXELS = 2**16
+
+#: Resource label of the workers that have a GPU, one unit for each GPU; and of those that leave it to them.
+GPU, CPU = "GPU", "CPU"
 
 
 def map_pixels(
@@ -157,3 +163,29 @@ def _map_block(
         known = kernel.sha256 if isinstance(kernel, ModelSpec) else None
         in_batches(call, valid.size, batch_size, remember=known)
     return np.moveaxis(result.reshape(outputs, *shape), 0, axis)
+
+
+def placed(kernel: Any) -> AbstractContextManager[Any]:
+    """Bind the Dask layers built in this context to GPU workers, if they run a model and there are such workers.
+
+    `to_zarr` looks again when it writes, at the cluster that is there then, and recognises layers that carry a
+    ModelSpec among their arguments. So this matters for results that are computed without being stored.
+
+    Parameters
+    ----------
+    kernel : ModelSpec or anything
+        What the layers run. Only a ModelSpec that may use a GPU is bound.
+
+    Returns
+    -------
+    context manager
+    """
+    if (
+        not isinstance(kernel, ModelSpec)
+        or kernel.device == "cpu"
+        or "distributed" not in sys.modules
+    ):
+        return nullcontext()
+    if GPU not in labels(current_client()):
+        return nullcontext()
+    return dask.annotate(resources={GPU: 1})

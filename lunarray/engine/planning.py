@@ -43,10 +43,6 @@ class Target:
     finish: Callable[[list[np.ndarray], Index], Any]
     wanted: Sequence[Index]
 
-    def keys(self) -> list[Any]:
-        """Keys of the tasks."""
-        return [(self.name, *index) for index in self.wanted]
-
 
 @dataclass(frozen=True)
 class Work:
@@ -215,6 +211,7 @@ class _Recipe:
     layers: tuple[Any, ...]
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Region:
     """The task of a region: makes the tasks that only it needs, runs them, and hands over its arrays.
 
@@ -222,14 +219,12 @@ class Region:
     layer of the recipe; `needs`: keys that it takes from ordinary tasks, in the order of its arguments.
     """
 
-    __slots__ = ("begin", "blocks", "extra", "needs", "recipe", "spans")
-
-    def __init__(
-        self, recipe: _Recipe, begin: Index, spans: list[Any], blocks: dict[str, Any], needs: Any
-    ) -> None:
-        self.recipe, self.begin, self.spans, self.blocks = recipe, begin, spans, blocks
-        self.needs: tuple[Any, ...] = tuple(needs)
-        self.extra: graph.Tasks = {}
+    recipe: _Recipe
+    begin: Index
+    spans: list[Any]
+    blocks: dict[str, Any]
+    needs: tuple[Any, ...] = ()
+    extra: graph.Tasks = field(default_factory=dict)
 
     def __call__(self, *values: Any) -> Any:
         for value in values:
@@ -284,7 +279,7 @@ class Region:
             _release(key, users, held)
         if stopped():
             raise RuntimeError("the run was stopped")
-        finish = partial(self.recipe.finish, [paste.values() for paste in pasted], self.begin)
+        finish = partial(self.recipe.finish, [paste.array for paste in pasted], self.begin)
         return finish() if stage is None else attempt(finish, stage, retries=retries, keep=keep)
 
     def _leaves(self) -> Iterator[tuple[Any, int, list[tuple[int, int]]]]:
@@ -332,7 +327,7 @@ def _region(recipe: _Recipe, target: Target, index: Index, own: Mapping[str, _Ow
                 ]
                 needs.update(dict.fromkeys((source, *at) for at in itertools.product(*wanted)))
     begin = tuple(edges[i] for edges, i in zip(target.edges, index, strict=True))
-    region = Region(recipe, begin, spans, blocks, ())
+    region = Region(recipe, begin, spans, blocks)
     needs.update({key: None for key, *_ in region._leaves() if key[0] not in own})
     region.needs = tuple(needs)
     return region
@@ -396,7 +391,7 @@ class _Paste:
 
     def __init__(self, span: Sequence[tuple[int, int]], dtype: np.dtype) -> None:
         self._span, self._dtype = span, dtype
-        self._array: Any = None
+        self.array: Any = None
 
     def put(self, block: Any, place: Sequence[tuple[int, int]]) -> None:
         cut, into = [], []
@@ -407,11 +402,8 @@ class _Paste:
         part = np.asarray(block)[tuple(cut)]
         shape = tuple(high - low for low, high in self._span)
         if part.shape == shape:
-            self._array = part
+            self.array = part
             return
-        if self._array is None:
-            self._array = np.empty(shape, self._dtype)
-        self._array[tuple(into)] = part
-
-    def values(self) -> np.ndarray:
-        return self._array
+        if self.array is None:
+            self.array = np.empty(shape, self._dtype)
+        self.array[tuple(into)] = part

@@ -54,16 +54,12 @@ def step_bar(
 
     Parameters
     ----------
-    description : str
-        What is being done.
-    total : int
-        Steps.
+    description, total, show : str, int, bool
+        As of :func:`progress_bar`.
     text : str
         What stands between the count and the time left; ``{task.fields[state]}`` is what was told last.
     width : int
         Of the bar, characters.
-    show : bool, optional
-        By default where standard error is a terminal.
 
     Yields
     ------

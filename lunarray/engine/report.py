@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lunarray.engine.execution import Outcome
-from lunarray.errors import InputError, StoreError
+from lunarray.errors import InputError, store_errors
 
 _last: RunReport | None = None
 
@@ -133,7 +133,8 @@ class RunReport:
         written.
         """
         files = report_files(path)
-        try:
+        remedy = "Choose another place for the report; the store is not concerned"
+        with store_errors("the run report cannot be written", path, remedy):
             for file in files:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 plain = file.suffix == ".json"
@@ -141,12 +142,6 @@ class RunReport:
                 partial = file.with_name(f".{file.name}.{os.getpid()}")
                 partial.write_text(text, encoding="utf-8")
                 os.replace(partial, file)
-        except OSError as error:
-            raise StoreError(
-                f"the run report cannot be written ({error.strerror or error})",
-                where=path,
-                remedy="Choose another place for the report; the store is not concerned",
-            ) from error
         return files
 
     def html(self) -> str:

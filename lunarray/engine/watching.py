@@ -1,16 +1,38 @@
-"""A plugin of the `distributed` scheduler that counts retries, lost workers and the seconds of each kind of task."""
+"""Plugins of `distributed`: one counts at the scheduler, one limits the threads of workers that are not ours."""
 
 from __future__ import annotations
 
+import os
+import sys
 import uuid
 from typing import Any
 
 from dask.utils import key_split
-from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.diagnostics.plugin import SchedulerPlugin, WorkerPlugin
+
+
+class OneThread(WorkerPlugin):
+    """Lets torch, OpenMP, BLAS and Numba of a worker take one thread in each of its threads."""
+
+    idempotent = True
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+
+    def setup(self, worker: Any) -> None:
+        """Limit what is loaded, and by the environment what is not yet."""
+        os.environ.update(self.environment)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
+        try:
+            import threadpoolctl
+        except ImportError:
+            return
+        threadpoolctl.threadpool_limits(1)
 
 
 class Watch(SchedulerPlugin):
-    """Counts while it is installed."""
+    """Counts retries, lost workers and the seconds of each kind of task while it is installed."""
 
     def __init__(self) -> None:
         self.name = f"lunarray-watch-{uuid.uuid4().hex}"
@@ -34,10 +56,7 @@ class Watch(SchedulerPlugin):
 
 
 def read_watch(name: str, dask_scheduler: Any = None) -> dict[str, Any]:
-    """Read the counts; runs on the scheduler.
-
-    `name`: of the plugin; `dask_scheduler`: given by `distributed`.
-    """
+    """Read the counts of the plugin of this name; runs on the scheduler, which `distributed` gives."""
     watch = dask_scheduler.plugins[name]
     return {
         "retries": watch.retries,

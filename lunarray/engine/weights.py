@@ -58,23 +58,17 @@ class WeightsFormat:
         """
         header = peek_header(path)
         if header is None or self.key not in header:
-            raise ModelError(
-                f"not a safetensors file of {self.name}", where=path, remedy=self.remedy
+            problem = f"not a safetensors file of {self.name}"
+        elif missing := [f for f in ("format_version", *self.required) if f not in header]:
+            problem = f"the header lacks {', '.join(missing)}"
+        elif header[self.key] != self.name or header["format_version"] not in self.versions:
+            problem = (
+                f"holds {header[self.key]} version {header['format_version']}, not {self.name} version "
+                f"{' or '.join(map(str, self.versions))}"
             )
-        missing = [f for f in ("format_version", *self.required) if f not in header]
-        if missing:
-            raise ModelError(
-                f"the header lacks {', '.join(missing)}", where=path, remedy=self.remedy
-            )
-        kind, version = header[self.key], header["format_version"]
-        if kind != self.name or version not in self.versions:
-            raise ModelError(
-                f"holds {kind} version {version}, not {self.name} version "
-                f"{' or '.join(map(str, self.versions))}",
-                where=path,
-                remedy=self.remedy,
-            )
-        return header
+        else:
+            return header
+        raise ModelError(problem, where=path, remedy=self.remedy)
 
     def read(self, path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Read header and tensors; needs no torch.

@@ -65,9 +65,7 @@ def vector_style(
             f'<layer class="Simple{kind.capitalize()}" enabled="1" locked="0" pass="0">'
             f'<Option type="Map">{both}</Option>{older}</layer></symbol>'
         )
-    lines = [
-        "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>",
-        '<qgis version="3.28.0" styleCategories="Symbology">',
+    return _qgis(
         f' <renderer-v2 type="graduatedSymbol" attr={quoteattr(column)} graduatedMethod="GraduatedColor" '
         'symbollevels="0" enableorderby="0" forceraster="0">',
         "  <ranges>",
@@ -77,10 +75,16 @@ def vector_style(
         *symbols,
         "  </symbols>",
         " </renderer-v2>",
-        "</qgis>",
-        "",
-    ]
-    return "\n".join(lines)
+    )
+
+
+def _qgis(*lines: str) -> str:
+    """A style with these lines in it."""
+    head = (
+        "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>",
+        '<qgis version="3.28.0" styleCategories="Symbology">',
+    )
+    return "\n".join((*head, *lines, "</qgis>", ""))
 
 
 def raster_style(
@@ -129,9 +133,7 @@ def raster_style(
             np.linspace(vmin, vmax, steps), colours(cmap, steps), strict=True
         )
     ]
-    lines = [
-        "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>",
-        '<qgis version="3.28.0" styleCategories="Symbology">',
+    text = _qgis(
         " <pipe>",
         f'  <rasterrenderer type="singlebandpseudocolor" band="1" opacity="1" alphaBand="-1" '
         f'classificationMin="{vmin:.10g}" classificationMax="{vmax:.10g}">',
@@ -143,10 +145,8 @@ def raster_style(
         "   </rastershader>",
         "  </rasterrenderer>",
         " </pipe>",
-        "</qgis>",
-        "",
-    ]
-    return write_text(Path(path).with_suffix(".qml"), "\n".join(lines))
+    )
+    return write_text(Path(path).with_suffix(".qml"), text)
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -107,19 +107,16 @@ def _statistics_frame(stats: xr.Dataset, regions: Any, crs: Any) -> geopandas.Ge
         else moon_crs(crs)
     )
     stats = stats.compute()
-    columns: dict[str, Any] = {
-        "name": names,
-        "abbreviation": [str(a) for a in stats["abbreviation"].values],
+    columns = {
+        f"{name}_{statistic}": stats[name].sel(statistic=statistic).values
+        for name in stats.data_vars
+        for statistic in stats["statistic"].values
     }
-    for name in stats.data_vars:
-        for statistic in stats["statistic"].values:
-            columns[f"{name}_{statistic}"] = stats[name].sel(statistic=statistic).values
     # What colours the regions comes first: a mean, not a count.
-    first = [c for c in columns if c.endswith("_mean")]
-    order = ["name", "abbreviation", *first, *(c for c in list(columns)[2:] if c not in first)]
-    frame = geopandas.GeoDataFrame(
-        {c: columns[c] for c in order}, geometry=[region_shape(r, target) for r in found]
-    )
+    means = {name: values for name, values in columns.items() if name.endswith("_mean")}
+    called = {"name": names, "abbreviation": [str(a) for a in stats["abbreviation"].values]}
+    shapes = [region_shape(r, target) for r in found]
+    frame = geopandas.GeoDataFrame({**called, **means, **columns}, geometry=shapes)
     return frame.set_crs(target.to_wkt())
 
 

@@ -21,10 +21,11 @@ import xarray as xr
 from lunarray.engine import accounts, execution, planning, progress_bar
 from lunarray.engine.report import RunReport, failure_rows, remember, report_files
 from lunarray.errors import (
-    InputError,
     LunarrayWarning,
     StoreConflictError,
     StoreError,
+    require_choice,
+    require_number,
 )
 from lunarray.store import manifest, regions
 from lunarray.store.content import as_dataset, create, identity, storable
@@ -137,17 +138,11 @@ def _policy(errors: Any, retries: Any, report: Any) -> _Policy:
     errors = dask.config.get("lunarray.errors", "raise") if errors is None else errors
     retries = dask.config.get("lunarray.retries", 2) if retries is None else retries
     report = dask.config.get("lunarray.report", None) if report is None else report
-    if errors not in get_args(execution.Errors):
-        raise InputError(
-            f"unknown policy {errors!r}", where="errors", remedy="Choose 'raise' or 'nan'"
-        )
-    if not isinstance(retries, int) or retries < 0:
-        raise InputError(
-            f"{retries!r} retries", where="retries", remedy="Give a whole number, 0 or more"
-        )
+    require_choice("errors", errors, get_args(execution.Errors))
+    require_number("retries", retries, 0, whole=True)
     if report is not None:
         report_files(report)
-    return _Policy(errors, retries, report)
+    return _Policy(errors, int(retries), report)
 
 
 def _finished(path: Path, token: str, contents: dict[str, Any]) -> bool:
@@ -223,18 +218,13 @@ def _fill(
         ]
         lock.check()
         set_state(path, complete=True, failed=failed or None)
-    except StoreError as error:
+    except BaseException as error:
         stopped = error
-        raise
-    except OSError as error:
+        if not isinstance(error, OSError) or isinstance(error, StoreError):
+            raise
         # Of the store's own files, or of a block's input: only the former is the store's fault.
-        stopped = error
-        if not path.exists() or error.errno in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EROFS,
-            errno.EFBIG,
-        ):
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+        if not path.exists() or error.errno in full:
             stopped = regions.write_error(os.fspath(path), error)
             raise stopped from error
         raise StoreError(
@@ -242,9 +232,6 @@ def _fill(
             where=path,
             remedy="Mend the cause and call to_zarr again with the same data: it goes on where it stopped",
         ) from error
-    except BaseException as error:
-        stopped = error
-        raise
     finally:
         _clear_debris(path, state.get("groups", []))
         _report(path, policy, places, len(todo.places), outcome, state, stopped, begin)

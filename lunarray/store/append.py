@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.engine import progress_bar
-from lunarray.errors import InputError, StoreConflictError, StoreError
+from lunarray.errors import InputError, StoreConflictError, store_errors
 from lunarray.store.layout import CHUNK_BYTES
 from lunarray.store.locks import WriteLock
 from lunarray.store.provenance import stamp
@@ -56,29 +56,21 @@ def append_zarr(
     length = max(1, CHUNK_BYTES // max(_row_bytes(ds, dim), 1))
     batch = _BATCH_CHUNKS * length
     begins = list(range(0, ds.sizes[dim], batch))
-    try:
-        with WriteLock(path):
-            state = state_of(path)
-            if state is None:
-                _begin(ds.isel({dim: slice(0, batch)}), path, dim, length)
-                begins = begins[1:]
-            else:
-                _require_appendable(path, state, dim)
-                _roll_back(path, state, dim)
-                _check_same(ds, path, dim)
-            with progress_bar(f"Appending to {path.name}", len(begins), show=progress) as step:
-                for begin in begins:
-                    _append(ds.isel({dim: slice(begin, begin + batch)}), path, dim)
-                    step()
-            set_state(path, complete=True)
-    except OSError as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(
-            f"writing stopped ({error.strerror or error})",
-            where=path,
-            remedy="Mend the cause and do the same again: it goes on behind what was committed",
-        ) from error
+    remedy = "Mend the cause and do the same again: it goes on behind what was committed"
+    with store_errors("writing stopped", path, remedy), WriteLock(path):
+        state = state_of(path)
+        if state is None:
+            _begin(ds.isel({dim: slice(0, batch)}), path, dim, length)
+            begins = begins[1:]
+        else:
+            _require_appendable(path, state, dim)
+            _roll_back(path, state, dim)
+            _check_same(ds, path, dim)
+        with progress_bar(f"Appending to {path.name}", len(begins), show=progress) as step:
+            for begin in begins:
+                _append(ds.isel({dim: slice(begin, begin + batch)}), path, dim)
+                step()
+        set_state(path, complete=True)
     return open_zarr(path)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lunarray.engine.accounts import log
-from lunarray.errors import StoreError, StoreLockedError
+from lunarray.errors import StoreLockedError, store_errors
 
 #: Seconds between two signs of life of a writer.
 HEARTBEAT = 10.0
@@ -43,18 +43,11 @@ class WriteLock:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> WriteLock:
-        try:
+        remedy = "Check the free space and the permissions of the folder"
+        with store_errors("the store cannot be written", self.path, remedy):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             while not self._place():
                 self._break_or_refuse()
-        except StoreError:
-            raise
-        except OSError as error:
-            raise StoreError(
-                f"the store cannot be written ({error.strerror or error})",
-                where=self.path,
-                remedy="Check the free space and the permissions of the folder",
-            ) from error
         self._thread = threading.Thread(target=self._beat, name="lunarray-lock", daemon=True)
         self._thread.start()
         return self
@@ -87,15 +80,14 @@ class WriteLock:
             try:
                 os.link(mine, self.file)
             except FileExistsError:
-                return False
+                raise
             except OSError:
                 # No hard links on this file system. Creation alone is exclusive; the content follows at once.
-                try:
-                    with self.file.open("x") as file:
-                        file.write(content)
-                except FileExistsError:
-                    return False
+                with self.file.open("x") as file:
+                    file.write(content)
             return True
+        except FileExistsError:
+            return False
         finally:
             mine.unlink(missing_ok=True)
 

@@ -294,13 +294,7 @@ def done_regions(
 
 
 def _objects(folder: Path, depth: int) -> Iterator[tuple[int, ...]]:
-    if depth == 0:
-        if folder.is_file():
-            yield ()
-        return
-    if not folder.is_dir():
-        return
-    for entry in folder.iterdir():
-        if entry.name.isdigit():
-            for rest in _objects(entry, depth - 1):
-                yield (int(entry.name), *rest)
+    for file in folder.glob("/".join("*" * depth)) if depth else (folder,):
+        index = file.relative_to(folder).parts
+        if all(map(str.isdigit, index)) and file.is_file():
+            yield tuple(map(int, index))

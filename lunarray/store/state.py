@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lunarray.errors import StoreConflictError, StoreError, StoreFormatError
+from lunarray.errors import StoreConflictError, StoreFormatError, store_errors
 from lunarray.store.transaction import change_attribute, read_attribute
 
 #: Version of the convention. A store of another major version is refused.
@@ -34,15 +34,10 @@ def state_of(path: Path) -> dict[str, Any] | None:
 
 def _any_state(path: Path) -> dict[str, Any] | None:
     """Read the state of a store of whatever version."""
-    try:
+    remedy = "Check the permissions of the folders on the way"
+    with store_errors("the place cannot be looked at", path, remedy):
         if not path.exists():
             return None
-    except OSError as error:
-        raise StoreError(
-            f"the place cannot be looked at ({error.strerror or error})",
-            where=path,
-            remedy="Check the permissions of the folders on the way",
-        ) from error
     try:
         return read_attribute(path, KEY)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lunarray.errors import StoreError
+from lunarray.errors import store_errors
 
 
 @contextmanager
@@ -27,18 +27,12 @@ def appearing(path: Path, what: str = "store") -> Iterator[Path]:
     """
     begun = path.with_name(f".{path.name}.{os.getpid()}.begun")
     shutil.rmtree(begun, ignore_errors=True)
+    remedy = "Check the free space and the permissions of the folder"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield begun
-        os.rename(begun, path)
-    except OSError as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(
-            f"the {what} cannot be written ({error.strerror or error})",
-            where=path,
-            remedy="Check the free space and the permissions of the folder",
-        ) from error
+        with store_errors(f"the {what} cannot be written", path, remedy):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield begun
+            os.rename(begun, path)
     finally:
         shutil.rmtree(begun, ignore_errors=True)
 
