@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     import distributed
 
 #: Libraries that would each start a thread for every core, in every thread of a worker (dask/distributed#9075).
-ONE_THREAD = {
-    f"{name}_THREADS": "1"
-    for name in ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "NUMBA_NUM", "VECLIB_MAXIMUM")
-}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+ONE_THREAD |= dict.fromkeys(("NUMBA_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
 
 #: Threads of a GPU worker, of which one at a time has the GPU and the others read, rearrange and write.
 GPU_WORKER_THREADS = 4
