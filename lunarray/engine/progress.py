@@ -46,9 +46,9 @@ def step_bar(
     description: str,
     total: int,
     *,
+    show: bool | None = None,
     text: str = "{task.fields[state]}, left",
     width: int = 40,
-    show: bool | None = None,
 ) -> Iterator[Advance | None]:
     """Show a bar on standard error while steps are done.
 
