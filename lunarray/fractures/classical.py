@@ -129,17 +129,27 @@ def finish(answer: np.ndarray, valid: np.ndarray, method: Method) -> np.ndarray:
     `answer` (y, x) float32: of :func:`response`; `valid` (y, x) bool: where there are data; `method`: the parameters.
     Returns (y, x) uint8: 1 where detected, 0 elsewhere, 255 without data.
     """
+    found = _areas(answer, valid, method)
+    if method.least > 0:
+        found &= _sizes(found) >= method.least
+    return np.where(valid, found, NO_DATA).astype(np.uint8)
+
+
+def _areas(answer: np.ndarray, valid: np.ndarray, method: Method) -> np.ndarray:
+    """Where a response is above its threshold, grown or closed."""
     found = (answer >= method.threshold) & _away_from_gaps(valid)
     if isinstance(method, Frangi):
         if method.grow:
             found = _dilate(found, method.grow)
     elif method.close:
         found = ~_dilate(~_dilate(found, method.close), method.close)
-    found &= valid
-    if method.least > 0:
-        labels, _ = ndimage.label(found, np.ones((3, 3)))
-        found &= np.bincount(labels.ravel())[labels] >= method.least
-    return np.where(valid, found, NO_DATA).astype(np.uint8)
+    return found & valid
+
+
+def _sizes(found: np.ndarray) -> np.ndarray:
+    """How many pixels the area has that each pixel is in."""
+    labels, _ = ndimage.label(found, np.ones((3, 3)))
+    return np.bincount(labels.ravel())[labels]
 
 
 def flatten(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -282,26 +292,36 @@ def tune_classical(
         # Thresholds by how many pixels pass: as many as there are fractures, or some times more or less.
         pooled = np.concatenate([r[v] for r, (_, v, _) in zip(responses, pairs, strict=True)])
         share = sum((m == 1).sum() for *_, m in pairs) / pooled.size
-        for factor, area, least in itertools.product((0.3, 0.5, 0.75, 1.0), areas, (0, 80, 200)):
+        for factor, area in itertools.product((0.3, 0.5, 0.75, 1.0), areas):
             threshold = float(np.quantile(pooled, max(1 - factor * share, 0.0)))
             if threshold <= 0:
                 continue
-            method = replace(one, threshold=threshold, least=least, **area)  # type: ignore[arg-type]
-            tp = fp = fn = 0
-            for answer, (_, valid, mask) in zip(responses, pairs, strict=True):
-                found = finish(answer, valid, method)
-                known = (mask != NO_DATA) & valid
-                hit, there = (found == 1) & known, (mask == 1) & known
-                tp += int((hit & there).sum())
-                fp += int((hit & ~there).sum())
-                fn += int((there & ~hit).sum())
-            tried += 1
-            score = 2 * tp / max(2 * tp + fp + fn, 1)
-            if score > best[0]:
-                best = (score, method)
+            method = replace(one, threshold=threshold, **area)  # type: ignore[arg-type]
+            grown = [
+                _areas(answer, valid, method)
+                for answer, (_, valid, _) in zip(responses, pairs, strict=True)
+            ]
+            sizes = [_sizes(areas) for areas in grown]
+            for least in (0, 80, 200):
+                kept = [a & (s >= least) for a, s in zip(grown, sizes, strict=True)]
+                score = _f1(kept, pairs)
+                tried += 1
+                if score > best[0]:
+                    best = (score, replace(method, least=least))
         if progress is not None:
             progress(f"{one}: best F1 so far {best[0]:.3f}")
     return best[1], {"F1_pooled": best[0], "tried": float(tried)}
+
+
+def _f1(found: Sequence[np.ndarray], pairs: Sequence[tuple]) -> float:
+    """F1 over all pixels with labels and data."""
+    tp = wrong = 0
+    for areas, (_, valid, mask) in zip(found, pairs, strict=True):
+        known = (mask != NO_DATA) & valid
+        hit, there = areas & known, (mask == 1) & known
+        tp += np.count_nonzero(hit & there)
+        wrong += np.count_nonzero(hit ^ there)
+    return 2 * tp / max(2 * tp + wrong, 1)
 
 
 def wide_chunks(chunks: tuple[int, ...], reach: int) -> tuple[int, ...]:
