@@ -550,18 +550,18 @@ def _fractures(block_info=None):
 
 
 def test_a_mask_larger_than_what_is_kept_of_it():
-    n = 6_000
+    n = 4_000
     import tracemalloc
 
     lazy = da.map_blocks(
         _fractures,
-        chunks=da.core.normalize_chunks(500, (n, n)),
+        chunks=da.core.normalize_chunks(334, (n, n)),
         dtype=np.uint8,
         meta=np.empty((0, 0), np.uint8),
     )
     box = covering_box((0, 0, n * 1.5, n * 1.5), 1.5, geo.moon_crs("south"))
     mask = assign_grid(xr.DataArray(lazy, dims=("y", "x")), box)
-    vectorize(mask[:500, :500])
+    vectorize(mask[:334, :334])
     tracemalloc.start()
     with dask.config.set(scheduler="synchronous"):
         found = vectorize(mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import dask.array as da
@@ -23,6 +24,7 @@ def _map(geobox, data, name="FeO", **attrs):
     return geo.assign_crs(array, geobox)
 
 
+@functools.cache
 def _lonlat(geobox):
     rows, columns = geobox.shape
     a = geobox.transform
@@ -42,8 +44,12 @@ def _height(geobox, lon, lat):
 
 def _area(geobox, region):
     share = geo.region_mask(geobox, region).values.astype(np.float64)
-    area = geo.pixel_area(geobox, (0, geobox.shape[0]), (0, geobox.shape[1]))
-    return float(np.nansum(share * area))
+    return float(np.nansum(share * _pixels(geobox)))
+
+
+@functools.cache
+def _pixels(geobox):
+    return geo.pixel_area(geobox, (0, geobox.shape[0]), (0, geobox.shape[1]))
 
 
 GRIDS = {
@@ -53,6 +59,13 @@ GRIDS = {
     "north": lambda: geo.polar_grid("north", 20_000, 50),
     "south": lambda: geo.polar_grid("south", 20_000, 50),
 }
+
+
+@functools.cache
+def _grid(name):
+    return GRIDS[name]()
+
+
 CAPS = [
     ("geographic", 0.0, 0.0),
     ("geographic", 180.0, 10.0),
@@ -72,7 +85,7 @@ CAPS = [
 
 @pytest.mark.parametrize("name", list(GRIDS))
 def test_areas_of_pixels_are_true(name):
-    box = GRIDS[name]()
+    box = _grid(name)
     rows, columns = box.shape
     area = geo.pixel_area(box, (0, rows), (0, columns))
     assert area.shape == box.shape
@@ -93,7 +106,7 @@ def test_areas_of_pixels_are_true(name):
 
 def test_areas_of_all_pixels_are_the_moon():
     for name in ("geographic", "east", "equirectangular"):
-        box = GRIDS[name]()
+        box = _grid(name)
         total = np.nansum(geo.pixel_area(box, (0, box.shape[0]), (0, box.shape[1])))
         np.testing.assert_allclose(total, 4 * math.pi * R**2, rtol=1e-4)
 
@@ -102,7 +115,7 @@ def test_areas_of_all_pixels_are_the_moon():
 def test_area_of_circles(name, lon, lat):
     region = geo.Circle(lon, lat, math.radians(12) * R)
     expected = 2 * math.pi * R**2 * (1 - math.cos(math.radians(12)))
-    np.testing.assert_allclose(_area(GRIDS[name](), region), expected, rtol=2e-3)
+    np.testing.assert_allclose(_area(_grid(name), region), expected, rtol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -123,12 +136,12 @@ def test_area_of_boxes(name, edges):
         R**2 * math.radians(width) * (math.sin(math.radians(north)) - math.sin(math.radians(south)))
     )
     # Sub-pixels are 0.125°: an edge is off by half of one at most.
-    np.testing.assert_allclose(_area(GRIDS[name](), geo.Box(*edges)), expected, rtol=8e-3)
+    np.testing.assert_allclose(_area(_grid(name), geo.Box(*edges)), expected, rtol=8e-3)
 
 
 def test_area_of_polygons_in_the_plane(rng):
     # In the grid's own CRS the covered pixels must have the area that shapely gives.
-    box = GRIDS["south"]()
+    box = _grid("south")
     turn = np.sort(rng.random(40)) * 2 * np.pi
     radius = 300_000 + 500_000 * rng.random(40)
     star = shapely.Polygon(
@@ -154,17 +167,17 @@ def test_thin_regions_are_covered(name):
     expected = (
         R**2 * math.radians(50) * (math.sin(math.radians(-75.62)) - math.sin(math.radians(-75.9)))
     )
-    np.testing.assert_allclose(_area(GRIDS[name](), region), expected, rtol=0.15)
+    np.testing.assert_allclose(_area(_grid(name), region), expected, rtol=0.15)
     ring = geo.Circle(30.0, -89.7, math.radians(0.15) * R)
     np.testing.assert_allclose(
-        _area(GRIDS[name](), ring),
+        _area(_grid(name), ring),
         2 * math.pi * R**2 * (1 - math.cos(math.radians(0.15))),
         rtol=0.4,
     )
 
 
 def test_tiny_region_is_the_pixel_it_lies_in():
-    box = GRIDS["south"]()
+    box = _grid("south")
     data = np.arange(box.shape[0] * box.shape[1], dtype=np.float64).reshape(box.shape)
     lon, lat = _lonlat(box)
     region = geo.Circle(float(lon[40, 50]), float(lat[40, 50]), 5.0, "landing site")
@@ -178,7 +191,7 @@ def test_tiny_region_is_the_pixel_it_lies_in():
 
 @pytest.mark.parametrize(("name", "lon", "lat"), CAPS)
 def test_statistics_over_a_cap_are_those_of_archimedes(name, lon, lat):
-    box = GRIDS[name]()
+    box = _grid(name)
     low = math.cos(math.radians(20))
     stats = geo.region_statistics(
         _map(box, _height(box, lon, lat)),
@@ -197,7 +210,7 @@ def test_statistics_over_a_cap_are_those_of_archimedes(name, lon, lat):
 
 def test_weights_matter():
     # On a polar map pixels are worth less the further from the pole: the unweighted mean is another.
-    box = GRIDS["north"]()
+    box = _grid("north")
     z = _height(box, 0, 90)
     region = geo.Circle(0, 90, math.radians(38) * R)
     mean = float(geo.region_statistics(_map(box, z), region)["FeO"].sel(statistic="mean")[0])
@@ -208,7 +221,7 @@ def test_weights_matter():
 
 
 def test_nan_is_left_out_and_counted_out(rng):
-    box = GRIDS["south"]()
+    box = _grid("south")
     data = rng.random(box.shape)
     region = geo.Circle(50, -80, 150_000)
     share = geo.region_mask(box, region).values.astype(np.float64)
@@ -228,7 +241,7 @@ def test_nan_is_left_out_and_counted_out(rng):
 
 
 def test_large_offsets_lose_no_digits():
-    box = GRIDS["south"]()
+    box = _grid("south")
     noise = np.random.default_rng(1).standard_normal(box.shape)
     region = geo.Circle(0, -85, 300_000)
     near = geo.region_statistics(_map(box, noise).chunk({"y": 11, "x": 17}), region)["FeO"].values[
@@ -253,7 +266,7 @@ REGIONS = [
 
 @pytest.mark.parametrize("lazy", [False, True])
 def test_region_off_the_map_has_count_0(lazy):
-    box = GRIDS["south"]()
+    box = _grid("south")
     data = _map(box, np.ones(box.shape, np.float32), units="wt%", long_name="FeO")
     stats = geo.region_statistics(data.chunk({"y": 40, "x": 40}) if lazy else data, REGIONS)
     assert stats["FeO"].dims == ("region", "statistic")
@@ -269,14 +282,14 @@ def test_region_off_the_map_has_count_0(lazy):
 
 
 def test_all_nan_is_count_0():
-    box = GRIDS["south"]()
+    box = _grid("south")
     stats = geo.region_statistics(_map(box, np.full(box.shape, np.nan)), REGIONS[0])["FeO"].values
     assert stats[0, 0] == 0
     assert np.isnan(stats[0, 1:]).all()
 
 
 def test_only_blocks_around_the_region_are_read():
-    box = GRIDS["south"]()
+    box = _grid("south")
     seen = set()
 
     def block(block_info=None):
@@ -295,7 +308,7 @@ def test_only_blocks_around_the_region_are_read():
 def test_regions_from_a_frame_and_a_file(tmp_path):
     import geopandas
 
-    box = GRIDS["south"]()
+    box = _grid("south")
     data = _map(box, _height(box, 0, -90))
     square = REGIONS[3]
     frame = geopandas.GeoDataFrame({"name": ["square"]}, geometry=[square.geometry]).set_crs(
@@ -316,7 +329,7 @@ def test_regions_from_a_frame_and_a_file(tmp_path):
 
 
 def test_errors():
-    box = GRIDS["south"]()
+    box = _grid("south")
     data = _map(box, np.ones(box.shape))
     region = REGIONS[0]
     for bad in ((-1,), (50, 101), (math.nan,)):

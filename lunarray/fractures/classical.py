@@ -319,8 +319,8 @@ def _f1(found: Sequence[np.ndarray], pairs: Sequence[tuple]) -> float:
     for areas, (_, valid, mask) in zip(found, pairs, strict=True):
         known = (mask != NO_DATA) & valid
         hit, there = areas & known, (mask == 1) & known
-        tp += np.count_nonzero(hit & there)
-        wrong += np.count_nonzero(hit ^ there)
+        tp += int((hit & there).sum())
+        wrong += int((hit ^ there).sum())
     return 2 * tp / max(2 * tp + wrong, 1)
 
 

@@ -229,17 +229,20 @@ def _replace_head(
         )
     own = network.state_dict()
     generator = torch.Generator().manual_seed(seed)
-    new = own[_HEAD + "weight"]
-    state[_HEAD + "weight"] = torch.empty_like(new).normal_(0, 0.01, generator=generator)
-    state[_HEAD + "bias"] = torch.zeros_like(own[_HEAD + "bias"])
+    new = torch.empty(own[_HEAD + "weight"].shape)
+    state[_HEAD + "weight"] = new.normal_(0, 0.01, generator=generator)
+    state[_HEAD + "bias"] = torch.zeros(own[_HEAD + "bias"].shape)
     return True
 
 
 def _built(architecture: str, sizes: Mapping[str, int], path: Path) -> nn.Module:
+    import torch
+
     from lunarray.fractures.model import build
 
     try:
-        return build(architecture, **sizes)
+        with torch.device("meta"):  # no random weights are drawn where a file's follow
+            return build(architecture, **sizes)
     except (ModelError, TypeError) as error:
         raise ModelError(
             f"a network that is unknown here: {architecture} {dict(sizes)}",
@@ -261,6 +264,8 @@ def _fill(
     network: nn.Module, state: Mapping[str, torch.Tensor], path: Path, architecture: str
 ) -> None:
     """Put weights into a network, or say which do not fit."""
+    import torch
+
     own = network.state_dict()
     # The count of batches seen: torch below 0.4 did not write it, and detection does not read it.
     missing = [n for n in own if n not in state and not n.endswith(".num_batches_tracked")]
@@ -285,7 +290,8 @@ def _fill(
             where=path,
             remedy=_REMEDY,
         )
-    network.load_state_dict({**own, **state})
+    counts = {n: torch.zeros(own[n].shape, dtype=own[n].dtype) for n in own if n not in state}
+    network.to_empty(device="cpu").load_state_dict({**counts, **state})
     network.eval().requires_grad_(False)
 
 
