@@ -28,8 +28,11 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
-#: What becomes of a block that fails.
-OnError = StrEnum("OnError", {"stop": "raise", "nan": "nan"})
+class OnError(StrEnum):
+    """What becomes of a block that fails."""
+
+    stop = "raise"
+    nan = "nan"
 
 
 @app.callback()

@@ -25,13 +25,28 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-#: What is kept apart for validation.
-Split = StrEnum("Split", ["image", "area", "tile"])
-#: What training lowers.
-Loss = StrEnum("Loss", ["bce", "focal", "bce_dice"])
+class Split(StrEnum):
+    """What is kept apart for validation."""
 
-#: Course of the learning rate.
-Schedule = StrEnum("Schedule", ["constant", "cosine"])
+    image = "image"
+    area = "area"
+    tile = "tile"
+
+
+class Loss(StrEnum):
+    """What training lowers."""
+
+    bce = "bce"
+    focal = "focal"
+    bce_dice = "bce_dice"
+
+
+class Schedule(StrEnum):
+    """Course of the learning rate."""
+
+    constant = "constant"
+    cosine = "cosine"
+
 
 TrainImages = Annotated[
     list[str],

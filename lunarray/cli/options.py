@@ -8,10 +8,23 @@ from typing import Annotated
 
 from typer import Option
 
-#: Grids by name.
-Grid = StrEnum("Grid", ["north", "south", "equirectangular", "geographic"])
-#: Where a model runs.
-Device = StrEnum("Device", ["auto", "cpu", "cuda"])
+
+class Grid(StrEnum):
+    """Grids by name."""
+
+    north = "north"
+    south = "south"
+    equirectangular = "equirectangular"
+    geographic = "geographic"
+
+
+class Device(StrEnum):
+    """Where a model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
 
 Output = Annotated[
     Path,

@@ -27,8 +27,12 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-#: The two reflectances of an SP product.
-Reflectance = StrEnum("Reflectance", {"REF1": "REF1", "REF2": "REF2"})
+class Reflectance(StrEnum):
+    """The two reflectances of an SP product."""
+
+    REF1 = "REF1"
+    REF2 = "REF2"
+
 
 #: Orbits that a summary shows apart.
 MAX_COLUMNS = 6

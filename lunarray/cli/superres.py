@@ -34,8 +34,11 @@ GeoTiffs = Annotated[
 ]
 
 
-#: How a footprint divides over its cells.
-Division = StrEnum("Division", ["exact", "lagrangian"])
+class Division(StrEnum):
+    """How a footprint divides over its cells."""
+
+    exact = "exact"
+    lagrangian = "lagrangian"
 
 
 @gib.command()
@@ -156,8 +159,11 @@ def populate(
     say(f"Store      {store}")
 
 
-#: What a network is trained on.
-Losses = StrEnum("Losses", ["paper", "footprint"])
+class Losses(StrEnum):
+    """What a network is trained on."""
+
+    paper = "paper"
+    footprint = "footprint"
 
 
 @gib.command()

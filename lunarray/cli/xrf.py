@@ -15,10 +15,19 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-#: Unit of a solar model's third column.
-PhotonsPer = StrEnum("PhotonsPer", {"keV": "keV", "bin": "bin"})
-#: How spectra are co-added.
-Strategy = StrEnum("Strategy", ["sliding", "running", "combined"])
+class PhotonsPer(StrEnum):
+    """Unit of a solar model's third column."""
+
+    keV = "keV"
+    bin = "bin"
+
+
+class Strategy(StrEnum):
+    """How spectra are co-added."""
+
+    sliding = "sliding"
+    running = "running"
+    combined = "combined"
 
 
 def fit_elements(
