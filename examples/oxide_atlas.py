@@ -68,7 +68,7 @@ def main() -> None:
     samples = la.oxides.build_samples(list(cubes.values()), **given)
     # The same places seen by single pixels, as the maps are made of: these tell how far off a pixel may be.
     single = la.oxides.build_samples(list(cubes.values()), spectra_window=1, **given)
-    samples, single = dask.compute(samples, single)
+    samples, single = (made.compute() for made in dask.persist(samples, single))
     samples = la.oxides.select_samples(samples)
     lost = {k: v for k, v in samples.attrs.items() if k.startswith("lost_") and v}
     print(

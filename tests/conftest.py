@@ -134,12 +134,15 @@ def no_compute():
 @pytest.fixture(scope="session")
 def client():
     """A Dask client of a local cluster, in threads or in processes: ``with client(processes=True): ...``."""
+    import dask
     import distributed
 
     @contextmanager
     def make(*, processes: bool = False, workers: int = 2):
-        # A given host: otherwise distributed asks the network for this machine's address.
+        # A given host: otherwise distributed asks the network for this machine's address. Nothing looks at what the
+        # workers are doing a hundred times a second.
         with (
+            dask.config.set({"distributed.worker.profile.enabled": False}),
             distributed.LocalCluster(
                 workers,
                 protocol="tcp://",

@@ -1,12 +1,10 @@
-"""The atlas of both poles, differences against other grids, and reprojection below them."""
+"""The atlas of both poles, and differences against other grids."""
 
 from __future__ import annotations
 
-import dask.array as da
 import numpy as np
 import pytest
 import rasterio
-import xarray as xr
 from typer.testing import CliRunner
 
 import lunarray as la
@@ -14,30 +12,6 @@ from lunarray import geo
 from lunarray.cli import app
 from lunarray.errors import GridError, InputError
 from lunarray.oxides import OXIDES, REGION_A, REGION_B
-
-GRIDS = {
-    "geographic": geo.lunar_grid("geographic", 3.0),
-    "north": geo.polar_grid("north", 80_000, 55),
-    "south": geo.polar_grid("south", 80_000, 55),
-    "equirectangular": geo.lunar_grid("equirectangular", 120_000.0),
-    "band": geo.lunar_grid("geographic", 2.0, (150, 56, 210, 90)),  # over the seam, up to the pole
-}
-
-
-def field(lon, lat):
-    """Smooth on the sphere, so that a jump at the seam or the pole is the fault of who resamples."""
-    lam, phi = np.deg2rad(lon), np.deg2rad(lat)
-    x, y, z = np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)
-    return 5 + x + 2 * y - z + 3 * x * y
-
-
-def on(name, chunks=None):
-    box = GRIDS[name]
-    values = field(*geo.lonlat(box))
-    if chunks:
-        values = da.from_array(values, chunks=chunks)
-    array = xr.DataArray(values, dims=geo.grid_dims(box), coords=geo.grid_coords(box), name="v")
-    return geo.assign_crs(array, box)
 
 
 @pytest.fixture(scope="module")
@@ -48,93 +22,6 @@ def moon():
 @pytest.fixture(scope="module")
 def made(moon):
     return la.oxides.atlas(moon.north, moon.south)
-
-
-# --------------------------------------------------------------------------------------- reprojection
-@pytest.mark.parametrize("method", ["nearest", "bilinear", "average"])
-@pytest.mark.parametrize("target", GRIDS)
-@pytest.mark.parametrize("source", ["geographic", "north", "equirectangular", "band"])
-def test_reprojected_chunks_are_the_whole(source, target, method):
-    whole = geo.reproject(on(source), GRIDS[target], method=method)
-    lazy = geo.reproject(on(source, (9, 17)), GRIDS[target], method=method, chunks=11)
-    np.testing.assert_array_equal(lazy.compute(scheduler="sync"), whole)
-    assert whole.dims == geo.grid_dims(GRIDS[target])
-
-
-@pytest.mark.parametrize("target", ["north", "south", "band"])
-@pytest.mark.parametrize(
-    ("method", "tolerance"), [("nearest", 0.18), ("bilinear", 0.006), ("average", 0.13)]
-)
-def test_whole_moon_covers_seam_and_poles(target, method, tolerance):
-    """Every pixel has its value: field notes, trap 1."""
-    got = geo.reproject(on("geographic"), GRIDS[target], method=method)
-    expected = field(*geo.lonlat(GRIDS[target]))
-    assert np.isfinite(got).all()
-    np.testing.assert_allclose(got, expected, atol=tolerance)
-
-
-def test_only_needed_blocks_are_read():
-    target = geo.polar_grid("north", 20_000, 80)
-    read = []
-
-    def see(block):
-        if block.size:
-            read.append(block.shape)
-        return block
-
-    source = on("geographic", (6, 120))
-    source = source.copy(data=source.data.map_blocks(see, dtype=float, meta=np.empty((0, 0))))
-    geo.reproject(source, target).compute(scheduler="sync")
-    assert source.data.npartitions == 10
-    assert 1 <= len(read) <= 3
-
-
-def test_average_keeps_the_mean_over_area():
-    rng = np.random.default_rng(0)
-    bounds = (-100e3, -100e3, 100e3, 100e3)
-    fine = geo.lunar_grid("south", 2_500, bounds)
-    values = rng.normal(10, 3, tuple(fine.shape))
-    array = geo.assign_crs(
-        xr.DataArray(values, dims=("y", "x"), coords=geo.grid_coords(fine)), fine
-    )
-    got = geo.reproject(array, geo.lunar_grid("south", 10_000, bounds))
-    expected = values.reshape(20, 4, 20, 4).mean(axis=(1, 3))
-    assert got.shape == expected.shape
-    np.testing.assert_allclose(got, expected, rtol=1e-6)
-
-
-def test_missing_values_and_min_valid():
-    array = on("geographic")
-    array = array.where(array.lon < 33)
-    strict = geo.reproject(array, GRIDS["north"], method="bilinear", min_valid=1.0)
-    loose = geo.reproject(array, GRIDS["north"], method="bilinear", min_valid=0.01)
-    assert np.isnan(strict).sum() > np.isnan(loose).sum() > 0
-    known = np.isfinite(strict.values)
-    np.testing.assert_allclose(
-        strict.values[known], field(*geo.lonlat(GRIDS["north"]))[known], atol=0.006
-    )
-
-
-def test_datasets_other_dims_and_integers():
-    ds = xr.Dataset(
-        {"v": on("geographic"), "n": on("geographic").astype(np.int16), "s": ("t", [1.0])}
-    )
-    ds["layers"] = ds.v.expand_dims(wavelength=[500.0, 600.0])
-    ds = geo.assign_crs(ds, GRIDS["geographic"])
-    got = geo.reproject(ds, GRIDS["north"], method="nearest")
-    assert set(got.data_vars) == {"v", "n", "layers"}
-    assert got.n.dtype == np.int16  # the nearest pixel is of the map's own type
-    np.testing.assert_array_equal(got.layers.sel(wavelength=600.0), got.v)
-    assert geo.geobox_of(got) == GRIDS["north"]
-
-
-def test_reproject_errors():
-    with pytest.raises(InputError, match="cubic"):
-        geo.reproject(on("north"), GRIDS["south"], method="cubic")
-    with pytest.raises(InputError, match="min_valid"):
-        geo.reproject(on("north"), GRIDS["south"], min_valid=0)
-    with pytest.raises(GridError):
-        geo.reproject(xr.DataArray([1.0], dims="t"), GRIDS["south"])
 
 
 # --------------------------------------------------------------------------------------------- atlas

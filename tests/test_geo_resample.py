@@ -91,6 +91,17 @@ def test_average_leaves_out_nan_up_to_min_valid():
     assert np.isnan(geo.reproject(source, coarse, min_valid=0.76)).all()
 
 
+def test_bilinear_leaves_out_nan_up_to_min_valid():
+    source, box = _global(3.0), GRIDS["north"]()
+    field = _map(source, _vector(source).astype(np.float32))
+    field = field.where(field.lon < 33)
+    strict = geo.reproject(field, box, method="bilinear", min_valid=1.0).values
+    loose = geo.reproject(field, box, method="bilinear", min_valid=0.01).values
+    assert np.isnan(strict).sum() > np.isnan(loose).sum() > 0
+    known = np.isfinite(strict)
+    np.testing.assert_allclose(strict[known], _vector(box)[known], atol=2e-3)
+
+
 def test_bilinear_is_that_of_scipy(rng):
     from scipy.ndimage import map_coordinates
 

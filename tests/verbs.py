@@ -508,7 +508,7 @@ VERBS = [
         cube,
         lambda ds: oxides.atlas(south=ds, model=oxide_network(), latitude=87.0),
         **PIXELS,
-        steps=("where", "persist", "transpose"),
+        steps=("where", "persist+transpose"),
     ),
     Verb(
         "oxides.region_maps",
@@ -672,7 +672,7 @@ VERBS = [
         gib,
         lambda ds: superres.superresolve(ds, bank().parent / "models", max_distance=None),
         **GLOBE,
-        steps=("where", "persist", "double"),
+        steps=("where", "persist+double"),
     ),
     Verb(
         "superres.as_footprints",
@@ -686,7 +686,7 @@ VERBS = [
         gib,
         lambda ds: superres.read_region(ds, (0, 1), 2),
         **GLOBE,
-        steps=("where", "persist", "double"),
+        steps=("where", "persist+double"),
     ),
     Verb(
         "superres.surface_features",
@@ -696,12 +696,12 @@ VERBS = [
             bank_grid(),
             (0, 0),
             slim(),
-            select=range(0, 64, 8),
+            select=range(0, 64, 32),
             context=0,
             value_range=(0.1, 0.3),
         ),
         **GLOBE,
-        steps=("where", "transpose"),
+        steps=("where+transpose",),
     ),
     Verb(
         "superres.write_element_maps",
@@ -760,7 +760,15 @@ VERBS = [
     ),
     # plot
     *(
-        Verb(f"plot.{name}", make, call, **dims, lazy=False)
+        Verb(
+            f"plot.{name}",
+            make,
+            call,
+            **dims,
+            lazy=False,
+            # Pictures read their input first; three kinds of them stand for all.
+            steps=("mask",) if name in ("maps", "spectra", "graduated_map") else (),
+        )
         for name, make, call, dims in (
             ("maps", maps, lambda ds: plot.maps(ds, variables=["FeO", "MgO"]), MAP),
             ("polar_map", maps, lambda ds: plot.polar_map(south=ds, variable="FeO"), MAP),

@@ -214,7 +214,7 @@ def select_samples(samples: xr.Dataset) -> xr.Dataset:
     spectra = sampled_spectra(samples, "select_samples")
     if samples["reflectance"].dims != spectra.dims:
         samples = samples.assign(reflectance=spectra)
-    (result,) = dask.compute(samples)
+    result = samples.compute()
     total = result.sizes["sample"]
     counts = {"lattice_points": int(result.attrs.get("lattice_points", total))}
     if "status" in result:

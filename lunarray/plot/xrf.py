@@ -138,7 +138,8 @@ def light_curve(
     import dask
 
     soft, hard, flags = dask.compute(
-        particle_rate(ds, (0.9, 2.2)), particle_rate(ds, (7.0, 16.0)), ds["flags"].variable
+        *(particle_rate(ds, band).variable for band in ((0.9, 2.2), (7.0, 16.0))),
+        ds["flags"].variable,
     )
     time = ds["time"].values
     suns = [s for s in (xsm, goes) if s is not None]

@@ -220,7 +220,7 @@ def _positions(ds: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
                 where=name,
                 remedy="assign coordinates lon and lat (degrees) for each observation",
             )
-        positions.append(ds[name])
+        positions.append(ds[name].variable)
     known = [known_values(position.data) for position in positions]
     if any(values is None for values in known):
         import dask

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import dask
 import numpy as np
 import xarray as xr
 
@@ -132,7 +131,7 @@ def _begin(first: xr.Dataset, path: Path, dim: str, length: int) -> None:
             if name not in first.coords and heavy:
                 data[str(name)] = [str(d) for d in variable.dims]
     rows = first.sizes[dim]
-    (loaded,) = dask.compute(first)
+    loaded = first.compute()
     stamped = stamp(loaded, f"append_zarr, {rows} rows")
     with appearing(path) as begun:
         stamped.to_zarr(begun, mode="w-", zarr_format=3, consolidated=False, encoding=encoding)
@@ -190,7 +189,7 @@ def _check_same(ds: xr.Dataset, path: Path, dim: str) -> None:
 def _append(rows: xr.Dataset, path: Path, dim: str) -> None:
     set_state(path, complete=False)
     state = state_of(path) or {}
-    (loaded,) = dask.compute(rows)
+    loaded = rows.compute()
     there = open_zarr(path, incomplete=True)
     count = rows.sizes[dim]
     stamped = stamp(loaded.assign_attrs(there.attrs), f"append_zarr, {count} rows")

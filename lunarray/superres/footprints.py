@@ -131,7 +131,6 @@ def as_footprints(ds: xr.Dataset, *, errors: Literal["raise", "skip"] = "raise")
     InputError
         If a variable is missing or has other dimensions, or, with ``errors="raise"``, a footprint is bad.
     """
-    import dask
 
     require_choice("errors", errors, ("raise", "skip"))
     if not isinstance(ds, xr.Dataset):
@@ -161,7 +160,7 @@ def as_footprints(ds: xr.Dataset, *, errors: Literal["raise", "skip"] = "raise")
             f"{ds.sizes['corner']} corners", where="as_footprints", remedy="Give four of each"
         )
     extra = [name for name in ("time", "row") if name in ds.variables and ds[name].dims == (row,)]
-    (loaded,) = dask.compute(ds[[*names, *extra]])
+    loaded = ds[[*names, *extra]].compute()
     arrays = {name: loaded[name].transpose(row, ...).values.astype(np.float64) for name in names}
     arrays.setdefault("abundance_std", np.full(arrays["abundance"].shape, np.nan))
     problems = _problems(arrays)

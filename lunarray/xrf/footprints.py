@@ -247,7 +247,6 @@ def to_geodataframe(ds: xr.Dataset) -> geopandas.GeoDataFrame:
     InputError
         If `ds` has no footprints.
     """
-    import dask
     import geopandas
 
     from lunarray.geo import moon_crs
@@ -258,7 +257,7 @@ def to_geodataframe(ds: xr.Dataset) -> geopandas.GeoDataFrame:
         for name, v in ds.variables.items()
         if "time" in v.dims and set(v.dims) <= {"time", "element", "corner"}
     ]
-    (ds,) = dask.compute(ds[keep])
+    ds = ds[keep].compute()
     columns: dict[str, Any] = {"time": ds["time"].values}
     for name, variable in ds.variables.items():
         if name in ("time", "corner_lon", "corner_lat") or "corner" in variable.dims:
