@@ -103,6 +103,13 @@ def moon_crs(name_or_code: Any = "geographic") -> pyproj.CRS:
     -------
     pyproj.CRS
         The lunar CRS. Systems equal to one of the named ones come back as that one, with its code.
+
+    Raises
+    ------
+    BodyMismatchError
+        If it is a CRS of another body.
+    GridError
+        If it cannot be understood as a CRS.
     """
     return require_body(name_or_code)
 
@@ -123,6 +130,13 @@ def require_body(crs: Any, body: Bodies = MOON, where: str | None = None) -> pyp
     -------
     pyproj.CRS
         The CRS. Systems equal to one of a body's named ones come back as that one, with its code.
+
+    Raises
+    ------
+    BodyMismatchError
+        If it is a CRS of another body; the message names the body.
+    GridError
+        If there is none, or it cannot be understood.
     """
     allowed = (body,) if isinstance(body, Body) else tuple(body)
     if crs is None:

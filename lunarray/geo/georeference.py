@@ -75,6 +75,11 @@ def crs_of(obj: xr.Dataset | xr.DataArray) -> pyproj.CRS | None:
     -------
     pyproj.CRS or None
         The CRS of whatever body, or None where there is none.
+
+    Raises
+    ------
+    GridError
+        If variables carry different systems.
     """
     found: list[pyproj.CRS] = []
     dataset = _is_dataset(obj)
@@ -112,6 +117,13 @@ def assign_crs(obj: T, crs: Any) -> T:
         With a scalar coordinate ``spatial_ref`` (WKT2, CF parameters and, where the coordinates are regular, the
         GeoTransform), ``grid_mapping`` in the attributes of every spatial variable, and CF attributes on x and y or
         lon and lat. Data are untouched and stay lazy.
+
+    Raises
+    ------
+    BodyMismatchError
+        If `crs` is of another body.
+    GridError
+        If a GeoBox is given that is not the grid of the coordinates.
 
     Notes
     -----
@@ -242,6 +254,13 @@ def geobox_of(obj: xr.Dataset | xr.DataArray, body: Bodies = MOON) -> GeoBox:
     -------
     odc.geo.geobox.GeoBox
         The grid; for a part cut out of a grid, on that grid's own lattice to the last bit.
+
+    Raises
+    ------
+    GridError
+        If dimensions, coordinates or CRS are missing, or the coordinates are not regular.
+    BodyMismatchError
+        If the CRS is of another body.
     """
     from odc.geo.geobox import GeoBox
 

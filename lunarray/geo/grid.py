@@ -57,6 +57,11 @@ def polar_grid(pole: str, resolution: float = 500.0, latitude: float = 65.0) -> 
     odc.geo.geobox.GeoBox
         With an even number of rows and columns and the pole on a pixel corner: grids whose resolutions are multiples
         of each other nest.
+
+    Raises
+    ------
+    GridError
+        If the resolution is not positive or the latitude not between 0 and 90.
     """
     if pole not in ("north", "south"):
         raise GridError(f"{pole!r} is not a pole", where="pole", remedy='use "north" or "south"')
@@ -98,6 +103,13 @@ def lunar_grid(
     Returns
     -------
     odc.geo.geobox.GeoBox
+
+    Raises
+    ------
+    GridError
+        If the specification does not make a grid.
+    BodyMismatchError
+        If it is of another body.
     """
     from odc.geo.geobox import GeoBox
 

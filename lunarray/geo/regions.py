@@ -295,6 +295,13 @@ def as_regions(obj: Any) -> list[Region]:
     -------
     list of Circle, Box or Polygon
         At least one.
+
+    Raises
+    ------
+    InputError
+        No regions, or things that are none.
+    BodyMismatchError
+        Vectors of another body.
     """
     if isinstance(obj, (Circle, Box, Polygon)):
         return [obj]
@@ -346,6 +353,11 @@ def region_grid(region: Region, resolution: float, crs: Any = "geographic") -> G
     odc.geo.geobox.GeoBox
         Whole pixels counted from the origin of the CRS; of a region across ±180° in degrees, its longitudes run
         beyond 180.
+
+    Raises
+    ------
+    GridError
+        If the region has no extent in that CRS.
     """
     target = moon_crs(crs)
     if target.is_geographic and isinstance(region, Box):

@@ -66,6 +66,15 @@ def reproject(
         keep their type where the nearest is taken (outside they are -1, unsigned ones the largest, booleans False),
         else become float32. The same for any chunks, across the poles and the ±180° meridian.
 
+    Raises
+    ------
+    InputError
+        An unknown method or no map.
+    GridError
+        A grid that does not describe a place.
+    BodyMismatchError
+        A grid of another body.
+
     Notes
     -----
     Longitudes repeat: a source around the whole body has no edge at ±180°, nor, where it reaches ±90° in longitude

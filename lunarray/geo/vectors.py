@@ -42,6 +42,15 @@ def read_vectors(
     -------
     geopandas.GeoDataFrame
         Without empty geometries.
+
+    Raises
+    ------
+    InputError
+        If they cannot be read.
+    GridError
+        If they have no CRS and none is given.
+    BodyMismatchError
+        If they are of another body.
     """
     if isinstance(vectors, (str, os.PathLike)):
         import geopandas
@@ -106,6 +115,11 @@ def transform_geometry(
     -------
     ndarray of shapely geometries
         In the coordinates of `target`.
+
+    Raises
+    ------
+    BodyMismatchError
+        If one CRS is of the Moon and the other of Mercury.
     """
     import shapely
 

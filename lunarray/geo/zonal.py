@@ -48,6 +48,11 @@ def region_statistics(
         ``abbreviation``, ``lon`` and ``lat`` of its middle. Where a region holds no finite value, count is 0 and the
         rest NaN.
 
+    Raises
+    ------
+    InputError
+        No maps, no regions, or percentiles that are none.
+
     Notes
     -----
     Of a lazy map only the blocks around the regions are computed. Percentiles are of the weighted values, by linear

@@ -59,6 +59,11 @@ def metrics(
         Correlations are NaN where either is constant (so of one pair), the coefficient of determination where the
         reference is. Where there is no pair, everything is NaN but the count.
 
+    Raises
+    ------
+    InputError
+        If an oxide is missing, or the shapes or coordinates differ.
+
     Notes
     -----
     Moments are computed in one pass over blocks and combined pairwise in float64, so that maps larger than memory

@@ -56,6 +56,11 @@ def oxide_model(
     Returns
     -------
     ModelSpec
+
+    Raises
+    ------
+    ModelError
+        If the weights cannot be read or give other oxides.
     """
     if isinstance(model, ModelSpec):
         return inversion.check_spec(model)
@@ -212,6 +217,11 @@ def mg_number(ds: xr.Dataset) -> xr.DataArray:
     -------
     DataArray
         100 · MgO / (MgO + FeO) in moles, %, float32; NaN where there is not more than none of both together.
+
+    Raises
+    ------
+    InputError
+        If an oxide is missing.
     """
     missing = [oxide for oxide in ("MgO", "FeO") if oxide not in ds]
     if missing:
@@ -248,6 +258,13 @@ def feo_lucey2000(
     -------
     DataArray
         FeO in wt%, float32, on the other dimensions; lazy where `obj` is.
+
+    Raises
+    ------
+    InputError
+        If there is no reflectance.
+    BandMismatchError
+        If 750 or 950 nm lies outside the wavelengths.
 
     Notes
     -----
@@ -297,6 +314,13 @@ def atlas(
     dict of Dataset
         "north" and "south", as far as given: what :func:`lunarray.oxides.invert_oxides` gives, with Mg#, on the
         smallest square of the cube's own pixels that holds the cap. Lazy where the cube is.
+
+    Raises
+    ------
+    InputError
+        No cube, or a latitude that is none.
+    GridError
+        A cube that is not on a polar grid, of the pole that it was given for, or nowhere as near to it as `latitude`.
     """
     given = {"north": north, "south": south}
     cubes = {pole: cube for pole, cube in given.items() if cube is not None}
@@ -335,6 +359,11 @@ def polar_cap(
     -------
     same type as `obj`
         The smallest rectangle of its pixels that holds the cap; in it, floating variables are NaN elsewhere.
+
+    Raises
+    ------
+    GridError
+        If it is not on a polar grid, of another pole, or does not reach `latitude`.
     """
     from lunarray.geo import crs_name
 
@@ -407,6 +436,13 @@ def difference(
     -------
     same type as `result`
         Result less reference, lazy where either is, NaN where either is missing.
+
+    Raises
+    ------
+    InputError
+        No common variable.
+    GridError
+        A grid that is none.
     """
     found, there = matched(result, reference, method=method, variables=variables)
     out: Any
@@ -446,6 +482,11 @@ def region_maps(
     Dataset
         For each oxide and Mg# that both have: (panel, lat, lon) or (panel, y, x) with `panel` "reference", "result",
         "difference"; lazy where the maps are.
+
+    Raises
+    ------
+    InputError
+        No common variable, or no region.
     """
     from lunarray.geo import RADIUS, moon_crs, pixel_size
 

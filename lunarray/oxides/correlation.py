@@ -31,6 +31,11 @@ def band_correlation(samples: xr.Dataset, *, oxides: Sequence[str] | None = None
     DataArray
         Pearson's R (oxide, wavelength), float32, lazy where the samples are. Each R is of the samples in which both
         are finite; NaN where these are fewer than two, or the band or the oxide is the same in all of them.
+
+    Raises
+    ------
+    InputError
+        If these are not samples, or an oxide is missing.
     """
     reflectance = sampled_spectra(samples, "band_correlation")
     names = choose_oxides(oxides, "band_correlation", samples=samples)

@@ -75,6 +75,11 @@ def region_table(
     -------
     pandas.DataFrame
         Index: abbreviations of the regions; columns: (variable, statistic).
+
+    Raises
+    ------
+    InputError
+        Variables or statistics that are not there.
     """
     import pandas as pd
 

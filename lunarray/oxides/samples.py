@@ -48,6 +48,11 @@ class Screen:
         The mean is taken over the nearest window × window pixels.
     tolerance : float
         Greatest |a - b| / min(a, b) of the two abundances a and b; at it, a point is already out.
+
+    Raises
+    ------
+    InputError
+        If the window or the tolerance makes no sense.
     """
 
     maps: Any
@@ -117,6 +122,17 @@ def build_samples(
         was lost; with coordinates ``lon`` and ``lat``. Of what lies outside a map or has too few valid pixels, the
         values are NaN or those of the pixels there are. :func:`select_samples` computes it, keeps the used ones and
         counts the losses.
+
+    Raises
+    ------
+    InputError
+        If oxides are missing, a window or share makes no sense, or no point lies on all maps.
+    BandMismatchError
+        If the cubes have different wavelengths.
+    GridError
+        If something is not a map, or has no coordinate reference system.
+    BodyMismatchError
+        If a map is of another body.
 
     References
     ----------
@@ -210,6 +226,11 @@ def select_samples(samples: xr.Dataset) -> xr.Dataset:
         attributes count: ``lattice_points``, ``lost_<step>`` for every step of :data:`STATUS` (where there was a
         ``status``), ``lost_not_finite`` for what was dropped besides, and ``samples``, what is left. Selecting again
         changes nothing.
+
+    Raises
+    ------
+    InputError
+        If none is left, or there are no spectra.
     """
     spectra = sampled_spectra(samples, "select_samples")
     if samples["reflectance"].dims != spectra.dims:

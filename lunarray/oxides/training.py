@@ -296,6 +296,11 @@ def search(
         The scores of :func:`lunarray.oxides.metrics` of left-out predictions, on (n, learning_rate, oxide). Table 1 of
         [1]_ is ``.sel(learning_rate=1e-3)``, table 2 ``.sel(n=32)``.
 
+    Raises
+    ------
+    InputError
+        Without widths or rates, and as :func:`train`.
+
     References
     ----------
     .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, section 3.1, tables 1 and 2.

@@ -71,6 +71,11 @@ def save_oxide_cnn(
     calibration : Calibration, optional
         Errors on samples not seen in training (:func:`lunarray.oxides.uncertainty.calibrate`): what
         ``invert_oxides(uncertainty=True)`` needs.
+
+    Raises
+    ------
+    ModelError
+        Wavelengths or oxides do not fit the model, or members are unlike it.
     """
 
     centres = [round(float(w), 4) for w in wavelengths]
@@ -166,6 +171,11 @@ def load_oxide_cnn(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> OxideCNN:
     -------
     OxideCNN
         On the CPU, in evaluation mode, without gradients.
+
+    Raises
+    ------
+    ModelError
+        The file is missing, altered, made for another architecture, or holds several networks.
     """
     networks = load_networks(path)
     if len(networks) > 1:

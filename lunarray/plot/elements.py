@@ -99,6 +99,11 @@ def heat_map(
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        If there is no such map, or `radius` is negative, or not 0 for a map that is not on (lat, lon).
     """
     array = _one_map(maps, element)
     if radius < 0 or (radius > 0 and spatial_dims(array) != ("lat", "lon")):
@@ -231,6 +236,11 @@ def surface_3d(
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        If there is no such map, or none of it is known.
     """
     from matplotlib.colors import Normalize
     from mpl_toolkits.mplot3d import Axes3D  # noqa: F401  registers the projection

@@ -65,6 +65,11 @@ def footprints(
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        If there are no abundances of that element, or no footprints.
     """
     from matplotlib.collections import PolyCollection
 
@@ -269,6 +274,11 @@ def graduated_map(
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        If there is no such element, or the classes make no sense.
     """
     from matplotlib.collections import PolyCollection
     from matplotlib.colors import BoundaryNorm

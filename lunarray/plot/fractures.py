@@ -59,6 +59,11 @@ def detections(
     -------
     matplotlib.figure.Figure
         Three panels; frames show where the closer views lie.
+
+    Raises
+    ------
+    GridError
+        If a mask is on another grid than the image, or vectors are given for an image without georeference.
     """
     view = View(image)
     if isinstance(fractures, xr.Dataset) and "mask" in fractures:
@@ -122,6 +127,13 @@ def agreement(
     -------
     matplotlib.figure.Figure
         The figure, with a legend.
+
+    Raises
+    ------
+    InputError
+        If a mask is given with polygons.
+    GridError
+        If a mask is on another grid.
     """
     from matplotlib.patches import Patch
 
@@ -264,6 +276,11 @@ def training_curves(
     -------
     matplotlib.figure.Figure
         A panel for each of the loss, precision, recall and F1 that the history holds; the best epoch is dotted.
+
+    Raises
+    ------
+    InputError
+        If there is no dimension ``epoch`` or nothing to draw.
     """
     names = [n for n in ("loss", "precision", "recall", "F1") if n in history]
     if "epoch" not in history.dims or not names:

@@ -64,6 +64,11 @@ def maps(
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        If there is nothing to draw.
     """
     if isinstance(ds, xr.DataArray):
         ds = ds.to_dataset(name=ds.name if ds.name is not None else "value")
@@ -108,6 +113,13 @@ def comparison(
     -------
     matplotlib.figure.Figure
         The figure. Bias is the mean of result − truth, RMSE its root mean square.
+
+    Raises
+    ------
+    InputError
+        If they have no variable in common.
+    GridError
+        If they are not on the same grid.
     """
     common = chosen(variables, result, truth)
     _require_same_grid(truth, result)

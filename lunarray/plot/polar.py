@@ -80,6 +80,13 @@ def polar_map(
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        If there is no map, or no such variable.
+    GridError
+        If a map is not on a polar or geographic lunar grid.
     """
     panels: dict[str, xr.DataArray] = {}
     for given in (north, south):
@@ -145,6 +152,13 @@ def polar_atlas(
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        Nothing to draw.
+    GridError
+        Maps that are not polar.
     """
     poles = _poles(atlas)
     names = chosen(variables, *poles.values())
@@ -197,6 +211,11 @@ def difference_map(
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        Nothing to draw.
     """
     maps = [
         given if given is None else decimate(_pick(given, variable), 2_000_000)

@@ -65,6 +65,11 @@ def region_triptychs(
     -------
     matplotlib.figure.Figure
         Reference and result of a row share a scale; that of all differences is one, symmetric about zero.
+
+    Raises
+    ------
+    InputError
+        Nothing to draw, or no such variable.
     """
     sets = [regions] if isinstance(regions, xr.Dataset) else list(regions)
     if not sets or any(variable not in ds or "panel" not in ds[variable].dims for ds in sets):
@@ -161,6 +166,11 @@ def region_bars(
     matplotlib.figure.Figure
         A bar from mean − std to mean + std, a line from the 5th to the 95th percentile where they are there, a dot at
         the mean. Axes do not begin at zero: the regions differ by a few per cent.
+
+    Raises
+    ------
+    InputError
+        No statistics of regions, or no such variable.
     """
     if not {"region", "statistic"} <= set(statistics.dims):
         raise InputError(
@@ -248,6 +258,11 @@ def region_map(
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    GridError
+        A map that is not polar, or that none of the regions lies on.
     """
     geobox = geobox_of(array)
     require_pole(array)

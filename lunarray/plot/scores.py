@@ -49,6 +49,11 @@ def correlation_curves(
     -------
     matplotlib.figure.Figure
         Wavelength below, number of the band above.
+
+    Raises
+    ------
+    InputError
+        Other dimensions.
     """
     if set(correlation.dims) != {"oxide", "wavelength"}:
         raise InputError(
@@ -166,6 +171,11 @@ def prediction_scatter(
     matplotlib.figure.Figure
         Each panel with the 1:1 line and, of the points drawn, their number, R² (squared correlation, eq. 2), RMSE and
         MAE (eqs. 3 and 4).
+
+    Raises
+    ------
+    InputError
+        No common variable, or other dimensions.
     """
     names = chosen(variables, reference, predicted, default=all_variables)
     if dict(reference[names].sizes) != dict(predicted[names].sizes):

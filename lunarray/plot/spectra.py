@@ -58,6 +58,11 @@ def spectra(
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        If there are no spectra, or none at a place that is asked for.
     """
     array = ds if isinstance(ds, xr.DataArray) else ds[chosen([variable], ds)[0]]
     if "wavelength" not in array.dims or "wavelength" not in array.coords:

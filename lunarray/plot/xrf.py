@@ -46,6 +46,11 @@ def xrf_spectrum(
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        If `components` has no data or model.
     """
     missing = {"data", "data_std", "model", "energy", "residual"} - set(components.variables)
     if missing:
@@ -126,6 +131,11 @@ def light_curve(
     -------
     matplotlib.figure.Figure
         The figure: rates of CLASS in 0.9-2.2 keV (lines of Mg, Al and Si) and in 7-16 keV (particles), and of the Sun.
+
+    Raises
+    ------
+    InputError
+        If `ds` has no counts or no flags.
     """
     from lunarray.xrf.selection import particle_rate
 

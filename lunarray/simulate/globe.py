@@ -112,6 +112,13 @@ def moon(
     Moon
         Cubes, reference maps, second map and truth. Every pixel depends on its place and the seed only: the chunks
         do not matter.
+
+    Raises
+    ------
+    InputError
+        Wavelengths, chunks or latitudes that make no sense.
+    GridError
+        A resolution that makes no grid.
     """
     from lunarray.geo import lunar_grid, polar_grid
 
@@ -165,6 +172,11 @@ def truth_maps(scene: xr.Dataset) -> xr.Dataset:
     -------
     Dataset
         ``FeO``, …, ``Mg_number``.
+
+    Raises
+    ------
+    InputError
+        If it holds no truth.
     """
     from lunarray.oxides.api import mg_number
 

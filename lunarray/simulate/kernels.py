@@ -229,6 +229,11 @@ def mix_reflectance(
     ndarray, shape (sample, wavelength), float32
         Reflectance at 30°/0°/30°, between 0 and 1.
 
+    Raises
+    ------
+    InputError
+        A parameter of wrong shape, or fractions that are not fractions.
+
     References
     ----------
     Hapke (1981), J. Geophys. Res. 86, 3039; Lucey (1998), J. Geophys. Res. 103, 1703;

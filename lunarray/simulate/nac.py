@@ -110,6 +110,11 @@ class NacSettings:
         Width of the images that make up the mosaic, pixels; None for one image.
     nodata : bool
         Whether the mosaic has slanted edges and gaps between some strips, without data.
+
+    Raises
+    ------
+    InputError
+        A number or share that makes no sense.
     """
 
     fractures: float = 6.0
@@ -184,6 +189,13 @@ def nac_scene(
     -------
     NacScene
         Image, masks, lines and polygons.
+
+    Raises
+    ------
+    InputError
+        A shape or number that makes no sense.
+    GridError, BodyMismatchError
+        A CRS that is none, geographic, or not of the Moon.
     """
     from lunarray.geo import assign_crs
     from lunarray.store.provenance import stamp

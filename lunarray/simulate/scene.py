@@ -218,6 +218,11 @@ def polar_scene(
     xarray.Dataset
         ``reflectance`` (wavelength, y, x) float32 and the truth ``FeO_true``, ``TiO2_true``, … (y, x) in wt%,
         float32, on a polar stereographic grid with its CRS; lazy if chunked.
+
+    Raises
+    ------
+    InputError
+        Wavelengths or chunks that make no sense; errors of the grid as of :func:`lunarray.geo.polar_grid`.
     """
     from lunarray.geo import grid_coords, polar_grid
 

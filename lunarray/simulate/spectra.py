@@ -50,6 +50,11 @@ def soils(n: int, seed: int, wavelengths: np.ndarray | None = None) -> xr.Datase
         in wt%, ``modes`` (sample, mineral) as weight fractions, and the other parameters of
         :func:`lunarray.simulate.mix_reflectance` by name; float32.
 
+    Raises
+    ------
+    InputError
+        ``n`` is not positive, or wavelengths beyond 450-1800 nm, where the constants hold.
+
     See Also
     --------
     add_sp_errors : SP's scale, errors and smoothing.
@@ -173,6 +178,11 @@ def add_sp_errors(
     -------
     xarray.DataArray
         As the input, float32.
+
+    Raises
+    ------
+    InputError
+        An unknown error name, or dimensions other than (sample, wavelength).
     """
     if reflectance.ndim != 2 or reflectance.dims[1] != "wavelength":
         raise InputError(

@@ -188,6 +188,11 @@ def track_scene(
     Returns
     -------
     TrackScene
+
+    Raises
+    ------
+    InputError
+        If `coverage` is not between 0 and 1.
     """
     import xarray as xr
 
