@@ -124,17 +124,15 @@ class _Guarded:
             if isinstance(value, Failure):
                 return value
         stage = key_split(self.node.key)
+        how: dict[str, Any] = {
+            "retries": self.retries,
+            "keep": self.keep,
+            "stopped": lambda: self.run in _stopped,
+        }
         if isinstance(self.node.func, Region):
-            return self.node.func.run(
-                values,
-                stage,
-                retries=self.retries,
-                keep=self.keep,
-                stopped=lambda: self.run in _stopped,
-            )
+            return self.node.func.run(values, stage, **how)
         arguments = dict(zip(self.names, values, strict=True))
-        call = partial(self.node, arguments)
-        return attempt(call, stage, retries=self.retries, keep=self.keep)
+        return attempt(partial(self.node, arguments), stage, **how)
 
 
 def _run_local(

@@ -39,12 +39,20 @@ class Failure:
         return cls(stage, type(error).__name__, str(error), attempts, where)
 
 
-def attempt(call: Callable[[], Any], stage: str, *, retries: int, keep: bool) -> Any:
+def attempt(
+    call: Callable[[], Any],
+    stage: str,
+    *,
+    retries: int,
+    keep: bool,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Any:
     """Call a function; try again where it fails, and count its time for the stage.
 
-    `stage`: kind of task; `keep` bool: give a Failure when it fails for good, instead of raising. Returns what it
-    returns, or a Failure. StoreWriteError if the store cannot be written any more, whatever `keep` says: no block is to
-    blame for that. Without `keep`, what it raised.
+    `stage`: kind of task; `keep` bool: give a Failure when it fails for good, instead of raising; `stopped`: tells
+    whether the run is over, so that nothing is tried again. Returns what it returns, or a Failure. StoreWriteError if
+    the store cannot be written any more, whatever `keep` says: no block is to blame for that. Without `keep`, what it
+    raised.
     """
     begin = time.perf_counter()
     for number in range(retries + 1):
@@ -52,7 +60,7 @@ def attempt(call: Callable[[], Any], stage: str, *, retries: int, keep: bool) ->
             result = call()
             break
         except Exception as error:
-            if isinstance(error, StoreWriteError):
+            if isinstance(error, StoreWriteError) or stopped():
                 raise
             if number == retries or isinstance(error, FINAL):
                 if keep:

@@ -247,6 +247,7 @@ class Region:
         is tried again; `keep`: give the failure of one of its tasks instead of raising it; `stopped`: tells whether the
         run is over, so that nothing more is to be done. Returns what `finish` gives, or a Failure.
         """
+        tried = partial(attempt, retries=retries, keep=keep, stopped=stopped)
         tasks = dict(self.extra)
         for layer in self.recipe.layers:
             if (blocks := self.blocks.get(layer.output)) is not None:
@@ -268,7 +269,7 @@ class Region:
                 if graph.plain(node):
                     held[step] = call()
                 else:
-                    result = attempt(call, key_split(step), retries=retries, keep=keep)
+                    result = tried(call, key_split(step))
                     if isinstance(result, Failure):
                         return result
                     held[step] = result
@@ -280,7 +281,7 @@ class Region:
         if stopped():
             raise RuntimeError("the run was stopped")
         finish = partial(self.recipe.finish, [paste.array for paste in pasted], self.begin)
-        return finish() if stage is None else attempt(finish, stage, retries=retries, keep=keep)
+        return finish() if stage is None else tried(finish, stage)
 
     def _leaves(self) -> Iterator[tuple[Any, int, list[tuple[int, int]]]]:
         """Blocks of all arrays that the region overlaps: key, number of the array, and where the block lies in it."""
