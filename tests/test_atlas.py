@@ -149,7 +149,7 @@ def test_train_map_and_compare(run, stores, tmp_path):
     text = run(
         "train-oxides", stores / "north.zarr", stores / "south.zarr", "--reference", stores / "reference",
         "--screen", stores / "second_north.tif", "--screen", stores / "second_south.tif", "--reference-window", 9,
-        "--folds", 2, "-n", 2, "--epochs", 10, "--learning-rate", 0.01, "-o", tmp_path / "m.safetensors",
+        "--folds", 2, "-n", 2, "--epochs", 2, "--learning-rate", 0.01, "-o", tmp_path / "m.safetensors",
         "--samples", tmp_path / "samples.zarr", "--figures", tmp_path / "figures", "--device", "cpu",
     )  # fmt: skip
     assert "of 1,932 points" in text
@@ -185,7 +185,7 @@ def test_train_map_and_compare(run, stores, tmp_path):
     # A store of samples in place of cubes.
     again = tmp_path / "m2.safetensors"
     run(
-        "train-oxides", tmp_path / "samples.zarr", "-o", again, "--folds", 2, "-n", 2, "--epochs", 2
+        "train-oxides", tmp_path / "samples.zarr", "-o", again, "--folds", 2, "-n", 2, "--epochs", 1
     )
     assert again.exists()
 

@@ -115,7 +115,7 @@ def datasets(draw):
 
 
 @settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(ds=datasets())
 def test_nothing_is_lost_or_changed_whatever_is_lazy(tmp_path_factory, ds):
@@ -193,11 +193,9 @@ def fail_after(n: int):
     return kernel
 
 
-def large() -> xr.Dataset:
-    """Sixteen regions of 16 MB at the least."""
-    values = da.random.default_rng(5).random(
-        (150, 720, 720), chunks=(-1, 180, 180), dtype=np.float32
-    )
+def sixteen_regions() -> xr.Dataset:
+    """Sixteen regions of more than a megabyte."""
+    values = da.random.default_rng(5).random((150, 192, 192), chunks=(-1, 48, 48), dtype=np.float32)
     mask = (values[0] > 0.5).astype(np.uint8)
     return xr.Dataset(
         {"reflectance": (("wavelength", "y", "x"), values), "mask": (("y", "x"), mask)}
@@ -209,7 +207,7 @@ def digests(path: Path) -> dict[str, bytes]:
 
 
 def test_failure_leaves_a_resumable_store(tmp_path):
-    ds = large()
+    ds = sixteen_regions()
     broken = ds.copy()
     broken["reflectance"] = ds.reflectance.copy(
         data=ds.reflectance.data.map_blocks(fail_after(5), dtype="f4")
@@ -237,7 +235,7 @@ KILLED = """
     import os, sys, time
     from pathlib import Path
     sys.path.insert(0, {tests!r})
-    from test_store import large
+    from test_store import sixteen_regions
     from lunarray.store import to_zarr
 
     def with_a_ticket(block):
@@ -252,7 +250,7 @@ KILLED = """
             time.sleep(0.02)
         return block
 
-    ds = large()
+    ds = sixteen_regions()
     slow = ds.reflectance.data.map_blocks(with_a_ticket, dtype="f4", name="slow-reflectance")
     ds["reflectance"] = ds.reflectance.copy(data=slow)
     to_zarr(ds, sys.argv[1])
@@ -280,7 +278,7 @@ def test_killed_again_and_again_and_resumed_is_bit_equal(tmp_path):
     assert 0 < done[1] < done[2] < describe(killed).regions
     shutil.rmtree(tickets)
     subprocess.run(command, check=True)
-    whole = to_zarr(large(), tmp_path / "whole.zarr", token="whole")
+    whole = to_zarr(sixteen_regions(), tmp_path / "whole.zarr", token="whole")
     xr.testing.assert_equal(lunarray.open_zarr(killed), whole)
     chunks = {name: data for name, data in digests(killed).items() if Path(name).name.isdigit()}
     expected = digests(tmp_path / "whole.zarr")
