@@ -108,7 +108,8 @@ def _cut_at_touches(corners):
         out[filled, 0], out[filled, 1] = corners[stack[m], 0], corners[stack[m], 1]
         filled += 1
     count += 1
-    corners[:] = out
+    for i in range(n):  # an assignment of the whole takes seconds to compile
+        corners[i, 0], corners[i, 1] = out[i, 0], out[i, 1]
     return sizes[:count]
 
 
