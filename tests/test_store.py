@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -17,6 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from fresh import FRESH, forked_workers, stop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -47,6 +44,12 @@ def cube(shape=(150, 70, 90), chunks=(-1, 32, 32), seed=0) -> xr.Dataset:
         },
         coords={"wavelength": np.arange(shape[0]) + 500.0, "y": y, "x": x},
     )
+
+
+@pytest.fixture(scope="module")
+def processes_end():
+    yield
+    stop()
 
 
 @given(
@@ -231,15 +234,10 @@ def test_failure_leaves_a_resumable_store(tmp_path):
     assert digests(path) == digests(tmp_path / "b.zarr")
 
 
-KILLED = """
-    import os, sys, time
-    from pathlib import Path
-    sys.path.insert(0, {tests!r})
-    from test_store import sixteen_regions
-    from lunarray.store import to_zarr
+def write_with_tickets(store: Path, tickets: Path) -> None:
+    """Write a store; while there is a folder of tickets, each block takes one of them or waits for one."""
 
     def with_a_ticket(block):
-        tickets = Path({tickets!r})
         while tickets.exists():
             for ticket in tickets.iterdir():
                 try:
@@ -253,31 +251,32 @@ KILLED = """
     ds = sixteen_regions()
     slow = ds.reflectance.data.map_blocks(with_a_ticket, dtype="f4", name="slow-reflectance")
     ds["reflectance"] = ds.reflectance.copy(data=slow)
-    to_zarr(ds, sys.argv[1])
-"""
+    to_zarr(ds, store)
 
 
-def test_killed_again_and_again_and_resumed_is_bit_equal(tmp_path):
+def test_killed_again_and_again_and_resumed_is_bit_equal(tmp_path, processes_end):
     killed, tickets = tmp_path / "killed.zarr", tmp_path / "tickets"
-    code = KILLED.format(tests=str(Path(__file__).parent), tickets=str(tickets))
-    command = [sys.executable, "-c", textwrap.dedent(code), str(killed)]
     done = [0]
     for turn in range(2):
         # Each turn may work on four blocks and then stands still, so that it is never too late for killing it.
         tickets.mkdir(exist_ok=True)
         for number in range(4):
             (tickets / f"{turn}-{number}").touch()
-        process = subprocess.Popen(command)
+        process = FRESH.Process(target=write_with_tickets, args=(killed, tickets))
+        process.start()
         while not killed.exists() or describe(killed).regions_done <= done[-1]:
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         done.append(describe(killed).regions_done)
     assert not describe(killed).complete
     assert 0 < done[1] < done[2] < describe(killed).regions
     shutil.rmtree(tickets)
-    subprocess.run(command, check=True)
+    process = FRESH.Process(target=write_with_tickets, args=(killed, tickets))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     whole = to_zarr(sixteen_regions(), tmp_path / "whole.zarr", token="whole")
     xr.testing.assert_equal(lunarray.open_zarr(killed), whole)
     chunks = {name: data for name, data in digests(killed).items() if Path(name).name.isdigit()}
@@ -286,9 +285,9 @@ def test_killed_again_and_again_and_resumed_is_bit_equal(tmp_path):
 
 
 @pytest.mark.parametrize("processes", [False, True])
-def test_distributed_equals_local(tmp_path, client, processes):
+def test_distributed_equals_local(tmp_path, client, processes, processes_end):
     local = to_zarr(cube(), tmp_path / "local.zarr")
-    with client(processes=processes):
+    with forked_workers(), client(processes=processes):
         remote = to_zarr(cube(), tmp_path / "remote.zarr", progress=True)
         xr.testing.assert_identical(remote.compute(), local.compute().assign_attrs(remote.attrs))
 
