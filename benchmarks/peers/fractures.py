@@ -295,7 +295,8 @@ def _alone(network: Any, rule: Any, tiles: np.ndarray, options: Options) -> Cont
     """Our network without the way there and back."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from lunarray.fractures.predictor import predictor_of, torch_threads
+    from lunarray.engine.batches import torch_threads
+    from lunarray.fractures.predictor import predictor_of
 
     predict = predictor_of(network, rule)
     pool = ThreadPoolExecutor(options.threads)

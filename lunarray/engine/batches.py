@@ -1,10 +1,11 @@
-"""Batches that shrink where memory does not suffice for them."""
+"""Batches that shrink where memory does not suffice for them, and the threads that work on one."""
 
 from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 
 from lunarray.engine.accounts import event, stage
 
@@ -93,3 +94,19 @@ def _release() -> None:
     if torch is not None and torch.cuda.is_initialized():
         gc.collect()
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Set torch's threads of the calling thread for a while, its BLAS included; None leaves them as they are."""
+    import torch
+
+    before = torch.get_num_threads()
+    if threads is None or threads == before:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -16,6 +16,7 @@ import xarray as xr
 from dask.base import tokenize
 
 from lunarray.engine import ModelSpec, in_batches, placed, resolve_device
+from lunarray.engine.batches import torch_threads
 from lunarray.engine.graph import Block, assemble
 from lunarray.engine.models import Device
 from lunarray.errors import InputError, MissingDependencyError, ModelError, require_number
@@ -253,7 +254,6 @@ def _run_group(
                 places.append((a, b, y, x))
     if not places:
         return np.empty((0, 0), np.float32)
-    from lunarray.fractures.predictor import torch_threads
 
     predict = spec.load()
     size = options.batch_size or BATCH[resolve_device(spec.device)]

@@ -13,8 +13,7 @@ from __future__ import annotations
 import copy
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -119,20 +118,6 @@ def _probability(network: nn.Module, tiles: torch.Tensor, rule: Normalisation) -
     with torch.inference_mode():
         seen = normalise(tiles, rule).contiguous(memory_format=torch.channels_last)
         return torch.sigmoid(network(seen)[:, 0])
-
-
-@contextmanager
-def torch_threads(threads: int | None) -> Iterator[None]:
-    """Set torch's threads of the calling thread for a while; None leaves them as they are."""
-    before = torch.get_num_threads()
-    if threads is None or threads == before:
-        yield
-        return
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # --- The network with its weights packed ----------------------------------------------------------

@@ -6,11 +6,13 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lunarray.engine.batches import torch_threads
 from lunarray.errors import InputError, require_choice
 from lunarray.geo import RADIUS
 from lunarray.superres.backbone import DEVIATION, FEATURES, MEAN, STRIDE, Backbone
@@ -155,14 +157,22 @@ def _split(n: int, most: int) -> list[slice]:
 
 
 def at_once(setup: Setup, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
+    import torch
+
     out = np.empty((setup.kept.size, lat.size, lon.size), np.float32)
     grey = setup.grey()
+
+    def fill(place: tuple[slice, slice]) -> None:
+        part, cut = place
+        origin = _reach(setup, frame_of(setup, lat[part], lon[cut]))
+        values = setup.source.cut(setup.source.data, origin)
+        out[:, part, cut] = _tile_alone(values, setup, lat[part], lon[cut], grey)
+
     rows, columns = _tiles(setup, lat, lon)
-    for part, cuts in zip(rows, columns, strict=True):
-        for cut in cuts:
-            origin = _reach(setup, frame_of(setup, lat[part], lon[cut]))
-            values = setup.source.cut(setup.source.data, origin)
-            out[:, part, cut] = _tile(values, setup, lat[part], lon[cut], grey)
+    places = [(part, cut) for part, cuts in zip(rows, columns, strict=True) for cut in cuts]
+    # Tiles side by side, a thread each: with several threads torch sums in another order than in a Dask task.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(fill, places))
     return out
 
 
@@ -196,10 +206,9 @@ def _bare(setup: Setup) -> Setup:
 
 
 def _tile_alone(*arguments: Any) -> np.ndarray:
-    """In a Dask task: one thread for torch, whose threads are the caller's own."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1):
+    """One thread for torch: several tiles are worked on side by side."""
+    # Not threadpoolctl's limits, which are the process' where BLAS is concerned: one tile's end would lift another's.
+    with torch_threads(1):
         return _tile(*arguments)
 
 
