@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import Absent, Comparison, Contender, Options
-from benchmarks.peers.oxides import SEED, _torch_threads
+from benchmarks.peers.oxides import SEED
+from lunarray.engine.batches import torch_threads
 
 TILE, OVERLAP = 512, 128
 #: Tiles to a side of the mosaic that ours maps; and those that the others run.
@@ -43,7 +44,7 @@ def prepare(options: Options) -> Comparison:
     tiles = image[:tile, :tile][None].repeat(TILES, axis=0)
     tiles[1:] += np.float32(10)
     seen = _normalised(tiles, rule)
-    with _torch_threads(options.threads):
+    with torch_threads(options.threads):
         reference = _probabilities(network, seen)
     if reference.std() < 0.05:
         raise RuntimeError(
@@ -147,7 +148,7 @@ def _components(
 
     axis = Axis(len(image), tile, OVERLAP)
     result = np.zeros_like(image)
-    with _torch_threads(options.threads):
+    with torch_threads(options.threads):
         for y, down in zip(axis.starts, axis.weights, strict=True):
             for x, across in zip(axis.starts, axis.weights, strict=True):
                 part = image[None, y : y + tile, x : x + tile]
@@ -214,7 +215,7 @@ def _torch(network: Any, seen: Any, options: Options, *, last: bool = False) -> 
     tiles = seen.contiguous(memory_format=layout)
 
     def run() -> np.ndarray:
-        with _torch_threads(options.threads):
+        with torch_threads(options.threads):
             return _probabilities(model, tiles)
 
     return Contender(len(seen), {"tile by tile": run})
@@ -240,7 +241,7 @@ def _compiled(network: Any, seen: Any, options: Options) -> Contender:
         def run(compiled: Any = compiled, tiles: Any = tiles, freeze: bool = freeze) -> np.ndarray:
             # Weights are frozen under no_grad only, and only where asked for when it compiles.
             with (
-                _torch_threads(options.threads),
+                torch_threads(options.threads),
                 warnings.catch_warnings(),
                 inductor.patch(freezing=freeze),
                 torch.no_grad(),
@@ -295,7 +296,6 @@ def _alone(network: Any, rule: Any, tiles: np.ndarray, options: Options) -> Cont
     """Our network without the way there and back."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from lunarray.engine.batches import torch_threads
     from lunarray.fractures.predictor import predictor_of
 
     predict = predictor_of(network, rule)
@@ -309,7 +309,7 @@ def _alone(network: Any, rule: Any, tiles: np.ndarray, options: Options) -> Cont
         return np.concatenate(list(pool.map(one, tiles)))
 
     def together() -> np.ndarray:
-        with _torch_threads(options.threads):
+        with torch_threads(options.threads):
             return np.concatenate([predict(tile[None]) for tile in tiles])
 
     return Contender(len(tiles), {"a thread a tile": apart, "all threads a tile": together})

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import Absent, Comparison, Contender, Options
-from benchmarks.peers.oxides import BANDS, SEED, N, _gemm, _torch_threads, network_operations
+from benchmarks.peers.oxides import BANDS, SEED, N, _gemm, network_operations
+from lunarray.engine.batches import torch_threads
 
 SAMPLES, OUTPUTS, EPOCHS = 64, 6, 5
 TOLERANCE = 1e-4
@@ -118,7 +119,7 @@ def _sequential(
     plain = MinibatchSettings(n=settings.n, epochs=settings.epochs, seed=settings.seed)
 
     def run(threads: int) -> dict[str, np.ndarray]:
-        with _torch_threads(threads):
+        with torch_threads(threads):
             models = [train_network(x[index], y[index], plain, device="cpu") for index in kept]
         return {name: value.numpy() for name, value in models[0].state_dict().items()}
 
@@ -144,7 +145,7 @@ def _stacked(
         return Absent("torch finds no GPU")
 
     def run() -> dict[str, np.ndarray]:
-        with _torch_threads(options.threads):
+        with torch_threads(options.threads):
             batch = StackedBatch(x, y, kept, settings, device=device)
             batch.run(settings.epochs)
             return batch.states()[0]

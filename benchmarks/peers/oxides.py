@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import Absent, Comparison, Contender, Options
+from lunarray.engine.batches import torch_threads
 
 N, BANDS = 32, 150
 #: wt%: what an output may differ from eager fp32.
@@ -39,7 +40,7 @@ def prepare(options: Options) -> Comparison:
     model = _eager(weights)
     pixels = 2048 if options.quick else 8192
     x = _spectra(model, 4 * pixels)
-    with _torch_threads(options.threads):
+    with torch_threads(options.threads):
         reference = np.concatenate([_run_torch(model, part) for part in np.split(x, 16)])
     if reference.std(axis=0).min() < 0.1:
         raise RuntimeError("the model's outputs hardly vary: agreement with it would mean nothing")
@@ -136,24 +137,6 @@ def _spectra(model: Any, pixels: int) -> np.ndarray:
 # --- Contenders -----------------------------------------------------------------------------------
 
 
-class _torch_threads:
-    """Torch's thread count for a while."""
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-
-    def __enter__(self) -> None:
-        import torch
-
-        self.before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-
-    def __exit__(self, *_: object) -> None:
-        import torch
-
-        torch.set_num_threads(self.before)
-
-
 def _batches(x: np.ndarray, size: int) -> list[np.ndarray]:
     return [x[i : i + size] for i in range(0, len(x), size)]
 
@@ -200,7 +183,7 @@ def _spec(weights: Path) -> Any:
 
 def _torch_eager(model: Any, x: np.ndarray, options: Options) -> Contender:
     def run(size: int) -> np.ndarray:
-        with _torch_threads(options.threads):
+        with torch_threads(options.threads):
             return np.concatenate([_run_torch(model, part) for part in _batches(x, size)])
 
     sizes = sorted({min(size, len(x)) for size in (16, 64, 256, 1024, 2048)})
@@ -212,12 +195,12 @@ def _torch_compile(model: Any, x: np.ndarray, options: Options) -> Contender | A
 
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         return Absent("torch.compile needs a C++ compiler, and there is none")
-    with _torch_threads(options.threads):
+    with torch_threads(options.threads):
         torch._dynamo.reset()
         compiled = torch.compile(model, dynamic=False)
 
     def run(size: int) -> np.ndarray:
-        with _torch_threads(options.threads), warnings.catch_warnings():
+        with torch_threads(options.threads), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return np.concatenate([_run_torch(compiled, part) for part in _batches(x, size)])
 
@@ -334,7 +317,7 @@ def _gemm(operations: int, options: Options) -> Contender:
     ta, tb, tc = torch.from_numpy(a), torch.from_numpy(b), torch.from_numpy(c)
 
     def by_torch() -> None:
-        with _torch_threads(options.threads):
+        with torch_threads(options.threads):
             torch.mm(ta, tb, out=tc)
 
     return Contender(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.engine.batches import torch_threads
+from lunarray.engine.models import resolve_device
 from lunarray.errors import InputError, require_choice
 from lunarray.geo import RADIUS
 from lunarray.superres.backbone import DEVIATION, FEATURES, MEAN, STRIDE, Backbone
@@ -170,8 +171,10 @@ def at_once(setup: Setup, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
 
     rows, columns = _tiles(setup, lat, lon)
     places = [(part, cut) for part, cuts in zip(rows, columns, strict=True) for cut in cuts]
-    # Tiles side by side, a thread each: with several threads torch sums in another order than in a Dask task.
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    # Tiles side by side, a thread each: with several threads torch sums in another order than in a Dask task. A GPU
+    # gets one at a time.
+    on_gpu = resolve_device(setup.backbone.device) == "cuda"
+    with ThreadPoolExecutor(1 if on_gpu else torch.get_num_threads()) as pool:
         list(pool.map(fill, places))
     return out
 
