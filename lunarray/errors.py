@@ -115,6 +115,55 @@ class MissingDependencyError(LunarrayError, ImportError):
     """An optional dependency that is needed now and is not installed."""
 
 
+#: The extra of this package that brings an optional package, by the name under which that is imported.
+EXTRAS = {
+    "torch": "torch",
+    "torchvision": "torch",
+    "sklearn": "learn",
+    "pyarrow": "parquet",
+    "dask_cuda": "gpu",
+    "dask_jobqueue": "hpc",
+    "kalasiris": "isis",
+    "pyatomdb": "solar",
+}
+
+
+@contextmanager
+def needs(package: str, what: str) -> Iterator[None]:
+    """Import an optional package in this context, or raise MissingDependencyError that names the extra.
+
+    Parameters
+    ----------
+    package : str
+        One of EXTRAS, as it is imported.
+    what : str
+        What needs it, in words that "needs" can follow.
+
+    Raises
+    ------
+    MissingDependencyError
+        If the package, or one that comes with it, is absent or cannot be imported.
+
+    Examples
+    --------
+    >>> with needs("torch", "training on oxides"):
+    ...     import torch
+    """
+    try:
+        yield
+    except MissingDependencyError:
+        raise
+    except ImportError as error:
+        name = (error.name or package).partition(".")[0]
+        missing = isinstance(error, ModuleNotFoundError) and name in EXTRAS
+        package = name if missing else package
+        why = "is not installed" if missing else f"cannot be imported ({error})"
+        raise MissingDependencyError(
+            f"{what} needs {package}, which {why}",
+            remedy=f"Install it with: pip install 'lunarray[{EXTRAS[package]}]'",
+        ) from error
+
+
 @contextmanager
 def store_errors(
     problem: str, where: str | os.PathLike[str] | None, remedy: str | None = None

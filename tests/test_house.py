@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: From the ground up: a room imports from those before it, and from nothing beside or above it.
 LAYERS = (
-    {"errors", "versions"},
+    {"errors"},
+    {"versions"},
     {"engine"},
     {"geo"},
     {"store"},
@@ -30,7 +31,7 @@ LAYERS = (
     {"accessor", "cli", "__main__", "lunarray"},
 )
 #: These may use one another, by the names that a room shows.
-SCIENCE = LAYERS[6]
+SCIENCE = LAYERS[7]
 #: Modules of Dask that are its own affair, and the one module of ours that knows them.
 DASK = ("dask._", "dask.core", "dask.blockwise", "dask.highlevelgraph", "dask.layers", "dask.local")
 DASK_NAMES = {"HighLevelGraph", "Blockwise", "BlockwiseDep", "blockwise", "GraphNode", "TaskRef"}

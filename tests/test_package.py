@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import io
 import pickle
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,29 @@ def test_show_versions_names_the_dependencies():
     assert f"lunarray: {lunarray.__version__}" in text
     assert f"numpy: {np.__version__}" in text
     assert f"xarray: {xr.__version__}" in text
+
+
+def test_extras_are_those_of_the_project_and_what_lacks_names_them(monkeypatch):
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    brought = project["optional-dependencies"]
+    distributions = {"sklearn": "scikit-learn"}
+    for package, extra in errors.EXTRAS.items():
+        name = distributions.get(package, package.replace("_", "-"))
+        assert any(line.startswith(f"{name}>=") for line in brought[extra]), package
+    assert set(errors.EXTRAS.values()) == set(brought) - {"test", "bench"}
+
+    for package in ("torch", "no_such_module_of_torch"):
+        with (
+            pytest.raises(errors.MissingDependencyError, match=r"pip install 'lunarray\[torch\]'"),
+            errors.needs("torch", "this"),
+        ):
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+    absent = {"torch", "dask_cuda"}
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n in absent else find(n))
+    out = io.StringIO()
+    lunarray.show_versions(out)
+    assert "lunarray[torch]: not installed\nlunarray[learn]: installed" in out.getvalue()
 
 
 def test_unknown_names_are_attribute_errors():

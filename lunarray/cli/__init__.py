@@ -11,12 +11,24 @@ from typer import Option
 
 from lunarray.cli import fractures, general, oxides, superres, xrf
 from lunarray.cli.console import friendly
+from lunarray.versions import extras
+
+
+def _extras() -> str:
+    here = extras()
+    lacking = [name for name, there in here.items() if not there]
+    told = f"Extras installed: {', '.join(n for n in here if n not in lacking) or 'none'}."
+    if lacking:
+        told += f" Not installed: {', '.join(lacking)} (pip install 'lunarray[{lacking[0]}]')."
+    return told
+
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
     help="Array-native tools for lunar science data.\n\nStart with **lunarray demo**.",
+    epilog=_extras(),
 )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 
 from lunarray.engine.accounts import event, stage
+from lunarray.errors import needs
 
 #: Items below which a batch is not cut further: then it is not the batch that is too large.
 LEAST = 16
@@ -99,7 +100,8 @@ def _release() -> None:
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[None]:
     """Set torch's threads of the calling thread for a while, its BLAS included; None leaves them as they are."""
-    import torch
+    with needs("torch", "a network"):
+        import torch
 
     before = torch.get_num_threads()
     if threads is None or threads == before:

@@ -15,7 +15,7 @@ from dask.system import CPU_COUNT
 from lunarray.engine.accounts import log
 from lunarray.engine.execution import labels
 from lunarray.engine.pixels import CPU, GPU
-from lunarray.errors import InputError, MissingDependencyError
+from lunarray.errors import InputError, needs
 
 if TYPE_CHECKING:
     import distributed
@@ -278,13 +278,8 @@ def add_workers(
 
 @contextmanager
 def _batch(where: str, wanted: _Wanted) -> Iterator[Any]:
-    try:
+    with needs("dask_jobqueue", f"la.cluster({where!r})"):
         import dask_jobqueue
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"la.cluster({where!r}) needs dask-jobqueue",
-            remedy="pip install lunarray[hpc]",
-        ) from error
     missing = [n for n in ("workers", "memory_limit") if getattr(wanted, n) in (None, "auto")]
     if missing:
         raise InputError(

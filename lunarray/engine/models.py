@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import os
 import sys
 import threading
@@ -14,7 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from lunarray.errors import InputError, MissingDependencyError, ModelError
+from lunarray.errors import InputError, MissingDependencyError, ModelError, needs
 
 #: What a loaded model is: pixels in, outputs out; (pixel, band) float32 to (pixel, output) float32.
 Predictor = Callable[[np.ndarray], np.ndarray]
@@ -135,12 +136,15 @@ def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
     InputError
         If there is no such device.
     MissingDependencyError
-        If a GPU is demanded and torch finds none.
+        If a GPU is demanded, and torch is absent or finds none.
     """
     _known(device)
     if device == "cpu" or (device == "auto" and not _gpu_driver()):
         return "cpu"
-    import torch
+    if device == "auto" and importlib.util.find_spec("torch") is None:
+        return "cpu"
+    with needs("torch", "device='cuda'"):
+        import torch
 
     if torch.cuda.is_available():
         return "cuda"

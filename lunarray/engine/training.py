@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from lunarray.engine.weights import WeightsFormat, write_tensors
-from lunarray.errors import InputError, ModelError, StoreConflictError, StoreFormatError
+from lunarray.errors import InputError, ModelError, StoreConflictError, StoreFormatError, needs
 
 if TYPE_CHECKING:
     import torch
@@ -201,7 +201,8 @@ def _put_back(tree: Any, tensors: Mapping[str, np.ndarray]) -> Any:
     array = tensors[content].copy()
     if kind == "array":
         return array
-    import torch
+    with needs("torch", "a checkpoint of torch"):
+        import torch
 
     return torch.from_numpy(array)
 
@@ -214,7 +215,8 @@ def mixed_seed(*numbers: int) -> int:
 @contextmanager
 def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
     """Let torch draw from a seed, on a device too; after the context it is as if nothing had been drawn in it."""
-    import torch
+    with needs("torch", "training"):
+        import torch
 
     # Layers draw their weights from the global generator: one of our own would not reach them.
     place = torch.device(device)

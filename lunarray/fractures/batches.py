@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, needs
 from lunarray.fractures.metrics import NO_DATA
 from lunarray.fractures.model import STRIDE
+
+with needs("torch", "training on fractures"):
+    import torch
 
 #: (image, mask, valid, generator) to the same three, changed.
 Augment = Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]

@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 import xarray as xr
-from torch import nn
-from torch.nn import functional as F
 
 from lunarray.engine.progress import Advance
 from lunarray.engine.training import Checkpoint, mixed_seed, seeded
 from lunarray.engine.training import TrainSettings as Frame
-from lunarray.errors import ModelError, StoreConflictError
+from lunarray.errors import ModelError, StoreConflictError, needs
 from lunarray.fractures.batches import Augment, Batch, Tiles, stacked
 from lunarray.fractures.metrics import confusion, pixel_metrics, tile_metrics
 from lunarray.fractures.model import architecture_of, build
 from lunarray.fractures.normalise import Normalisation, normalise
 from lunarray.fractures.weights import save_model
+
+with needs("torch", "training on fractures"):
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
 
 Loss = Literal["bce", "focal", "bce_dice"]
 Schedule = Literal["constant", "cosine"]

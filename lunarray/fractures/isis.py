@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lunarray.errors import InputError, LunarrayError, MissingDependencyError
+from lunarray.errors import InputError, LunarrayError, MissingDependencyError, needs
 
 __all__ = ["IsisError", "isis_available", "process_edr"]
 
@@ -246,11 +246,8 @@ def _isis() -> Any:
             "ISISDATA, the folder of ISIS' data, is not set", where="ISIS", remedy=_REMEDY
         )
     try:
-        module = importlib.import_module("kalasiris")
-    except ImportError as error:
-        raise MissingDependencyError(
-            "kalasiris is not installed", where="ISIS", remedy=_REMEDY
-        ) from error
+        with needs("kalasiris", "calibrating raw images with ISIS"):
+            module = importlib.import_module("kalasiris")
     except (KeyError, OSError) as error:
         # Its import lists the programs of ISIS by their documentation, bin/xml.
         raise MissingDependencyError(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
-import torch
-from torch import nn
-from torch.nn import functional as F
-
-from lunarray.errors import ModelError, require_choice, require_number
+from lunarray.errors import ModelError, needs, require_choice, require_number
 from lunarray.fractures.normalise import Normalisation
+
+with needs("torch", "building a network of fractures"):
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
 
 Backbone = Literal["resnet50", "resnet101"]
 Architecture = Literal["light", "deeplabv3_resnet50", "deeplabv3_resnet101"]
@@ -70,7 +71,8 @@ def deeplabv3(backbone: Backbone = "resnet50") -> DeepLab:
     .. [1] Le Corre et al. (2025), doi:10.1029/2025JE009145, section 3.2 and figure 3.
     .. [2] Chen et al. (2017), Rethinking atrous convolution, arXiv:1706.05587.
     """
-    from torchvision.models import segmentation
+    with needs("torchvision", "building a network of fractures"):
+        from torchvision.models import segmentation
 
     builders: Mapping[str, Callable[..., Any]] = {
         "resnet50": segmentation.deeplabv3_resnet50,

@@ -17,14 +17,17 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from lunarray.errors import needs
 from lunarray.fractures.model import Block
 from lunarray.fractures.normalise import Normalisation, normalise
 from lunarray.fractures.weights import load_model
+
+with needs("torch", "running a network of fractures"):
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 #: (tile, h, w) float32, NaN without data, to probabilities of the same shape.
 TilePredictor = Callable[[np.ndarray], np.ndarray]

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import xarray as xr
-from torch import nn
 
 from lunarray.engine import resolve_device
 from lunarray.engine.models import Device
 from lunarray.engine.progress import step_bar
 from lunarray.engine.training import seeded
-from lunarray.errors import InputError, ModelError
+from lunarray.errors import InputError, ModelError, needs
 from lunarray.fractures.batches import Augment, Tiles, as_tiles, balanced_weight, stacked
 from lunarray.fractures.epochs import (
     THRESHOLD,
@@ -32,6 +30,10 @@ from lunarray.fractures.epochs import (
 from lunarray.fractures.model import ARCHITECTURES, architecture_of, build, default_normalisation
 from lunarray.fractures.normalise import Normalisation
 from lunarray.fractures.weights import load_model, save_model
+
+with needs("torch", "training on fractures"):
+    import torch
+    from torch import nn
 
 __all__ = ["FractureFit", "TrainSettings", "train", "validate"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lunarray.engine.weights import WeightsFormat, peek_header
-from lunarray.errors import ModelError
+from lunarray.errors import ModelError, needs
 from lunarray.fractures.normalise import Normalisation, imagenet
 
 if TYPE_CHECKING:
@@ -185,7 +185,8 @@ def load_model(
     ----------
     .. [1] Le Corre et al. (2025), doi:10.1029/2025JE009145; checkpoint doi:10.5281/zenodo.15101175.
     """
-    import torch
+    with needs("torch", "a network of fractures as a torch module"):
+        import torch
 
     path = Path(path)
     if read_model_header(path) is not None:

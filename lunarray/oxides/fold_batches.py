@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lunarray.errors import needs
 from lunarray.oxides.networks import State, initial_state, standardisation
 from lunarray.oxides.settings import TrainSettings
 
@@ -120,7 +121,8 @@ class StackedBatch:
         device: str = "cpu",
         begin: State | None = None,
     ) -> None:
-        import torch
+        with needs("torch", "training on oxides on a GPU"):
+            import torch
 
         self._folds, self._device = len(kept), device
         if begin is None:
@@ -262,7 +264,8 @@ class StackedBatch:
 
 def folds_that_fit(shape: tuple[int, ...], n: int) -> int:
     """Folds that fit a GPU's memory: what autograd keeps of an epoch, and its gradients."""
-    import torch
+    with needs("torch", "training on oxides on a GPU"):
+        import torch
 
     from lunarray.oxides.model import CHANNEL_FACTORS
 

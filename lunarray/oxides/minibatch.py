@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
-from torch import nn
 
 from lunarray.engine.models import Device, resolve_device
 from lunarray.engine.training import seeded
-from lunarray.errors import InputError
+from lunarray.errors import InputError, needs
 from lunarray.oxides.model import OxideCNN
 from lunarray.oxides.networks import finite_rows
 from lunarray.oxides.settings import MinibatchSettings
+
+with needs("torch", "training on oxides"):
+    import torch
+    from torch import nn
 
 #: Makes one epoch's inputs of the training spectra: (spectra, generator) -> spectra, shape (sample, bands), float32.
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]

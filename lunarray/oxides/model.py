@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from lunarray.errors import needs
+
+with needs("torch", "the network of oxides as a torch module"):
+    import torch
+    from torch import Tensor, nn
+
 
 #: Channels of the five convolutional blocks, in units of ``n``.
 CHANNEL_FACTORS = (1, 1, 2, 2, 4)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lunarray.engine.training import seeded
-from lunarray.errors import InputError
+from lunarray.errors import InputError, needs
 
 if TYPE_CHECKING:
     from lunarray.oxides.model import OxideCNN
@@ -53,7 +53,8 @@ def recompute_statistics(state: Mapping[str, np.ndarray], spectra: np.ndarray) -
     ----------
     .. [1] Izmailov et al. (2018), Averaging weights leads to wider optima and better generalization, UAI, section 3.2.
     """
-    import torch
+    with needs("torch", "training on oxides"):
+        import torch
 
     model = network_of(state)
     for module in model.modules():
@@ -68,7 +69,8 @@ def recompute_statistics(state: Mapping[str, np.ndarray], spectra: np.ndarray) -
 
 def network_of(state: Mapping[str, np.ndarray]) -> OxideCNN:
     """The ``OxideCNN`` of a state, in evaluation mode, without gradients."""
-    import torch
+    with needs("torch", "the network of oxides as a torch module"):
+        import torch
 
     from lunarray.oxides.model import OxideCNN
 

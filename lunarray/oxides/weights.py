@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.engine.weights import WeightsFormat
-from lunarray.errors import ModelError
+from lunarray.errors import ModelError, needs
 
 if TYPE_CHECKING:
     from lunarray.oxides.model import OxideCNN
@@ -199,7 +199,8 @@ def networks_of(
     member: int | None = None,
 ) -> list[OxideCNN]:
     """Make the networks of a model, or of a member of its ensemble, of what :func:`read_weights` gave."""
-    import torch
+    with needs("torch", "the network of oxides as a torch module"):
+        import torch
 
     from lunarray.oxides.model import OxideCNN
 

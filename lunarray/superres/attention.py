@@ -21,11 +21,15 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-import torch.utils.checkpoint
 from numba import njit
-from torch import nn
+
+from lunarray.errors import needs
+
+with needs("torch", "the network of element maps"):
+    import torch
+    import torch.nn.functional as F
+    import torch.utils.checkpoint
+    from torch import nn
 
 #: Slope of the activation below zero.
 SLOPE = 0.2

@@ -19,7 +19,7 @@ import numpy as np
 
 from lunarray.engine.models import Device, resolve_device
 from lunarray.engine.weights import tensors_digest
-from lunarray.errors import ModelError
+from lunarray.errors import MissingDependencyError, ModelError, needs
 from lunarray.superres.devices import full_precision
 
 if TYPE_CHECKING:
@@ -208,13 +208,16 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
             raw: Any = load(path.read_bytes())
         else:
-            import torch
+            with needs("torch", "a file of weights that is not .safetensors"):
+                import torch
 
             raw = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(
             f"the weights cannot be read ({error.strerror or error})", where=path, remedy=_REMEDY
         ) from error
+    except MissingDependencyError:
+        raise
     except Exception as error:  # each format has errors of its own, down to the unpickler's
         raise ModelError(
             f"not a file of weights ({type(error).__name__})", where=path, remedy=_REMEDY
@@ -242,8 +245,9 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _torchvision_file() -> Path:
-    import torch
-    from torchvision.models import ResNet50_Weights
+    with needs("torchvision", "a ResNet50 that no file is given for"):
+        import torch
+        from torchvision.models import ResNet50_Weights
 
     choice = ResNet50_Weights.IMAGENET1K_V1
     path = Path(torch.hub.get_dir()) / "checkpoints" / choice.url.rsplit("/", 1)[-1]
@@ -260,7 +264,8 @@ def _torchvision_file() -> Path:
 
 
 def _network(tensors: dict[str, np.ndarray], device: str, where: str) -> Network:
-    import torch
+    with needs("torch", "features of images by a network"):
+        import torch
 
     parts = {name: torch.from_numpy(a) for name, a in tensors.items()}
     layers = {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, needs
 from lunarray.geo import RADIUS, unit_vectors
 
 if TYPE_CHECKING:
@@ -159,7 +159,8 @@ def boosted_trees(
 
     Friedman, J. (2001). Greedy function approximation: a gradient boosting machine. Ann. Stat. 29, 1189-1232.
     """
-    from sklearn.ensemble import HistGradientBoostingRegressor
+    with needs("sklearn", "the baseline of boosted trees"):
+        from sklearn.ensemble import HistGradientBoostingRegressor
 
     columns = []
     for e in range(values.shape[1]):

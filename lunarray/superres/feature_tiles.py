@@ -14,7 +14,7 @@ import numpy as np
 
 from lunarray.engine.batches import torch_threads
 from lunarray.engine.models import resolve_device
-from lunarray.errors import InputError, require_choice
+from lunarray.errors import InputError, needs, require_choice
 from lunarray.geo import RADIUS
 from lunarray.superres.backbone import DEVIATION, FEATURES, MEAN, STRIDE, Backbone
 from lunarray.superres.basemap import BaseMap, PercentileRange, project_plane, unproject
@@ -158,7 +158,8 @@ def _split(n: int, most: int) -> list[slice]:
 
 
 def at_once(setup: Setup, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-    import torch
+    with needs("torch", "features of images by a network"):
+        import torch
 
     out = np.empty((setup.kept.size, lat.size, lon.size), np.float32)
     grey = setup.grey()

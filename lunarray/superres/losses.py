@@ -13,7 +13,11 @@ The paper, section IV.B.3: the losses named masked_mse, log, feature_sim, spatia
 
 from __future__ import annotations
 
-import torch
+from lunarray.errors import needs
+
+with needs("torch", "training on element maps"):
+    import torch
+
 
 #: Of the logarithmic and the spatial loss, for numerical stability.
 EPSILON = 1e-6

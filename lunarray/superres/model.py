@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import nn
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, needs
 from lunarray.superres.attention import GATv2
+
+with needs("torch", "the network of element maps"):
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
 
 #: Mare or highland, latitude and longitude: inputs besides the surface features.
 EXTRA_INPUTS = 3

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-import torch
+from lunarray.errors import needs, require_choice
 
-from lunarray.errors import require_choice
+with needs("torch", "training on element maps"):
+    import torch
 
 
 class Yogi(torch.optim.Optimizer):

@@ -12,15 +12,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
-import torch
 
 from lunarray.engine.models import ModelSpec
-from lunarray.errors import ModelError
+from lunarray.errors import ModelError, needs
 from lunarray.geo import RADIUS, unit_vectors
 from lunarray.superres.grid import GIBGrid, joined, turns
 from lunarray.superres.regions import RegionData
 from lunarray.superres.subgraphs import GraphCache, RegionGraphs
 from lunarray.superres.trained import TrainedRegion
+
+with needs("torch", "predicting element maps"):
+    import torch
 
 #: Arrays of a prediction before it is cut to its place: means and variances (element, row, column).
 Field = tuple[np.ndarray, np.ndarray]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 
+from lunarray.errors import needs
 from lunarray.geo import unit_vectors
 from lunarray.superres import losses
 from lunarray.superres.attention import edge_lengths
@@ -18,6 +18,9 @@ from lunarray.superres.grid import starts
 from lunarray.superres.model import EXTRA_INPUTS, HybridModel, Scaling, grid_index
 from lunarray.superres.regions import RegionData
 from lunarray.superres.settings import TrainSettings
+
+with needs("torch", "the network of element maps"):
+    import torch
 
 
 def input_planes(data: RegionData, scaling: Scaling) -> tuple[np.ndarray, np.ndarray]:

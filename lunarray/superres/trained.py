@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lunarray.engine.models import Device, ModelSpec
 from lunarray.engine.weights import WeightsFormat
-from lunarray.errors import ModelError
+from lunarray.errors import ModelError, needs
 from lunarray.superres.model import HybridModel, Scaling
 from lunarray.superres.settings import TrainSettings
+
+with needs("torch", "the network of element maps"):
+    import torch
 
 #: Version 1 called the data's digest, which every file has of its weights, by the same name.
 _FORMAT = WeightsFormat(

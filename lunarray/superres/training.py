@@ -21,12 +21,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from lunarray.engine.models import Device, resolve_device
 from lunarray.engine.progress import step_bar
 from lunarray.engine.training import Checkpoint, seeded
-from lunarray.errors import InputError
+from lunarray.errors import InputError, needs
 from lunarray.superres import losses
 from lunarray.superres.devices import full_precision
 from lunarray.superres.model import HybridModel
@@ -36,6 +35,9 @@ from lunarray.superres.settings import TrainSettings
 from lunarray.superres.subgraphs import GraphCache, RegionGraphs, SubGraph
 from lunarray.superres.trained import TrainedRegion
 from lunarray.superres.trend import fit_scaling
+
+with needs("torch", "training on element maps"):
+    import torch
 
 #: Elements that together make a soil: with all of them there, predictions should sum to 100 wt%.
 _WHOLE = frozenset({"Fe", "Ti", "Ca", "Si", "Al", "Mg", "Na", "O"})

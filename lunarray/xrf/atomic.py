@@ -229,13 +229,8 @@ def atomic_tables(
 
 @functools.lru_cache(maxsize=16)
 def _build(elements: tuple[str, ...], source: str, interpolation: str) -> AtomicTables:
-    try:
-        import xraylib
-        import xraylib_np
-    except ImportError as error:
-        raise MissingDependencyError(
-            "xraylib is not installed", remedy="pip install xraylib"
-        ) from error
+    import xraylib
+    import xraylib_np
 
     numbers = np.array([ATOMIC_NUMBERS[name] for name in elements], np.int64)
     nodes = [_NODES.get(source, _text_nodes)(name, source) for name in elements]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, needs
 from lunarray.geo import densify, footprint_polygons, lonlat_of, unit_vectors
 from lunarray.store.provenance import stamp
 from lunarray.xrf.frames import described, require_variables
@@ -283,10 +283,6 @@ def check_footprints_path(path: str | os.PathLike[str], *, overwrite: bool = Fal
     `overwrite` bool: replace a file that is there. InputError if the ending is neither ``.parquet`` nor ``.gpkg``, or
     the file is there. MissingDependencyError if pyarrow is needed and not installed.
     """
-    import importlib.util
-
-    from lunarray.errors import MissingDependencyError
-
     path = Path(path)
     kind = path.suffix.lower()
     if kind not in (".parquet", ".gpkg"):
@@ -297,12 +293,9 @@ def check_footprints_path(path: str | os.PathLike[str], *, overwrite: bool = Fal
         )
     if path.exists() and not overwrite:
         raise InputError("the file is there", where=path, remedy="Pass overwrite=True")
-    if kind == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise MissingDependencyError(
-            "GeoParquet needs pyarrow, which is not installed",
-            where=path,
-            remedy="pip install pyarrow, or write a .gpkg",
-        )
+    if kind == ".parquet":
+        with needs("pyarrow", f"{path}: GeoParquet"):
+            pass
     return path
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from lunarray.errors import InputError, MissingDependencyError, ProductFormatError
+from lunarray.errors import InputError, ProductFormatError
 from lunarray.store.provenance import stamp
 from lunarray.xrf.fits import damaged
 
@@ -123,15 +123,7 @@ def open_goes_xrs(path: str | os.PathLike[str], *, chunks: Any = "auto") -> xr.D
         If the file is missing.
     ProductFormatError
         If it is no XRS file.
-    MissingDependencyError
-        If h5netcdf is not installed.
     """
-    import importlib.util
-
-    if importlib.util.find_spec("h5netcdf") is None:
-        raise MissingDependencyError(
-            "h5netcdf is not installed", where=path, remedy="pip install h5netcdf"
-        )
     if not os.path.exists(path):
         raise InputError("no such file", where=path, remedy="Check the path")
     try:

@@ -93,7 +93,7 @@ def plasma_table(
 
 def _atomdb_missing() -> str | None:
     if importlib.util.find_spec("pyatomdb") is None:
-        return "pyatomdb is not installed (pip install lunarray[solar])"
+        return "pyatomdb is not installed (pip install 'lunarray[solar]')"
     folder = os.environ.get("ATOMDB")
     if not folder:
         # Without it pyatomdb asks questions on standard input as soon as it is imported.
