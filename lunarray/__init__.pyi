@@ -5,6 +5,7 @@ from . import fractures as fractures
 from . import geo as geo
 from . import oxides as oxides
 from . import plot as plot
+from . import readers as readers
 from . import simulate as simulate
 from . import sp as sp
 from . import store as store
@@ -12,6 +13,7 @@ from . import superres as superres
 from . import xrf as xrf
 from .engine import cluster as cluster
 from .fractures import open_nac as open_nac
+from .readers import open as open
 from .sp import open_cube as open_cube
 from .sp import open_sp as open_sp
 from .sp import open_sp_cube as open_sp_cube

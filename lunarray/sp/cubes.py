@@ -113,6 +113,12 @@ def open_cube(
     return ds
 
 
+def has_wavelengths(path: str | os.PathLike[str]) -> bool:
+    """Whether a raster has several bands that say their wavelengths."""
+    info = raster_info(path)
+    return info.count > 1 and len(_found_wavelengths(info) or ()) == info.count
+
+
 def _wavelengths(info: RasterInfo, numbers: list[int], given: Any) -> np.ndarray:
     """Wavelengths (nm) of the bands `numbers`, given or found, one each."""
     remedy = "Give wavelengths=[...] in nm, one for each band"

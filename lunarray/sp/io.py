@@ -11,9 +11,9 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError, require_choice
+from lunarray.readers import find_files, lazy_array, read_all, warn_skipped
 from lunarray.sp.bands import WAVELENGTH_ATTRS
 from lunarray.sp.products import ANCILLARY, PRODUCT, Product, read_product, read_rows
-from lunarray.store.products import find_files, lazy_array, read_all, warn_skipped
 from lunarray.store.provenance import stamp
 
 __all__ = ["QA_FLAGS", "open_sp"]

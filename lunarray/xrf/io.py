@@ -12,7 +12,7 @@ import xarray as xr
 
 from lunarray.errors import InputError, ProductFormatError
 from lunarray.geo import lonlat_of, unit_vectors, wrap_longitude
-from lunarray.store.products import find_files, lazy_array, read_all, warn_skipped
+from lunarray.readers import find_files, lazy_array, read_all, warn_skipped
 from lunarray.store.provenance import stamp
 from lunarray.xrf.class_files import (
     CLASS_DETECTORS,

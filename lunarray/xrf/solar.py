@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError
-from lunarray.store.products import find_files
+from lunarray.readers import find_files
 from lunarray.store.provenance import stamp
 from lunarray.xrf.plasma import PlasmaTable, plasma_table
 from lunarray.xrf.xsm import read_solar_model, solar_dataset

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from lunarray.errors import InputError, LunarrayError, LunarrayWarning, ProductFormatError
+from lunarray.readers.guard import guarded
 
 T = TypeVar("T")
 Errors = Literal["raise", "skip"]
@@ -78,13 +79,10 @@ def read_all(
 
     def attempt(path: Path) -> T | LunarrayError:
         try:
-            return read(path)
+            with guarded(path):
+                return read(path)
         except LunarrayError as error:
             return error
-        except OSError as error:
-            return ProductFormatError(
-                f"cannot be read ({error.strerror or error})", where=path, remedy="Check the path"
-            )
 
     if len(paths) < 4:
         outcomes = [attempt(path) for path in paths]

@@ -1,0 +1,65 @@
+"""How products of the Spectral Profiler, and maps of spectra, are known."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from lunarray.readers import Reader, backend, head
+
+_LABEL = b"PDS_VERSION_ID"
+_IS_SP = re.compile(rb'\bINSTRUMENT_ID\s*=\s*"?SP"?\s')
+_CUBE_BYTES = 8 * 160 * 360 * 720
+
+
+def _is_sp(path: str) -> bool:
+    stem, ending = os.path.splitext(path)
+    if ending.lower() not in (".spc", ".lbl"):
+        return False
+    label = head(path)
+    if not label.startswith(_LABEL) and ending.lower() == ".spc":
+        # Version 03: the label lies beside the data, in letters of either case.
+        label = next((b for e in (".lbl", ".LBL") if (b := head(stem + e))), b"")
+    return label.startswith(_LABEL) and b"SELENE" in label and bool(_IS_SP.search(label))
+
+
+def _is_sp_cube(path: str) -> bool:
+    return path.lower().endswith(".img") and os.path.getsize(path) == _CUBE_BYTES
+
+
+def _has_wavelengths(path: str) -> bool:
+    """Whether a raster has several bands that say their wavelengths."""
+    from lunarray.sp.cubes import has_wavelengths
+
+    return path.lower().endswith(CUBE.extensions) and has_wavelengths(path)
+
+
+SP = Reader(
+    name="kaguya-sp",
+    description="KAGUYA (SELENE) Spectral Profiler, Level 2C",
+    opens="lunarray.sp:open_sp",
+    guess=_is_sp,
+    extensions=(".spc", ".lbl"),
+    many=True,
+    could=lambda path: path.lower().endswith(".spc"),
+)
+SP_CUBE = Reader(
+    name="kaguya-sp-cube",
+    description="Global 0.5 degree cube of the Spectral Profiler",
+    opens="lunarray.sp:open_sp_cube",
+    guess=_is_sp_cube,
+    extensions=(".img",),
+    could=lambda path: False,
+)
+CUBE = Reader(
+    name="cube",
+    description="Mosaics of spectra: rasters of many bands that say their wavelengths",
+    opens="lunarray.sp:open_cube",
+    guess=lambda path: False,
+    extensions=(".tif", ".tiff", ".cub", ".img", ".dat", ".bsq", ".bil", ".bip"),
+    could=_has_wavelengths,
+)
+
+SpBackend = backend(SP)
+SpCubeBackend = backend(SP_CUBE)
+CubeBackend = backend(CUBE)

@@ -1,0 +1,84 @@
+"""How X-ray spectra of Chandrayaan-2, and fluxes of the Sun, are known."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from lunarray.readers import Reader, backend, head
+
+_CARD = re.compile(rb"INSTRUME= '([A-Z0-9_ ]+?) *'")
+_EXTENSION = re.compile(rb"EXTNAME = '([A-Z0-9_ ]+?) *'")
+
+
+def _fits(path: str) -> tuple[set[bytes], set[bytes]]:
+    """Instruments and extensions that a FITS file names at its beginning."""
+    data = head(path)
+    if not data.startswith(b"SIMPLE  ="):
+        return set(), set()
+    return set(_CARD.findall(data)), set(_EXTENSION.findall(data))
+
+
+def _is(path: str, instrument: bytes, extension: bytes) -> bool:
+    instruments, extensions = _fits(path)
+    return instrument in instruments and extension in extensions
+
+
+def _is_solar_model(path: str) -> bool:
+    if not path.lower().endswith(SOLAR.extensions):
+        return False
+    try:
+        rows = [[float(word) for word in line.split()] for line in head(path, 512).splitlines()[:3]]
+    except ValueError:
+        return False
+    return len(rows) == 3 and {len(row) for row in rows} == {3}
+
+
+CLASS = Reader(
+    name="ch2-class",
+    description="Chandrayaan-2 CLASS, Level 1 X-ray spectra",
+    opens="lunarray.xrf:open_class",
+    guess=lambda path: _is(path, b"CLASS", b"SPECTRUM"),
+    extensions=(".fits", ".fit", ".pha", ".fits.gz"),
+    products={"background": "lunarray.xrf:read_background"},
+    many=True,
+)
+XSM = Reader(
+    name="ch2-xsm",
+    description="Chandrayaan-2 XSM, a spectrum of the Sun",
+    opens="lunarray.xrf.xsm:read_xsm_spectrum",
+    guess=lambda path: _is(path, b"CH2_XSM", b"SPECTRUM"),
+    extensions=(".pha",),
+    could=lambda path: False,
+)
+XSM_LIGHT_CURVE = Reader(
+    name="ch2-xsm-lc",
+    description="Chandrayaan-2 XSM, light curve of Level 2",
+    opens="lunarray.xrf.xsm:read_light_curve",
+    guess=lambda path: _is(path, b"CH2_XSM", b"RATE"),
+    extensions=(".lc",),
+)
+GOES = Reader(
+    name="goes-xrs",
+    description="GOES-R XRS, X-ray flux of the Sun",
+    opens="lunarray.xrf.goes:open_goes_xrs",
+    guess=lambda path: (
+        os.path.basename(path).startswith("sci_xrsf-l2-") and head(path, 4) == b"\x89HDF"
+    ),
+    extensions=(".nc",),
+    could=lambda path: False,
+)
+SOLAR = Reader(
+    name="solar-model",
+    description="Solar spectra as text: energy, half width, photon flux",
+    opens="lunarray.xrf:open_solar_models",
+    guess=lambda path: False,
+    extensions=(".txt", ".dat"),
+    many=True,
+    could=_is_solar_model,
+)
+
+ClassBackend = backend(CLASS)
+XsmBackend = backend(XSM)
+XsmLightCurveBackend = backend(XSM_LIGHT_CURVE)
+GoesBackend = backend(GOES)
