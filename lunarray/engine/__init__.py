@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lunarray.engine.accounts import log_to, stage
+from lunarray.engine.adapters import from_onnx, from_sklearn, from_torch
 from lunarray.engine.batches import in_batches
 from lunarray.engine.clusters import cluster
 from lunarray.engine.execution import current_client
@@ -10,6 +11,7 @@ from lunarray.engine.graph import Block, Call, assemble
 from lunarray.engine.models import ModelSpec, Predictor, resolve_device
 from lunarray.engine.pixels import map_pixels, placed, take
 from lunarray.engine.progress import progress_bar, step_bar
+from lunarray.engine.registry import available_models
 from lunarray.engine.report import RunReport, last_report
 
 __all__ = [
@@ -19,8 +21,12 @@ __all__ = [
     "Predictor",
     "RunReport",
     "assemble",
+    "available_models",
     "cluster",
     "current_client",
+    "from_onnx",
+    "from_sklearn",
+    "from_torch",
     "in_batches",
     "last_report",
     "log_to",

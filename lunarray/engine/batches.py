@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from lunarray.engine.accounts import event, stage
 from lunarray.errors import needs
@@ -13,6 +14,9 @@ from lunarray.errors import needs
 #: Items below which a batch is not cut further: then it is not the batch that is too large.
 LEAST = 16
 
+
+#: How many threads the models that this thread runs may use, where that was said.
+_own = threading.local()
 
 #: Sizes that memory sufficed for, so that the next block need not find out again.
 _fitting: dict[Hashable, int] = {}
@@ -112,3 +116,27 @@ def torch_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def model_threads(threads: int | None) -> Iterator[None]:
+    """Say for a while how many threads the models that the calling thread runs may use, whatever runs them."""
+    before = getattr(_own, "threads", None)
+    _own.threads = before if threads is None else threads
+    try:
+        # Models are loaded by now: one of torch has imported it.
+        with torch_threads(threads) if "torch" in sys.modules else nullcontext():
+            yield
+    finally:
+        _own.threads = before
+
+
+def threads_here() -> int | None:
+    """Threads that a model may use in the calling thread; None, as many as there are, for the main thread.
+
+    Others are Dask's, one for each core, unless :func:`model_threads` says otherwise.
+    """
+    said = getattr(_own, "threads", None)
+    if said is None and threading.current_thread() is not threading.main_thread():
+        return 1
+    return said

@@ -1,4 +1,9 @@
-"""Models as values: what a task carries to a worker, and the cache that loads it there once."""
+"""Models as values: what a task carries to a worker, and the cache that loads it there once.
+
+A model says what it eats (:class:`Spectra`, :class:`Tiles` or :class:`Maps`) and what it gives (names and units), and
+loads on a device as a function of plain NumPy arrays: that is all that a verb asks of it (:class:`Model`). What travels
+is a :class:`ModelSpec`. :mod:`lunarray.engine.adapters` makes one of a network or regressor of other libraries.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,10 @@ import importlib.util
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -22,8 +27,127 @@ Predictor = Callable[[np.ndarray], np.ndarray]
 
 Device = Literal["auto", "cpu", "cuda"]
 
-_loaded: dict[tuple[str, str, str], Predictor] = {}
+_loaded: dict[tuple[object, ...], Predictor] = {}
 _loading = threading.Lock()
+
+
+# --- What a model says of itself ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """The model takes one spectrum a pixel: (pixel, band) float32, without NaN.
+
+    Parameters
+    ----------
+    wavelengths : tuple of float, optional
+        Of the bands, nm; None where it takes any.
+    """
+
+    wavelengths: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.wavelengths is not None:
+            object.__setattr__(self, "wavelengths", tuple(float(w) for w in self.wavelengths))
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The model takes tiles of an image: (tile, y, x) float32, NaN where there are no data.
+
+    It gives (tile, y, x) float32 of the same sides, a probability; what it gives where there are no data does not
+    matter.
+
+    Parameters
+    ----------
+    tile : int, optional
+        Side of the tiles that it was made for, pixels, a multiple of 32; None where it takes any.
+    overlap : int, optional
+        Pixels that neighbouring tiles must share: 32 more than twice the distance at which the model still notices a
+        tile's border. None where it is not known.
+    resolution : (float, float), optional
+        Finest and coarsest size of a pixel that it was trained on, metres.
+    value_range : (float, float), optional
+        Brightness of the black and the white that it was trained with, (0, 255) for 8-bit images; None where it takes
+        any scale.
+    mean, std : tuple of float, length channels
+        What a network of another library expects besides, of brightness from black, 0, to white, 1: less `mean`, over
+        `std`, in as many channels as they have numbers. ImageNet's are in :mod:`lunarray.fractures.normalise`.
+    gives : {"probability", "logit"}
+        What such a network gives. Of two channels the second is meant, against the first.
+    """
+
+    tile: int | None = None
+    overlap: int | None = None
+    resolution: tuple[float, float] | None = None
+    value_range: tuple[float, float] | None = None
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    gives: Literal["probability", "logit"] = "probability"
+
+    def __post_init__(self) -> None:
+        low, high = self.value_range or (0.0, 1.0)
+        if len(self.mean) != len(self.std) or not all(self.std) or not low < high:
+            raise ModelError(
+                f"value_range {self.value_range}, mean {self.mean}, std {self.std}",
+                where="Tiles",
+                remedy="Give (black, white), black first, and a mean and a std other than 0 for each channel",
+            )
+
+    def prepared(self, tiles: np.ndarray) -> np.ndarray:
+        """Tiles (tile, y, x) as a network wants them: (tile, channel, y, x) float32, 0 where there are no data."""
+        low, high = self.value_range or (0.0, 1.0)
+        mean, std = (np.array(a, np.float32)[:, None, None] for a in (self.mean, self.std))
+        scaled = (tiles[:, None] - np.float32(low)) / np.float32(high - low)
+        return np.where(np.isfinite(tiles)[:, None], (scaled - mean) / std, np.float32(0))
+
+    def probability(self, found: np.ndarray) -> np.ndarray:
+        """Probabilities (tile, y, x) of what a network gave: the same, or (tile, 1 or 2, y, x)."""
+        if found.ndim == 4 and found.shape[1] == 2:
+            found = found[:, 1] - found[:, 0] if self.gives == "logit" else found[:, 1]
+        elif found.ndim == 4 and found.shape[1] == 1:
+            found = found[:, 0]
+        return 0.5 + 0.5 * np.tanh(found / 2) if self.gives == "logit" else found
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The model takes the values of named maps at each pixel: (pixel, map) float32, without NaN.
+
+    Parameters
+    ----------
+    names : tuple of str
+        Names of the maps, in the model's order; none where it takes whatever features there are.
+    """
+
+    names: tuple[str, ...] = ()
+
+
+Inputs = Spectra | Tiles | Maps
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What a class of one's own must have to be a model.
+
+    An object of it is pickled when it is chosen, so its weights must be in it. Where they are in a file of their own,
+    :meth:`ModelSpec.from_file` is the way.
+
+    Attributes
+    ----------
+    inputs : Spectra, Tiles or Maps
+        What it eats.
+    outputs : sequence of str
+        Names of what it gives, in order, such as ``("FeO", "TiO2")``. ``FeO_std`` is the standard deviation of the
+        error of ``FeO``. A mapping of names to units says both.
+    """
+
+    inputs: Inputs
+    outputs: Sequence[str] | Mapping[str, str]
+
+    def load(self, device: Literal["cpu", "cuda"]) -> Predictor:
+        """Give the function of arrays, ready to run on a device."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,20 +167,27 @@ class ModelSpec:
         Path of the weights, the same on every worker.
     sha256 : str
         Digest of that file, in hexadecimal.
-    outputs : int
-        Values that the predictor gives for a pixel.
+    outputs : int or tuple of str
+        Values that the predictor gives for a pixel, by name, or how many of them where the verb knows their names.
+        ``FeO_std`` is the standard deviation of the error of ``FeO``.
     device : {"auto", "cpu", "cuda"}
         Where to run; "auto" takes a GPU in each process that sees one.
-    bands : tuple of float, optional
-        Wavelengths (nm) of the bands that the predictor takes; None where it takes any, or its weights say which.
+    inputs : Spectra, Tiles or Maps, optional
+        What the predictor takes; None where it takes what the verb has.
+    units : tuple of (str, str)
+        Units of outputs, by name.
+    options : tuple of (str, object)
+        Further arguments for `loader`, by name; plain values.
     """
 
     loader: str
     weights: str
     sha256: str
-    outputs: int
+    outputs: int | tuple[str, ...]
     device: Device = "auto"
-    bands: tuple[float, ...] | None = None
+    inputs: Inputs | None = None
+    units: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
     def from_file(
@@ -64,18 +195,41 @@ class ModelSpec:
         loader: str,
         weights: str | os.PathLike[str],
         *,
-        outputs: int,
+        outputs: int | Sequence[str] | Mapping[str, str],
         device: Device = "auto",
         bands: Sequence[float] | None = None,
+        inputs: Inputs | None = None,
+        **options: Any,
     ) -> ModelSpec:
         """Make the spec of the weights file `weights`, whose digest is computed; the rest is as in the class.
 
-        Raises ModelError if the file cannot be read, InputError if `device` is none of those known.
+        `outputs` may be a mapping of names to units; `bands` is short for ``inputs=Spectra(bands)``; `options` are
+        arguments for the loader. Raises ModelError if the file cannot be read or names of outputs come twice,
+        InputError if `device` is none of those known.
         """
         _known(device)
         path = Path(weights).resolve()
-        wavelengths = None if bands is None else tuple(map(float, bands))
-        return cls(loader, os.fspath(path), _sha256(path), outputs, device, wavelengths)
+        if bands is not None:
+            inputs = Spectra(tuple(map(float, bands)))
+        names, units = named(outputs)
+        pairs = tuple(sorted(options.items()))
+        return cls(loader, os.fspath(path), _sha256(path), names, device, inputs, units, pairs)
+
+    @property
+    def width(self) -> int:
+        """How many values the predictor gives for a pixel."""
+        return self.outputs if isinstance(self.outputs, int) else len(self.outputs)
+
+    @property
+    def bands(self) -> tuple[float, ...] | None:
+        """Wavelengths (nm) of the bands that the predictor takes; None where it takes any, or no spectra."""
+        return self.inputs.wavelengths if isinstance(self.inputs, Spectra) else None
+
+    @property
+    def uncertain(self) -> tuple[str, ...]:
+        """Outputs whose standard deviation the model gives too."""
+        names = () if isinstance(self.outputs, int) else self.outputs
+        return tuple(name for name in names if f"{name}_std" in names)
 
     def on(self, device: Device) -> ModelSpec:
         """Give the same model on another device."""
@@ -87,7 +241,7 @@ class ModelSpec:
         Raises ModelError if the weights cannot be read or are not those that the spec was made of.
         """
         device = resolve_device(self.device)
-        key = (self.loader, self.sha256, device)
+        key = (self.loader, self.sha256, self.options, device)
         if key not in _loaded:
             with _loading:
                 if key not in _loaded:
@@ -112,11 +266,35 @@ class ModelSpec:
                 remedy="Name a function as 'module:function' that every worker can import; it takes the path of the "
                 "weights and 'cpu' or 'cuda', and returns a function from pixels to outputs",
             ) from error
-        return loader(path, device)
+        return loader(path, device, **dict(self.options))
 
-    def __dask_tokenize__(self) -> tuple[str, ...]:
-        # Not the path: the same weights elsewhere are the same model.
-        return (type(self).__qualname__, self.loader, self.sha256, str(self.outputs), self.device)
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        # Not the path: the same weights elsewhere are the same model. Nor names and units: they change no number.
+        own = (type(self).__qualname__, self.loader, self.sha256, str(self.width), self.device)
+        return (*own, self.options) if self.options else own
+
+
+def named(
+    outputs: int | Sequence[str] | Mapping[str, str],
+) -> tuple[int | tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Names, or the number, of a model's outputs, and the units of those that have one.
+
+    Raises ModelError if there are none, or a name comes twice.
+    """
+    if isinstance(outputs, int):
+        return outputs, ()
+    names = (outputs,) if isinstance(outputs, str) else tuple(str(name) for name in outputs)
+    if not names or len(set(names)) < len(names):
+        raise ModelError(
+            f"outputs {', '.join(names) or 'of no name'}",
+            where="outputs",
+            remedy="Name each value that the model gives for a pixel, once",
+        )
+    units = outputs.items() if isinstance(outputs, Mapping) else ()
+    return names, tuple((str(name), str(unit)) for name, unit in units)
+
+
+# --- Devices ---------------------------------------------------------------------------------------
 
 
 def resolve_device(device: Device) -> Literal["cpu", "cuda"]:

@@ -65,7 +65,7 @@ def map_pixels(
     if outputs is None:
         if not isinstance(kernel, ModelSpec):
             raise TypeError("outputs must be given for a kernel that is no ModelSpec")
-        outputs = kernel.outputs
+        outputs = kernel.width
     axis %= data.ndim
     if not isinstance(data, da.Array):
         return _map_block(np.asarray(data), kernel, axis, outputs, batch_size)

@@ -1,0 +1,116 @@
+"""Where models are found: those that come with lunarray, with installed packages, and those that a user hands over."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lunarray.engine.adapters import from_object
+from lunarray.engine.models import Device, Inputs, Maps, Model, ModelSpec, Spectra, Tiles
+from lunarray.errors import LunarrayWarning, ModelError
+
+#: Entry points under which installed packages offer models: each names a :class:`ModelSpec`, a :class:`Model`, or a
+#: function without arguments that gives one.
+GROUP = "lunarray.models"
+#: Those that come with lunarray, named here as an entry point would name them.
+_OWN = {
+    "oxides": "lunarray.oxides.api:oxide_model",
+    "fractures": "lunarray.fractures.detection:fracture_model",
+}
+
+
+def available_models() -> dict[str, ModelSpec]:
+    """List the models that come with lunarray and with installed packages.
+
+    Any of their names may be given where a verb takes a model: ``ds.lunar.invert_oxides("name")``. A package offers
+    models as entry points of the group ``lunarray.models``, each a :class:`ModelSpec`, a :class:`Model`, or a function
+    without arguments that gives one.
+
+    Returns
+    -------
+    dict of str to ModelSpec
+        By name. A model that cannot be had, such as one of a broken package, is left out with a
+        :class:`~lunarray.errors.LunarrayWarning`.
+
+    Examples
+    --------
+    >>> sorted(available_models())[:2]
+    ['fractures', 'oxides']
+    """
+    found = {}
+    for name in sorted(_offers()):
+        try:
+            found[name] = _offered(name)
+        except Exception as error:  # whatever the code of another's package raises
+            warnings.warn(
+                f"the model {name!r} is left out: {type(error).__name__}: {error}",
+                LunarrayWarning,
+                stacklevel=2,
+            )
+    return found
+
+
+def find_model(
+    model: object, kind: type[Inputs], verb: str, *, save: str, device: Device = "auto"
+) -> Any:
+    """The spec of what a user gave as model, or what was given, where it can only be a file of the room's own.
+
+    `model`: a :class:`ModelSpec`, the name of an available model, or a :class:`Model`, object or class; `kind`: what
+    the verb feeds it, one of Spectra, Tiles, Maps; `verb` and `save`, what writes the room's own files: for
+    messages; `device`: for models that come by name or as objects. ModelError if the model eats something else, does
+    not say what it eats, or there is none of this name.
+    """
+    spec = model
+    if isinstance(model, str) and Path(model).name == model:
+        if model in _offers():
+            spec = _offered(model).on(device)
+        elif "." not in model and not Path(model).exists():
+            raise ModelError(
+                f"no file and no installed model is called {model!r}",
+                where=verb,
+                remedy=f"Give a file, or one of {', '.join(sorted(_offers()))}",
+            )
+    elif not isinstance(model, (ModelSpec, str, os.PathLike)):
+        spec = _spec_of(model, verb, save).on(device)
+    if isinstance(spec, ModelSpec) and not isinstance(spec.inputs, (kind, type(None))):
+        eats = {Spectra: "spectra", Tiles: "tiles of an image", Maps: "named maps"}
+        raise ModelError(
+            f"a model of {eats[type(spec.inputs)]} where {eats[kind]} are given",
+            where=verb,
+            remedy="Choose a model made for this verb",
+        )
+    return spec
+
+
+def _offers() -> dict[str, str]:
+    """Names of available models, and where they are."""
+    entries = importlib.metadata.entry_points(group=GROUP)
+    # Lunarray's own names are its own: a package that takes one would change results unasked.
+    return {**{entry.name: entry.value for entry in entries}, **_OWN}
+
+
+def _offered(name: str) -> ModelSpec:
+    entry = importlib.metadata.EntryPoint(name, _offers()[name], GROUP)
+    offer = entry.load()
+    if isinstance(offer, type) or not callable(offer) or isinstance(offer, (ModelSpec, Model)):
+        return _spec_of(offer, entry.value)
+    return _spec_of(offer(), entry.value)
+
+
+def _spec_of(model: object, where: str, save: str = "the room's own function") -> ModelSpec:
+    if isinstance(model, ModelSpec):
+        return model
+    if isinstance(model, type) and all(hasattr(model, n) for n in ("inputs", "outputs", "load")):
+        model = model()
+    if isinstance(model, Model):
+        return from_object(model)
+    raise ModelError(
+        f"a {type(model).__name__} does not say what it takes and what it gives",
+        where=where,
+        remedy=f"Save it with {save} and give the path, if it is one of lunarray's; make a model of another's with "
+        "lunarray.engine.from_torch, from_onnx or from_sklearn; or write a class with inputs, outputs and load(device) "
+        "(lunarray.engine.models.Model)",
+    )
