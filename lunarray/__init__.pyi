@@ -3,6 +3,7 @@ from . import errors as errors
 from . import export as export
 from . import fractures as fractures
 from . import geo as geo
+from . import maps as maps
 from . import oxides as oxides
 from . import plot as plot
 from . import readers as readers

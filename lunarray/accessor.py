@@ -103,6 +103,10 @@ class LunarDatasetAccessor(_Accessor):
     superresolve = _Verb("lunarray.superres:superresolve")
     write_element_vectors = _Verb("lunarray.superres:write_element_vectors")
 
+    # maps
+    cells_at = _Verb("lunarray.maps:cells_at")
+    rasterize_cells = _Verb("lunarray.maps:rasterize_cells")
+
     # plot
     plot_graduated_map = _Verb("lunarray.plot:graduated_map")
 

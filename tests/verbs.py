@@ -15,6 +15,7 @@ import xarray as xr
 from harness import Verb
 
 from lunarray import export, fractures, geo, oxides, plot, simulate, sp, store, superres, xrf
+from lunarray import maps as maps_room
 from lunarray.xrf.plasma import PlasmaTable
 
 WAVES = np.linspace(520.0, 1560.0, 24)
@@ -161,6 +162,22 @@ def globe() -> xr.Dataset:
     box = geo.lunar_grid("geographic", 10.0)
     ds = geo.assign_crs(xr.Dataset(coords=geo.grid_coords(box)), box)
     return ds.assign(_oxides(ds, 20))[["FeO", "MgO"]].assign_attrs(source="noise")
+
+
+@functools.cache
+def cells() -> xr.Dataset:
+    """A table of cells: eight of one size in each of two bands, and a cap."""
+    low, west = (a.ravel() for a in np.meshgrid([-30.0, 30.0], np.arange(-180.0, 180.0, 45.0)))
+    lat = np.append(np.stack([low, low + 60.0], 1), [[-90.0, -30.0]], axis=0)
+    lon = np.append(np.stack([west, west + 45.0], 1), [[-180.0, 180.0]], axis=0)
+    return xr.Dataset(
+        {
+            "FeO": ("cell", rng(40).uniform(4, 20, len(lat)), {"units": "wt%"}),
+            "Th": ("cell", rng(41).uniform(0, 8, len(lat)), {"units": "ug g-1"}),
+        },
+        {"lat_bounds": (("cell", "bound"), lat), "lon_bounds": (("cell", "bound"), lon)},
+        {"source": "noise"},
+    )
 
 
 @functools.cache
@@ -717,6 +734,14 @@ VERBS = [
         through(superres.write_element_vectors, geopandas.read_file, "v.gpkg"),
         **PLACES,
         lazy=False,
+    ),
+    # maps
+    Verb("maps.rasterize_cells", cells, along=("cell",)),
+    Verb(
+        "maps.cells_at",
+        cells,
+        lambda ds: maps_room.cells_at(ds, [10.0, 190.0, -20.0], [0.0, 40.0, 90.0]),
+        along=("cell",),
     ),
     # simulate
     Verb(

@@ -206,18 +206,20 @@ def apart(array: da.Array) -> da.Array:
 
 
 def known_values(array: Any) -> np.ndarray | None:
-    """Values along one axis, of an array in memory or made by chunking one; None if they need computing."""
+    """Values of an array in memory, or made by chunking one along its first axis; None if they need computing."""
     if not hasattr(array, "dask"):
         return np.asarray(array)
+    if any(n != 1 for n in array.numblocks[1:]):
+        return None
     graph = array.__dask_graph__()
     parts = []
     for block in range(array.numblocks[0]):
-        node = graph.get((array.name, block))
+        node = graph.get((array.name, block, *(0,) * (array.ndim - 1)))
         node = getattr(node, "value", node)
         if not isinstance(node, np.ndarray):
             return None
         parts.append(node)
-    return np.concatenate(parts) if parts else np.empty(0, array.dtype)
+    return np.concatenate(parts) if parts else np.empty(array.shape, array.dtype)
 
 
 @dataclass(frozen=True)
