@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import sys
 import time
+import tomllib
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,6 +114,52 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real instrument files: {folder} is absent (set LUNARRAY_TEST_DATA)")
     return folder
+
+
+def metadata(project: Path, site: Path) -> Path:
+    """Write what an installer would write of a project's names and entry points, as its pyproject says them now.
+
+    The metadata that this interpreter was installed with may be those of another checkout.
+    """
+    told = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    folder = site / f"{told['name'].replace('-', '_')}-{told.get('version', '0')}.dist-info"
+    folder.mkdir(parents=True)
+    folder.joinpath("METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {told['name']}\nVersion: {told.get('version', '0')}\n"
+    )
+    lines = []
+    for group, points in told["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
+    folder.joinpath("entry_points.txt").write_text("\n".join(lines))
+    return project
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory) -> list[str]:
+    """Folders for ``sys.path`` in which lunarray is installed, and a package of somebody else that has a reader."""
+    site = tmp_path_factory.mktemp("site")
+    here = Path(__file__).parent
+    projects = [metadata(here.parent, site), metadata(here / "outside" / "iirs", site)]
+    return [str(path) for path in (site, *projects)]
+
+
+@pytest.fixture
+def engines(installed, monkeypatch):
+    """xarray and lunarray find what is installed in those folders."""
+    import xarray as xr
+
+    from lunarray.readers import registry
+
+    def look_anew():
+        importlib.invalidate_caches()
+        xr.backends.refresh_engines()
+        registry.announced.cache_clear()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "path", [*installed, *sys.path])
+        look_anew()
+        yield xr.backends.list_engines()
+    look_anew()
 
 
 @pytest.fixture

@@ -161,10 +161,10 @@ def test_a_reader_that_cannot_be_loaded_is_left_out(monkeypatch):
         EntryPoint("wrong", "math:pi", registry.GROUP),
     ]
     monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: points)
-    registry._announced.cache_clear()
+    registry.announced.cache_clear()
     with pytest.warns(LunarrayWarning) as caught:
         found = la.readers.available()
-    registry._announced.cache_clear()
+    registry.announced.cache_clear()
     told = [str(w.message) for w in caught]
     assert "'gone' (no_such_module:READER) is left out: ModuleNotFoundError" in told[0]
     assert "it is a float" in told[1]

@@ -78,7 +78,7 @@ def available() -> Readers:
     >>> "kaguya-sp" in la.readers.available()
     True
     """
-    return Readers({**_announced(), **_ADDED})
+    return Readers({**announced(), **_ADDED})
 
 
 def register(reader: Reader) -> Reader:
@@ -115,7 +115,7 @@ def register(reader: Reader) -> Reader:
 
 
 @functools.cache
-def _announced() -> dict[str, Reader]:
+def announced() -> dict[str, Reader]:
     """Readers of installed packages: ours first, then others by name. One that cannot be loaded is left out."""
     own: list[importlib.metadata.EntryPoint] = []
     others: list[importlib.metadata.EntryPoint] = []
