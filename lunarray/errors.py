@@ -103,6 +103,10 @@ class StoreWriteError(StoreError):
     """A store that cannot be written any further: a full disk, a lost permission, a folder deleted under way."""
 
 
+class StoreChangedError(StoreConflictError):
+    """A store that was written anew, deleted or moved since it was opened."""
+
+
 class StoreIncompleteError(StoreError):
     """A store whose writing was interrupted; it can be resumed but not read as if it were whole."""
 

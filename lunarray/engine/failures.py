@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lunarray.engine import accounts
-from lunarray.errors import InputError, MissingDependencyError, ModelError, StoreWriteError
+from lunarray.errors import (
+    InputError,
+    MissingDependencyError,
+    ModelError,
+    StoreChangedError,
+    StoreWriteError,
+)
 
 #: Seconds before the first retry; doubled each time.
 PAUSE = 0.1
@@ -51,7 +57,8 @@ def attempt(
 
     `stage`: kind of task; `keep` bool: give a Failure when it fails for good, instead of raising; `stopped`: tells
     whether the run is over, so that nothing is tried again. Returns what it returns, or a Failure. StoreWriteError if
-    the store cannot be written any more, whatever `keep` says: no block is to blame for that. Without `keep`, what it
+    the store cannot be written any more, StoreChangedError if a store that is read is another one by now, whatever
+    `keep` says: no block is to blame for that. Without `keep`, what it
     raised.
     """
     begin = time.perf_counter()
@@ -60,7 +67,7 @@ def attempt(
             result = call()
             break
         except Exception as error:
-            if isinstance(error, StoreWriteError) or stopped():
+            if isinstance(error, StoreWriteError | StoreChangedError) or stopped():
                 raise
             if number == retries or isinstance(error, FINAL):
                 if keep:

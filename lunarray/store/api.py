@@ -26,12 +26,14 @@ from lunarray.errors import (
     StoreError,
     require_choice,
     require_number,
+    store_errors,
 )
 from lunarray.store import manifest, regions
 from lunarray.store.content import as_dataset, create, identity, storable
 from lunarray.store.locks import WriteLock
 from lunarray.store.reading import open_zarr
-from lunarray.store.state import remove, set_state, state_of
+from lunarray.store.state import begun_with, require_ours, set_state, state_of
+from lunarray.store.transaction import beside, discard, real, settle, sync_folders, take_place
 from lunarray.versions import __version__
 
 
@@ -65,7 +67,9 @@ def to_zarr(
     path : path
         A folder on a local or shared file system.
     overwrite : bool, default False
-        Delete what is there first, if that is a lunarray store.
+        Write it anew, whatever store is there. That one stays, for whoever reads it and for `obj` itself, until the
+        new one is complete and takes its place in one step; then it is deleted. Who has it open and goes on reading
+        gets StoreChangedError. A stopped call is gone on with by the same call.
     token : str, optional
         The identity of the data, by which an interrupted write is recognised. By default it is that of the Dask graph
         and the arrays in memory, which is the same again for the same calls on the same input.
@@ -107,7 +111,7 @@ def to_zarr(
         If `obj` is no xarray object, or has axes or data that Zarr cannot hold.
     """
     ds = as_dataset(obj)
-    path = Path(path)
+    path = real(path)
     policy = _policy(errors, retries, report)
     name = token or identity(ds)
     contents = {"token": token} if token else manifest.contents(ds)
@@ -116,14 +120,22 @@ def to_zarr(
     ds = storable(ds)
     groups = regions.plan(ds)
     with WriteLock(path) as lock:
+        settle(path)
+        place = path
         if overwrite:
-            remove(path)
+            require_ours(path)
+            place = beside(path)
+            if not begun_with(place, name):
+                discard(place, path)
         # Another writer may have come and gone before the lock was ours.
         elif _finished(path, name, contents):
             return open_zarr(path)
-        if state_of(path) is None:
-            create(ds, groups, path, name, contents)
-        _fill(ds, groups, path, policy, lock, description or f"Writing {path.name}", progress)
+        if state_of(place) is None:
+            create(ds, groups, place, name, contents)
+        text = description or f"Writing {path.name}"
+        _fill(ds, groups, place, path, policy, lock, text, progress)
+        if overwrite:
+            _replace(path, lock)
     return open_zarr(path)
 
 
@@ -165,12 +177,13 @@ def _fill(
     ds: xr.Dataset,
     groups: list[regions.Group],
     path: Path,
+    named: Path,
     policy: _Policy,
     lock: WriteLock,
     description: str,
     progress: bool | None,
 ) -> None:
-    """Write the regions that are missing, and report."""
+    """Write the regions that are missing at `path`, and report; the user knows the store as `named`."""
     begin = time.time()
     there = [regions.done_regions(path, group.axes, group.dims) for group in groups]
     for gap in (state_of(path) or {}).get("failed", ()):
@@ -191,8 +204,8 @@ def _fill(
     accounts.log(
         "store",
         "begin",
-        f"writing {len(todo.places)} of {state['regions']} regions of {path}",
-        store=os.fspath(path),
+        f"writing {len(todo.places)} of {state['regions']} regions of {named}",
+        store=os.fspath(named),
         regions=len(todo.places),
     )
     try:
@@ -206,16 +219,11 @@ def _fill(
                 todo.work, retries=policy.retries, errors=policy.errors, done=done, outcome=outcome
             )
         if outcome.failures:
+            _record_gaps(path, outcome, places)
             _salvage(ds, groups, path, policy, lock, outcome, places)
-        regions.sweep(path, state["groups"])
-        gaps = {
-            (places[f["key"]]["group"], *places[f["key"]]["index"]): f["error"]
-            for f in outcome.failures
-        }
-        failed = [
-            {"group": group, "index": index, "error": error}
-            for (group, *index), error in sorted(gaps.items())
-        ]
+        regions.sweep(path)
+        sync_folders(path)
+        failed = _gaps(outcome, places)
         lock.check()
         set_state(path, complete=True, failed=failed or None)
     except BaseException as error:
@@ -229,20 +237,57 @@ def _fill(
             raise stopped from error
         raise StoreError(
             f"writing stopped ({error.strerror or error})",
-            where=path,
+            where=named,
             remedy="Mend the cause and call to_zarr again with the same data: it goes on where it stopped",
         ) from error
     finally:
         _clear_debris(path, state.get("groups", []))
-        _report(path, policy, places, len(todo.places), outcome, state, stopped, begin)
+        _report(named, policy, places, len(todo.places), outcome, state, stopped, begin)
     if outcome.failures:
         first = outcome.failures[0]
         warnings.warn(
-            f"{path}: {len(failed)} of {state['regions']} regions failed and are left missing, in whole or in part "
+            f"{named}: {len(failed)} of {state['regions']} regions failed and are left missing, in whole or in part "
             f"(first: {first['error']}: {first['message']}); the same call tries them again",
             LunarrayWarning,
             stacklevel=3,
         )
+
+
+def _gaps(
+    outcome: execution.Outcome, places: Mapping[Any, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The regions that failed, as the state of a store lists them."""
+    gaps = {
+        (places[f["key"]]["group"], *places[f["key"]]["index"]): f["error"]
+        for f in outcome.failures
+    }
+    return [
+        {"group": group, "index": index, "error": error}
+        for (group, *index), error in sorted(gaps.items())
+    ]
+
+
+def _record_gaps(
+    path: Path, outcome: execution.Outcome, places: Mapping[Any, Mapping[str, Any]]
+) -> None:
+    """Say which regions failed before anything of them is written: an object that is there counts as done otherwise."""
+    gaps = _gaps(outcome, places)
+    known = [(gap["group"], gap["index"]) for gap in gaps]
+    before = (state_of(path) or {}).get("failed", ())
+    gaps += [gap for gap in before if (gap["group"], gap["index"]) not in known]
+    set_state(path, failed=gaps)
+
+
+def _replace(path: Path, lock: WriteLock) -> None:
+    """Put what was written beside a store in its place."""
+    lock.check()
+    require_ours(path)
+    with store_errors(
+        "the new store is complete and cannot take its place",
+        path,
+        f"Mend the cause and do the same again; until then it is {beside(path)}",
+    ):
+        take_place(path)
 
 
 def _salvage(

@@ -16,6 +16,7 @@ from typing import Any
 
 from lunarray.engine.accounts import log
 from lunarray.errors import StoreLockedError, store_errors
+from lunarray.store.transaction import real
 
 #: Seconds between two signs of life of a writer.
 HEARTBEAT = 10.0
@@ -27,7 +28,8 @@ STALE = 120.0
 class WriteLock:
     """Exclusive right to write to the store `path`, as a context manager.
 
-    The lock is a file ``.<name>.lock`` beside the store, so that it holds before the store exists. It carries the
+    The lock is a file ``.<name>.lock`` beside the store, where it really is and not where a link to it lies, so that it
+    holds before the store exists. It carries the
     owner's host and process; its time of modification is the owner's sign of life. A lock whose owner is dead is taken
     over: on the same machine that is known from the process table at once, elsewhere by the silence.
 
@@ -35,7 +37,7 @@ class WriteLock:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path = real(path)
         self.file = path.with_name(f".{path.name}.lock")
         self.owner = uuid.uuid4().hex
         self._stop = threading.Event()

@@ -21,6 +21,7 @@ import xarray as xr
 
 from lunarray.engine import accounts, planning
 from lunarray.errors import StoreWriteError
+from lunarray.store.folder import Folder
 from lunarray.store.layout import WHOLE_AXES, Layout, choose_layout
 
 #: Regions for each thread from which on a region is one task.
@@ -145,7 +146,7 @@ def write_region(
     # An object that exists is a region that is done, so objects that hold only fill values are written as well.
     with accounts.stage("write"), zarr.config.set({"array.write_empty_chunks": True}):
         try:
-            group = zarr.open_group(path, mode="r+", use_consolidated=False)
+            group = zarr.open_group(Folder(path), mode="r+", use_consolidated=False)
             for (name, own), part in zip(dims.items(), parts, strict=True):
                 array: Any = group[name]
                 array[
@@ -185,15 +186,10 @@ def write_error(path: str, error: Exception) -> StoreWriteError:
     )
 
 
-def sweep(path: Path, groups: Sequence[Mapping[str, Any]]) -> None:
-    """Delete what interrupted writes of objects have left beside these: files that no reader looks at.
-
-    `path`: the store; `groups`: as its state describes them.
-    """
-    for group in groups:
-        for name in group["dims"]:
-            for file in (path / name / "c").rglob("*.partial"):
-                file.unlink(missing_ok=True)
+def sweep(path: Path) -> None:
+    """Delete what interrupted writes of files have left in the store `path`: files that no reader looks at."""
+    for file in path.rglob("*.partial"):
+        file.unlink(missing_ok=True)
 
 
 def pieces(ds: xr.Dataset, group: Group, extent: Mapping[str, tuple[int, int]]) -> planning.Target:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +54,22 @@ def set_state(path: Path, **state: Any) -> None:
     )
 
 
-def remove(path: Path) -> None:
-    """Delete the lunarray store at `path`, of whatever version, if any; StoreConflictError for anything else."""
+def begun_with(path: Path, token: str) -> bool:
+    """Tell whether a store of that identity was begun at `path`; whatever else is there says no."""
     try:
-        state = _any_state(path)
+        state = state_of(path)
+    except StoreFormatError:
+        return False
+    return state is not None and state["token"] == token
+
+
+def require_ours(path: Path) -> None:
+    """StoreConflictError if there is something else at `path` than a lunarray store, of whatever version."""
+    try:
+        _any_state(path)
     except StoreFormatError as error:
         raise StoreConflictError(
             "it is no lunarray store, so it is not overwritten",
             where=path,
             remedy="Delete it yourself or choose another path",
         ) from error
-    if state is not None:
-        shutil.rmtree(path)

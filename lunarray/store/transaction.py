@@ -1,21 +1,46 @@
-"""Folders that appear all at once or not at all, and what a group says of itself, changed in one step.
+"""What is written is written beside its place, and takes the place in one step when it is complete.
 
-What a store is (:mod:`lunarray.store.state`), a Global Information Bank and the tables in it are begun beside their
-place and renamed into it when they are complete.
+**Folders.** A store (:mod:`lunarray.store.state`), a Global Information Bank and the tables in it are begun in a hidden
+folder beside their place and renamed into it (:func:`appearing`). A store that is overwritten is written whole to
+``.<name>.next`` (:func:`beside`), where a stopped run goes on, and then the two change places (:func:`take_place`): in
+one step where the system can do that (Linux, macOS), else by two renames, between which there is no store at the place
+and :func:`settle` completes the change. What was there is then deleted under a name that nobody takes for a store, so
+that a stop in the middle of it leaves debris and no half of a store.
+
+**Readers.** They read by path, object by object, so one that had opened the old store would go on with objects of the
+new one. A generation folder within the store would keep the old objects where they are, but then a store is no Zarr
+group that other programs can open; a link in place of the store would, but a copy of it copies a link. So a reader
+holds every object that it gets to what the store was when it was opened, and an object of another store is an error.
+
+**Power.** Objects are synced when they are written, metadata and folders before a store says that it is complete.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
+import re
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lunarray.errors import store_errors
+
+#: What folders that cannot be synced say; on such file systems there is nothing to be done.
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.ENOSYS)
+
+_REMEDY = "Check the free space and the permissions of the folder"
+
+
+def real(path: str | os.PathLike[str]) -> Path:
+    """The place that a path means, by whichever links and relative to whichever folder it was named."""
+    return Path(os.path.realpath(os.path.expanduser(os.fspath(path))))
 
 
 @contextmanager
@@ -25,16 +50,146 @@ def appearing(path: Path, what: str = "store") -> Iterator[Path]:
     `path`: the place; `what`: what it is called where it cannot be written. Yields where to write. StoreError if it
     cannot be written; nothing is left of it then.
     """
-    begun = path.with_name(f".{path.name}.{os.getpid()}.begun")
-    shutil.rmtree(begun, ignore_errors=True)
-    remedy = "Check the free space and the permissions of the folder"
+    begun = _hidden(path, "begun")
     try:
-        with store_errors(f"the {what} cannot be written", path, remedy):
+        with store_errors(f"the {what} cannot be written", path, _REMEDY):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield begun
+            sync_tree(begun)
             os.rename(begun, path)
+            sync_folder(path.parent)
     finally:
         shutil.rmtree(begun, ignore_errors=True)
+
+
+def beside(path: Path) -> Path:
+    """Where the successor of the store at `path` is written."""
+    return path.with_name(f".{path.name}.next")
+
+
+def take_place(path: Path) -> None:
+    """Put the successor of a store in its place, and delete what was there.
+
+    `path`: the place; the caller holds its lock. OSError if the successor cannot be put there: then what was there is
+    there still.
+    """
+    new = beside(path)
+    if not os.path.lexists(path):
+        os.rename(new, path)
+        sync_folder(path.parent)
+        return
+    if not exchange(new, path):
+        os.rename(path, _old(path))
+        os.rename(new, path)
+    sync_folder(path.parent)
+    discard(new, path)
+    discard(_old(path), path)
+
+
+def settle(path: Path) -> None:
+    """Complete a change of places that was stopped in the middle, and delete what dead writers left beside a store.
+
+    `path`: the place; the caller holds its lock.
+    """
+    old = _old(path)
+    if old.exists():
+        if not path.exists():
+            os.rename(beside(path) if beside(path).exists() else old, path)
+            sync_folder(path.parent)
+        discard(old, path)
+    debris = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}\.(begun|gone)")
+    for name in os.listdir(path.parent):
+        if debris.fullmatch(name):
+            shutil.rmtree(path.parent / name, ignore_errors=True)
+
+
+def discard(folder: Path, path: Path) -> None:
+    """Delete a folder beside the store at `path`, if there is one; a stop leaves nothing that looks whole."""
+    gone = _hidden(path, "gone")
+    with suppress(FileNotFoundError):
+        os.rename(folder, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _hidden(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.{kind}")
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two folders change names in one step; False, and nothing done, where the system cannot do that."""
+    if _exchange is None or _exchange(os.fsencode(one), os.fsencode(other)) == 0:
+        return _exchange is not None
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM):
+        return False
+    raise OSError(code, os.strerror(code), os.fspath(other))
+
+
+def _exchanger() -> Callable[[bytes, bytes], int] | None:
+    """The system's own call for it: renameat2 of Linux, renamex_np of macOS."""
+    libc = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    if sys.platform == "linux" and hasattr(libc, "renameat2"):
+        here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        return lambda one, other: libc.renameat2(here, one, here, other, swap)  # type: ignore[union-attr]
+    if sys.platform == "darwin" and hasattr(libc, "renamex_np"):
+        return lambda one, other: libc.renamex_np(one, other, 2)  # type: ignore[union-attr]
+    return None
+
+
+_exchange = _exchanger()
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk, where its file system can say so."""
+    try:
+        number = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in _NO_SYNC:
+            return
+        raise
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(number)
+
+
+def sync_folders(path: Path) -> None:
+    """Put the names in a folder and in all folders in it on the disk; its files are synced by who writes them."""
+    for folder, _, _ in os.walk(path, topdown=False):
+        sync_folder(Path(folder))
+
+
+def sync_tree(path: Path) -> None:
+    """Put a folder and all that is in it on the disk."""
+    for folder, _, files in os.walk(path, topdown=False):
+        for name in files:
+            sync_folder(Path(folder, name))  # the same call for both
+        sync_folder(Path(folder))
+
+
+def write_file(file: Path, content: bytes | memoryview) -> None:
+    """Write a file such that it appears, or changes, all at once and is on the disk by then.
+
+    The name of the folder's entry is on the disk once that folder is synced.
+    """
+    # A name of its own: threads of one process may write the same at the same time.
+    new = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with new.open("wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(new, file)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
 
 
 def read_attribute(path: Path, key: str) -> dict[str, Any]:
@@ -58,10 +213,5 @@ def change_attribute(
     metadata = json.loads(file.read_text())
     attributes = metadata.setdefault("attributes", {})
     attributes[key] = change(attributes.get(key, {}))
-    # A name of its own: threads of one process may say something at the same time.
-    new = file.with_name(f".zarr.json.{uuid.uuid4().hex}")
-    try:
-        new.write_text(json.dumps(metadata, indent=2))
-        os.replace(new, file)
-    finally:
-        new.unlink(missing_ok=True)
+    write_file(file, json.dumps(metadata, indent=2).encode())
+    sync_folder(path)
