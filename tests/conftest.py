@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import random
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+from lunarray.errors import EXTRAS
 
 # Nothing hangs on how fast this machine is now, nor on what another run found.
 settings.register_profile(
@@ -58,6 +61,43 @@ def _jumping(clock):
         return clock() + leaps
 
     return read
+
+
+def _absent(error: BaseException | None) -> str | None:
+    """The extra that would have brought what an import in a test, or in what it calls, did not find."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError):
+            name = (error.name or "").partition(".")[0]
+            if name in EXTRAS and importlib.util.find_spec(name) is None:
+                return f"needs {name}, which pip install 'lunarray[{EXTRAS[name]}]' brings"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """A file whose imports need an extra that is not installed is skipped, and says which."""
+    report = yield
+    call = getattr(report, "call", None)
+    if report.failed and call and (reason := _absent(call.excinfo.value)):
+        report.outcome = "skipped"
+        report.longrepr = (str(collector.path), 1, reason)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def _skip_what_needs_an_extra(item):
+    """So is a test, unless it is marked as one that runs on the core alone."""
+    try:
+        return (yield)
+    except Exception as error:
+        reason = None if item.get_closest_marker("core") else _absent(error)
+        if reason is None:
+            raise
+        pytest.skip(reason)
+
+
+pytest_runtest_setup = pytest_runtest_call = _skip_what_needs_an_extra
 
 
 def pytest_collection_modifyitems(config, items):

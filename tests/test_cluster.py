@@ -349,7 +349,8 @@ exit 0
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    pytest.importorskip("dask_jobqueue")
+    import dask_jobqueue  # noqa: F401
+
     folder = tmp_path / "slurm"
     folder.mkdir()
     for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
@@ -384,7 +385,8 @@ def test_batch_system(tmp_path, slurm):
 
 
 def test_pbs_script(monkeypatch):
-    jobqueue = pytest.importorskip("dask_jobqueue")
+    import dask_jobqueue as jobqueue
+
     scripts = []
 
     class PBSCluster(jobqueue.PBSCluster):

@@ -76,7 +76,8 @@ def test_settings_that_make_no_sense(wrong):
 
 
 def test_a_checkpoint_gives_back_what_it_was_given(tmp_path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     optimiser = torch.optim.Adam(network.parameters(), lr=0.1)
     network(torch.ones(4, 3)).sum().backward()
@@ -141,7 +142,8 @@ def test_a_broken_checkpoint_is_named(tmp_path, content):
 
 
 def test_seeds():
-    torch = pytest.importorskip("torch")
+    import torch
+
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)

@@ -8,21 +8,20 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-torch = pytest.importorskip("torch")
-
-import lunarray  # noqa: E402, F401
-from lunarray import fractures  # noqa: E402
-from lunarray.engine import ModelSpec  # noqa: E402
-from lunarray.errors import GridError, InputError, ModelError  # noqa: E402
-from lunarray.fractures import predictor  # noqa: E402
-from lunarray.fractures.detection import measure_overlap  # noqa: E402
-from lunarray.fractures.lattice import ALIGN, Axis, check_lattice  # noqa: E402
-from lunarray.fractures.normalise import Normalisation, imagenet, normalise  # noqa: E402
-from lunarray.geo import assign_crs, crs_of, moon_crs  # noqa: E402
+import lunarray  # noqa: F401
+from lunarray import fractures
+from lunarray.engine import ModelSpec
+from lunarray.errors import GridError, InputError, ModelError
+from lunarray.fractures import predictor
+from lunarray.fractures.detection import measure_overlap
+from lunarray.fractures.lattice import ALIGN, Axis, check_lattice
+from lunarray.fractures.normalise import Normalisation, imagenet, normalise
+from lunarray.geo import assign_crs, crs_of, moon_crs
 
 SHAPE = (300, 340)
 

@@ -7,16 +7,15 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from lunarray import fractures  # noqa: E402
-from lunarray.engine.weights import peek_header, read_tensors, write_tensors  # noqa: E402
-from lunarray.errors import InputError, ModelError  # noqa: E402
-from lunarray.fractures import predictor  # noqa: E402
-from lunarray.fractures.model import ARCHITECTURES, build, default_normalisation  # noqa: E402
-from lunarray.fractures.normalise import Normalisation, imagenet, normalise  # noqa: E402
-from lunarray.fractures.weights import read_model_header  # noqa: E402
+from lunarray import fractures
+from lunarray.engine.weights import peek_header, read_tensors, write_tensors
+from lunarray.errors import InputError, ModelError
+from lunarray.fractures import predictor
+from lunarray.fractures.model import ARCHITECTURES, build, default_normalisation
+from lunarray.fractures.normalise import Normalisation, imagenet, normalise
+from lunarray.fractures.weights import read_model_header
 
 
 @pytest.fixture(autouse=True)

@@ -6,22 +6,21 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from lunarray import fractures  # noqa: E402
-from lunarray.errors import (  # noqa: E402
+from lunarray import fractures
+from lunarray.errors import (
     InputError,
     ModelError,
     StoreConflictError,
     StoreFormatError,
 )
-from lunarray.fractures.batches import ArrayTiles, balanced_weight  # noqa: E402
-from lunarray.fractures.epochs import TrainSettings, learning_rate_at, loss_of  # noqa: E402
-from lunarray.fractures.metrics import confusion, tile_metrics  # noqa: E402
-from lunarray.fractures.normalise import imagenet  # noqa: E402
-from lunarray.fractures.predictor import predictor_of  # noqa: E402
-from lunarray.fractures.weights import read_model_header  # noqa: E402
+from lunarray.fractures.batches import ArrayTiles, balanced_weight
+from lunarray.fractures.epochs import TrainSettings, learning_rate_at, loss_of
+from lunarray.fractures.metrics import confusion, tile_metrics
+from lunarray.fractures.normalise import imagenet
+from lunarray.fractures.predictor import predictor_of
+from lunarray.fractures.weights import read_model_header
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from lunarray.engine import progress_bar
 from lunarray.errors import InputError, StoreConflictError, store_errors
+from lunarray.store.content import missing
 from lunarray.store.layout import CHUNK_BYTES
 from lunarray.store.locks import WriteLock
 from lunarray.store.provenance import stamp
@@ -120,13 +120,13 @@ def _begin(first: xr.Dataset, path: Path, dim: str, length: int) -> None:
         kind = variable.dtype.kind
         if kind == "M":
             encoding[name] = {"units": _EPOCH, "dtype": "int64", "calendar": "proleptic_gregorian"}
-        elif kind == "f":
-            encoding[name] = {"_FillValue": variable.dtype.type(np.nan)}
+        else:
+            encoding[name] = missing(variable)
         if dim in variable.dims:
             heavy = variable.nbytes // first.sizes[dim] * 4 >= row_bytes
             rows = length if heavy else _SMALL_CHUNKS * length
             chunks = [rows if d == dim else size for d, size in variable.sizes.items()]
-            encoding.setdefault(name, {})["chunks"] = tuple(chunks)
+            encoding[name]["chunks"] = tuple(chunks)
             encoding[name]["compressors"] = BloscCodec(cname="zstd", clevel=3)
             if name not in first.coords and heavy:
                 data[str(name)] = [str(d) for d in variable.dims]

@@ -31,6 +31,18 @@ def as_dataset(obj: xr.Dataset | xr.DataArray) -> xr.Dataset:
     )
 
 
+def missing(variable: xr.Variable) -> dict[str, Any]:
+    """Encoding of a variable in which what is missing is NaN, if it is of floats.
+
+    `_FillValue` says so to readers; `fill_value` is what Zarr gives for a chunk that is not there, and is 0 with xarray
+    before 2025.8 unless it is told.
+    """
+    if variable.dtype.kind != "f":
+        return {}
+    nan = variable.dtype.type(np.nan)
+    return {"_FillValue": nan, "fill_value": nan}
+
+
 def identity(ds: xr.Dataset) -> str:
     """Name the content by what it is computed from; times of day in `history` do not count."""
     content = [
@@ -84,7 +96,7 @@ def create(
             where=path,
             remedy="Choose another path",
         )
-    encoding: dict[Any, dict[str, Any]] = {}
+    encoding: dict[Any, dict[str, Any]] = {n: missing(v) for n, v in ds.variables.items()}
     chunked = {}
     for group in groups:
         for name, layout in group.layouts.items():
@@ -92,11 +104,10 @@ def create(
             encoding[name] = {
                 "chunks": layout.chunks,
                 "compressors": BloscCodec(cname="zstd", clevel=3),
+                **missing(variable),
             }
             if layout.shards:
                 encoding[name]["shards"] = layout.shards
-            if variable.dtype.kind == "f":
-                encoding[name]["_FillValue"] = variable.dtype.type(np.nan)
             chunked[name] = variable.chunk(dict(zip(variable.dims, layout.region, strict=True)))
     template = _with_variables(ds, chunked)
     with appearing(path) as begun:
