@@ -19,6 +19,7 @@ from .sp import open_cube as open_cube
 from .sp import open_sp as open_sp
 from .sp import open_sp_cube as open_sp_cube
 from .store import open_zarr as open_zarr
+from .typing import typed as typed
 from .versions import __version__ as __version__
 from .versions import show_versions as show_versions
 from .xrf import open_class as open_class

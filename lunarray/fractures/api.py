@@ -30,6 +30,7 @@ from lunarray.fractures.statistics import area_of_data, per_area
 from lunarray.fractures.vectors import features_of, near_seams, runs_of, units_of
 from lunarray.geo import BODIES, assign_grid, covering_box, require_body, spatial_dims
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 
 if TYPE_CHECKING:
     import geopandas
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 
+@typed
 def map_fractures(
     obj: xr.DataArray | xr.Dataset,
     model: str | os.PathLike[str] | ModelSpec | None = None,
@@ -178,6 +180,7 @@ def _detections(
     return result
 
 
+@typed
 def classical_fractures(image: xr.DataArray, method: Method | None = None) -> xr.DataArray:
     """Detect fractures by a ridge or an edge filter.
 
@@ -446,6 +449,7 @@ def mapped_area(mask: xr.DataArray | xr.Dataset) -> float:
     return float(np.sum(each_block(area_of_data, data, metric=metric)))
 
 
+@typed
 def density(
     fractures: geopandas.GeoDataFrame,
     cell: float = 500.0,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lunarray.errors import InputError, ProductFormatError
 from lunarray.geo import RasterInfo, open_raster, raster_info
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -17,6 +18,7 @@ __all__ = ["open_nac"]
 _FULL_RANGE = {"uint8": 255.0, "uint16": 65535.0, "int16": 32767.0}
 
 
+@typed
 def open_nac(
     path: str | os.PathLike[str],
     *,

@@ -22,6 +22,7 @@ from lunarray.geo import (
     transform_geometry,
 )
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 
 __all__ = ["CLASS_LIMITS", "CLASS_WIDTHS", "weak_labels", "width_class"]
 
@@ -70,6 +71,7 @@ def width_class(width: Any) -> np.ndarray:
     return names[np.digitize(values, [low for low, _ in CLASS_LIMITS.values()][1:])]
 
 
+@typed
 def weak_labels(
     lines: Any,
     like: xr.DataArray,

@@ -30,6 +30,7 @@ from lunarray.geo import (
 from lunarray.geo.resample import blocks_of, check_method
 from lunarray.geo.sampling import Sampler, sampler_of
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -43,6 +44,7 @@ CHUNK = 2048
 OVERLAPS = ("first", "last", "mean")
 
 
+@typed
 def mosaic(
     images: Sequence[xr.DataArray | str | os.PathLike[str]],
     *,

@@ -13,6 +13,7 @@ from lunarray.errors import GridError, InputError, require_number
 from lunarray.fractures.ground import Metric, metric_of
 from lunarray.geo import BODIES, radius_of, require_body, to_lonlat
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 
 if TYPE_CHECKING:
     import geopandas
@@ -156,6 +157,7 @@ def network(fractures: geopandas.GeoDataFrame, area: float | None = None) -> dic
     return out
 
 
+@typed
 def orientation_rose(fractures: geopandas.GeoDataFrame, bins: int = 18) -> xr.Dataset:
     """Length of fractures by direction.
 

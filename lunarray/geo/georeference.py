@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from lunarray.geo.crs import (
     parse_crs,
     require_body,
 )
+from lunarray.typing import T, typed
 
 if TYPE_CHECKING:
     import pyproj
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from affine import Affine
     from odc.geo.geobox import GeoBox
 
-T = TypeVar("T", "xr.Dataset", "xr.DataArray")
 
 #: Name of the coordinate that holds the CRS, as rioxarray and odc-geo expect it.
 CRS_COORD = "spatial_ref"
@@ -167,7 +167,7 @@ def assign_crs(obj: T, crs: Any) -> T:
                 {dim: coordinate.assign_attrs({**coordinate.attrs, **COORD_ATTRS[dim]})}
             )
     if isinstance(obj, xr.DataArray):
-        return _with_mapping(obj)
+        return typed(_with_mapping(obj))
     spatial = {
         name: _with_mapping(obj[name])
         for name in obj.data_vars

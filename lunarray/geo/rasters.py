@@ -16,6 +16,7 @@ import numpy as np
 from lunarray.errors import GridError, InputError, ProductFormatError
 from lunarray.geo.crs import BODIES, Bodies, require_body
 from lunarray.geo.georeference import assign_grid
+from lunarray.typing import typed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -169,6 +170,7 @@ def raster_info(path: str | os.PathLike[str]) -> RasterInfo:
         )
 
 
+@typed
 def open_raster(
     path: str | os.PathLike[str] | RasterInfo,
     *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,12 +17,12 @@ from lunarray.geo.georeference import (
 )
 from lunarray.geo.grid import covering_box, lunar_grid
 from lunarray.geo.sampling import Sampler, Window, fill_of, sampler_of
+from lunarray.typing import T, typed
 
 if TYPE_CHECKING:
     import xarray as xr
     from odc.geo.geobox import GeoBox
 
-T = TypeVar("T", "xr.Dataset", "xr.DataArray")
 Method = Literal["auto", "nearest", "bilinear", "average"]
 
 METHODS = ("auto", "nearest", "bilinear", "average")
@@ -113,7 +113,7 @@ def reproject(
         )
 
     if isinstance(obj, xr.DataArray):
-        return assign_grid(one(obj), target)
+        return assign_grid(typed(one(obj)), target)
     maps = {
         name: one(variable)
         for name, variable in obj.data_vars.items()
@@ -121,7 +121,7 @@ def reproject(
     }
     if not maps:
         raise InputError("no map to reproject", remedy="give variables on (y, x) or (lat, lon)")
-    return assign_grid(xr.Dataset(maps, attrs=dict(obj.attrs)), target)
+    return assign_grid(typed(xr.Dataset(maps, attrs=dict(obj.attrs))), target)
 
 
 def check_method(method: str, min_valid: float) -> None:

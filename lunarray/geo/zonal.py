@@ -12,11 +12,13 @@ from lunarray.errors import InputError
 from lunarray.geo.coverage import coverage, pixel_area, region_window
 from lunarray.geo.georeference import geobox_of, spatial_dims
 from lunarray.geo.regions import Circle, Region, as_regions, region_name
+from lunarray.typing import typed
 
 #: Statistics besides the percentiles, in order.
 _MOMENTS = ("count", "mean", "std", "min", "max")
 
 
+@typed
 def region_statistics(
     obj: xr.Dataset | xr.DataArray,
     regions: Any,

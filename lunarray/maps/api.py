@@ -13,6 +13,7 @@ from lunarray.errors import InputError
 from lunarray.geo import assign_crs, grid_coords, grid_dims, lonlat, lunar_grid
 from lunarray.maps.kernels import find_cells, take_cells
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 
 __all__ = ["cells_at", "rasterize_cells"]
 
@@ -20,6 +21,7 @@ _BOUNDS = ("lon_bounds", "lat_bounds")
 _REMEDY = "Give cells as lunarray.maps.open_lunar_prospector gives them"
 
 
+@typed
 def rasterize_cells(
     ds: xr.Dataset,
     grid: Any = "geographic",
@@ -92,6 +94,7 @@ def rasterize_cells(
     )
 
 
+@typed
 def cells_at(
     ds: xr.Dataset, lon: Any, lat: Any, *, variables: Sequence[str] | str | None = None
 ) -> xr.Dataset:

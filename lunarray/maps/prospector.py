@@ -12,6 +12,7 @@ import xarray as xr
 from lunarray.errors import InputError, ProductFormatError
 from lunarray.geo import wrap_longitude
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 
 __all__ = ["open_lunar_prospector"]
 
@@ -27,6 +28,7 @@ _COLUMNS = _FIRST + len(SPECIES) + len(_UPPER[0])
 _REMEDY = "Give lpgrs_high1_elem_abundance_5deg.tab, _2deg.tab or _20deg.tab as the PDS has them"
 
 
+@typed
 def open_lunar_prospector(path: str | os.PathLike[str]) -> xr.Dataset:
     """Open a table of the elements that Lunar Prospector found: ``lpgrs_high1_elem_abundance_5deg.tab`` and its likes.
 

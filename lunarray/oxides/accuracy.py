@@ -12,6 +12,7 @@ import xarray as xr
 
 from lunarray.errors import InputError
 from lunarray.oxides.constants import choose_oxides
+from lunarray.typing import typed
 
 # The module is not called "metrics": it would hide the function of that name in lunarray.oxides.
 
@@ -26,6 +27,7 @@ _ATTRS = {
 }
 
 
+@typed
 def metrics(
     predicted: xr.Dataset | xr.DataArray,
     reference: xr.Dataset | xr.DataArray,

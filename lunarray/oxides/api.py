@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -34,8 +34,7 @@ from lunarray.oxides.regions import table_variables
 from lunarray.oxides.weights import DEFAULT_WEIGHTS, read_header
 from lunarray.sp import condition, is_native, resample_bands, sp_scale, spectra_of
 from lunarray.store.provenance import stamp
-
-T = TypeVar("T", xr.Dataset, xr.DataArray)
+from lunarray.typing import T, typed
 
 POLES = ("north", "south")
 
@@ -75,6 +74,7 @@ def oxide_model(
     return ModelSpec.from_file(inversion.LOADER, path, outputs=len(OUTPUTS), device=device)
 
 
+@typed
 def invert_oxides(
     obj: xr.Dataset | xr.DataArray,
     model: str | os.PathLike[str] | ModelSpec | None = None,
@@ -203,6 +203,7 @@ def _intervals(
     return result
 
 
+@typed
 def mg_number(ds: xr.Dataset) -> xr.DataArray:
     """Compute Mg#, the magnesium in the magnesium and iron.
 
@@ -237,6 +238,7 @@ def mg_number(ds: xr.Dataset) -> xr.DataArray:
     return result
 
 
+@typed
 def feo_lucey2000(
     obj: xr.Dataset | xr.DataArray, *, scale: Literal["auto", "sp", "laboratory"] = "auto"
 ) -> xr.DataArray:
@@ -286,6 +288,7 @@ def feo_lucey2000(
     return _keep_crs(result, reflectance)
 
 
+@typed
 def atlas(
     north: xr.Dataset | xr.DataArray | None = None,
     south: xr.Dataset | xr.DataArray | None = None,
@@ -330,7 +333,7 @@ def atlas(
         raise InputError(
             f"{latitude} degrees", where="latitude", remedy="give 0 or more and less than 90"
         )
-    result = {}
+    result: dict[str, xr.Dataset] = {}
     for pole, cube in cubes.items():
         cap = polar_cap(cube, latitude, pole=pole)
         maps = invert_oxides(cap, model, **options)
@@ -454,6 +457,7 @@ def difference(
     return stamp(assign_crs(out, geobox_of(result)), f"difference(method={method!r})")
 
 
+@typed
 def region_maps(
     result: xr.Dataset,
     reference: xr.Dataset,

@@ -12,8 +12,10 @@ import xarray as xr
 
 from lunarray.oxides.constants import choose_oxides
 from lunarray.oxides.samples import sampled_spectra
+from lunarray.typing import typed
 
 
+@typed
 def band_correlation(samples: xr.Dataset, *, oxides: Sequence[str] | None = None) -> xr.DataArray:
     """Correlate the reflectance of every band with the abundance of every oxide.
 

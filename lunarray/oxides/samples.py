@@ -17,6 +17,7 @@ from lunarray.oxides.constants import OXIDES
 from lunarray.oxides.lattice import Places, lattice_points
 from lunarray.sp import spectra_of
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 
 #: What became of a point of the lattice, in the order of the steps: the values of the variable `status`.
 STATUS = (
@@ -65,6 +66,7 @@ class Screen:
         require_number("tolerance", self.tolerance, 0, strictly=True)
 
 
+@typed
 def build_samples(
     cube: xr.Dataset | xr.DataArray | Sequence[Any] | Mapping[str, Any],
     reference: xr.Dataset | Sequence[xr.Dataset] | Mapping[str, xr.Dataset],
@@ -211,6 +213,7 @@ class _Maps(NamedTuple):
         return result
 
 
+@typed
 def select_samples(samples: xr.Dataset) -> xr.Dataset:
     """Compute samples and keep those that can be used.
 

@@ -34,6 +34,7 @@ from lunarray.oxides.networks import State, recompute_statistics
 from lunarray.oxides.samples import select_samples
 from lunarray.oxides.settings import TrainSettings
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 
 #: Folds whose networks make the ensemble.
 MEMBERS = 8
@@ -260,6 +261,7 @@ def _fit(
     )
 
 
+@typed
 def search(
     samples: xr.Dataset,
     settings: TrainSettings | None = None,

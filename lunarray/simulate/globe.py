@@ -26,6 +26,7 @@ from lunarray.simulate.cubes import (
 )
 from lunarray.simulate.noise import hash_normal, hash_uniform
 from lunarray.simulate.surface import Surface, draw_waves, random_fields, unit_vector
+from lunarray.typing import typed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -160,6 +161,7 @@ def moon(
     return Moon(cubes[0], cubes[1], reference, second[0], second[1], surface)
 
 
+@typed
 def truth_maps(scene: xr.Dataset) -> xr.Dataset:
     """Take the truth out of a simulated scene, under the oxides' own names, with Mg#.
 

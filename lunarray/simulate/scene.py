@@ -19,6 +19,7 @@ from lunarray.simulate.cubes import (
     seen,
 )
 from lunarray.simulate.noise import hash_normal, hash_uniform
+from lunarray.typing import typed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -181,6 +182,7 @@ def _soils(scene: Scene, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     }
 
 
+@typed
 def polar_scene(
     pole: str = "north",
     resolution: float = 2000.0,

@@ -11,6 +11,7 @@ from lunarray.oxides.constants import OXIDES
 from lunarray.simulate import instrument, kernels, priors
 from lunarray.simulate.minerals import MINERALS
 from lunarray.sp.bands import WAVELENGTHS_150
+from lunarray.typing import typed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,6 +32,7 @@ SP_ERRORS = {
 SMOOTHING = (50.0, 2)
 
 
+@typed
 def soils(n: int, seed: int, wavelengths: np.ndarray | None = None) -> xr.Dataset:
     """Random lunar soils: reflectance without errors, oxides, minerals.
 
@@ -142,6 +144,7 @@ def smoothed(values: np.ndarray, nm: np.ndarray) -> np.ndarray:
     return instrument.weighted_windows(values, first, weights)
 
 
+@typed
 def add_sp_errors(
     reflectance: xr.DataArray,
     seed: int,

@@ -11,6 +11,7 @@ import xarray as xr
 from lunarray.errors import InputError
 from lunarray.geo import RADIUS, lonlat_of, unit_vectors
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 from lunarray.xrf.constants import CLASS_FIELD_DEG, ELEMENTS
 from lunarray.xrf.frames import described
 
@@ -25,6 +26,7 @@ _SYNODIC = 29.530589 * 86400.0
 _RADIUS_KM = RADIUS / 1e3
 
 
+@typed
 def thermal_spectrum(temperature: float = 1.2, goes_flux: float = 1e-5) -> xr.Dataset:
     """A flare's continuum: thermal bremsstrahlung of one temperature, without lines.
 
@@ -125,6 +127,7 @@ def class_response(
     )
 
 
+@typed
 def class_orbit(
     start: Any = "2021-08-27T21:00:00",
     frames: int = 100,
@@ -283,6 +286,7 @@ def _composition_at(composition: Any, lon: np.ndarray, lat: np.ndarray) -> np.nd
     return values
 
 
+@typed
 def class_counts(
     composition: xr.DataArray | Mapping[str, float] | Callable[[np.ndarray, np.ndarray], Any],
     orbit: xr.Dataset,

@@ -220,7 +220,7 @@ def join_detectors(
         f"join_detectors(method={method}, anchor={anchor}, window={window[0]:g}-{window[1]:g} nm)"
     )
     result = rebuild(ds, spectra, data, channels, note)
-    if keep_step and not hasattr(ds, "to_dataset"):
+    if keep_step and isinstance(result, xr.Dataset):
         ratio = map_spectra(spectra, "join_kernel", static, channels.size, part=1)
         dims = [d for d in spectra.dims if d != "wavelength"]
         attrs = {"units": "1", "long_name": f"{method} NIR1 to VIS in their overlap"}

@@ -15,6 +15,7 @@ from lunarray.errors import BandMismatchError, InputError, LunarrayWarning, Prod
 from lunarray.geo import MOON, RasterInfo, assign_crs, open_raster, raster_info, require_body
 from lunarray.sp.bands import WAVELENGTH_ATTRS, WAVELENGTHS_160
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,6 +32,7 @@ _IN_TEXT = re.compile(
 )
 
 
+@typed
 def open_cube(
     path: str | os.PathLike[str],
     *,
@@ -204,6 +206,7 @@ def _to_nm(values: list[float], unit: str | None, *, strict: bool = False) -> li
 _CUBE_SHAPE = (160, 360, 720)
 
 
+@typed
 def open_sp_cube(
     path: str | os.PathLike[str], *, chunks: tuple[int, int] | int | None = (60, 720)
 ) -> xr.Dataset:

@@ -19,6 +19,7 @@ from lunarray.sp.api import condition, is_native
 from lunarray.sp.grid_fill import fill_plan
 from lunarray.sp.grid_plan import GridPlan, block_chunks, observation_chunks, plan_grid
 from lunarray.sp.grid_sums import float_of, grid_at_once, grid_lazily
+from lunarray.typing import typed
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 STATS = ("mean", "count", "std")
 
 
+@typed
 def grid(
     ds: xr.Dataset | xr.DataArray,
     grid: Any = "north",

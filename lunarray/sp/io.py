@@ -15,6 +15,7 @@ from lunarray.readers import find_files, lazy_array, read_all, warn_skipped
 from lunarray.sp.bands import WAVELENGTH_ATTRS
 from lunarray.sp.products import ANCILLARY, PRODUCT, Product, read_product, read_rows
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 
 __all__ = ["QA_FLAGS", "open_sp"]
 
@@ -131,6 +132,7 @@ def _observation_chunks(rows: list[int], samples: int, chunks: Any) -> tuple[int
     return tuple(sizes)
 
 
+@typed
 def open_sp(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,

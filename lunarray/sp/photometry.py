@@ -10,6 +10,7 @@ import xarray as xr
 
 from lunarray.errors import BandMismatchError, InputError, ProductFormatError
 from lunarray.sp.spectra import T, rebuild, spectra_of
+from lunarray.typing import typed
 
 __all__ = ["normalize_photometry", "read_photometric_parameters"]
 
@@ -26,6 +27,7 @@ _LONG_NAMES = {
 _LIMB = (1.0, -0.019, 0.242e-3, -1.46e-6)
 
 
+@typed
 def read_photometric_parameters(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a table of SP photometric parameters (``High_albedo_sel.txt``, ``Mid_...``, ``Low_...`` of Kouyama et
     al. 2016).

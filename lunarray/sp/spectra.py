@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from lunarray.errors import BandMismatchError, InputError
 from lunarray.store.provenance import stamp
+from lunarray.typing import T, typed
 
-T = TypeVar("T", "xr.Dataset", "xr.DataArray")
 
-
+@typed
 def spectra_of(obj: Any, step: str) -> xr.DataArray:
     """The reflectance to work on.
 
@@ -122,7 +122,7 @@ def rebuild(obj: T, spectra: xr.DataArray, data: Any, channels: Any, note: str) 
     new.attrs = attrs
     new.encoding = {}
     if isinstance(obj, xr.DataArray):
-        return new
+        return typed(new)
     if channels is None:
         rest = obj
     elif np.asarray(channels).dtype.kind == "i":

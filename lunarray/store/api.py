@@ -34,9 +34,11 @@ from lunarray.store.locks import WriteLock
 from lunarray.store.reading import open_zarr
 from lunarray.store.state import begun_with, require_ours, set_state, state_of
 from lunarray.store.transaction import beside, discard, real, settle, sync_folders, take_place
+from lunarray.typing import typed
 from lunarray.versions import __version__
 
 
+@typed
 def to_zarr(
     obj: xr.Dataset | xr.DataArray,
     path: str | os.PathLike[str],

@@ -11,11 +11,13 @@ import xarray as xr
 from lunarray.errors import GridError, InputError, ProductFormatError
 from lunarray.geo import MOON, open_raster, raster_info
 from lunarray.store.reading import open_zarr
+from lunarray.typing import typed
 
 #: Side of the chunks of a raster.
 CHUNK = 1024
 
 
+@typed
 def open_maps(path: str | os.PathLike[str], *, chunks: int = CHUNK) -> xr.Dataset:
     """Open maps by name, lazily.
 

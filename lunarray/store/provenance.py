@@ -6,13 +6,12 @@ import os
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import xarray as xr
 
+from lunarray.typing import T
 from lunarray.versions import __version__
-
-T = TypeVar("T", xr.Dataset, xr.DataArray)
 
 
 def now() -> datetime:

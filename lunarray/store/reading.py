@@ -13,8 +13,10 @@ import xarray as xr
 from lunarray.errors import StoreError, StoreIncompleteError
 from lunarray.store import regions
 from lunarray.store.state import KEY, state_of
+from lunarray.typing import typed
 
 
+@typed
 def open_zarr(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.Dataset:
     """Open a store written by :func:`to_zarr`, lazily.
 

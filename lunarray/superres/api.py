@@ -36,6 +36,7 @@ from lunarray.superres.trained import (
     save_region_model,
 )
 from lunarray.superres.training import Report, stamp, train_region
+from lunarray.typing import typed
 
 if TYPE_CHECKING:
     from lunarray.superres.grid import GIBGrid
@@ -338,6 +339,7 @@ def update_gib(
     return Updated(done.added, tuple(touched), tuple(files))
 
 
+@typed
 def superresolve(
     ds: xr.Dataset,
     models: str | os.PathLike[str] | Mapping[tuple[int, int], ModelSpec],

@@ -18,6 +18,7 @@ from lunarray.superres.settings import TrainSettings
 from lunarray.superres.subgraphs import GraphCache
 from lunarray.superres.support import support_of
 from lunarray.superres.training import train_region
+from lunarray.typing import typed
 
 if TYPE_CHECKING:
     from lunarray.superres.grid import GIBGrid
@@ -136,6 +137,7 @@ def format_table(table: xr.Dataset, variable: str = "rmse") -> str:
     return "\n".join(lines)
 
 
+@typed
 def cross_validate(
     grid: GIBGrid,
     features: np.ndarray,

@@ -32,6 +32,7 @@ from lunarray.superres.feature_tiles import (
     prepare,
 )
 from lunarray.superres.grid import GIBGrid
+from lunarray.typing import typed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 Mode = Literal["dense", "patch"]
 
 
+@typed
 def surface_features(
     basemap: xr.DataArray,
     grid: GIBGrid,

@@ -17,6 +17,7 @@ from lunarray.errors import (
     require_choice,
     require_number,
 )
+from lunarray.typing import typed
 
 if TYPE_CHECKING:
     from lunarray.superres.grid import GIBGrid
@@ -30,6 +31,7 @@ _UNCERTAINTIES = {"total": "TOT", "fit": "FIT", "systematic": "SYS"}
 _COLUMNS = ("Mg", "Al", "Si", "Fe")
 
 
+@typed
 def read_class_tracks(
     path: str | os.PathLike[str],
     *,
@@ -105,6 +107,7 @@ def read_class_tracks(
     return as_footprints(ds, errors=errors)
 
 
+@typed
 def as_footprints(ds: xr.Dataset, *, errors: Literal["raise", "skip"] = "raise") -> xr.Dataset:
     """Bring footprints with abundances into one shape, and check them.
 

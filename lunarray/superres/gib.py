@@ -38,9 +38,11 @@ from lunarray.superres.gib_layout import (
     update_meta,
 )
 from lunarray.superres.grid import GIBGrid, turns
+from lunarray.typing import typed
 from lunarray.xrf import ELEMENTS
 
 
+@typed
 def create_gib(
     path: str | os.PathLike[str],
     grid: GIBGrid | None = None,
@@ -119,6 +121,7 @@ def create_gib(
     return open_gib(path)
 
 
+@typed
 def open_gib(path: str | os.PathLike[str]) -> xr.Dataset:
     """Open a Global Information Bank, lazily; it may still be growing.
 
@@ -185,6 +188,7 @@ def gib_grid(ds: xr.Dataset) -> GIBGrid:
     return GIBGrid.from_json(ds.attrs["grid"])
 
 
+@typed
 def read_region(ds: xr.Dataset, region: tuple[int, int], margin: int = 0) -> xr.Dataset:
     """Cut out a region and some pixels around it.
 

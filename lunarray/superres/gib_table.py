@@ -11,6 +11,7 @@ import xarray as xr
 
 from lunarray.store.transaction import appearing
 from lunarray.superres.gib_layout import meta_of, open_root
+from lunarray.typing import typed
 
 _BATCH = re.compile(r"\d{4,}")
 _COLUMNS = ("corner_lat", "corner_lon", "abundance", "abundance_std", "time")
@@ -24,6 +25,7 @@ def footprint_batches(path: Path) -> list[Path]:
     )
 
 
+@typed
 def gib_footprints(path: str | os.PathLike[str]) -> xr.Dataset:
     """Table of the footprints that a Global Information Bank was populated with, in their order.
 

@@ -34,6 +34,7 @@ from lunarray.superres.gib_layout import (
     meta_of,
     update_meta,
 )
+from lunarray.typing import typed
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["albedo_threshold", "classify_mare", "mare_class", "read_global_grid"]
 
 
+@typed
 def mare_class(
     grid: Any,
     *,
@@ -206,6 +208,7 @@ def albedo_threshold(albedo: xr.DataArray, bins: int = 256) -> float:
     return float(edges[1:-1][best].mean())
 
 
+@typed
 def classify_mare(
     path: str | os.PathLike[str],
     *,
@@ -281,6 +284,7 @@ def classify_mare(
     return open_gib(path)
 
 
+@typed
 def read_global_grid(path: str | os.PathLike[str], name: str | None = None) -> xr.DataArray:
     """Read a map of the whole Moon from a table of numbers: row 0 at 90° N, column 0 at 180° W, pixels as squares.
 

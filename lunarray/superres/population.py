@@ -203,7 +203,8 @@ def populate(
         meta = meta_of(path)
         grid = grid_of(meta)
         recipe = _recipe(meta, expected, method, cells, default=footprints is None, where=path)
-        table = whole = gib_footprints(path)
+        table: xr.Dataset = gib_footprints(path)
+        whole = table
         added = known = beyond = 0
         if footprints is not None:
             new = _on_elements(as_footprints(footprints, errors=errors), meta["elements"])

@@ -9,6 +9,7 @@ import xarray as xr
 
 from lunarray.errors import InputError, require_choice
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 from lunarray.xrf.atomic import AtomicTables, atomic_tables
 from lunarray.xrf.class_files import CLASS_DETECTORS
 from lunarray.xrf.frames import described, flag_attrs, is_lazy, require_frames, require_variables
@@ -34,6 +35,7 @@ Engine = Literal["numba", "pyxspec"]
 FIT_BAND = (0.9, 4.2)
 
 
+@typed
 def fit_elements(
     ds: xr.Dataset,
     solar: xr.Dataset,
@@ -388,6 +390,7 @@ def _correlation(covariance: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(out), out, np.nan).astype("f4")
 
 
+@typed
 def spectrum_components(
     ds: xr.Dataset,
     result: xr.Dataset,

@@ -12,6 +12,7 @@ import xarray as xr
 from lunarray.errors import InputError, require_choice
 from lunarray.geo import footprint_area, lonlat_of, unit_vectors
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 from lunarray.xrf.frames import (
     described,
     flag_attrs,
@@ -317,6 +318,7 @@ def _group_kernel(
     return kernel(*joined, first=first, last=last)
 
 
+@typed
 def coadd(
     ds: xr.Dataset,
     strategy: Strategy = "sliding",

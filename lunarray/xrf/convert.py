@@ -9,6 +9,7 @@ import xarray as xr
 
 from lunarray.errors import InputError
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 from lunarray.xrf.constants import ELEMENTS
 from lunarray.xrf.frames import require_variables
 
@@ -47,6 +48,7 @@ def element_fraction(oxide: str) -> float:
     )
 
 
+@typed
 def oxides_to_elements(ds: xr.Dataset, *, elements: tuple[str, ...] | None = None) -> xr.Dataset:
     """Abundances of elements from those of oxides.
 
@@ -119,6 +121,7 @@ def _stack(columns: list[xr.DataArray], elements: Any, name: str) -> xr.DataArra
     return array.assign_attrs(units="wt%", long_name=name)
 
 
+@typed
 def elements_to_oxides(ds: xr.Dataset | xr.DataArray) -> xr.Dataset:
     """Abundances of oxides from those of elements.
 

@@ -12,6 +12,7 @@ import xarray as xr
 from lunarray.errors import InputError, needs
 from lunarray.geo import densify, footprint_polygons, lonlat_of, unit_vectors
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 from lunarray.xrf.frames import described, require_variables
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
 _CORNERS = ("corner_lon", "corner_lat")
 
 
+@typed
 def footprint_mean(ds: xr.Dataset, raster: xr.DataArray, *, samples: int = 7) -> xr.DataArray:
     """Mean of a map over each footprint, such as the fraction of mare.
 
@@ -107,6 +109,7 @@ def _nearest(axis: np.ndarray, x: np.ndarray) -> np.ndarray:
     return order[np.searchsorted(middles, x)]
 
 
+@typed
 def grid_footprints(
     ds: xr.Dataset, grid: Any = "geographic", resolution: float | None = None
 ) -> xr.Dataset:

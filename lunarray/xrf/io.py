@@ -14,6 +14,7 @@ from lunarray.errors import InputError, ProductFormatError
 from lunarray.geo import lonlat_of, unit_vectors, wrap_longitude
 from lunarray.readers import find_files, lazy_array, read_all, warn_skipped
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 from lunarray.xrf.class_files import (
     CLASS_DETECTORS,
     GEOMETRY,
@@ -58,6 +59,7 @@ class _Reader:
         return block[0] if np.ndim(index) == 0 else block
 
 
+@typed
 def open_class(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
@@ -223,6 +225,7 @@ def _in_order(lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return np.take_along_axis(lat, order, axis=1), np.take_along_axis(lon, order, axis=1)
 
 
+@typed
 def class_to_zarr(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     store: str | os.PathLike[str],
@@ -275,6 +278,7 @@ def class_to_zarr(
     return append_zarr(ds, store, dim="time", progress=progress)
 
 
+@typed
 def read_background(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a CLASS background spectrum.
 

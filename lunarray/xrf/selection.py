@@ -10,6 +10,7 @@ import xarray as xr
 
 from lunarray.errors import InputError
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 from lunarray.xrf.class_files import CLASS_DETECTORS
 from lunarray.xrf.frames import (
     described,
@@ -224,6 +225,7 @@ def _flare_flags(
     return flags.astype("u2"), peak
 
 
+@typed
 def flag_frames(
     ds: xr.Dataset,
     *,
@@ -337,6 +339,7 @@ def _flag(condition: Any, name: str) -> Any:
     return xr.where(condition, FRAME_FLAGS[name], 0).astype("u2")
 
 
+@typed
 def night_background(ds: xr.Dataset, *, min_incidence: float = 105.0) -> xr.Dataset:
     """Background from frames of the night side.
 

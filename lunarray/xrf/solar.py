@@ -14,6 +14,7 @@ import xarray as xr
 from lunarray.errors import InputError
 from lunarray.readers import find_files
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 from lunarray.xrf.plasma import PlasmaTable, plasma_table
 from lunarray.xrf.xsm import read_solar_model, solar_dataset
 
@@ -30,6 +31,7 @@ _STAMP = re.compile(r"(\d{8})(?:T(\d{6})(\d{3})?)?")
 
 # ---------- ready
 # model files
+@typed
 def open_solar_models(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
@@ -148,6 +150,7 @@ def match_solar(ds: xr.Dataset, models: xr.Dataset, *, max_distance: float = 0.0
 
 
 # ---------- fit
+@typed
 def fit_solar(
     spectrum: xr.Dataset,
     response: Response,

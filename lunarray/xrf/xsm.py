@@ -10,6 +10,7 @@ import xarray as xr
 
 from lunarray.errors import InputError, ProductFormatError, require_choice
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 from lunarray.xrf.fits import damaged, find_table, open_fits
 from lunarray.xrf.frames import described
 
@@ -192,6 +193,7 @@ def merge_intervals(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.
 
 # ---------- solar
 # models
+@typed
 def read_solar_model(
     path: str | os.PathLike[str], *, per: Literal["keV", "bin"] = "keV"
 ) -> xr.Dataset:

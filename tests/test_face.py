@@ -1,0 +1,119 @@
+"""What tools read of lunarray: type checkers, editors, notebooks, pickles."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import stubs
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: What a user writes: what each expression is, and which lines are wrong, stands behind it.
+SCRIPT = """
+from functools import partial
+
+import xarray as xr
+
+import lunarray as la
+from lunarray.typing import DataArray, Dataset
+
+sp = la.open_sp("SP_2C_*.spc")
+reveal_type(sp)  # Dataset
+reveal_type(sp.lunar)  # LunarDatasetAccessor
+cube = sp.lunar.condition().lunar.grid("north", resolution=500)
+reveal_type(cube)  # Dataset
+maps = cube.lunar.invert_oxides(uncertainty=True)
+reveal_type(maps)  # Dataset
+reveal_type(maps.FeO)  # DataArray
+reveal_type(maps["FeO"])  # DataArray
+reveal_type(maps[["FeO", "TiO2"]])  # Dataset
+reveal_type(maps.FeO.lunar)  # LunarDataArrayAccessor
+reveal_type(maps.FeO.lunar.plot_polar(path="feo.png"))  # Figure
+reveal_type(maps.isel(x=slice(9)).lunar.to_zarr("maps.zarr"))  # Dataset
+reveal_type((maps.FeO > 10).lunar.to_cog("iron"))  # list[Path]
+reveal_type(cube.reflectance.lunar.smooth(40.0))  # DataArray
+reveal_type(la.sp.smooth(cube["reflectance"], order=3))  # DataArray
+reveal_type(la.oxides.invert_oxides(cube))  # Dataset
+reveal_type(la.oxides.atlas(cube, latitude=70)["north"])  # Dataset
+reveal_type(la.geo.reproject(maps, "geographic").FeO)  # DataArray
+reveal_type(la.plot.polar_map(maps.FeO, path="feo.png"))  # Figure
+reveal_type(la.xrf.read_response("a.rmf"))  # Response
+reveal_type(partial(la.oxides.invert_oxides, cube)())  # Dataset
+reveal_type(la.typed(xr.Dataset()).lunar.invert_oxides())  # Dataset
+reveal_type(la.typed(xr.DataArray()).lunar.smooth())  # DataArray
+with la.cluster() as client:
+    reveal_type(client)  # Client
+
+
+def iron(ds: Dataset) -> DataArray:
+    return ds.lunar.invert_oxides().FeO
+
+
+maps.lunar.no_such_verb()  # wrong
+maps.FeO.lunar.coadd()  # wrong
+cube.lunar.invert_oxides(devise="gpu")  # wrong
+cube.lunar.invert_oxides(device="gpu")  # wrong
+cube.lunar.smooth("wide")  # wrong
+la.open_sp("x", errors="ignor")  # wrong
+la.oxides.invert_oxides(cube, devise="gpu")  # wrong
+la.sp.no_such()  # wrong
+la.no_such()  # wrong
+"""
+
+
+def _mypy(script: Path) -> tuple[dict[int, str], set[int]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file=", "--strict", "-O", "json", str(script)],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "MYPYPATH": str(ROOT)},
+    )  # fmt: skip
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    found = [f for f in found if Path(f["file"]).name == script.name]
+    assert found, done.stdout + done.stderr
+    told = re.compile(r'Revealed type is "(.*)"')
+    revealed = {f["line"]: m[1] for f in found if (m := told.search(f["message"]))}
+    # What --strict alone would tell is not among them: who runs mypy plainly sees the same.
+    codes = {f["code"] for f in found if f["severity"] == "error"}
+    assert codes == {"attr-defined", "call-arg", "arg-type"}
+    return revealed, {f["line"] for f in found if f["severity"] == "error"}
+
+
+def _pyright(script: Path) -> tuple[dict[int, str], set[int]]:
+    settings = {"typeCheckingMode": "strict", "extraPaths": [str(ROOT)]}
+    script.with_name("pyrightconfig.json").write_text(json.dumps(settings))
+    program = Path(sys.executable).with_name("basedpyright")
+    done = subprocess.run(
+        [program, "--outputjson", "--pythonpath", sys.executable, "-p", str(script.parent)],
+        capture_output=True, text=True, cwd=script.parent,
+    )  # fmt: skip
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    told = re.compile(r'Type of ".*" is "(.*)"')
+    revealed, errors = {}, set()
+    for one in found:
+        line = one["range"]["start"]["line"] + 1
+        if one["severity"] == "information":
+            revealed[line] = told.fullmatch(one["message"])[1]
+        elif one["severity"] == "error":
+            errors.add(line)
+    return revealed, errors
+
+
+@pytest.mark.parametrize("check", [_mypy, _pyright])
+def test_a_users_script_has_types_and_its_mistakes_are_caught(check, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    revealed, errors = check(script)
+    lines = dict(enumerate(SCRIPT.splitlines(), start=1))
+    wanted = {n: line.split("# ")[1] for n, line in lines.items() if "reveal_type" in line}
+    short = {n: re.sub(r"\b(?:\w+\.)+(?=\w)", "", found) for n, found in revealed.items()}
+    assert short == wanted
+    assert errors == {n for n, line in lines.items() if line.endswith("# wrong")}
+
+
+def test_the_accessors_stub_is_what_the_verbs_say():
+    assert stubs.STUB.read_text() == stubs.accessors(), "run: python tests/stubs.py"
