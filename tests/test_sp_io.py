@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from lunarray.errors import InputError, LunarrayWarning, ProductFormatError
-from lunarray.sp import WAVELENGTHS_160, is_native, open_sp
-from lunarray.sp.labels import (
+from lunarray.readers.labels import (
     number_value,
     numpy_dtype,
     parse_label,
     pointer_value,
     text_value,
 )
+from lunarray.sp import WAVELENGTHS_160, is_native, open_sp
 
 COLUMNS = [
     ("SPACECRAFT_CLOCK_COUNT", 8),

@@ -11,10 +11,11 @@ import numpy as np
 
 from lunarray.errors import ProductFormatError
 from lunarray.geo import wrap_longitude
-from lunarray.sp.labels import (
+from lunarray.readers.labels import (
     MAX_LABEL_BYTES,
     LabelObject,
     Pointer,
+    beside,
     damaged,
     not_read,
     number_value,
@@ -122,15 +123,6 @@ def read_rows(
     return scaled
 
 
-def _beside(path: Path, name: str) -> Path | None:
-    """The file called `name` in the folder of `path`, whatever the case of its letters."""
-    exact = path.with_name(name)
-    if exact.exists():
-        return exact
-    lowered = name.lower()
-    return next((p for p in path.parent.iterdir() if p.name.lower() == lowered), None)
-
-
 def read_label(path: str | os.PathLike[str]) -> tuple[LabelObject, Path, Path]:
     """The label that describes a product, with the file it is in and the file of the data.
 
@@ -153,21 +145,21 @@ def read_label(path: str | os.PathLike[str]) -> tuple[LabelObject, Path, Path]:
         ) from error
     label_path, data_path = path, path
     if suffix == ".spc" and not head.startswith(b"PDS_VERSION_ID"):
-        beside = _beside(path, path.stem + ".lbl")
-        if beside is None:
+        found = beside(path, path.stem + ".lbl")
+        if found is None:
             raise ProductFormatError(
                 "no label: none at its beginning and no .lbl beside it",
                 where=path,
                 remedy=f"Put {path.stem}.lbl into the same folder (version 03 comes as two files)",
             )
-        label_path = beside
+        label_path = found
         head = label_path.read_bytes()[:MAX_LABEL_BYTES]
     label = parse_label(head.decode("latin-1"), str(label_path))
     if suffix == ".lbl":
         pointers = (v for k, v in label.keywords.items() if k.startswith("^SP_SPECTRUM"))
         named = next((pointer_value(v, "SP_SPECTRUM", str(path)).file for v in pointers), None)
         # Renamed pairs are accepted: the data file called as the label is, where the one it names is missing.
-        found = (named and _beside(path, named)) or _beside(path, path.stem + ".spc")
+        found = (named and beside(path, named)) or beside(path, path.stem + ".spc")
         if found is None:
             raise ProductFormatError(
                 f"its data file {named or path.stem + '.spc'} is missing",
