@@ -111,6 +111,10 @@ class StoreIncompleteError(StoreError):
     """A store whose writing was interrupted; it can be resumed but not read as if it were whole."""
 
 
+class StoreDamagedError(StoreError):
+    """A store of which something is missing, or is not what was written."""
+
+
 class ModelError(LunarrayError, ValueError):
     """Model weights that are missing, altered, or made for another architecture."""
 

@@ -27,6 +27,7 @@ from lunarray.store.layout import (
     MIN_CHUNK_BYTES,
     choose_layout,
 )
+from lunarray.store.state import FORMAT_VERSION
 
 
 def cube(shape=(150, 70, 90), chunks=(-1, 32, 32), seed=0) -> xr.Dataset:
@@ -329,7 +330,7 @@ def test_store_of_another_version_is_refused(tmp_path):
     path = tmp_path / "a.zarr"
     to_zarr(cube(), path)
     file = path / "zarr.json"
-    file.write_text(file.read_text().replace('"version": 1', '"version": 99'))
+    file.write_text(file.read_text().replace(f'"version": {FORMAT_VERSION}', '"version": 99'))
     with pytest.raises(errors.StoreFormatError, match=r"version 99.*lunarray_version"):
         lunarray.open_zarr(path)
     with pytest.raises(errors.StoreFormatError, match="version 99"):

@@ -11,12 +11,12 @@ import xarray as xr
 
 from lunarray.engine import progress_bar
 from lunarray.errors import InputError, StoreConflictError, store_errors
-from lunarray.store.content import missing
+from lunarray.store.content import codecs, missing
 from lunarray.store.layout import CHUNK_BYTES
 from lunarray.store.locks import WriteLock
 from lunarray.store.provenance import stamp
 from lunarray.store.reading import open_zarr
-from lunarray.store.state import FORMAT_VERSION, KEY, set_state, state_of
+from lunarray.store.state import FORMAT_VERSION, KEY, OPEN, set_state, state_of
 from lunarray.store.transaction import appearing
 
 #: Chunks of the small arrays (coordinates) are this many times as long as those of the data.
@@ -105,7 +105,7 @@ def _require_appendable(path: Path, state: dict[str, Any], dim: str | None) -> N
 
 def _begin(first: xr.Dataset, path: Path, dim: str, length: int) -> None:
     """Write the first batch, such that the store appears all at once."""
-    from zarr.codecs import BloscCodec
+    import zarr
 
     if path.exists():
         raise StoreConflictError(
@@ -122,18 +122,18 @@ def _begin(first: xr.Dataset, path: Path, dim: str, length: int) -> None:
             encoding[name] = {"units": _EPOCH, "dtype": "int64", "calendar": "proleptic_gregorian"}
         else:
             encoding[name] = missing(variable)
+        encoding[name]["compressors"] = codecs()
         if dim in variable.dims:
             heavy = variable.nbytes // first.sizes[dim] * 4 >= row_bytes
             rows = length if heavy else _SMALL_CHUNKS * length
             chunks = [rows if d == dim else size for d, size in variable.sizes.items()]
             encoding[name]["chunks"] = tuple(chunks)
-            encoding[name]["compressors"] = BloscCodec(cname="zstd", clevel=3)
             if name not in first.coords and heavy:
                 data[str(name)] = [str(d) for d in variable.dims]
     rows = first.sizes[dim]
     loaded = first.compute()
     stamped = stamp(loaded, f"append_zarr, {rows} rows")
-    with appearing(path) as begun:
+    with appearing(path) as begun, zarr.config.set({"array.write_empty_chunks": True}):
         stamped.to_zarr(begun, mode="w-", zarr_format=3, consolidated=False, encoding=encoding)
         set_state(
             begun,
@@ -187,6 +187,8 @@ def _check_same(ds: xr.Dataset, path: Path, dim: str) -> None:
 
 
 def _append(rows: xr.Dataset, path: Path, dim: str) -> None:
+    import zarr
+
     set_state(path, complete=False)
     state = state_of(path) or {}
     loaded = rows.compute()
@@ -194,13 +196,14 @@ def _append(rows: xr.Dataset, path: Path, dim: str) -> None:
     count = rows.sizes[dim]
     stamped = stamp(loaded.assign_attrs(there.attrs), f"append_zarr, {count} rows")
     # xarray replaces the attributes of the group: the state goes along, as it is.
-    stamped.attrs[KEY] = state
+    stamped.attrs[KEY] = {**state, "seal": OPEN}
     for variable in stamped.variables.values():
         variable.encoding.clear()
     stamped = stamped.drop_vars(
         [name for name, v in stamped.variables.items() if dim not in v.dims]
     )
-    stamped.to_zarr(path, mode="a", append_dim=dim, zarr_format=3, consolidated=False)
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        stamped.to_zarr(path, mode="a", append_dim=dim, zarr_format=3, consolidated=False)
     committed = state["committed"] + count
     length = state["groups"][0]["sizes"][0]
     set_state(path, committed=committed, regions=math.ceil(committed / length))

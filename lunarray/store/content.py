@@ -75,6 +75,13 @@ def _with_variables(ds: xr.Dataset, variables: dict[Any, xr.Variable]) -> xr.Dat
     return ds.assign(data).assign_coords(coords)
 
 
+def codecs() -> tuple[Any, ...]:
+    """What the bytes of each chunk go through: compressed, and behind that their checksum."""
+    from zarr.codecs import BloscCodec, Crc32cCodec
+
+    return BloscCodec(cname="zstd", clevel=3), Crc32cCodec()
+
+
 def create(
     ds: xr.Dataset,
     groups: list[regions.Group],
@@ -88,7 +95,7 @@ def create(
     :func:`lunarray.store.manifest.contents`. StoreConflictError if something else is there. StoreError if it cannot be
     written.
     """
-    from zarr.codecs import BloscCodec
+    import zarr
 
     if path.exists():
         raise StoreConflictError(
@@ -96,21 +103,21 @@ def create(
             where=path,
             remedy="Choose another path",
         )
-    encoding: dict[Any, dict[str, Any]] = {n: missing(v) for n, v in ds.variables.items()}
+    encoding: dict[Any, dict[str, Any]] = {
+        name: {"compressors": codecs(), **missing(variable)}
+        for name, variable in ds.variables.items()
+    }
     chunked = {}
     for group in groups:
         for name, layout in group.layouts.items():
             variable = ds.variables[name]
-            encoding[name] = {
-                "chunks": layout.chunks,
-                "compressors": BloscCodec(cname="zstd", clevel=3),
-                **missing(variable),
-            }
+            encoding[name]["chunks"] = layout.chunks
             if layout.shards:
                 encoding[name]["shards"] = layout.shards
             chunked[name] = variable.chunk(dict(zip(variable.dims, layout.region, strict=True)))
     template = _with_variables(ds, chunked)
-    with appearing(path) as begun:
+    # An object that is missing is known to be so only where those that hold fill values alone are there.
+    with appearing(path) as begun, zarr.config.set({"array.write_empty_chunks": True}):
         template.to_zarr(
             begun, mode="w-", compute=False, zarr_format=3, consolidated=False, encoding=encoding
         )

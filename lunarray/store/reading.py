@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import dask
+import dask.array as da
+import numpy as np
 import xarray as xr
 
-from lunarray.errors import StoreError, StoreIncompleteError
-from lunarray.store import regions
-from lunarray.store.state import KEY, state_of
+from lunarray.errors import (
+    LunarrayError,
+    LunarrayWarning,
+    StoreDamagedError,
+    StoreError,
+    StoreIncompleteError,
+)
+from lunarray.store import objects, regions
+from lunarray.store.guard import REMEDY, Stored, checked_store
+from lunarray.store.state import KEY, damaged_metadata, digest_of, recorded, state_of
 from lunarray.typing import typed
 
 
@@ -20,19 +31,23 @@ from lunarray.typing import typed
 def open_zarr(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.Dataset:
     """Open a store written by :func:`to_zarr`, lazily.
 
+    It is looked at whether every object of the store is there, and whether the metadata are those that were written.
+    Chunks are held to their checksums when they are read. Arrays are named by the digests of their objects: what is
+    computed from the same bytes has the same token wherever these lie, and what is computed from others has another.
+
     Parameters
     ----------
     path : path
         The store.
     incomplete : bool, default False
-        Open it though its writing was interrupted; what is missing reads as fill values.
+        Open it though its writing was interrupted, or objects are missing; what is missing reads as fill values.
 
     Returns
     -------
     Dataset
         Dask blocks are the store's objects (shards where there are shards), so that it can be processed and saved again
         without rearranging; encodings left from the store are cleared for the same reason. Coordinates that were in
-        memory when they were written are so again.
+        memory when they were written are so again. ``encoding["content_id"]`` is the id of the content.
 
     Raises
     ------
@@ -42,8 +57,16 @@ def open_zarr(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.D
         If it is not a lunarray store, or one of another version.
     StoreIncompleteError
         If its writing was interrupted.
+    StoreDamagedError
+        If objects are missing, or metadata are not those that were written. Damage within an object is raised when it
+        is read, by what computes: :func:`lunarray.store.verify` reads everything.
+
+    Warns
+    -----
+    LunarrayWarning
+        If another program has written objects anew: what it wrote is read.
     """
-    path = Path(path)
+    path = absolute(path)
     state = state_of(path)
     if state is None:
         raise StoreError("no such store", where=path, remedy="Check the path")
@@ -53,36 +76,132 @@ def open_zarr(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.D
             where=path,
             remedy="Run again what wrote it and it is completed, or read what is there with incomplete=True",
         )
+    metadata = arrays_of(path, state)
+    cuts = objects.cuts(metadata)
+    digests = {name: objects.digests(path, cut) for name, cut in cuts.items()}
+    if state["complete"]:
+        _hold_to(path, cuts, digests, recorded(state), incomplete)
+    ids = {name: objects.array_id(metadata[name], digests[name]) for name in cuts}
+    try:
+        stored = xr.open_dataset(
+            cast(Any, checked_store(path, cuts, digests)),
+            engine="zarr",
+            chunks=None,
+            cache=False,
+            consolidated=bool(state["complete"]),
+            decode_coords="all",
+            decode_timedelta=False,
+        )
+        ds = _lazy(stored, path, state, cuts, ids)
+    except (LunarrayError, MemoryError):
+        raise
+    except Exception as error:
+        raise StoreDamagedError(
+            f"the store cannot be opened ({type(error).__name__}: {error})",
+            where=path,
+            remedy=REMEDY,
+        ) from error
+    ds.attrs.pop(KEY, None)
+    if state.get("failed"):
+        ds.attrs["missing_regions"] = len(state["failed"])
+    ds.encoding = {"source": os.fspath(path), "content_id": objects.joined(ids)}
+    return ds
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """Give the absolute path that is meant now, which it stays when work goes to processes in other folders."""
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
+def arrays_of(path: Path, state: Mapping[str, Any]) -> dict[str, bytes]:
+    """The ``zarr.json`` of each array of a store; StoreDamagedError if one is not the one that was written."""
+    metadata = objects.arrays(path)
+    if state.get("append_dim") and not state["complete"]:
+        return metadata  # it is being changed; what appends sets it back
+    for name, known in state["metadata"].items():
+        if name not in metadata or digest_of(metadata[name]) != known:
+            raise damaged_metadata(path / name / "zarr.json")
+    return {name: metadata[name] for name in state["metadata"]}
+
+
+def _hold_to(
+    path: Path,
+    cuts: Mapping[str, objects.Cut],
+    digests: dict[str, np.ndarray],
+    written: Mapping[str, np.ndarray],
+    incomplete: bool,
+) -> None:
+    """Name what is missing of a complete store, and warn of what was written anew since.
+
+    `digests` of damaged objects become those that were written, so that reading them is an error, and nothing else
+    changes by it.
+    """
+    gone, anew = [], []
+    for name, cut in cuts.items():
+        keys = list(cut.keys())
+        gone += [keys[i] for i in np.flatnonzero((digests[name] == 0) & (written[name] != 0))]
+        for i in np.flatnonzero(
+            (digests[name] != written[name]) & (digests[name] != 0) & (written[name] != 0)
+        ):
+            if objects.sound((path / keys[i]).read_bytes(), cut):
+                anew.append(keys[i])
+            else:
+                digests[name][i] = written[name][i]
+    if gone and not incomplete:
+        total = sum(map(len, digests.values()))
+        names = ", ".join(gone[:3]) + (", …" if len(gone) > 3 else "")
+        raise StoreDamagedError(
+            f"{len(gone)} of {total} objects are missing or empty: {names}",
+            where=path,
+            remedy=f"{REMEDY}. What is there can be read with incomplete=True",
+        )
+    if anew:
+        warnings.warn(
+            f"{path}: another program has written {len(anew)} objects of this store anew (first: {anew[0]}); what they "
+            "hold now is read. If the change is meant, 'lunarray verify STORE --accept' takes it as it is",
+            LunarrayWarning,
+            stacklevel=3,
+        )
+
+
+def _lazy(
+    stored: xr.Dataset,
+    path: Path,
+    state: Mapping[str, Any],
+    cuts: Mapping[str, objects.Cut],
+    ids: Mapping[str, str],
+) -> xr.Dataset:
+    """Give the variables of a store in blocks, and in memory those that were so."""
     blocks: dict[str, int] = {}
     for group in state["groups"]:
         for axis, size in zip(group["axes"], group["sizes"], strict=True):
             blocks[axis] = max(size, blocks.get(axis, 0))
     lazy = {name for group in state["groups"] for name in group["dims"]}
-    with warnings.catch_warnings():
-        # Coordinates to be loaded lie in other chunks than the data; that is of no matter to them.
-        warnings.filterwarnings("ignore", "The specified chunks separate", UserWarning)
-        stored = xr.open_dataset(
-            path,
-            engine="zarr",
-            chunks=blocks,
-            consolidated=False,
-            decode_coords="all",
-            decode_timedelta=False,
-        )
+    variables = {}
+    for name, variable in stored.variables.items():
+        key = str(name)
+        array: Any = Stored(variable, path, cuts[key])
+        if variable.ndim and (key in lazy or key not in stored.coords):
+            chunks = tuple(blocks.get(str(dim), -1) for dim in variable.dims)
+            array = da.from_array(
+                array,
+                chunks=chunks,
+                name=f"open_zarr-{key}-{dask.base.tokenize(ids[key], chunks)}",
+                meta=np.empty((0,) * variable.ndim, variable.dtype),
+            )
+        else:
+            array = array[(slice(None),) * variable.ndim]
+        variables[key] = xr.Variable(variable.dims, array, variable.attrs, variable.encoding)
     # A folder has no order, and selecting variables leaves out the coordinates of none of them.
-    ds = stored[state.get("variables", list(stored.data_vars))].assign_coords(
-        {
-            name: c.variable if name in lazy else c.variable.compute()
-            for name, c in stored.coords.items()
-        }
+    data = state.get("variables") or [str(name) for name in stored.data_vars]
+    ds = xr.Dataset(
+        {name: variables[name] for name in data},
+        {str(name): variables[str(name)] for name in stored.coords},
+        stored.attrs,
     )
     for variable in ds.variables.values():
         for key in ("chunks", "preferred_chunks", "shards", "compressors", "filters", "serializer"):
             variable.encoding.pop(key, None)
-    ds.attrs.pop(KEY, None)
-    if state.get("failed"):
-        ds.attrs["missing_regions"] = len(state["failed"])
-    ds.encoding = {"source": os.fspath(path)}
     return ds
 
 
@@ -108,6 +227,8 @@ class StoreInfo:
         Regions that failed and were left missing: ``group``, ``index``, ``error``.
     manifest : dict
         What it is made from: digests of ``input``, ``models`` and ``parameters``.
+    content_id : str
+        Id of what it holds now: that of its bytes, wherever it lies and whenever it was written.
     """
 
     path: Path
@@ -119,6 +240,7 @@ class StoreInfo:
     dataset: xr.Dataset
     failed: tuple[dict[str, Any], ...] = ()
     manifest: dict[str, Any] = field(default_factory=dict)
+    content_id: str = ""
 
 
 def describe(path: str | os.PathLike[str]) -> StoreInfo:
@@ -138,20 +260,22 @@ def describe(path: str | os.PathLike[str]) -> StoreInfo:
     StoreError
         As :func:`open_zarr` does, except that an interrupted store is described too.
     """
+    path = absolute(path)
     ds = open_zarr(path, incomplete=True)
-    path = Path(path)
     state = state_of(path) or {}
-    done = sum(
-        len(regions.done_regions(path, group["axes"], group["dims"])) for group in state["groups"]
-    )
+    there = [regions.done_regions(path, g["axes"], g["dims"]) for g in state["groups"]]
+    done = sum(map(len, there))
+    for gap in state.get("failed", ()):
+        there[gap["group"]].add(tuple(gap["index"]))
     return StoreInfo(
         path=path,
         version=state["version"],
-        complete=state["complete"],
+        complete=state["complete"] and sum(map(len, there)) == state["regions"],
         regions_done=done,
         regions=state["regions"],
         nbytes_stored=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         dataset=ds,
         failed=tuple(state.get("failed", ())),
         manifest=state.get("manifest", {}),
+        content_id=ds.encoding["content_id"],
     )

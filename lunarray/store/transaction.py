@@ -209,9 +209,8 @@ def change_attribute(
 
     `path`: the group; `key`: the attribute; `change`: takes what it says now, gives what it is to say.
     """
-    file = path / "zarr.json"
-    metadata = json.loads(file.read_text())
+    metadata = json.loads((path / "zarr.json").read_text())
     attributes = metadata.setdefault("attributes", {})
     attributes[key] = change(attributes.get(key, {}))
-    write_file(file, json.dumps(metadata, indent=2).encode())
+    write_file(path / "zarr.json", json.dumps(metadata, indent=2).encode())
     sync_folder(path)
