@@ -36,6 +36,7 @@ SCIENCE = LAYERS[7]
 DASK = ("dask._", "dask.core", "dask.blockwise", "dask.highlevelgraph", "dask.layers", "dask.local")
 DASK_NAMES = {"HighLevelGraph", "Blockwise", "BlockwiseDep", "blockwise", "GraphNode", "TaskRef"}
 GRAPH = "lunarray.engine.graph"
+COMPILER = "lunarray.engine.compiling"
 
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION, PARAMETERS, NAMES_OF_A_ROOM = 600, 100, 12, 26
 
@@ -191,6 +192,14 @@ def dask_insides() -> Iterator[str]:
                 yield f"{module.name}: {node.attr}"
 
 
+def compilers() -> Iterator[str]:
+    """One compiler of kernels: ours, whose cache cannot stop an import."""
+    for module in modules().values():
+        if module.name != COMPILER:
+            names = {name for base, name in module.imports if base.split(".")[0] == "numba"}
+            yield from (f"{module.name}: {name}" for name in names & {"njit", "jit", "vectorize"})
+
+
 def parameters() -> Iterator[str]:
     for module in modules().values():
         for function in module.functions:
@@ -225,7 +234,7 @@ def names_of_a_room() -> Iterator[str]:
 
 
 RULES = (
-    layers, doors, circles, private_names, dask_insides, parameters, long_functions, long_files,
+    layers, doors, circles, private_names, dask_insides, compilers, parameters, long_functions, long_files,
     names_of_a_room,
 )  # fmt: skip
 

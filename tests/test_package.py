@@ -104,6 +104,44 @@ def test_extras_are_those_of_the_project_and_what_lacks_names_them(monkeypatch):
     assert "lunarray[torch]: not installed\nlunarray[learn]: installed" in out.getvalue()
 
 
+REBIN = """
+import os, warnings
+import numpy as np
+from pathlib import Path
+{before}
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    from lunarray.xrf.response import fold_kernel, rebin
+    import lunarray.geo.resample_kernels
+    {between}
+    print(*rebin(np.ones(3), [0, 1, 2], [1, 2, 3], [0, 1.5], [1.5, 3]))
+print(*[f"{{w.category.__name__}} {{w.message}}" for w in told if "NUMBA" in str(w.message)], sep="\\n")
+"""
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    ("before", "between", "warned"),
+    [
+        # Nowhere to write, as of a read-only install of a user without a home: Numba finds no place at all.
+        ("from numba.core.caching import CacheImpl; CacheImpl._locator_classes = []", "", 1),
+        # The place goes once the modules are loaded: what a full disk does.
+        ("", "[(d.rmdir(), d.touch()) for d in Path(os.environ['NUMBA_CACHE_DIR']).iterdir()]", 1),
+        ("", "", 0),
+    ],
+    ids=["read-only", "lost", "kept"],
+)
+def test_a_cache_of_compiled_code_that_cannot_be_kept_costs_one_warning(
+    before, between, warned, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    result, *lines = run(REBIN.format(before=before, between=between)).strip().splitlines()
+    assert result == "1.5 1.5"
+    assert [line.startswith("LunarrayWarning") for line in lines] == [True] * warned
+    assert all("Set the environment variable NUMBA_CACHE_DIR to a folder" in line for line in lines)
+    assert any((tmp_path / "cache").rglob("*.nbc")) == (not warned)
+
+
 def test_unknown_names_are_attribute_errors():
     with pytest.raises(AttributeError, match="no_such"):
         _ = lunarray.no_such

@@ -8,7 +8,8 @@ do, not as the pixels. (Libraries label, outline and thin images that are in mem
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from lunarray.engine.compiling import njit
 
 __all__ = [
     "PROBABILITY_UNIT",

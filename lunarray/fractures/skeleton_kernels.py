@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from lunarray.engine.compiling import njit
 from lunarray.fractures.run_kernels import metric_at
 
 __all__ = ["inscribed_radius", "skeletonise"]

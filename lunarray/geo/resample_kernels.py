@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from lunarray.engine.compiling import njit
 
 #: A position this close (pixels) to an edge is on it: PROJ and the polynomials round.
 _EDGE = 1e-7

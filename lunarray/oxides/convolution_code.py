@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit
 from numba.core import cgutils
 
+from lunarray.engine.compiling import njit
 from lunarray.oxides.vector_code import (
     HEIGHTS,
     I64,

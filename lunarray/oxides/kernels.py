@@ -28,9 +28,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from lunarray.engine.compiling import njit
 from lunarray.oxides.convolution_code import (
     GROUP,
     TARGETS,

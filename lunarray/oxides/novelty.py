@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numba import njit
+
+from lunarray.engine.compiling import njit
 
 #: Novelty of spectra without a positive mean, and the largest value given.
 MAX_NOVELTY = 1000.0

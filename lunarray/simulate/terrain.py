@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from lunarray.engine.compiling import njit
 
 #: Columns of a table of line segments: column, row and half-width of one end and of the other, depth (or height) over
 #: width, profile (0 V-shaped, 1 U-shaped), class.

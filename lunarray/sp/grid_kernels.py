@@ -8,7 +8,8 @@ do not depend on how the observations came in chunks.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from lunarray.engine.compiling import njit
 
 
 @njit(nogil=True, cache=True)

@@ -9,7 +9,8 @@ alone.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from lunarray.engine.compiling import njit
 
 #: Factor from the median absolute deviation to the standard deviation of a normal distribution.
 _MAD_TO_SIGMA = 1.4826

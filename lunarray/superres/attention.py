@@ -21,8 +21,8 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from lunarray.engine.compiling import njit
 from lunarray.errors import needs
 
 with needs("torch", "the network of element maps"):

@@ -6,7 +6,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from lunarray.engine.compiling import njit
 
 #: Columns that are computed before one test tells whether any of them is a candidate.
 _STRIP = 64

@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from lunarray.engine.compiling import njit
 from lunarray.xrf.kernels import intensity_kernel, jacobian_kernel
 
 STATISTICS = MappingProxyType({"chi2": 0, "cstat": 1, "wstat": 2})

@@ -20,9 +20,10 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from lunarray.engine.compiling import njit
 from lunarray.errors import InputError
 from lunarray.xrf.atomic import AtomicTables
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from numba import njit
 
+from lunarray.engine.compiling import njit
 from lunarray.errors import InputError, require_choice, require_number
 from lunarray.xrf.constants import Digested
 

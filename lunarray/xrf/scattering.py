@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from lunarray.engine.compiling import njit
 from lunarray.xrf.atomic import AtomicTables
 from lunarray.xrf.constants import ELECTRON_REST_ENERGY
 
