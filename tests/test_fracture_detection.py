@@ -17,7 +17,7 @@ import lunarray  # noqa: F401
 from lunarray import fractures
 from lunarray.engine import ModelSpec
 from lunarray.errors import GridError, InputError, ModelError
-from lunarray.fractures import predictor
+from lunarray.fractures import runtime
 from lunarray.fractures.detection import measure_overlap
 from lunarray.fractures.lattice import ALIGN, Axis, check_lattice
 from lunarray.fractures.normalise import Normalisation, imagenet, normalise
@@ -171,7 +171,7 @@ def test_tile_borders_do_not_show(tmp_path):
     assert difference[0] > 1e-2
     assert difference[180:].max() < 1e-5
     tiled = fractures.map_fractures(image, path, tile=512, overlap=overlap).probability.values
-    predict = predictor.load_predictor(path, "cpu")
+    predict = runtime.load_predictor(path, "cpu")
     one = predict(image.values[None])[0]
     assert one.std() > 0.05
     assert np.abs(tiled - one).max() < 5e-3

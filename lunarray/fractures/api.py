@@ -85,8 +85,8 @@ def map_fractures(
     device : {"auto", "cpu", "cuda"}
         Where to run; "auto" takes a GPU in each process that sees one.
     threads : int, optional
-        Torch's threads for a tile on the CPU; by default one in a Dask task, and for an array in memory as many as
-        torch is set to.
+        Threads for a tile on the CPU; by default one in a Dask task, and for an array in memory as many as there are
+        cores, or torch is set to.
 
     Returns
     -------

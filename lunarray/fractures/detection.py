@@ -16,7 +16,7 @@ import xarray as xr
 from dask.base import tokenize
 
 from lunarray.engine import ModelSpec, in_batches, placed, resolve_device
-from lunarray.engine.batches import torch_threads
+from lunarray.engine.batches import model_threads
 from lunarray.engine.graph import Block, assemble
 from lunarray.engine.models import Device
 from lunarray.errors import InputError, MissingDependencyError, ModelError, require_number
@@ -37,10 +37,10 @@ OVERLAP = 128
 BATCH = {"cpu": 1, "cuda": 16}
 #: Tiles to a side of what a Dask task runs: few, that all cores have work on a small image too; a GPU's batch.
 GROUP = {"cpu": 2, "cuda": 4}
-#: Threads of torch in a Dask task: Dask runs one task on each core.
+#: Threads of a model in a Dask task: Dask runs one task on each core.
 TASK_THREADS = 1
 
-_LOADER = "lunarray.fractures.predictor:load_predictor"
+_LOADER = "lunarray.fractures.runtime:load_predictor"
 _OWN = (
     "The loader of a model of your own takes (path, device) and returns a function of tiles (tile, h, w) float32, NaN"
     " without data, that gives probabilities (tile, h, w)"
@@ -279,7 +279,7 @@ def _run_group(
                 rows.weights[a][:h, None] * columns.weights[b][None, :w]
             )
 
-    with torch_threads(options.threads):
+    with model_threads(options.threads):
         in_batches(call, len(places), size, least=1, name="fractures", remember=(spec.sha256, size))
     return result
 

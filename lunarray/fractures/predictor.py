@@ -1,4 +1,4 @@
-"""Fracture models as the engine runs them: tiles of brightness in, probabilities out, on the CPU or a GPU.
+"""Fracture networks by torch: tiles of brightness in, probabilities out, on the CPU or a GPU.
 
 On the CPU, PyTorch gives 1 × 1 convolutions, half of a ResNet's work, to a general matrix product and converts weights
 anew in each call. Here batch normalisation is folded into the weights, these are brought to oneDNN's own layout once,
@@ -11,26 +11,21 @@ three matrix products.
 from __future__ import annotations
 
 import copy
-import os
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from lunarray.engine.models import Predictor
 from lunarray.errors import needs
 from lunarray.fractures.model import Block
 from lunarray.fractures.normalise import Normalisation, normalise
-from lunarray.fractures.weights import load_model
 
 with needs("torch", "running a network of fractures"):
     import torch
     from torch import nn
     from torch.nn import functional as F
     from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-#: (tile, h, w) float32, NaN without data, to probabilities of the same shape.
-TilePredictor = Callable[[np.ndarray], np.ndarray]
 
 #: Channels from which three matrix products are faster than a convolution.
 _WIDE = 128
@@ -55,34 +50,9 @@ _OUTPUT = np.array(
 _gpu = threading.Lock()
 
 
-def load_predictor(path: str | os.PathLike[str], device: str) -> TilePredictor:
-    """Load a fracture model for :class:`lunarray.engine.ModelSpec`.
-
-    Parameters
-    ----------
-    path : path
-        What :func:`lunarray.fractures.load_model` reads, with one output.
-    device : {"cpu", "cuda"}
-        Where to run.
-
-    Returns
-    -------
-    callable
-        (tile, h, w) float32 brightness, NaN without data, h and w multiples of 32, to probabilities (tile, h, w)
-        float32; meaningless where there are no data.
-
-    Raises
-    ------
-    ModelError
-        If the file cannot be read, does not fit, or has other than one output.
-    """
-    loaded = load_model(path, replace_head=False)
-    return predictor_of(loaded.network, loaded.normalisation, device)
-
-
 def predictor_of(
     network: nn.Module, normalisation: Normalisation, device: str = "cpu"
-) -> TilePredictor:
+) -> Predictor:
     """Make a predictor of a network in memory.
 
     Parameters
@@ -97,7 +67,7 @@ def predictor_of(
     Returns
     -------
     callable
-        As of :func:`load_predictor`.
+        As of :func:`lunarray.fractures.runtime.load_predictor`.
     """
     if device == "cpu":
         fast = packed(network)

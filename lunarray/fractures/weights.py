@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 #: The model that comes with lunarray.
 DEFAULT_MODEL = Path(__file__).parent / "data" / "light.safetensors"
-_REMEDY = (
+REMEDY = (
     "give a file that lunarray.fractures.save_model wrote, a state dict of torchvision's DeepLabV3, or the published"
     " IMFMapper checkpoint; or leave model out for the one that comes with lunarray"
 )
 #: Our files.
 FORMAT = WeightsFormat(
     "lunarray.fractures",
-    _REMEDY,
+    REMEDY,
     required=("architecture", "sizes", "normalisation", "digest"),
 )
 #: What data-parallel and compiled modules put before their names.
@@ -248,7 +248,7 @@ def _built(architecture: str, sizes: Mapping[str, int], path: Path) -> nn.Module
         raise ModelError(
             f"a network that is unknown here: {architecture} {dict(sizes)}",
             where=path,
-            remedy=_REMEDY,
+            remedy=REMEDY,
         ) from error
 
 
@@ -289,7 +289,7 @@ def _fill(
         raise ModelError(
             f"the weights do not fit {architecture}; {'; '.join(faults)}",
             where=path,
-            remedy=_REMEDY,
+            remedy=REMEDY,
         )
     counts = {n: torch.zeros(own[n].shape, dtype=own[n].dtype) for n in own if n not in state}
     network.to_empty(device="cpu").load_state_dict({**counts, **state})
@@ -329,7 +329,7 @@ def _read_foreign(path: Path) -> tuple[dict[str, torch.Tensor], str]:
             raise ModelError(
                 f"not a file of weights ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
                 where=path,
-                remedy=_REMEDY,
+                remedy=REMEDY,
             ) from error
     found = _state_within(content)
     if found is None:
@@ -338,7 +338,7 @@ def _read_foreign(path: Path) -> tuple[dict[str, torch.Tensor], str]:
             if isinstance(content, Mapping)
             else f"a {type(content).__name__}"
         )
-        raise ModelError(f"no state dict in the file, but {what}", where=path, remedy=_REMEDY)
+        raise ModelError(f"no state dict in the file, but {what}", where=path, remedy=REMEDY)
     state, wrapped = found
     return _without_prefixes(state), "wrapped state dict" if wrapped else "state dict"
 
