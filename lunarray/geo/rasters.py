@@ -124,7 +124,10 @@ class RasterInfo:
 
 
 def raster_info(path: str | os.PathLike[str]) -> RasterInfo:
-    """Read what a raster file, URL or ``/vsi…`` name says of itself, and no pixel; errors as of :func:`open_raster`."""
+    """Read what a raster file, URL or ``/vsi…`` name says of itself, and no pixel; errors as of :func:`open_raster`.
+
+    Pixels with a PDS3 label beside them are read as the label says.
+    """
     name = _local(path)
     stamp: tuple[Any, ...] = ()
     if not _is_remote(name):
@@ -132,6 +135,7 @@ def raster_info(path: str | os.PathLike[str]) -> RasterInfo:
             raise InputError("no such file", where=name, remedy="check the path")
         status = os.stat(name)
         stamp = (status.st_size, status.st_mtime_ns)
+        name = _described_by(name)
     with _opened(name) as raster:
         if raster.count == 0:
             raise InputError(
@@ -402,6 +406,20 @@ def _opened(path: str, fault: str = "not a raster that GDAL reads here") -> Iter
 def _local(path: str | os.PathLike[str]) -> str:
     name = os.fspath(path)
     return name if _is_remote(name) else os.path.expanduser(name)
+
+
+def _described_by(name: str) -> str:
+    """The PDS3 label beside pixels that have none of their own, else the file itself."""
+    stem, ending = os.path.splitext(name)
+    if ending.lower() not in (".img", ".jp2"):
+        return name
+    labels = [stem + own for own in (".lbl", ".LBL", ".Lbl")]
+    headers = [stem + own for own in (".hdr", ".HDR")] + [name + ".hdr"]
+    found = next((label for label in labels if os.path.exists(label)), None)
+    if found is None or any(map(os.path.exists, headers)):
+        return name
+    with open(name, "rb") as stream:
+        return name if stream.read(14) in (b"PDS_VERSION_ID", b"CCSD3ZF0000100") else found
 
 
 def _is_remote(name: str) -> bool:
