@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import stubs
+
+from lunarray import errors
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -117,3 +120,41 @@ def test_a_users_script_has_types_and_its_mistakes_are_caught(check, tmp_path):
 
 def test_the_accessors_stub_is_what_the_verbs_say():
     assert stubs.STUB.read_text() == stubs.accessors(), "run: python tests/stubs.py"
+
+
+def _remedies():
+    """Every remedy of the sources: (where, its text), of a text with values in it what stands before the first."""
+
+    def pieces(node):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr) and isinstance(node.values[0], ast.Constant):
+            yield node.values[0].value + "…" * (len(node.values) > 1)
+        elif isinstance(node, ast.IfExp):
+            yield from (*pieces(node.body), *pieces(node.orelse))
+        elif isinstance(node, ast.BinOp):
+            yield from pieces(node.left)
+
+    for path in sorted((ROOT / "lunarray").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            found = []
+            if isinstance(node, ast.Call):
+                found = [k.value for k in node.keywords if k.arg == "remedy"]
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                found = [node.value] if node.targets[0].id.lower().endswith("remedy") else []
+            for value in found:
+                for text in pieces(value):
+                    yield f"{path.relative_to(ROOT)}:{value.lineno}", text
+
+
+def test_remedies_are_sentences_of_one_style():
+    """A capital first, no full stop of their own, which the error adds, more than a word, and the house's words."""
+    remedies = list(_remedies())
+    assert len(remedies) > 400
+    wrong = [
+        f"{where}: {text}"
+        for where, text in remedies
+        if not re.match(r"[A-Z]\w*,? \S", text) or text.endswith(".") or "Pass " in text
+    ]
+    assert not wrong, "\n".join(wrong)
+    assert str(errors.InputError("3", where="n", remedy="Give 4")) == "n: 3. Give 4."

@@ -146,7 +146,7 @@ def map_fractures(
         raise GridError(
             "the image has no place on the ground, so that polygons would have no area",
             where=inputs[0],
-            remedy="leave --vectors away, or map-project the image first (ISIS: cam2map)",
+            remedy="Leave --vectors away, or map-project the image first (ISIS: cam2map)",
         )
     found = la.fractures.map_fractures(
         image, model, threshold, value_range=value_range, device=device.value
@@ -213,7 +213,7 @@ def train_fractures(
         raise InputError(
             f"{len(lines)} files of lines for {len(images)} images",
             where="--lines",
-            remedy="give one for all, or one for each in the order of the images",
+            remedy="Give one for all, or one for each in the order of the images",
         )
     pictures = [_open_image([name], None)[0] for name in images]
     by_image = lines if len(lines) > 1 else lines * len(images)
@@ -228,7 +228,7 @@ def train_fractures(
         raise InputError(
             "no training tile has a fracture",
             where="--lines",
-            remedy="check that the lines lie on the images, or split by tile",
+            remedy="Check that the lines lie on the images, or split by tile",
         )
     say(
         f"{len(training)} tiles to train on, {int(training.has_fracture.sum())} with fractures; "
@@ -271,7 +271,7 @@ def _open_image(
             raise InputError(
                 f"no variable 'image' among {', '.join(map(str, store.data_vars)) or 'none'}",
                 where=names[0],
-                remedy="give a store with an image (y, x)",
+                remedy="Give a store with an image (y, x)",
             )
         image, source = store["image"], store.get("source")
         if resolution is None:
@@ -294,11 +294,11 @@ def _check_vectors(path: Path, overwrite: bool) -> None:
         raise InputError(
             f"vectors are not written as {path.suffix or 'files without suffix'}",
             where=path,
-            remedy="use .gpkg, .shp or .geojson",
+            remedy="Use .gpkg, .shp or .geojson",
         )
     if path.exists() and not overwrite:
         raise StoreConflictError(
-            "the file exists", where=path, remedy="choose another name, or use --overwrite"
+            "the file exists", where=path, remedy="Choose another name, or use --overwrite"
         )
 
 

@@ -464,7 +464,7 @@ def _assignments(given: list[str], where: str) -> dict[str, float]:
         return {name: float(value) for name, value in pairs}
     except ValueError as error:
         raise InputError(
-            f"{', '.join(given)}", where=where, remedy="give name=number, such as FeO=0.3"
+            f"{', '.join(given)}", where=where, remedy="Give name=number, such as FeO=0.3"
         ) from error
 
 

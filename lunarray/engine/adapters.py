@@ -360,7 +360,7 @@ def _read_regressor(path: Path, trusted: bool) -> Any:
             raise ModelError(
                 "a pickle can run any code when it is read",
                 where=path,
-                remedy="Pass trusted=True if the file is your own, or save the regressor with skops",
+                remedy="Give trusted=True if the file is your own, or save the regressor with skops",
             )
         import joblib
 

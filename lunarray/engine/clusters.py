@@ -129,7 +129,7 @@ def _begun(where: str, wanted: _Wanted, stack: ExitStack) -> distributed.Client:
         raise InputError(
             f"unknown cluster {where!r}",
             where="la.cluster",
-            remedy=f"Choose from auto, {', '.join(_MAKERS)}, or pass an address, a client or a cluster",
+            remedy=f"Choose from auto, {', '.join(_MAKERS)}, or give an address, a client or a cluster",
         )
     import distributed
 
@@ -285,7 +285,7 @@ def _batch(where: str, wanted: _Wanted) -> Iterator[Any]:
         raise InputError(
             f"{' and '.join(missing)} must be given for a batch system",
             where=f"la.cluster({where!r})",
-            remedy='For instance workers=8, threads=4, memory_limit="16GB", queue="gpu"',
+            remedy='Give options such as workers=8, threads=4, memory_limit="16GB", queue="gpu"',
         )
     options = wanted.options
     prologue = [f"export {name}={value}" for name, value in ONE_THREAD.items()]
@@ -332,7 +332,7 @@ def _brought(where: Any, stack: ExitStack) -> distributed.Client | None:
         raise InputError(
             f"no cluster can be made of a {type(where).__name__}",
             where="la.cluster",
-            remedy="Pass a name, an address, a distributed.Client or a Dask cluster",
+            remedy="Give a name, an address, a distributed.Client or a Dask cluster",
         )
     stack.enter_context(client.as_current())
     client.register_plugin(OneThread(ONE_THREAD), name="lunarray-one-thread")

@@ -330,7 +330,7 @@ def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
         raise MissingDependencyError(
             "no CUDA device is usable by torch here",
             where="device='cuda'",
-            remedy="Install a CUDA build of torch and the NVIDIA driver, or pass device='auto' or 'cpu'",
+            remedy="Install a CUDA build of torch and the NVIDIA driver, or give device='auto' or 'cpu'",
         )
     return "cpu"
 

@@ -84,7 +84,7 @@ class WeightsFormat:
             raise ModelError(
                 "the weights are not those that were written: their SHA-256 differs from the one in the header",
                 where=path,
-                remedy="fetch or write the file again",
+                remedy="Fetch or write the file again",
             )
         return header, tensors
 
@@ -115,7 +115,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         return load(Path(path).read_bytes())
     except (OSError, SafetensorError, ValueError) as error:
         raise ModelError(
-            f"broken safetensors file ({error})", where=path, remedy="fetch or write it again"
+            f"broken safetensors file ({error})", where=path, remedy="Fetch or write it again"
         ) from error
 
 
@@ -131,7 +131,7 @@ def peek_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         raise ModelError(
             f"the weights cannot be read ({error.strerror})",
             where=path,
-            remedy="check the path",
+            remedy="Check the path",
         ) from error
     except (ValueError, KeyError, TypeError):
         return None

@@ -66,7 +66,7 @@ def _write(da: xr.DataArray, path: Path, compress: str) -> Path:
 
     if not _is_map(da):
         raise InputError(
-            f"dims {da.dims} are no map", where=str(da.name), remedy="Pass dims (y, x)"
+            f"dims {da.dims} are no map", where=str(da.name), remedy="Give dims (y, x)"
         )
     y, x = da.dims[-2:]
     da = da.drop_encoding().rio.set_spatial_dims(x_dim=x, y_dim=y)

@@ -24,7 +24,7 @@ def driver_of(path: Path) -> str:
         raise InputError(
             f"vectors are not written as {path.suffix or 'files without suffix'}",
             where=path,
-            remedy=f"use {', '.join(DRIVERS)}",
+            remedy=f"Use {', '.join(DRIVERS)}",
         )
     return driver
 
@@ -60,7 +60,7 @@ def write_layer(
             raise InputError(
                 f"no column {column!r} of numbers",
                 where="style",
-                remedy=f"choose among {', '.join(numbers) or 'none'}",
+                remedy=f"Choose among {', '.join(numbers) or 'none'}",
             )
         kind = "Polygon" if frame.empty else frame.geom_type.iloc[0]
         column = short[column]

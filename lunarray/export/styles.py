@@ -22,7 +22,7 @@ def colours(cmap: str, count: int) -> list[tuple[int, int, int]]:
         ramp = matplotlib.colormaps[cmap]
     except KeyError:
         raise InputError(
-            f"{cmap!r} is no colormap", where="cmap", remedy="give a name that matplotlib knows"
+            f"{cmap!r} is no colormap", where="cmap", remedy="Give a name that matplotlib knows"
         ) from None
     return [tuple(round(255 * c) for c in ramp(t)[:3]) for t in np.linspace(0, 1, count)]
 
@@ -123,7 +123,7 @@ def raster_style(
     """
     if not vmin < vmax:
         raise InputError(
-            f"a colour scale from {vmin} to {vmax}", where="vmin", remedy="give vmin < vmax"
+            f"a colour scale from {vmin} to {vmax}", where="vmin", remedy="Give vmin < vmax"
         )
     unit = f" {label}" if label else ""
     items = [

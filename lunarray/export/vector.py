@@ -77,7 +77,7 @@ def to_vector(
         frame = _point_frame(obj, crs)
     if frame.empty:
         raise InputError(
-            "there is nothing to write", where=path, remedy="give one feature at least"
+            "there is nothing to write", where=path, remedy="Give one feature at least"
         )
     return write_layer(frame, path, layer=layer, style=style, cmap=cmap)
 
@@ -91,7 +91,7 @@ def _statistics_frame(stats: xr.Dataset, regions: Any, crs: Any) -> geopandas.Ge
         raise InputError(
             "the outlines of the regions are not in the statistics",
             where="regions",
-            remedy="give the regions that the statistics are of",
+            remedy="Give the regions that the statistics are of",
         )
     found = as_regions(regions)
     names = [region_name(r, i) for i, r in enumerate(found)]
@@ -99,7 +99,7 @@ def _statistics_frame(stats: xr.Dataset, regions: Any, crs: Any) -> geopandas.Ge
         raise InputError(
             f"{len(found)} regions ({', '.join(names[:3])}, …) and statistics of {stats.sizes['region']}",
             where="regions",
-            remedy="give the regions that the statistics are of, in the same order",
+            remedy="Give the regions that the statistics are of, in the same order",
         )
     target = (
         _common_crs(*(np.array([r.cap()[k] for r in found]) for k in (0, 1)))
@@ -131,11 +131,15 @@ def _point_frame(obj: Any, crs: Any) -> geopandas.GeoDataFrame:
         or ds["lon"].ndim != 1
         or ds["lon"].dims != ds["lat"].dims
     ):
-        hint = "give `levels` to write a map as classes; " if spatial_dims(ds) is not None else ""
+        hint = (
+            "Give `levels` to write a map as classes; points"
+            if spatial_dims(ds) is not None
+            else "Points"
+        )
         raise InputError(
             f"neither statistics of regions nor points: the dimensions are {tuple(map(str, ds.dims))}",
             where="to_vector",
-            remedy=f"{hint}points need coordinates lon and lat along one dimension",
+            remedy=f"{hint} need coordinates lon and lat along one dimension",
         )
     dim = ds["lon"].dims
     flat = ds[[n for n, v in ds.data_vars.items() if v.dims == dim and v.dtype.kind in "fiubM"]].compute()  # fmt: skip
@@ -161,17 +165,17 @@ def _class_frame(obj: Any, levels: Sequence[float], crs: Any) -> geopandas.GeoDa
 
     if isinstance(obj, xr.Dataset) or spatial_dims(obj) is None or obj.ndim != 2:
         raise InputError(
-            "classes are of one map", where="to_vector", remedy="give one variable on (y, x) or (lat, lon)"
+            "classes are of one map", where="to_vector", remedy="Give one variable on (y, x) or (lat, lon)"
         )  # fmt: skip
     borders = np.asarray(list(levels), np.float64)
     if not 2 <= borders.size <= 255 or not (np.diff(borders) > 0).all():
         raise InputError(
-            f"levels {list(levels)}", where="levels", remedy="give 2 to 255 rising numbers"
+            f"levels {list(levels)}", where="levels", remedy="Give 2 to 255 rising numbers"
         )
     geobox = geobox_of(obj)
     if crs is not None and moon_crs(crs) != moon_crs(geobox.crs):
         raise InputError(
-            "classes are written in the CRS of their map", where="crs", remedy="reproject the map first"
+            "classes are written in the CRS of their map", where="crs", remedy="Reproject the map first"
         )  # fmt: skip
     array = obj.transpose(*(spatial_dims(obj) or ()))
 
@@ -192,7 +196,7 @@ def _class_frame(obj: Any, levels: Sequence[float], crs: Any) -> geopandas.GeoDa
     ):
         parts.setdefault(int(value), []).append(shapely.geometry.shape(shape))
     if not parts:
-        raise InputError("no value lies within the levels", where="levels", remedy="give others")
+        raise InputError("no value lies within the levels", where="levels", remedy="Give others")
     rows = sorted(parts)
     middle = [(borders[k - 1] + borders[k]) / 2 for k in rows]
     return geopandas.GeoDataFrame(

@@ -212,7 +212,7 @@ def classical_fractures(image: xr.DataArray, method: Method | None = None) -> xr
         raise InputError(
             f"dimensions {tuple(map(str, image.dims))}",
             where="image",
-            remedy="give an image (y, x)",
+            remedy="Give an image (y, x)",
         )
     data: Any = image.data
     if image.chunks is None:
@@ -394,7 +394,7 @@ def _layers(mask: Any, probability: Any, source: Any) -> tuple[Any, Any, Any]:
             raise InputError(
                 f"no variable 'mask' among {', '.join(map(str, mask.data_vars)) or 'none'}",
                 where="vectorize",
-                remedy="give the result of map_fractures, or a DataArray",
+                remedy="Give the result of map_fractures, or a DataArray",
             )
         probability = mask.get("probability") if probability is None else probability
         source = mask.get("source") if source is None else source
@@ -403,12 +403,12 @@ def _layers(mask: Any, probability: Any, source: Any) -> tuple[Any, Any, Any]:
         raise InputError(
             f"a mask of type {mask.dtype}",
             where=str(mask.name or "mask"),
-            remedy="give whole numbers or booleans, for instance probability > 0.5",
+            remedy="Give whole numbers or booleans, for instance probability > 0.5",
         )
     dims = spatial_dims(mask)
     if dims is None or mask.ndim != 2:
         raise GridError(
-            f"no mask: the dimensions are {tuple(map(str, mask.dims))}", remedy="give (y, x)"
+            f"no mask: the dimensions are {tuple(map(str, mask.dims))}", remedy="Give (y, x)"
         )
     mask = mask.transpose(*dims)
     return mask, *(
@@ -440,7 +440,7 @@ def mapped_area(mask: xr.DataArray | xr.Dataset) -> float:
         name = next((n for n in ("mask", "valid", "image") if n in mask), None)
         if name is None:
             raise InputError(
-                "neither mask nor valid nor image", where="mapped_area", remedy="give a DataArray"
+                "neither mask nor valid nor image", where="mapped_area", remedy="Give a DataArray"
             )
         mask = mask[name]
     geobox = box_of(mask, "an area")
@@ -493,13 +493,13 @@ def density(
         require_number("radius", radius, 0, strictly=True)
     if fractures.crs is None:
         raise GridError(
-            "fractures without a CRS", where="fractures", remedy="assign one, frame.set_crs(...)"
+            "fractures without a CRS", where="fractures", remedy="Assign one, frame.set_crs(...)"
         )
     crs = require_body(fractures.crs, BODIES)
     if like is None:
         if not len(fractures):
             raise InputError(
-                "no fractures", where="fractures", remedy="give like=, what the map is to cover"
+                "no fractures", where="fractures", remedy="Give like=, what the map is to cover"
             )
         bounds = tuple(fractures.total_bounds)
         pad = cell / 2
@@ -510,7 +510,7 @@ def density(
             raise GridError(
                 "the map is not in the CRS of the fractures",
                 where="like",
-                remedy="bring the fractures into its CRS, frame.to_crs(...)",
+                remedy="Bring the fractures into its CRS, frame.to_crs(...)",
             )
         bounds = tuple(box.boundingbox)
     grid = covering_box(bounds, float(cell), crs)

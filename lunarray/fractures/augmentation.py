@@ -81,7 +81,7 @@ def augment(
     for name, (low, high) in (("sigma", sigma), ("distortion", distortion)):
         if not 0 <= low <= high < np.inf:
             raise InputError(
-                f"limits {low} and {high}", where=name, remedy="give the lower one first, 0 or more"
+                f"limits {low} and {high}", where=name, remedy="Give the lower one first, 0 or more"
             )
     if rng is None or not isinstance(rng, np.random.Generator):
         rng = np.random.default_rng(0 if rng is None else rng)
@@ -206,5 +206,5 @@ def _check(image: np.ndarray, mask: np.ndarray, valid: np.ndarray | None) -> Non
         raise InputError(
             f"shapes {', '.join(map(str, shapes))}",
             where="image, mask, valid",
-            remedy="give one tile of 8 × 8 pixels or more; all of the same shape",
+            remedy="Give one tile of 8 × 8 pixels or more; all of the same shape",
         )

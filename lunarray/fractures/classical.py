@@ -271,7 +271,7 @@ def tune_classical(
         for image, mask in zip(images, masks, strict=True)
     ]
     if not pairs or not any((mask == 1).any() for *_, mask in pairs):
-        raise InputError("no labelled fracture", where="masks", remedy="give one at least")
+        raise InputError("no labelled fracture", where="masks", remedy="Give one at least")
     base: list[Method]
     require_choice("kind", kind, ("frangi", "canny"))
     if kind == "frangi":
@@ -362,7 +362,7 @@ def check_method(method: Method) -> None:
         raise InputError(
             f"a method of type {type(method).__name__}",
             where="method",
-            remedy="give lunarray.fractures.Frangi(...) or Canny(...)",
+            remedy="Give lunarray.fractures.Frangi(...) or Canny(...)",
         )
     scales = method.sigmas if isinstance(method, Frangi) else (method.sigma,)
     faults = []

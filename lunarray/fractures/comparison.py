@@ -150,7 +150,7 @@ def compare(a: Any, b: Any, *, tolerance: float = 10.0) -> Comparison:
         raise InputError(
             "a mask and vectors",
             where="compare",
-            remedy="vectorise the mask, or rasterise the vectors with weak_labels",
+            remedy="Vectorise the mask, or rasterise the vectors with weak_labels",
         )
     return _of_vectors(a, b, float(tolerance))
 
@@ -202,7 +202,7 @@ def _of_vectors(a: Any, b: Any, tolerance: float) -> Comparison:
         if not areal:
             if not frame.geom_type.isin(["LineString", "MultiLineString"]).all():
                 raise InputError(
-                    "neither polygons nor lines", where="compare", remedy="give one of them"
+                    "neither polygons nor lines", where="compare", remedy="Give one of them"
                 )
             lines.append(moved)
         elif "centreline" in frame.columns:

@@ -71,7 +71,7 @@ def write_fractures(
     path = Path(path)
     driver = driver_of(path)
     if fractures.crs is None:
-        raise GridError("fractures without a CRS", where=path, remedy="assign one, frame.set_crs(...)")  # fmt: skip
+        raise GridError("fractures without a CRS", where=path, remedy="Assign one, frame.set_crs(...)")  # fmt: skip
     require_body(fractures.crs, BODIES, where=str(path))
     shapes = fractures.geometry
     table = fractures.drop(columns=[shapes.name, "centreline"], errors="ignore")

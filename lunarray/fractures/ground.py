@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Metric", "box_of", "metric_of", "north_of"]
 
 _UNPROJECTED = (
-    "map-project it first (ISIS: cam2map, or lunarray.fractures.process_edr); where the coordinates are known, assign "
+    "Map-project it first (ISIS: cam2map, or lunarray.fractures.process_edr); where the coordinates are known, assign "
     "them with lunarray.geo.assign_crs"
 )
 #: Ground between the nodes of the metric (m): linear interpolation is then good to a millionth.
@@ -49,7 +49,7 @@ def box_of(obj: xr.Dataset | xr.DataArray, purpose: str = "") -> GeoBox:
         raise GridError(
             f"no image: the dimensions are {tuple(map(str, obj.dims))}",
             where=name,
-            remedy="give dimensions (y, x)",
+            remedy="Give dimensions (y, x)",
         )
     crs = crs_of(obj)
     if crs is None or any(dim not in obj.coords for dim in dims):
@@ -106,7 +106,7 @@ def metric_of(geobox: GeoBox) -> Metric:
     """
     affine: Affine = geobox.transform
     if affine.b or affine.d:
-        raise GridError("the grid is rotated", where="grid", remedy="give an axis-aligned grid")
+        raise GridError("the grid is rotated", where="grid", remedy="Give an axis-aligned grid")
     radius = radius_of(geobox.crs)
     step = max(1.0, _NODES / max(pixel_size(geobox), 1e-6))
     rows, columns = (max(math.ceil(size / step) + 1, 2) for size in geobox.shape)

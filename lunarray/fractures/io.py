@@ -78,7 +78,7 @@ def open_nac(
         raise ProductFormatError(
             "a raw EDR product: neither calibrated nor map-projected",
             where=info.path,
-            remedy="process it with lunarray.fractures.process_edr (needs ISIS), then open what that writes",
+            remedy="Process it with lunarray.fractures.process_edr (needs ISIS), then open what that writes",
         )
     scale, note = _scaling(scale, info, band - 1)
     image = open_raster(
@@ -109,7 +109,7 @@ def _scaling(scale: Any, info: RasterInfo, band: int) -> tuple[Any, str]:
     """Scale for :func:`lunarray.geo.open_raster`, and how it is told."""
     if isinstance(scale, str) and scale != "auto":
         raise InputError(
-            f"scale={scale!r}", where=info.path, remedy='give "auto", None or (scale, offset)'
+            f"scale={scale!r}", where=info.path, remedy='Give "auto", None or (scale, offset)'
         )
     if isinstance(scale, str) and 0 <= band < info.count:
         scale = float(info.scales[band]), float(info.offsets[band])

@@ -25,7 +25,7 @@ _PROJECTIONS = {
     "sinusoidal": ("Sinusoidal", None),
 }
 _REMEDY = (
-    "install USGS ISIS (https://github.com/DOI-USGS/ISIS3: conda install -c usgs-astrogeology isis) with its lro "
+    "Install USGS ISIS (https://github.com/DOI-USGS/ISIS3: conda install -c usgs-astrogeology isis) with its lro "
     "data area, set ISISROOT and ISISDATA, and pip install 'lunarray[isis]'; or process the images elsewhere and "
     "open the map-projected cubes or GeoTIFFs with open_nac"
 )
@@ -112,12 +112,12 @@ def process_edr(
     files = [Path(os.path.expanduser(os.fspath(p))).resolve() for p in sources]
     for file in files:
         if not file.is_file():
-            raise InputError("no such file", where=file, remedy="check the path")
+            raise InputError("no such file", where=file, remedy="Check the path")
     more = {name: dict(value) for name, value in (options or {}).items()}
     unknown = sorted(set(more) - set(STEPS))
     if unknown:
         raise InputError(
-            f"options for {', '.join(unknown)}", where="options", remedy=f"the programs are {', '.join(STEPS)}"
+            f"options for {', '.join(unknown)}", where="options", remedy=f"The programs are {', '.join(STEPS)}"
         )  # fmt: skip
     mapping = _map_file_text(projection, resolution, centre_longitude, centre_latitude)
     isis = _isis()
@@ -171,7 +171,7 @@ def _run_chain(
             raise IsisError(
                 f"{program} failed ({error.returncode}): {said or 'it said nothing'}",
                 where=file,
-                remedy="check the product and the ISIS data area (spiceinit needs the lro kernels, or web_spice=True)",
+                remedy="Check the product and the ISIS data area (spiceinit needs the lro kernels, or web_spice=True)",
             ) from error
         except FileNotFoundError as error:
             raise MissingDependencyError(
@@ -189,7 +189,7 @@ def _run_chain(
     run("cam2map", from_=clean, to=projected, map=map_file, defaultrange="minimize", **size)
     if not projected.exists():
         raise IsisError(
-            "cam2map ended well and wrote nothing", where=file, remedy="look into print.prt"
+            "cam2map ended well and wrote nothing", where=file, remedy="Look into print.prt"
         )
     os.replace(projected, final)
 
@@ -198,7 +198,7 @@ def _map_file_text(
     projection: Any, resolution: float | None, centre_longitude: float, centre_latitude: float
 ) -> str | Path:
     if resolution is not None and not resolution > 0:
-        raise InputError(f"resolution={resolution!r}", where="resolution", remedy="give metres, or None")  # fmt: skip
+        raise InputError(f"resolution={resolution!r}", where="resolution", remedy="Give metres, or None")  # fmt: skip
     if isinstance(projection, str) and projection.lower() in _PROJECTIONS:
         name, latitude = _PROJECTIONS[projection.lower()]
         lines = [
@@ -226,7 +226,7 @@ def _map_file_text(
     raise InputError(
         f"projection={os.fspath(projection)!r}",
         where="projection",
-        remedy=f"give one of {', '.join(_PROJECTIONS)}, or a map file of ISIS",
+        remedy=f"Give one of {', '.join(_PROJECTIONS)}, or a map file of ISIS",
     )
 
 

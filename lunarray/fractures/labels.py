@@ -66,7 +66,7 @@ def width_class(width: Any) -> np.ndarray:
     """
     values = np.asarray(width, np.float64)
     if not (values >= 0).all():
-        raise InputError("widths that are negative or no numbers", where="width", remedy="give pixels")  # fmt: skip
+        raise InputError("widths that are negative or no numbers", where="width", remedy="Give pixels")  # fmt: skip
     names = np.array(list(CLASS_LIMITS), dtype=object)
     return names[np.digitize(values, [low for low, _ in CLASS_LIMITS.values()][1:])]
 
@@ -136,7 +136,7 @@ def weak_labels(
         wrong = sorted(set(frame.geom_type) - {"Polygon", "MultiPolygon"})
         if wrong:
             raise InputError(
-                f"features of type {', '.join(wrong)}", where="polygons", remedy="give polygons; lines go to `lines`"
+                f"features of type {', '.join(wrong)}", where="polygons", remedy="Give polygons; lines go to `lines`"
             )  # fmt: skip
         shapes.append(_in_pixels(frame, geobox, 0.0, None))
     found = _on_the_image(np.concatenate(shapes), *geobox.shape)
@@ -226,7 +226,7 @@ def _in_pixels(
     banded = kind < 2
     if (full[banded] <= 0).any():
         raise InputError(
-            "lines of no width", where="width", remedy="give each line a class, or a width of more than 0 pixels"
+            "lines of no width", where="width", remedy="Give each line a class, or a width of more than 0 pixels"
         )  # fmt: skip
     moved[banded] = shapely.buffer(moved[banded], full[banded] / 2, quad_segs=8)
     moved[~banded] = shapely.make_valid(moved[~banded])
@@ -246,13 +246,13 @@ def _widths(frame: Any, width: Any, widths: Mapping[str, float] | None) -> np.nd
             raise InputError(
                 f"neither a column {width!r} nor a class of width",
                 where="width",
-                remedy=f"the columns are {columns or 'none'}; the classes are {classes}",
+                remedy=f"The columns are {columns or 'none'}; the classes are {classes}",
             )
         return np.full(len(frame), known[width.lower()])
     if not isinstance(width, str):
         value = float(width)
         if not (np.isfinite(value) and value >= 0):
-            raise InputError(f"width={width!r}", where="width", remedy="give pixels")
+            raise InputError(f"width={width!r}", where="width", remedy="Give pixels")
         return np.full(len(frame), value)
     out = np.zeros(len(frame))
     for k, value in enumerate(frame[width]):
@@ -269,7 +269,7 @@ def _widths(frame: Any, width: Any, widths: Mapping[str, float] | None) -> np.nd
             raise InputError(
                 f"feature {k}: {value!r} is neither a class of width nor a number of pixels",
                 where=width,
-                remedy=f"the classes are {classes}",
+                remedy=f"The classes are {classes}",
             )
     return out
 

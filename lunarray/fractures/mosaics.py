@@ -149,12 +149,12 @@ def mosaic(
 
 def _check_rules(images: Sequence[Any], overlap: str, method: str, min_valid: float) -> None:
     if not len(images):
-        raise InputError("no images", where="mosaic", remedy="give one image at least")
+        raise InputError("no images", where="mosaic", remedy="Give one image at least")
     if len(images) > np.iinfo(np.int16).max:
-        raise InputError(f"{len(images)} images", where="mosaic", remedy="give 32767 at most")
+        raise InputError(f"{len(images)} images", where="mosaic", remedy="Give 32767 at most")
     if overlap not in OVERLAPS:
         raise InputError(
-            f"{overlap!r} is no rule", where="overlap", remedy=f"give one of {', '.join(OVERLAPS)}"
+            f"{overlap!r} is no rule", where="overlap", remedy=f"Give one of {', '.join(OVERLAPS)}"
         )
     check_method(method, min_valid)
 
@@ -174,7 +174,7 @@ def _grid(boxes: list[GeoBox], grid: Any, resolution: float | None, crs: Any) ->
     bodies = {body_of(box.crs) for box in boxes}
     if len(bodies) > 1:
         raise BodyMismatchError(
-            "images of the Moon and of Mercury", where="mosaic", remedy="give images of one body"
+            "images of the Moon and of Mercury", where="mosaic", remedy="Give images of one body"
         )
     if grid is None:
         return _common_box(
@@ -184,7 +184,7 @@ def _grid(boxes: list[GeoBox], grid: Any, resolution: float | None, crs: Any) ->
         )
     if crs is not None or resolution is not None:
         raise InputError(
-            "a grid and a resolution or CRS", where="grid", remedy="give one or the other"
+            "a grid and a resolution or CRS", where="grid", remedy="Give one or the other"
         )
     target = box_of(grid) if isinstance(grid, (xr.Dataset, xr.DataArray)) else grid
     require_body(target.crs, [body for body in bodies if body], where="grid")
@@ -200,12 +200,12 @@ def _ranks(order: Any, boxes: list[GeoBox]) -> list[int]:
         if order == "finest":
             return sorted(range(count), key=lambda k: (pixel_size(boxes[k]), k))
         raise InputError(
-            f"order={order!r}", where="order", remedy='give "given", "finest" or a number for each image'
+            f"order={order!r}", where="order", remedy='Give "given", "finest" or a number for each image'
         )  # fmt: skip
     numbers = list(order)
     if len(numbers) != count:
         raise InputError(
-            f"{len(numbers)} numbers for {count} images", where="order", remedy="give one for each image"
+            f"{len(numbers)} numbers for {count} images", where="order", remedy="Give one for each image"
         )  # fmt: skip
     return sorted(range(count), key=lambda k: (numbers[k], k))
 
@@ -222,7 +222,7 @@ def _common_box(boxes: list[GeoBox], crs: Any, resolution: Any) -> GeoBox:
             raise GridError(
                 f"an image lies outside of the projection {target.name!r}",
                 where="crs",
-                remedy="give another crs for the mosaic",
+                remedy="Give another crs for the mosaic",
             )
         if period is not None:
             x = np.unwrap(x, period=period)

@@ -146,7 +146,9 @@ def _local(x: torch.Tensor, weight: torch.Tensor, rule: Normalisation) -> torch.
     *_, h, w = x.shape
     if h % CELL or w % CELL:
         raise InputError(
-            f"a tile of {h} × {w} pixels", where="normalise", remedy=f"Sides: multiples of {CELL}"
+            f"a tile of {h} × {w} pixels",
+            where="normalise",
+            remedy=f"Give sides that are multiples of {CELL}",
         )
 
     count = F.avg_pool2d(weight, CELL)

@@ -34,7 +34,7 @@ def segments(fractures: geopandas.GeoDataFrame) -> dict[str, np.ndarray]:
 
     if fractures.crs is None:
         raise GridError(
-            "fractures without a CRS", where="fractures", remedy="assign one, frame.set_crs(...)"
+            "fractures without a CRS", where="fractures", remedy="Assign one, frame.set_crs(...)"
         )
     crs = require_body(fractures.crs, BODIES)
     if "centreline" in fractures.columns:
@@ -45,7 +45,7 @@ def segments(fractures: geopandas.GeoDataFrame) -> dict[str, np.ndarray]:
         raise InputError(
             "polygons without centre lines",
             where="fractures",
-            remedy="vectorise with centrelines=True, or give lines",
+            remedy="Vectorise with centrelines=True, or give lines",
         )
     parts, owner = shapely.get_parts(np.asarray(lines, dtype=object), return_index=True)
     points, index = shapely.get_coordinates(parts, return_index=True)
@@ -128,7 +128,7 @@ def network(fractures: geopandas.GeoDataFrame, area: float | None = None) -> dic
     lacking = [c for c in ("area", "length", "intersections", "branches") if c not in fractures]
     if lacking:
         raise InputError(
-            f"no columns {', '.join(lacking)}", where="fractures", remedy="give the result of vectorize"
+            f"no columns {', '.join(lacking)}", where="fractures", remedy="Give the result of vectorize"
         )  # fmt: skip
     lengths = fractures["length"].to_numpy(np.float64)
     some = lengths.size > 0

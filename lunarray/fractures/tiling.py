@@ -201,7 +201,7 @@ def tiles(
     for name, value in (("overlap", overlap), ("min_valid", min_valid)):
         if not 0 <= value < 1:
             raise InputError(
-                f"{value!r}", where=name, remedy="give a share, 0 or more and less than 1"
+                f"{value!r}", where=name, remedy="Give a share, 0 or more and less than 1"
             )
     step = max(1, round(size * (1 - overlap)))
     windows, has, share = [], [], []
@@ -220,7 +220,7 @@ def tiles(
         raise InputError(
             f"no tile of {len(pictures)} images holds data in more than {min_valid:.0%} of its pixels",
             where="tiles",
-            remedy="check the valid data of the images, or give a smaller min_valid",
+            remedy="Check the valid data of the images, or give a smaller min_valid",
         )
     names = tuple(str(p.attrs.get("source", f"image {k}")) for k, p in enumerate(pictures))
     return TileSet(
@@ -244,7 +244,7 @@ def _pairs(images: Any, labels: Any) -> tuple[list[xr.DataArray], list[xr.DataAr
         layers = list(labels)
     if not pictures or len(layers) != len(pictures):
         raise InputError(
-            f"{len(pictures)} images and {len(layers)} labels", where="labels", remedy="give one of each"
+            f"{len(pictures)} images and {len(layers)} labels", where="labels", remedy="Give one of each"
         )  # fmt: skip
     for number, (picture, layer) in enumerate(zip(pictures, layers, strict=True)):
         dims = spatial_dims(picture)
@@ -252,7 +252,7 @@ def _pairs(images: Any, labels: Any) -> tuple[list[xr.DataArray], list[xr.DataAr
             raise GridError(
                 f"no image: the dimensions are {tuple(map(str, picture.dims))}",
                 where=f"image {number}",
-                remedy="give dimensions (y, x)",
+                remedy="Give dimensions (y, x)",
             )
         pictures[number] = picture.transpose(*dims)
         if layer is not None:
@@ -365,9 +365,9 @@ def split(
     training, validation = tile_set.select(kept & ~chosen), tile_set.select(kept & chosen)
     if not len(training) or not len(validation):
         remedy = {
-            "image": 'give images of different ground, or by="area"',
-            "area": "give a larger image or smaller tiles",
-            "tile": "give more tiles",
+            "image": 'Give images of different ground, or by="area"',
+            "area": "Give a larger image or smaller tiles",
+            "tile": "Give more tiles",
         }[by]
         raise InputError(
             f"{count} tiles of {len(np.unique(tile_set.windows[:, 0]))} images do not split by {by}: "

@@ -349,7 +349,7 @@ def units_of(within: Any, geobox: GeoBox) -> Any:
             raise InputError(
                 f"units of type {', '.join(sorted(kinds)) or 'none'}",
                 where="within",
-                remedy="give polygons",
+                remedy="Give polygons",
             )
         column = next(
             (c for c in ("name", "Name", "unit", "Unit", "region") if c in frame.columns), None

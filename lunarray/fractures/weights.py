@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: The model that comes with lunarray.
 DEFAULT_MODEL = Path(__file__).parent / "data" / "light.safetensors"
 REMEDY = (
-    "give a file that lunarray.fractures.save_model wrote, a state dict of torchvision's DeepLabV3, or the published"
+    "Give a file that lunarray.fractures.save_model wrote, a state dict of torchvision's DeepLabV3, or the published"
     " IMFMapper checkpoint; or leave model out for the one that comes with lunarray"
 )
 #: Our files.

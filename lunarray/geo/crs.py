@@ -143,7 +143,7 @@ def require_body(crs: Any, body: Bodies = MOON, where: str | None = None) -> pyp
         raise GridError(
             "there is no coordinate reference system",
             where=where,
-            remedy="give one of IAU_2015:30100, 30110, 30130 or 30135, for instance with "
+            remedy="Give one of IAU_2015:30100, 30110, 30130 or 30135, for instance with "
             "lunarray.geo.assign_crs(obj, 'north')",
         )
     try:
@@ -258,7 +258,7 @@ def parse_crs(text: str | int) -> pyproj.CRS:
         shown = str(original) if len(str(original)) < 80 else str(original)[:77] + "..."
         raise GridError(
             f"{shown!r} is not a coordinate reference system that PROJ understands",
-            remedy='use "geographic", "equirectangular", "north", "south", an IAU_2015 code such as 30130, or WKT',
+            remedy='Use "geographic", "equirectangular", "north", "south", an IAU_2015 code such as 30130, or WKT',
         ) from error
 
 
@@ -278,7 +278,7 @@ def as_crs(crs: Any) -> pyproj.CRS:
     except AttributeError:
         raise GridError(
             f"an object of type {type(crs).__name__} is not a coordinate reference system",
-            remedy="give a name, a code, WKT, or a pyproj, rasterio or odc-geo CRS",
+            remedy="Give a name, a code, WKT, or a pyproj, rasterio or odc-geo CRS",
         ) from None
 
 
@@ -290,7 +290,7 @@ def radius_of(crs: Any) -> float:
     ellipsoid = as_crs(crs).ellipsoid
     if ellipsoid is None:
         raise GridError(
-            "a CRS without a body", where="crs", remedy="give one of the Moon or of Mercury"
+            "a CRS without a body", where="crs", remedy="Give one of the Moon or of Mercury"
         )
     return float(ellipsoid.semi_major_metre)
 

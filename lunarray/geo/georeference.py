@@ -96,7 +96,7 @@ def crs_of(obj: xr.Dataset | xr.DataArray) -> pyproj.CRS | None:
         raise GridError(
             "variables carry different coordinate reference systems: "
             + ", ".join(repr(crs.name) for crs in found),
-            remedy="work on variables of one grid at a time, ds[[...]]",
+            remedy="Work on variables of one grid at a time, ds[[...]]",
         )
     return found[0] if found else None
 
@@ -268,7 +268,7 @@ def geobox_of(obj: xr.Dataset | xr.DataArray, body: Bodies = MOON) -> GeoBox:
     if dims is None:
         raise GridError(
             f"there is no grid: the dimensions are {tuple(map(str, obj.dims))}",
-            remedy="give a map with dimensions (y, x) or (lat, lon); tracks become one with .lunar.grid",
+            remedy="Give a map with dimensions (y, x) or (lat, lon); tracks become one with .lunar.grid",
         )
     crs = crs_of(obj)
     if crs is None and dims != ("y", "x"):
@@ -295,7 +295,7 @@ def affine_of_coords(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> A
             raise GridError(
                 f"dimension {dim!r} has no coordinate",
                 where=dim,
-                remedy="assign the coordinates of the pixel centres",
+                remedy="Assign the coordinates of the pixel centres",
             )
         values = np.asarray(obj.coords[dim].values, dtype=np.float64)
         pairs.append(_regular_axis(values, dim, offset, step))
@@ -361,7 +361,7 @@ def _checked_transform(obj: Any, dims: tuple[str, str], geobox: Any) -> tuple[fl
             raise GridError(
                 "the coordinates are not those of the grid that is assigned",
                 where=dim,
-                remedy="assign the coordinates of lunarray.geo.grid_coords(geobox) first, or give the CRS alone",
+                remedy="Assign the coordinates of lunarray.geo.grid_coords(geobox) first, or give the CRS alone",
             )
     return geobox.transform.to_gdal()
 
@@ -379,7 +379,7 @@ def require_aligned(geobox: Any) -> None:
     """Raise where a grid is rotated against the axes of its projection."""
     if not geobox.axis_aligned:
         raise GridError(
-            "the grid is rotated or sheared", where="grid", remedy="give an axis-aligned grid"
+            "the grid is rotated or sheared", where="grid", remedy="Give an axis-aligned grid"
         )
 
 
@@ -409,7 +409,7 @@ def _regular_axis(
         raise GridError(
             f"{values.size} pixel along {dim!r} does not tell the resolution",
             where=dim,
-            remedy="keep spatial_ref with its GeoTransform (lunarray.geo.assign_crs on the whole map), "
+            remedy="Keep spatial_ref with its GeoTransform (lunarray.geo.assign_crs on the whole map), "
             "or give two pixels",
         )
     spacing = (values[-1] - values[0]) / (values.size - 1)
@@ -421,6 +421,6 @@ def _regular_axis(
         raise GridError(
             f"the coordinate is not regular: its steps lie between {steps.min():g} and {steps.max():g}",
             where=dim,
-            remedy="regrid the data on a regular grid first",
+            remedy="Regrid the data on a regular grid first",
         )
     return float(values[0] - spacing / 2.0), float(spacing)

@@ -64,14 +64,14 @@ def polar_grid(pole: str, resolution: float = 500.0, latitude: float = 65.0) -> 
         If the resolution is not positive or the latitude not between 0 and 90.
     """
     if pole not in ("north", "south"):
-        raise GridError(f"{pole!r} is not a pole", where="pole", remedy='use "north" or "south"')
+        raise GridError(f"{pole!r} is not a pole", where="pole", remedy='Use "north" or "south"')
     resolution = _check_resolution(resolution)
     latitude = abs(float(latitude))
     if not 0.0 <= latitude < 90.0:
         raise GridError(
             f"a polar grid cannot begin at latitude {latitude}",
             where="latitude",
-            remedy="give 0 or more and less than 90 degrees",
+            remedy="Give 0 or more and less than 90 degrees",
         )
     edge = 2.0 * RADIUS * math.tan(math.radians(90.0 - latitude) / 2.0)
     return covering_box((-edge, -edge, edge, edge), resolution, moon_crs(pole))
@@ -144,7 +144,7 @@ def lunar_grid(
             raise GridError(
                 f"the extent of a grid in {crs.name!r} is not known",
                 where="bounds",
-                remedy="give bounds=(left, bottom, right, top)",
+                remedy="Give bounds=(left, bottom, right, top)",
             )
     return covering_box(bounds, resolution, crs)
 
@@ -334,13 +334,13 @@ def covering_box(
         left, bottom, right, top = (float(value) for value in bounds)
     except (TypeError, ValueError):
         raise GridError(
-            f"{bounds!r} are not bounds", where="bounds", remedy="give (left, bottom, right, top)"
+            f"{bounds!r} are not bounds", where="bounds", remedy="Give (left, bottom, right, top)"
         ) from None
     if not (left < right and bottom < top and all(map(math.isfinite, (left, bottom, right, top)))):
         raise GridError(
             f"bounds {left}, {bottom}, {right}, {top} enclose nothing",
             where="bounds",
-            remedy="give left < right and bottom < top, in the units of the CRS",
+            remedy="Give left < right and bottom < top, in the units of the CRS",
         )
     # A thousandth of a pixel of overhang is rounding, not coverage.
     x0, x1 = math.floor(left / dx + 1e-3), math.ceil(right / dx - 1e-3)
@@ -371,6 +371,6 @@ def _check_resolution(resolution: Any) -> float:
         raise GridError(
             f"a resolution of {resolution!r}",
             where="resolution",
-            remedy="give the pixel size in metres (degrees on the geographic grid), more than 0",
+            remedy="Give the pixel size in metres (degrees on the geographic grid), more than 0",
         )
     return value

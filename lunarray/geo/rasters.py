@@ -44,7 +44,7 @@ _ISIS_VALID = {
 _ISIS_NULL = {"int16": -32768.0}
 _OPENING = threading.Lock()
 _REMEDY = (
-    "give a GeoTIFF, an ISIS3 cube, a PDS product, an ENVI file with its .hdr beside it, or a PNG"
+    "Give a GeoTIFF, an ISIS3 cube, a PDS product, an ENVI file with its .hdr beside it, or a PNG"
 )
 
 
@@ -103,7 +103,7 @@ class RasterInfo:
             raise InputError(
                 f"{told} of {self.count}, counted from 1 and each once",
                 where=self.path,
-                remedy="give numbers of bands that the file has",
+                remedy="Give numbers of bands that the file has",
             )
         return tuple(b - 1 for b in numbers)
 
@@ -132,14 +132,14 @@ def raster_info(path: str | os.PathLike[str]) -> RasterInfo:
     stamp: tuple[Any, ...] = ()
     if not _is_remote(name):
         if not os.path.exists(name):
-            raise InputError("no such file", where=name, remedy="check the path")
+            raise InputError("no such file", where=name, remedy="Check the path")
         status = os.stat(name)
         stamp = (status.st_size, status.st_mtime_ns)
         name = _described_by(name)
     with _opened(name) as raster:
         if raster.count == 0:
             raise InputError(
-                "no bands of its own", where=name, remedy="give one of its subdatasets"
+                "no bands of its own", where=name, remedy="Give one of its subdatasets"
             )
         affine = raster.transform
         placed = not affine.is_identity
@@ -147,7 +147,7 @@ def raster_info(path: str | os.PathLike[str]) -> RasterInfo:
             raise GridError(
                 "its grid is rotated against the axes of its projection",
                 where=name,
-                remedy="warp it to an axis-aligned grid, for instance with gdalwarp",
+                remedy="Warp it to an axis-aligned grid, for instance with gdalwarp",
             )
         numbers = range(1, raster.count + 1)
         return RasterInfo(
@@ -246,11 +246,11 @@ def open_raster(
         raise InputError(
             "a CRS is given, but the file has no geotransform to go with it",
             where=info.path,
-            remedy="leave crs away; map-project the image with ISIS' cam2map to give it a place",
+            remedy="Leave crs away; map-project the image with ISIS' cam2map to give it a place",
         )
     stored = np.result_type(*(info.dtypes[b] for b in numbers))
     if stored.kind not in "fiu":
-        raise InputError(f"pixels of type {stored}", where=info.path, remedy="give a grey image")
+        raise InputError(f"pixels of type {stored}", where=info.path, remedy="Give a grey image")
     wide = (stored.itemsize >= 4 and stored.kind in "iu") or stored == np.float64
     kept = (dtype or (np.float64 if wide else np.float32)) if masked else stored
     values = _values(info, numbers, scale, nodata, special) if masked else None
@@ -459,7 +459,7 @@ def _scale(scale: Any, info: RasterInfo, band: int) -> tuple[float, float]:
         factor = offset = np.nan
     if not (np.isfinite(factor) and np.isfinite(offset) and factor):
         raise InputError(
-            f"scale={scale!r}", where=info.path, remedy='give "auto", None or (scale, offset)'
+            f"scale={scale!r}", where=info.path, remedy='Give "auto", None or (scale, offset)'
         )
     return factor, offset
 

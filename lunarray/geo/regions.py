@@ -49,7 +49,7 @@ class Circle:
         _check_place(self.lon, self.lat, self.name or "circle")
         if not 0 < self.radius <= math.pi * RADIUS:
             raise InputError(
-                f"a radius of {self.radius} m", where=self.name or "circle", remedy="give metres, more than 0"
+                f"a radius of {self.radius} m", where=self.name or "circle", remedy="Give metres, more than 0"
             )  # fmt: skip
 
     def contains(self, lon: Any, lat: Any) -> np.ndarray:
@@ -104,13 +104,13 @@ class Box:
         _check_place(self.east, self.north, where)
         if not self.south < self.north:
             raise InputError(
-                f"latitudes from {self.south} to {self.north}", where=where, remedy="give south below north"
+                f"latitudes from {self.south} to {self.north}", where=where, remedy="Give south below north"
             )  # fmt: skip
         if self.west == self.east:
             raise InputError(
                 f"longitudes from {self.west} to {self.east}",
                 where=where,
-                remedy="give a width; all around is -180, 180",
+                remedy="Give a width; all around is -180, 180",
             )
 
     @property
@@ -194,13 +194,13 @@ class Polygon:
             raise InputError(
                 f"an empty or unsuitable geometry ({geometry.geom_type})",
                 where=where,
-                remedy="give a polygon",
+                remedy="Give a polygon",
             )
         object.__setattr__(self, "crs", crs)
         flat = _unrolled(geometry, where) if crs.is_geographic else geometry
         if not flat.is_valid:
             raise InputError(
-                "the outline crosses itself", where=where, remedy="mend it, for instance shapely.make_valid"
+                "the outline crosses itself", where=where, remedy="Mend it, for instance shapely.make_valid"
             )  # fmt: skip
         object.__setattr__(self, "_flat", flat)
 
@@ -213,7 +213,7 @@ class Polygon:
 
         points = list(points)
         if len(points) < 3:
-            raise InputError(f"{len(points)} points", where=name or "polygon", remedy="give 3 or more")  # fmt: skip
+            raise InputError(f"{len(points)} points", where=name or "polygon", remedy="Give 3 or more")  # fmt: skip
         return cls(shapely.Polygon(points), crs, name, abbreviation)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
@@ -315,7 +315,7 @@ def as_regions(obj: Any) -> list[Region]:
         raise InputError(
             f"{type(wrong[0]).__name__} is no region" if wrong else "there is no region",
             where="regions",
-            remedy="give lunarray.geo.Circle, Box or Polygon, a GeoDataFrame, or a vector file",
+            remedy="Give lunarray.geo.Circle, Box or Polygon, a GeoDataFrame, or a vector file",
         )
     return regions
 
@@ -328,7 +328,7 @@ def _from_frame(frame: Any, where: str) -> list[Region]:
         name = str(row[column]) if column else f"region {number + 1}"
         out.append(Polygon(row.geometry, frame.crs, name, str(row[short]) if short else ""))
     if not out:
-        raise InputError("there is no region", where=where, remedy="give polygons")
+        raise InputError("there is no region", where=where, remedy="Give polygons")
     return out
 
 
@@ -373,7 +373,7 @@ def region_grid(region: Region, resolution: float, crs: Any = "geographic") -> G
         x, y = from_lonlat(target, lon, lat)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise GridError(
-            "the region does not fit in this projection", where=region.name or "region", remedy="choose another CRS"
+            "the region does not fit in this projection", where=region.name or "region", remedy="Choose another CRS"
         )  # fmt: skip
     return lunar_grid(target, resolution, (x.min(), y.min(), x.max(), y.max()))
 
@@ -417,7 +417,7 @@ def region_shape(region: Region, crs: Any) -> BaseGeometry:
 def _check_place(lon: float, lat: float, where: str) -> None:
     if not (math.isfinite(lon) and -90 <= lat <= 90):
         raise InputError(
-            f"longitude {lon}, latitude {lat}", where=where, remedy="give degrees, latitudes within ±90"
+            f"longitude {lon}, latitude {lat}", where=where, remedy="Give degrees, latitudes within ±90"
         )  # fmt: skip
 
 
@@ -448,7 +448,7 @@ def _unrolled(geometry: BaseGeometry, where: str) -> BaseGeometry:
             hole[:, 0] += 360.0 * round((middle - hole[:, 0].mean()) / 360.0)
             holes.append(hole)
         if np.abs(shell[:, 1]).max() > 90:
-            raise InputError("latitudes beyond ±90°", where=where, remedy="give degrees (lon, lat)")
+            raise InputError("latitudes beyond ±90°", where=where, remedy="Give degrees (lon, lat)")
         parts.append(shapely.Polygon(shell, holes))
     return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
 

@@ -120,7 +120,7 @@ def reproject(
         if set(spatial) <= set(variable.dims)
     }
     if not maps:
-        raise InputError("no map to reproject", remedy="give variables on (y, x) or (lat, lon)")
+        raise InputError("no map to reproject", remedy="Give variables on (y, x) or (lat, lon)")
     return assign_grid(typed(xr.Dataset(maps, attrs=dict(obj.attrs))), target)
 
 
@@ -129,7 +129,7 @@ def check_method(method: str, min_valid: float) -> None:
     require_choice("method", method, METHODS)
     if not 0 < min_valid <= 1:
         raise InputError(
-            f"{min_valid} is no share", where="min_valid", remedy="give more than 0, at most 1"
+            f"{min_valid} is no share", where="min_valid", remedy="Give more than 0, at most 1"
         )
 
 
@@ -149,7 +149,7 @@ def _own_method(array: xr.DataArray, method: str) -> str:
     kind = array.dtype.kind
     if kind not in "fiub":
         raise InputError(
-            f"values of type {array.dtype}", where=str(array.name), remedy="give numbers"
+            f"values of type {array.dtype}", where=str(array.name), remedy="Give numbers"
         )
     flags = kind != "f" and {"flag_values", "flag_masks"} & set(array.attrs)
     return "nearest" if method == "auto" and (kind == "b" or flags) else method

@@ -59,7 +59,7 @@ def read_vectors(
         path = os.path.expanduser(os.fspath(vectors))
         where = path
         if not os.path.exists(path):
-            raise InputError("no such file", where=path, remedy="give the path of one to read")
+            raise InputError("no such file", where=path, remedy="Give the path of one to read")
         try:
             # GeoPackages keep styles in a layer without geometry.
             layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
@@ -68,7 +68,7 @@ def read_vectors(
             raise InputError(
                 f"cannot be read as vectors ({error})",
                 where=path,
-                remedy="give a GeoPackage, a shapefile or another file that OGR reads",
+                remedy="Give a GeoPackage, a shapefile or another file that OGR reads",
             ) from error
     elif hasattr(vectors, "geometry") and hasattr(vectors, "crs"):
         frame = vectors
@@ -76,7 +76,7 @@ def read_vectors(
         raise InputError(
             f"{type(vectors).__name__} is no set of vectors",
             where=where,
-            remedy="give a GeoDataFrame or a vector file",
+            remedy="Give a GeoDataFrame or a vector file",
         )
     if frame.crs is None and crs is None:
         beside = (
@@ -87,7 +87,7 @@ def read_vectors(
         raise GridError(
             f"the vectors have no coordinate reference system{beside}",
             where=where,
-            remedy="give crs=, for instance crs='geographic' for lunar longitudes and latitudes",
+            remedy="Give crs=, for instance crs='geographic' for lunar longitudes and latitudes",
         )
     known = require_body(frame.crs if crs is None else crs, body, where)
     frame = frame.set_crs(known.to_wkt(), allow_override=True)
@@ -128,7 +128,7 @@ def transform_geometry(
         raise BodyMismatchError(
             f"{source.name!r} and {target.name!r} are of different bodies",
             where="crs",
-            remedy="give vectors of the body that the image is of",
+            remedy="Give vectors of the body that the image is of",
         )
     shapes = np.asarray(geometries, dtype=object)
     period = period_of(target)

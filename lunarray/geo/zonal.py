@@ -67,13 +67,13 @@ def region_statistics(
         raise InputError(
             f"no map: the dimensions are {tuple(map(str, ds.dims))}",
             where="region_statistics",
-            remedy="give dimensions (y, x) or (lat, lon)",
+            remedy="Give dimensions (y, x) or (lat, lon)",
         )
     names = _maps(ds, dims, variables)
     levels = [float(p) for p in percentiles]
     if any(not 0 <= p <= 100 for p in levels):
         raise InputError(
-            f"percentiles {levels}", where="percentiles", remedy="give numbers from 0 to 100"
+            f"percentiles {levels}", where="percentiles", remedy="Give numbers from 0 to 100"
         )
     geobox = geobox_of(ds)
     lazy = any(ds[n].chunks is not None for n in names)
@@ -118,7 +118,7 @@ def _maps(ds: xr.Dataset, dims: tuple[str, str], variables: Sequence[str] | None
         raise InputError(
             f"no map {', '.join(map(str, lacking))}" if lacking else "there is no map",
             where="variables",
-            remedy=f"choose among {', '.join(map(str, ds.data_vars)) or 'none'}",
+            remedy=f"Choose among {', '.join(map(str, ds.data_vars)) or 'none'}",
         )
     return names
 

@@ -83,7 +83,7 @@ def metrics(
         raise InputError(
             f"a {type(predicted).__name__} against a {type(reference).__name__}",
             where="metrics",
-            remedy="give two Datasets or two DataArrays",
+            remedy="Give two Datasets or two DataArrays",
         )
     names = choose_oxides(oxides, "metrics", predicted=predicted, reference=reference)
     tables = [_finish(_moments_of(predicted[o], reference[o], o)) for o in names]
@@ -106,7 +106,7 @@ def _moments_of(predicted: xr.DataArray, reference: xr.DataArray, where: str) ->
         other = [d for d in predicted.dims if not _same_coordinate(predicted, reference, d)]
         fault = f"predicted and reference differ in the coordinate {other[0]!r}" if other else ""
     if fault:
-        raise InputError(fault, where=where, remedy="bring both to the same grid or samples first")
+        raise InputError(fault, where=where, remedy="Bring both to the same grid or samples first")
     f, y = predicted.data, reference.transpose(*predicted.dims).data
     if not any(map(dask.is_dask_collection, (f, y))):
         return _moments(f, y)

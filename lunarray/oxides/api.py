@@ -229,7 +229,7 @@ def mg_number(ds: xr.Dataset) -> xr.DataArray:
         raise InputError(
             f"no variable {' and '.join(missing)}",
             where="mg_number",
-            remedy="Pass the result of invert_oxides",
+            remedy="Give the result of invert_oxides",
         )
     magnesium = ds["MgO"] / np.float32(MOLAR_MASS["MgO"])
     both = magnesium + ds["FeO"] / np.float32(MOLAR_MASS["FeO"])
@@ -328,10 +328,10 @@ def atlas(
     given = {"north": north, "south": south}
     cubes = {pole: cube for pole, cube in given.items() if cube is not None}
     if not cubes:
-        raise InputError("there is no cube", where="atlas", remedy="give the north, the south, or both")  # fmt: skip
+        raise InputError("there is no cube", where="atlas", remedy="Give the north, the south, or both")  # fmt: skip
     if not 0 <= abs(latitude) < 90:
         raise InputError(
-            f"{latitude} degrees", where="latitude", remedy="give 0 or more and less than 90"
+            f"{latitude} degrees", where="latitude", remedy="Give 0 or more and less than 90"
         )
     result: dict[str, xr.Dataset] = {}
     for pole, cube in cubes.items():
@@ -376,7 +376,7 @@ def polar_cap(
         raise GridError(
             f"the grid is {f'of the {name} pole' if name in POLES else 'not polar'}",
             where=pole or "cube",
-            remedy=f"give a cube in IAU_2015:{30130 if pole != 'south' else 30135}, "
+            remedy=f"Give a cube in IAU_2015:{30130 if pole != 'south' else 30135}, "
             f"for instance by .lunar.grid({pole or 'north'!r})",
         )
     sign = 1 if name == "north" else -1
@@ -386,7 +386,7 @@ def polar_cap(
         raise GridError(
             f"it does not reach {abs(latitude):g}°",
             where=pole or name,
-            remedy="give a cube nearer to the pole, or a lower latitude",
+            remedy="Give a cube nearer to the pole, or a lower latitude",
         )
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     window = {"y": slice(rows[0], rows[-1] + 1), "x": slice(columns[0], columns[-1] + 1)}
@@ -498,7 +498,7 @@ def region_maps(
     names = [n for n in table_variables(result) if n in reference]
     if not names:
         raise InputError(
-            "no variable is in both", where="region_maps", remedy="give maps of the same oxides"
+            "no variable is in both", where="region_maps", remedy="Give maps of the same oxides"
         )
     if resolution is None:
         metres = pixel_size(geobox_of(result))

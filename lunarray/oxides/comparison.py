@@ -31,7 +31,7 @@ def matched(
             raise InputError(
                 "a Dataset and a DataArray of another name",
                 where="difference",
-                remedy="give both as Datasets, or both as DataArrays",
+                remedy="Give both as Datasets, or both as DataArrays",
             )
     if isinstance(result, xr.Dataset):
         common = [n for n in table_variables(result) if n in reference] or [
@@ -43,7 +43,7 @@ def matched(
             raise InputError(
                 f"not in both: {', '.join(lacking)}" if lacking else "no variable is in both",
                 where="variables",
-                remedy=f"the result has {', '.join(map(str, result.data_vars))}; the reference has "
+                remedy=f"The result has {', '.join(map(str, result.data_vars))}; the reference has "
                 f"{', '.join(map(str, reference.data_vars))}",
             )
         result, reference = result[names], reference[names]

@@ -33,6 +33,6 @@ def choose_oxides(
         raise InputError(
             f"no variable {', '.join(missing)}" if missing else none,
             where=where,
-            remedy=f"name the variables by oxide: {', '.join(OXIDES)}",
+            remedy=f"Name the variables by oxide: {', '.join(OXIDES)}",
         )
     return tuple(oxides)

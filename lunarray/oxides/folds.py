@@ -61,14 +61,14 @@ class FoldData(NamedTuple):
             raise InputError(
                 f"{len(spectra)} spectra and {len(targets)} targets",
                 where="targets",
-                remedy="give one row of oxides per spectrum",
+                remedy="Give one row of oxides per spectrum",
             )
         others = None if self.others is None else np.asarray(self.others, np.float32)
         if others is not None and others.shape != spectra.shape:
             raise InputError(
                 f"shape {others.shape}, beside spectra {spectra.shape}",
                 where="others",
-                remedy="give as many spectra on the same bands",
+                remedy="Give as many spectra on the same bands",
             )
         return FoldData(spectra, targets, others)
 
@@ -183,15 +183,15 @@ def train_folds(
 def _checked_folds(left_out: Sequence[np.ndarray], samples: int) -> list[np.ndarray]:
     folds = [np.unique(np.asarray(index, np.int64)) for index in left_out]
     if not folds:
-        raise InputError("no fold", where="left_out", remedy="give one or more")
+        raise InputError("no fold", where="left_out", remedy="Give one or more")
     for i, index in enumerate(folds):
         if index.size and (index[0] < 0 or index[-1] >= samples):
-            raise InputError("samples that are not there", where=f"fold {i}", remedy="give indices")
+            raise InputError("samples that are not there", where=f"fold {i}", remedy="Give indices")
         if samples - index.size < 2:
             raise InputError(
                 f"{samples - index.size} training samples of {samples}",
                 where=f"fold {i}",
-                remedy="batch normalisation needs at least 2: give more samples or smaller folds",
+                remedy="Batch normalisation needs at least 2: give more samples or smaller folds",
             )
     return folds
 
@@ -204,7 +204,7 @@ def choose_backend(backend: Backend, device: Device) -> tuple[Backend, str]:
         backend = "stacked" if place == "cuda" else "fused"
     if backend == "fused" and place == "cuda":
         raise InputError(
-            "the fused kernel runs on the CPU", where="backend", remedy='use "stacked"'
+            "the fused kernel runs on the CPU", where="backend", remedy='Use "stacked"'
         )
     return backend, place
 

@@ -22,12 +22,12 @@ def _spectra(x: ArrayLike, bands: int) -> NDArray:
     x = np.asarray(x)
     if x.ndim != 2:
         raise InputError(
-            f"an array of {x.ndim} dimensions", where="x", remedy="pass (pixel, bands)"
+            f"an array of {x.ndim} dimensions", where="x", remedy="Give (pixel, bands)"
         )
     if x.shape[1] != bands:
-        raise BandMismatchError(f"{x.shape[1]} bands", where="x", remedy=f"the model needs {bands}")
+        raise BandMismatchError(f"{x.shape[1]} bands", where="x", remedy=f"The model needs {bands}")
     if x.dtype.kind not in "fiu":
-        raise InputError(f"data of type {x.dtype}", where="x", remedy="pass real numbers")
+        raise InputError(f"data of type {x.dtype}", where="x", remedy="Give real numbers")
     return x
 
 
@@ -106,7 +106,7 @@ class FusedCNN:
                 raise ModelError(
                     f"convolution weights of shape {weight.shape}",
                     where=f"block {n + 1}",
-                    remedy=f"expected (channels, {widths[n]}, 3)",
+                    remedy=f"It must be (channels, {widths[n]}, 3)",
                 )
         bands, targets = x_mean.size, y_mean.size
         shapes = {
@@ -119,7 +119,7 @@ class FusedCNN:
         }
         for name, (array, shape) in shapes.items():
             if array.shape != shape:
-                raise ModelError(f"shape {array.shape}", where=name, remedy=f"expected {shape}")
+                raise ModelError(f"shape {array.shape}", where=name, remedy=f"It must be {shape}")
         if not bands or not targets:
             raise ModelError(f"a model of {bands} bands and {targets} targets", where="x_mean")
         if not (x_std > 0).all():
@@ -172,7 +172,7 @@ class FusedCNN:
             )
         except KeyError as error:
             raise ModelError(
-                f"no tensor {error}", where="state", remedy="pass the state of an OxideCNN"
+                f"no tensor {error}", where="state", remedy="Give the state of an OxideCNN"
             ) from error
 
     def __call__(self, x: ArrayLike) -> NDArray[np.float32]:

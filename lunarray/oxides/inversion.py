@@ -175,14 +175,14 @@ def with_uncertainty(spec: ModelSpec) -> tuple[ModelSpec, intervals.Calibration]
         raise ModelError(
             "a model of one's own brings no calibration of its errors",
             where=spec.loader,
-            remedy="leave uncertainty=False",
+            remedy="Leave uncertainty=False",
         )
     calibration = load_calibration(spec.weights)
     if calibration is None:
         raise ModelError(
             "the model has no calibration of its errors",
             where=spec.weights,
-            remedy="train with folds, or leave uncertainty=False",
+            remedy="Train with folds, or leave uncertainty=False",
         )
     if read_header(spec.weights).get("members", 0) < 2:
         return spec, calibration

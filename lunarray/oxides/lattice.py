@@ -29,7 +29,7 @@ def _lattice(given: Any, name: str) -> np.ndarray:
     if isinstance(given, tuple) and len(given) == 3:
         first, last, step = map(float, given)
         if not (np.isfinite([first, last, step]).all() and step > 0 and last >= first):
-            raise InputError(f"{given}", where=name, remedy="give (first, last, step)")
+            raise InputError(f"{given}", where=name, remedy="Give (first, last, step)")
         values = first + step * np.arange(int(np.floor((last - first) / step + 1e-9)) + 1)
     else:
         values = np.atleast_1d(np.asarray(given, np.float64)).ravel()
@@ -39,7 +39,7 @@ def _lattice(given: Any, name: str) -> np.ndarray:
         or (name == "lat" and np.abs(values).max() > 90)
     ):
         raise InputError(
-            f"{values.size} values that do not make sense", where=name, remedy="give degrees"
+            f"{values.size} values that do not make sense", where=name, remedy="Give degrees"
         )
     return values
 

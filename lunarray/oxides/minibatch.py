@@ -48,7 +48,7 @@ def train_network(
         raise InputError(
             f"{samples} spectra and {len(targets)} targets",
             where="targets",
-            remedy="give one row of oxides per spectrum, and at least 2",
+            remedy="Give one row of oxides per spectrum, and at least 2",
         )
     rng = np.random.default_rng(settings.seed)
 

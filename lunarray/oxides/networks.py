@@ -97,6 +97,6 @@ def finite_rows(array: np.ndarray, name: str) -> np.ndarray:
         raise InputError(
             f"shape {array.shape}, or values that are not finite",
             where=name,
-            remedy="give a finite array (sample, column)",
+            remedy="Give a finite array (sample, column)",
         )
     return array

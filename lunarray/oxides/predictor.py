@@ -49,7 +49,7 @@ def load_ensemble(path: str | os.PathLike[str], device: str) -> _Network:
         raise ModelError(
             f"an ensemble of {count}",
             where=path,
-            remedy="train with folds and members=2 or more",
+            remedy="Train with folds and members=2 or more",
         )
     members = [_networks(header, tensors, path, device, member) for member in range(count)]
 

@@ -87,7 +87,7 @@ def region_table(
         raise InputError(
             "these are no statistics of regions",
             where="region_table",
-            remedy="give the result of region_statistics",
+            remedy="Give the result of region_statistics",
         )
     names = list(variables) if variables is not None else table_variables(statistics)
     lacking = [n for n in names if n not in statistics]
@@ -96,7 +96,7 @@ def region_table(
         raise InputError(
             f"there is no {', '.join(map(str, lacking))}",
             where="region_table",
-            remedy=f"choose among {', '.join(map(str, statistics.data_vars))} and "
+            remedy=f"Choose among {', '.join(map(str, statistics.data_vars))} and "
             f"{', '.join(map(str, statistics['statistic'].values))}",
         )
     chosen = statistics[names].sel(statistic=list(columns)).compute()

@@ -262,7 +262,7 @@ def select_samples(samples: xr.Dataset) -> xr.Dataset:
         raise InputError(
             f"no usable sample is left of {total}" + (f" ({why})" if why else ""),
             where="samples",
-            remedy="check the maps for missing data, or loosen min_spectra, min_reference or the screen's tolerance",
+            remedy="Check the maps for missing data, or loosen min_spectra, min_reference or the screen's tolerance",
         )
     return result.assign_attrs({**counts, "samples": int(result.sizes["sample"])})
 
@@ -273,14 +273,14 @@ def sampled_spectra(samples: Any, where: str) -> xr.DataArray:
         raise InputError(
             f"a {type(samples).__name__} is not a Dataset",
             where=where,
-            remedy="give samples with spectra and oxides (build_samples)",
+            remedy="Give samples with spectra and oxides (build_samples)",
         )
     spectra = spectra_of(samples, where)
     if set(spectra.dims) != {"sample", "wavelength"}:
         raise InputError(
             f"the reflectance has dimensions {tuple(map(str, spectra.dims))}, not ('sample', 'wavelength')",
             where=where,
-            remedy="take samples from maps first (build_samples), or name the dimension 'sample'",
+            remedy="Take samples from maps first (build_samples), or name the dimension 'sample'",
         )
     return spectra.transpose("sample", "wavelength")
 
@@ -304,7 +304,7 @@ def _reference_errors(given: Mapping[str, float] | None, names: Sequence[str]) -
         raise InputError(
             f"no oxide {', '.join(unknown)}" if unknown else f"not a standard deviation: {errors}",
             where="reference_std",
-            remedy=f"give wt% of some of {', '.join(names)}, 0 or more",
+            remedy=f"Give wt% of some of {', '.join(names)}, 0 or more",
         )
     return errors
 
@@ -316,7 +316,7 @@ def _screens(screen: Screen, names: Sequence[str]) -> list[xr.DataArray]:
         raise InputError(
             f"screening by {screen.oxide}, which is not among the oxides taken",
             where="screen",
-            remedy=f"choose from {', '.join(names)}",
+            remedy=f"Choose from {', '.join(names)}",
         )
     return maps
 
@@ -329,7 +329,7 @@ def _require_overlap(inside: Sequence[np.ndarray]) -> None:
     raise InputError(
         f"no point of the lattice lies on all maps: of {inside[0].size} points, {held}",
         where="build_samples",
-        remedy="check that the maps overlap, and choose lon and lat where they do",
+        remedy="Check that the maps overlap, and choose lon and lat where they do",
     )
 
 
@@ -365,7 +365,7 @@ def _several(given: Any) -> list[Any]:
     raise InputError(
         f"a {type(given).__name__} is neither a map nor several",
         where="build_samples",
-        remedy="give a Dataset or DataArray, or a list or dict of them",
+        remedy="Give a Dataset or DataArray, or a list or dict of them",
     )
 
 
@@ -377,7 +377,7 @@ def _on_grid(obj: xr.DataArray, *before: str) -> xr.DataArray:
         raise GridError(
             f"it has dimensions {tuple(map(str, obj.dims))} instead of {dims}",
             where=str(obj.name or "map"),
-            remedy="select one of what is more: .isel(...)",
+            remedy="Select one of what is more: .isel(...)",
         )
     return obj.transpose(*dims)
 
@@ -386,7 +386,7 @@ def _cubes(given: Any) -> list[xr.DataArray]:
     """Cubes as (wavelength, row, column), all at the same wavelengths."""
     cubes = [_on_grid(spectra_of(obj, "build_samples"), "wavelength") for obj in _several(given)]
     if not cubes:
-        raise InputError("no cube", where="cube", remedy="give one cube or several")
+        raise InputError("no cube", where="cube", remedy="Give one cube or several")
     first = cubes[0]["wavelength"].values
     for cube in cubes[1:]:
         other = cube["wavelength"].values
@@ -394,7 +394,7 @@ def _cubes(given: Any) -> list[xr.DataArray]:
             raise BandMismatchError(
                 f"cubes of {first.size} and {other.size} bands, or at other wavelengths",
                 where="cube",
-                remedy="bring them to the same: .lunar.resample_bands(lunarray.sp.WAVELENGTHS_150)",
+                remedy="Bring them to the same: .lunar.resample_bands(lunarray.sp.WAVELENGTHS_150)",
             )
     return cubes
 
@@ -412,18 +412,18 @@ def _maps(given: Any, names: Sequence[str], where: str) -> list[list[xr.DataArra
             raise InputError(
                 f"a {type(obj).__name__} does not tell the oxides",
                 where=where,
-                remedy="give a Dataset of oxides by name, or a DataArray with coordinate 'oxide'",
+                remedy="Give a Dataset of oxides by name, or a DataArray with coordinate 'oxide'",
             )
         missing = [name for name in names if name not in obj]
         if missing:
             raise InputError(
                 f"no variable {' and '.join(missing)} (it has {', '.join(map(str, obj.data_vars)) or 'none'})",
                 where=where,
-                remedy="name the maps by oxide, or take fewer: oxides=(...)",
+                remedy="Name the maps by oxide, or take fewer: oxides=(...)",
             )
         result.append([_on_grid(obj[name]) for name in names])
     if not result:
-        raise InputError("no map", where=where, remedy="give one Dataset or several")
+        raise InputError("no map", where=where, remedy="Give one Dataset or several")
     return result
 
 

@@ -192,9 +192,9 @@ def _deal(
     counted = f"{count} usable sample{'' if count == 1 else 's'}"
     each = folds == "leave-one-out"
     if (folds is None and count < 2) or (each and count < 3):
-        remedy = "leave-one-out needs three: " if each else ""
+        note = "Leave-one-out needs three: batch" if each else "Batch"
         raise InputError(
-            counted, where="samples", remedy=f"{remedy}batch normalisation needs at least two"
+            counted, where="samples", remedy=f"{note} normalisation needs at least two"
         )
     if folds is None:
         return (np.empty(0, np.int64),)
@@ -204,7 +204,7 @@ def _deal(
         raise InputError(
             f"{folds} folds of {counted}",
             where="folds",
-            remedy="give at least 2 and at most the number of samples, or 'leave-one-out'",
+            remedy="Give at least 2 and at most the number of samples, or 'leave-one-out'",
         )
     if by is None:
         order = np.random.default_rng(seed).permutation(count)
@@ -214,7 +214,7 @@ def _deal(
         raise InputError(
             f"no coordinate {by!r} of the samples",
             where="by",
-            remedy=f"choose from {', '.join(map(str, samples.coords))}",
+            remedy=f"Choose from {', '.join(map(str, samples.coords))}",
         )
     return tuple(np.sort(part) for part in np.array_split(order, folds))
 
@@ -309,7 +309,7 @@ def search(
     """
     if not len(n) or not len(learning_rate):
         raise InputError(
-            "nothing to try", where="search", remedy="give widths n and learning rates"
+            "nothing to try", where="search", remedy="Give widths n and learning rates"
         )
     settings = settings or TrainSettings()
     samples = select_samples(samples)
@@ -337,14 +337,14 @@ def _match(pixels: xr.Dataset, samples: xr.Dataset) -> xr.Dataset:
     """The single-pixel spectra of the samples, in their order; NaN for those that have none."""
     for ds, name in ((pixels, "pixels"), (samples, "samples")):
         if "lon" not in ds.coords or "lat" not in ds.coords:
-            raise InputError("no coordinates lon and lat", where=name, remedy="use build_samples")
+            raise InputError("no coordinates lon and lat", where=name, remedy="Use build_samples")
     spectra = pixels["reflectance"].transpose("sample", "wavelength").load()
     wanted = samples["reflectance"]["wavelength"].values
     if spectra.sizes["wavelength"] != wanted.size or not np.allclose(
         spectra["wavelength"], wanted, atol=0.1
     ):
         raise InputError(
-            "other wavelengths than the samples", where="pixels", remedy="give the same"
+            "other wavelengths than the samples", where="pixels", remedy="Give the same"
         )
     place = {
         key: i for i, key in enumerate(zip(pixels["lon"].values, pixels["lat"].values, strict=True))
@@ -359,7 +359,7 @@ def _match(pixels: xr.Dataset, samples: xr.Dataset) -> xr.Dataset:
         raise InputError(
             "no pixel at the place of a sample",
             where="pixels",
-            remedy="use the lattice of the samples",
+            remedy="Use the lattice of the samples",
         )
     values = np.where((index >= 0)[:, None], spectra.values[index], np.float32(np.nan))
     values[~np.isfinite(values).all(axis=1)] = np.nan

@@ -81,13 +81,13 @@ def calibrate(
         raise InputError(
             f"predicted {f.shape}, measured {y.shape}, spread {v.shape}, measured_std {w.shape}",
             where="calibrate",
-            remedy="give arrays (sample, oxide) of one shape",
+            remedy="Give arrays (sample, oxide) of one shape",
         )
     if not (np.isfinite(w) & (w >= 0)).all():
         raise InputError(
             "standard deviations of the reference that are negative or not finite",
             where="measured_std",
-            remedy="give wt%, 0 where the reference is exact",
+            remedy="Give wt%, 0 where the reference is exact",
         )
     good = np.isfinite(f).all(axis=1) & np.isfinite(y).all(axis=1) & np.isfinite(v).all(axis=1)
     f, y, v, w = f[good], y[good], v[good], w[good] ** 2
@@ -96,7 +96,7 @@ def calibrate(
         raise InputError(
             f"{count} samples with predictions while left out",
             where="calibrate",
-            remedy="leave out, and so predict, at least two samples",
+            remedy="Leave out, and so predict, at least two samples",
         )
     error = np.abs(f - y)
     # Errors of exactly zero everywhere would give a scale of zero and scores of 0/0.
@@ -169,7 +169,7 @@ def quantile(calibration: Calibration, level: float) -> np.ndarray:
             f"an interval of level {level:g} needs at least {math.ceil(level / (1 - level))} calibration samples "
             f"and the model has {count}",
             where="level",
-            remedy="ask for a lower level, or train with more samples",
+            remedy="Ask for a lower level, or train with more samples",
         )
     kept = calibration.scores.shape[1]
     # Of thinned scores the next higher one: the interval is never narrower for it.

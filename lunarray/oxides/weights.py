@@ -27,7 +27,7 @@ _CALIBRATION = "calibration."
 _NETWORK = "network."
 _MEMBER = "member."
 _REMEDY = (
-    "give a file written by lunarray.oxides.save_oxide_cnn, "
+    "Give a file written by lunarray.oxides.save_oxide_cnn, "
     "or leave model out for the one that comes with lunarray"
 )
 FORMAT = WeightsFormat(
@@ -87,7 +87,7 @@ def save_oxide_cnn(
             f"{len(centres)} wavelengths and {len(oxides)} oxides "
             f"for a model of {'/'.join(map(str, sorted(bands)))} bands and {sum(outputs)} outputs",
             where=path,
-            remedy="give one wavelength per band and one name per output",
+            remedy="Give one wavelength per band and one name per output",
         )
     tensors = _tensors(networks)
     for index, member in enumerate(members):
@@ -96,7 +96,7 @@ def save_oxide_cnn(
             raise ModelError(
                 f"member {index} has other bands or outputs than the model",
                 where=path,
-                remedy="give networks like the model's",
+                remedy="Give networks like the model's",
             )
         tensors |= {f"{_MEMBER}{index}.{name}": a for name, a in _tensors(own).items()}
     if novelty is not None:
@@ -182,7 +182,7 @@ def load_oxide_cnn(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> OxideCNN:
         raise ModelError(
             f"the file holds {len(networks)} networks",
             where=path,
-            remedy="use it with invert_oxides(model=...), or read them all with lunarray.oxides.weights.load_networks",
+            remedy="Use it with invert_oxides(model=...), or read them all with lunarray.oxides.weights.load_networks",
         )
     return networks[0]
 

@@ -96,7 +96,7 @@ def save(figure: Figure, path: str | os.PathLike[str] | None, dpi: float) -> Non
         raise InputError(
             f"pictures are not written as {path.suffix or 'files without suffix'}",
             where=path,
-            remedy="use .png, .pdf or .svg",
+            remedy="Use .png, .pdf or .svg",
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -197,7 +197,7 @@ def chosen(
         raise InputError(
             f"there is no variable {', '.join(map(repr, lacking))}" if lacking else nothing,
             where="variables",
-            remedy="choose among " + (", ".join(map(str, shared)) or "none"),
+            remedy="Choose among " + (", ".join(map(str, shared)) or "none"),
         )
     return names
 
@@ -230,7 +230,7 @@ def flat_map(array: xr.DataArray) -> xr.DataArray:
         raise InputError(
             f"a map has two dimensions, not {tuple(map(str, array.dims))}",
             where=str(array.name),
-            remedy="select one wavelength or layer, .isel(wavelength=0)",
+            remedy="Select one wavelength or layer, .isel(wavelength=0)",
         )
     return array
 
@@ -242,7 +242,7 @@ def map_dims(array: xr.DataArray) -> tuple[str, str]:
         raise InputError(
             f"this is no map: its dimensions are {tuple(map(str, array.dims))}",
             where=str(array.name),
-            remedy="give dimensions (y, x) or (lat, lon)",
+            remedy="Give dimensions (y, x) or (lat, lon)",
         )
     return dims
 
@@ -263,7 +263,7 @@ def require_pole(array: xr.DataArray | xr.Dataset) -> str:
         raise GridError(
             "the map is not in polar stereographic projection",
             where=str(getattr(array, "name", "atlas")),
-            remedy="use lunarray.plot.maps, or a map in IAU_2015:30130 or 30135",
+            remedy="Use lunarray.plot.maps, or a map in IAU_2015:30130 or 30135",
         )
     return pole
 

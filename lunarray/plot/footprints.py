@@ -78,7 +78,7 @@ def footprints(
         raise InputError(
             f"no abundance of {element} with corners",
             where="footprints",
-            remedy="give what lunarray.xrf.fit_elements gives",
+            remedy="Give what lunarray.xrf.fit_elements gives",
         )
     require_choice("projection", projection, ("orthographic", "equirectangular"))
     lon, lat, values = dask.compute(

@@ -148,7 +148,7 @@ def agreement(
         both = _both(detected, reference, view)
         view.draw_mask(axis, both, frame, part.get_array().shape, colours)
     elif any(masks):
-        raise InputError("a mask and polygons", where="agreement", remedy="give two of a kind")
+        raise InputError("a mask and polygons", where="agreement", remedy="Give two of a kind")
     else:
         pieces = _pieces(detected, reference)
         view.require_place("polygons")
@@ -285,7 +285,7 @@ def training_curves(
     names = [n for n in ("loss", "precision", "recall", "F1") if n in history]
     if "epoch" not in history.dims or not names:
         raise InputError(
-            "no training history", where="history", remedy="give the history of a FractureFit"
+            "no training history", where="history", remedy="Give the history of a FractureFit"
         )
     figure = new_figure(3.4 * len(names), 3.2)
     axes = figure.subplots(1, len(names), squeeze=False)[0]
@@ -347,7 +347,7 @@ def _pieces(detected: Any, reference: Any) -> Any:
         raise InputError(
             "a comparison without polygons" if whole else "lines have no area",
             where="agreement",
-            remedy="compare two sets of polygons" if whole else "give polygons or masks",
+            remedy="Compare two sets of polygons" if whole else "Give polygons or masks",
         )
     return detected.pieces
 

@@ -80,7 +80,7 @@ def maps(
     else:
         raise InputError(
             f"neither maps nor tracks: the dimensions are {tuple(map(str, ds.dims))}",
-            remedy="give dimensions (y, x), (lat, lon) or observation",
+            remedy="Give dimensions (y, x), (lat, lon) or observation",
         )
     return finish(figure, output, fontsize=13)
 
@@ -170,14 +170,14 @@ def _require_same_grid(truth: xr.Dataset, result: xr.Dataset) -> None:
     dims = spatial_dims(result)
     if dims is None or spatial_dims(truth) != dims:
         raise GridError(
-            "truth and result are not maps with the same dimensions", remedy="grid both alike first"
+            "truth and result are not maps with the same dimensions", remedy="Grid both alike first"
         )
     for dim in dims:
         if truth.sizes[dim] != result.sizes[dim] or not np.allclose(truth[dim], result[dim]):
             raise GridError(
                 "truth and result are not on the same grid",
                 where=dim,
-                remedy="grid both alike first",
+                remedy="Grid both alike first",
             )
 
 

@@ -101,12 +101,12 @@ def polar_map(
             raise InputError(
                 f"both maps are of the {pole} pole",
                 where=str(array.name),
-                remedy="give one of each",
+                remedy="Give one of each",
             )
         panels[pole] = array
     if not panels:
         raise InputError(
-            "there is nothing to draw", remedy="give a map of the north or the south pole, or both"
+            "there is nothing to draw", remedy="Give a map of the north or the south pole, or both"
         )
     scale = limits([array.values for array in panels.values()], vmin, vmax)
     figure = new_figure(4.6 * len(panels) + 0.4, 5.5)
@@ -250,7 +250,7 @@ def _poles(atlas: Any) -> dict[str, xr.Dataset]:
     given = [atlas] if isinstance(atlas, xr.Dataset) else atlas.values()
     out = {require_pole(ds): ds for ds in given}
     if not out:
-        raise InputError("there is nothing to draw", where="atlas", remedy="give one pole or both")
+        raise InputError("there is nothing to draw", where="atlas", remedy="Give one pole or both")
     return {pole: out[pole] for pole in ("north", "south") if pole in out}
 
 

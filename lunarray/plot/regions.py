@@ -76,7 +76,7 @@ def region_triptychs(
         raise InputError(
             f"there is no {variable!r} with reference, result and difference",
             where="variable",
-            remedy="give results of region_maps",
+            remedy="Give results of region_maps",
         )
     arrays = [ds[variable].compute() for ds in sets]
     differences = [array.sel(panel="difference").values for array in arrays]
@@ -174,7 +174,7 @@ def region_bars(
     """
     if not {"region", "statistic"} <= set(statistics.dims):
         raise InputError(
-            "these are no statistics of regions", where="statistics", remedy="give the result of region_statistics"
+            "these are no statistics of regions", where="statistics", remedy="Give the result of region_statistics"
         )  # fmt: skip
     names = chosen(variables, statistics, default=all_variables)
     stats = statistics[names].compute()
@@ -278,7 +278,7 @@ def region_map(
         raise GridError(
             "none of the regions lies on the map",
             where=str(array.name),
-            remedy="give a map of their pole",
+            remedy="Give a map of their pole",
         )
     part = decimate(array.isel(x=np.flatnonzero(inside_x), y=np.flatnonzero(inside_y)), max_pixels)
     scale = limits([part.values], vmin, vmax)

@@ -59,7 +59,7 @@ def correlation_curves(
         raise InputError(
             f"the dimensions are {tuple(map(str, correlation.dims))}",
             where="correlation",
-            remedy="give the result of band_correlation",
+            remedy="Give the result of band_correlation",
         )
     values = correlation.transpose("oxide", "wavelength").compute()
     nm = values["wavelength"].values
@@ -182,7 +182,7 @@ def prediction_scatter(
         raise InputError(
             f"sizes {dict(reference[names].sizes)} and {dict(predicted[names].sizes)}",
             where="predicted",
-            remedy="give both on the same samples or grid",
+            remedy="Give both on the same samples or grid",
         )
     reference = decimate(reference[names], max_points)
     predicted = decimate(predicted[names], max_points)

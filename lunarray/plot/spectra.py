@@ -69,7 +69,7 @@ def spectra(
         raise InputError(
             f"there is no spectral axis: the dimensions are {tuple(map(str, array.dims))}",
             where=str(array.name),
-            remedy="give data with dimension and coordinate 'wavelength' (nm)",
+            remedy="Give data with dimension and coordinate 'wavelength' (nm)",
         )
     # Each group: label, spectra (n, wavelength), number it stands for.
     groups = _at_places(array, at) if at is not None else _grouped(array, by)
@@ -137,7 +137,7 @@ def _grouped(array: xr.DataArray, by: str | None) -> list[tuple[str, np.ndarray]
         values = values[np.isfinite(values).any(axis=1)]
         if not values.size:
             raise InputError(
-                "every pixel is missing", where=str(array.name), remedy="choose another region"
+                "every pixel is missing", where=str(array.name), remedy="Choose another region"
             )
         shown = f"{values.shape[0]} pixels" + ("" if values.shape[0] == pixels else f" of {pixels}")
         return [(shown, values)]
@@ -148,7 +148,7 @@ def _grouped(array: xr.DataArray, by: str | None) -> list[tuple[str, np.ndarray]
         raise InputError(
             f"spectra along {tuple(map(str, others))} cannot be drawn",
             where=str(array.name),
-            remedy="give tracks, a map, or one spectrum",
+            remedy="Give tracks, a map, or one spectrum",
         )
     step = max(1, -(-array.sizes["observation"] // _MAX_SPECTRA))
     array = array.transpose("observation", "wavelength").isel(observation=slice(None, None, step))
@@ -156,7 +156,7 @@ def _grouped(array: xr.DataArray, by: str | None) -> list[tuple[str, np.ndarray]
     some = np.isfinite(values).any(axis=1)
     if not some.any():
         raise InputError(
-            "every spectrum is missing", where=str(array.name), remedy="check the quality mask"
+            "every spectrum is missing", where=str(array.name), remedy="Check the quality mask"
         )
     if by is not None and by in array.coords and array.coords[by].dims == ("observation",):
         keys = array.coords[by].values
@@ -192,7 +192,7 @@ def _at_places(
                 raise InputError(
                     f"{_place(lon, lat)} is outside the map",
                     where="at",
-                    remedy="give (lon, lat) in degrees",
+                    remedy="Give (lon, lat) in degrees",
                 )
             one = array.isel({dims[0]: int(row[0]), dims[1]: int(column[0])})
         elif "observation" in array.dims and "lat" in array.coords and "lon" in array.coords:
@@ -202,7 +202,7 @@ def _at_places(
             raise InputError(
                 "the spectra have no places",
                 where="at",
-                remedy="give a map, or tracks with lon and lat",
+                remedy="Give a map, or tracks with lon and lat",
             )
         groups.append((_place(lon, lat), one.compute().values[None]))
     return groups

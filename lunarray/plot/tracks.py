@@ -43,14 +43,14 @@ def draw_tracks(
             raise InputError(
                 f"the tracks have no {name!r}",
                 where=name,
-                remedy="assign lon and lat along observation",
+                remedy="Assign lon and lat along observation",
             )
     for name in names:
         if ds[name].dims != ("observation",):
             raise InputError(
                 f"a profile has the dimension observation alone, not {tuple(map(str, ds[name].dims))}",
                 where=name,
-                remedy="select one band, or use lunarray.plot.spectra",
+                remedy="Select one band, or use lunarray.plot.spectra",
             )
     extras = [
         name

@@ -49,7 +49,7 @@ class View:
             raise GridError(
                 f"{what} cannot be laid over an image without coordinates",
                 where="image",
-                remedy="give a mask on the pixels of the image",
+                remedy="Give a mask on the pixels of the image",
             )
 
     def around(self, x: float, y: float, width: float) -> Extent:

@@ -57,7 +57,7 @@ def xrf_spectrum(
         raise InputError(
             f"no {', '.join(sorted(missing))}",
             where="xrf_spectrum",
-            remedy="give what lunarray.xrf.spectrum_components gives",
+            remedy="Give what lunarray.xrf.spectrum_components gives",
         )
     ds = components.compute()
     if rebin > 1:
@@ -143,7 +143,7 @@ def light_curve(
         raise InputError(
             "no counts or no flags",
             where="light_curve",
-            remedy="give frames after lunarray.xrf.flag_frames",
+            remedy="Give frames after lunarray.xrf.flag_frames",
         )
     import dask
 

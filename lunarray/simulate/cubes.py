@@ -44,7 +44,7 @@ def require_wavelengths(wavelengths: np.ndarray | None) -> np.ndarray:
         raise InputError(
             "wavelengths that do not rise within 450-1800 nm",
             where="wavelengths",
-            remedy="give nm, sorted",
+            remedy="Give nm, sorted",
         )
     return nm
 

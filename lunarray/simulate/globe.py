@@ -186,7 +186,7 @@ def truth_maps(scene: xr.Dataset) -> xr.Dataset:
     lacking = [name for name in names if name not in scene]
     if lacking:
         raise InputError(
-            f"no variable {', '.join(lacking)}", where="truth", remedy="give a simulated scene"
+            f"no variable {', '.join(lacking)}", where="truth", remedy="Give a simulated scene"
         )
     truth = scene[list(names)].rename(names)
     truth["Mg_number"] = mg_number(truth)

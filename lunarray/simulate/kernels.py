@@ -22,7 +22,7 @@ def _column(value: float | np.ndarray, samples: int, name: str) -> np.ndarray:
         raise InputError(
             f"shape {array.shape} for {samples} samples",
             where=name,
-            remedy="give one number or one per sample",
+            remedy="Give one number or one per sample",
         )
     return np.ascontiguousarray(np.broadcast_to(array.reshape(-1), (samples,)))
 
@@ -33,12 +33,12 @@ def _normalised(modes: np.ndarray) -> np.ndarray:
         raise InputError(
             f"shape {modes.shape}",
             where="modes",
-            remedy=f"give (sample, {len(m.MINERALS)}): weight fractions of {', '.join(m.MINERALS)}",
+            remedy=f"Give (sample, {len(m.MINERALS)}): weight fractions of {', '.join(m.MINERALS)}",
         )
     total = modes.sum(axis=1, keepdims=True)
     if not (modes >= 0).all() or not (total > 0).all():
         raise InputError(
-            "negative or all-zero weight fractions", where="modes", remedy="give fractions ≥ 0"
+            "negative or all-zero weight fractions", where="modes", remedy="Give fractions ≥ 0"
         )
     return modes / total
 
@@ -257,7 +257,7 @@ def mix_reflectance(
     }
     for name in ("glass", "opaque_iron"):
         if not ((columns[name] >= 0) & (columns[name] <= 1)).all():
-            raise InputError("not within 0 and 1", where=name, remedy="give a fraction")
+            raise InputError("not within 0 and 1", where=name, remedy="Give a fraction")
     nm = np.asarray(wavelengths, np.float32).reshape(-1)
     out = np.empty((samples, nm.size), np.float32)
     for start in range(0, samples, _BATCH):

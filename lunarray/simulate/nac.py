@@ -296,7 +296,7 @@ def _grid(
         raise GridError(
             "a NAC scene needs a projected grid",
             where="crs",
-            remedy='use "equirectangular", "north" or "south"',
+            remedy='Use "equirectangular", "north" or "south"',
         )
     left, top = (float(value) for value in origin)
     return GeoBox((rows, columns), Affine(resolution, 0.0, left, 0.0, -resolution, top), system)
@@ -366,7 +366,7 @@ def _check_shape(shape: Any) -> tuple[int, int]:
         raise InputError(
             f"{shape!r} is not a shape",
             where="shape",
-            remedy="give (rows, columns), each 1 or more",
+            remedy="Give (rows, columns), each 1 or more",
         )
     return rows, columns
 
@@ -378,6 +378,6 @@ def _shares(given: Mapping[str, float], names: tuple[str, ...], where: str) -> n
         raise InputError(
             f"{dict(given)!r} are not shares",
             where=where,
-            remedy=f"give numbers of 0 or more for some of {', '.join(names)}",
+            remedy=f"Give numbers of 0 or more for some of {', '.join(names)}",
         )
     return values / values.sum()

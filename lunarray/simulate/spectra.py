@@ -69,7 +69,7 @@ def soils(n: int, seed: int, wavelengths: np.ndarray | None = None) -> xr.Datase
         raise InputError(
             "wavelengths beyond 450-1800 nm",
             where="wavelengths",
-            remedy="give nm within the range of the absorption bands' constants",
+            remedy="Give nm within the range of the absorption bands' constants",
         )
     drawn = priors.draw_soils(int(n), np.random.default_rng(seed))
     parameters = {
@@ -191,14 +191,14 @@ def add_sp_errors(
         raise InputError(
             f"dims {reflectance.dims}",
             where="reflectance",
-            remedy='give (sample, "wavelength"), for instance soils(...).reflectance',
+            remedy='Give (sample, "wavelength"), for instance soils(...).reflectance',
         )
     unknown = set(errors) - set(SP_ERRORS)
     if unknown:
         raise InputError(
             f"unknown errors {sorted(unknown)}",
             where="errors",
-            remedy=f"known are {list(SP_ERRORS)}",
+            remedy=f"Choose from {', '.join(SP_ERRORS)}",
         )
     nm = reflectance["wavelength"].values
     values = instrument.measure(

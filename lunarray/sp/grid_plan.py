@@ -82,7 +82,7 @@ def block_chunks(
         raise InputError(
             f"chunks {chunks!r} do not fit a grid of {shape}: {error}",
             where="chunks",
-            remedy="give (y, x)",
+            remedy="Give (y, x)",
         ) from None
 
 
@@ -177,7 +177,7 @@ def _nothing_falls(geobox: GeoBox, lon: np.ndarray, lat: np.ndarray) -> str:
 
 def _remedy(lat: np.ndarray) -> str:
     if not lat.size:
-        return "check lon and lat"
+        return "Check lon and lat"
     if np.abs(lat).max() > 60.0:
-        return 'grid="north" or "south", with latitude= or bounds= that reach the data'
-    return 'use grid="geographic" or "equirectangular", or latitude= or bounds= that reach the data'
+        return 'Grid="north" or "south", with latitude= or bounds= that reach the data'
+    return 'Use grid="geographic" or "equirectangular", or latitude= or bounds= that reach the data'

@@ -106,7 +106,7 @@ def grid(
         raise InputError(
             f"a {type(ds).__name__} is neither a Dataset nor a DataArray",
             where="grid",
-            remedy="Pass tracks, as lunarray.open_sp gives them",
+            remedy="Give tracks, as lunarray.open_sp gives them",
         )
     stats = _check_stats(stats, fill_radius)
     names = _check_variables(ds, variables)
@@ -138,20 +138,20 @@ def _check_stats(stats: Sequence[str], fill_radius: float | None) -> tuple[str, 
         raise InputError(
             f"unknown statistics {unknown or stats}",
             where="stats",
-            remedy=f"choose among {', '.join(STATS)}",
+            remedy=f"Choose among {', '.join(STATS)}",
         )
     if fill_radius is not None:
         if not (fill_radius > 0 and math.isfinite(fill_radius)):
             raise GridError(
                 f"a fill radius of {fill_radius} m fills nothing",
                 where="fill_radius",
-                remedy="give metres, or None",
+                remedy="Give metres, or None",
             )
         if "mean" not in stats:
             raise InputError(
                 "gaps are filled in the mean, which is not asked for",
                 where="stats",
-                remedy='add "mean"',
+                remedy='Add "mean"',
             )
     return tuple(name for name in STATS if name in stats)
 
@@ -160,7 +160,7 @@ def _check_variables(ds: xr.Dataset, variables: Sequence[str] | str | None) -> l
     if "observation" not in ds.dims:
         raise InputError(
             f"there are no tracks: the dimensions are {tuple(map(str, ds.dims))}",
-            remedy="grid needs a dimension 'observation'; a map is reprojected, not gridded",
+            remedy="Give data with a dimension 'observation'; a map is reprojected, not gridded",
         )
     along = [str(name) for name, variable in ds.data_vars.items() if "observation" in variable.dims]
     if variables is None:
@@ -178,23 +178,23 @@ def _check_variables(ds: xr.Dataset, variables: Sequence[str] | str | None) -> l
             if missing
             else "there is no variable to grid",
             where="variables",
-            remedy=f"choose among {', '.join(along) or 'none: the dataset has no variable along observation'}",
+            remedy=f"Choose among {', '.join(along) or 'none: the dataset has no variable along observation'}",
         )
     for name in names:
         if ds[name].dtype.kind not in "fiub":
             raise InputError(
                 f"values of type {ds[name].dtype} have no mean",
                 where=name,
-                remedy="grid numeric variables",
+                remedy="Grid numeric variables",
             )
         if ds[name].size == 0 and ds.sizes["observation"]:
-            raise InputError("the variable is empty", where=name, remedy="select at least one band")
+            raise InputError("the variable is empty", where=name, remedy="Select at least one band")
     clashes = {"count", "filled"} & set(names) | {f"{name}_std" for name in names} & set(names)
     if clashes:
         raise InputError(
             f"the names of the results would clash: {', '.join(sorted(clashes))}",
             where="variables",
-            remedy="rename the variable, or grid it by itself",
+            remedy="Rename the variable, or grid it by itself",
         )
     return names
 
@@ -207,7 +207,7 @@ def _conditioned(ds: xr.Dataset, names: list[str]) -> xr.Dataset:
         raise InputError(
             f"{', '.join(spectral)} have the native channels, reflectance after conditioning has others",
             where="variables",
-            remedy="grid them in another call",
+            remedy="Grid them in another call",
         )
     spectra = ds[["reflectance"]] if "qa" not in ds else ds[["reflectance", "qa"]]
     return condition(spectra).assign({name: ds[name] for name in beside})
@@ -220,7 +220,7 @@ def _positions(ds: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
             raise InputError(
                 f"the tracks have no {name!r} along observation",
                 where=name,
-                remedy="assign coordinates lon and lat (degrees) for each observation",
+                remedy="Assign coordinates lon and lat (degrees) for each observation",
             )
         positions.append(ds[name].variable)
     known = [known_values(position.data) for position in positions]

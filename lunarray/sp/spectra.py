@@ -37,7 +37,7 @@ def spectra_of(obj: Any, step: str) -> xr.DataArray:
             raise InputError(
                 f"the dataset has no variable 'reflectance' (it has {', '.join(map(str, obj.data_vars)) or 'none'})",
                 where=step,
-                remedy="Rename the spectra to 'reflectance' or pass the DataArray itself",
+                remedy="Rename the spectra to 'reflectance' or give the DataArray itself",
             )
         obj = obj["reflectance"]
     elif not isinstance(obj, xr.DataArray):

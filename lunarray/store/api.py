@@ -170,7 +170,7 @@ def _finished(path: Path, token: str, contents: dict[str, Any]) -> bool:
         raise StoreConflictError(
             f"the store {held} other data or parameters than those to be written now: {difference}",
             where=path,
-            remedy="Choose another path, or pass overwrite=True to write it anew",
+            remedy="Choose another path, or give overwrite=True to write it anew",
         )
     return bool(state["complete"]) and not state.get("failed")
 

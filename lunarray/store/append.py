@@ -50,7 +50,7 @@ def append_zarr(
     """
     path = Path(path)
     if not ds.sizes.get(dim):
-        raise InputError(f"no rows along {dim!r} to append", where=path, remedy="Pass some rows")
+        raise InputError(f"no rows along {dim!r} to append", where=path, remedy="Give some rows")
     ds = ds.drop_encoding()
     length = max(1, CHUNK_BYTES // max(_row_bytes(ds, dim), 1))
     batch = _BATCH_CHUNKS * length

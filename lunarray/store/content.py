@@ -27,7 +27,7 @@ def as_dataset(obj: xr.Dataset | xr.DataArray) -> xr.Dataset:
     if isinstance(obj, xr.Dataset):
         return obj
     raise InputError(
-        f"cannot store a {type(obj).__name__}", remedy="Pass an xarray Dataset or DataArray"
+        f"cannot store a {type(obj).__name__}", remedy="Give an xarray Dataset or DataArray"
     )
 
 

@@ -48,10 +48,10 @@ def open_maps(path: str | os.PathLike[str], *, chunks: int = CHUNK) -> xr.Datase
         return open_zarr(path)
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.suffix.lower() in (".tif", ".tiff"))
-        remedy = "give a Zarr store, or a folder of GeoTIFFs such as FeO.tif"
+        remedy = "Give a Zarr store, or a folder of GeoTIFFs such as FeO.tif"
     else:
         files = [path] if path.exists() else []
-        remedy = "give a Zarr store, a GeoTIFF, or a folder of GeoTIFFs"
+        remedy = "Give a Zarr store, a GeoTIFF, or a folder of GeoTIFFs"
     if not files:
         raise InputError("there are no maps", where=path, remedy=remedy)
     maps = {file.stem: _open(file, chunks) for file in files}
@@ -64,7 +64,7 @@ def open_maps(path: str | os.PathLike[str], *, chunks: int = CHUNK) -> xr.Datase
             raise InputError(
                 f"{name} and {first.name} lie on different grids",
                 where=path,
-                remedy="open them one by one",
+                remedy="Open them one by one",
             )
     same = {d: first[d] for d in first.dims}
     ds = xr.Dataset({name: array.assign_coords(same) for name, array in maps.items()})
@@ -76,13 +76,13 @@ def _open(file: Path, chunks: int) -> xr.DataArray:
     info = raster_info(file)
     if info.count != 1:
         raise ProductFormatError(
-            "not a raster of one band", where=file, remedy="give one file for each map"
+            "not a raster of one band", where=file, remedy="Give one file for each map"
         )
     if info.crs is None or info.transform is None:
         raise GridError(
             "the raster has no coordinate reference system",
             where=file,
-            remedy="give it one, for instance with gdal_edit.py -a_srs IAU_2015:30130",
+            remedy="Give it one, for instance with gdal_edit.py -a_srs IAU_2015:30130",
         )
     array = open_raster(info, bands=1, chunks=chunks, body=MOON).rename(file.stem)
     told = {"units": info.units[0], "long_name": info.tags.get("long_name")}

@@ -80,7 +80,7 @@ def _any_state(path: Path) -> tuple[dict[str, Any], str] | None:
         raise StoreFormatError(
             "not a lunarray store",
             where=path,
-            remedy="Pass a store that lunarray wrote; other Zarr stores open with xarray.open_zarr. If lunarray did "
+            remedy="Give a store that lunarray wrote; other Zarr stores open with xarray.open_zarr. If lunarray did "
             "write it, its zarr.json is damaged: put a copy of that file back",
         ) from error
 

@@ -137,7 +137,7 @@ def fill_features(
                 raise InputError(
                     f"{len(model['selection'])} features for a store of {count}",
                     where="select",
-                    remedy="give as many as the store was made for",
+                    remedy="Give as many as the store was made for",
                 )
             write_region(path, region, feature=features.values, feature_model=model)
             advance()
@@ -243,7 +243,7 @@ def _train_one(
             raise StoreConflictError(
                 "networks of other data or settings are there",
                 where=target,
-                remedy="Train into another folder, or pass overwrite=True",
+                remedy="Train into another folder, or give overwrite=True",
             )
     checkpoint = Checkpoint(target.with_suffix(".checkpoint"), stamp(digest, settings))
     if overwrite:

@@ -34,7 +34,7 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: Channels inside the bottlenecks of the first stage.
 WIDTH = 64
 _BLOCKS = (3, 4, 6, 3)
-_REMEDY = "give a state dict of torchvision's resnet50 (.pth or .safetensors), or leave weights out for random ones"
+_REMEDY = "Give a state dict of torchvision's resnet50 (.pth or .safetensors), or leave weights out for random ones"
 
 #: Images (image, 3, height, width) float32 to cells (image, height/32, width/32, 2048) float32.
 Network = Callable[[np.ndarray], np.ndarray]
@@ -91,7 +91,7 @@ class Backbone:
             raise ModelError(
                 "the weights have changed since they were chosen",
                 where=self.path or f"seed {self.seed}",
-                remedy="make the backbone anew, or put the former file back",
+                remedy="Make the backbone anew, or put the former file back",
             )
         return _network(tensors, device, self.path or "random weights")
 
@@ -258,7 +258,7 @@ def _torchvision_file() -> Path:
             raise ModelError(
                 f"torchvision's weights cannot be fetched ({type(error).__name__})",
                 where=choice.url,
-                remedy=f"fetch the file elsewhere and put it at {path}, or give its path as weights",
+                remedy=f"Fetch the file elsewhere and put it at {path}, or give its path as weights",
             ) from error
     return path
 

@@ -36,7 +36,7 @@ class BaseMap:
             raise InputError(
                 f"{data.shape[0]} bands of type {data.dtype}",
                 where=str(basemap.name or "basemap"),
-                remedy="give one band, or red, green and blue, as numbers",
+                remedy="Give one band, or red, green and blue, as numbers",
             )
         self.data, self.lazy = data, basemap.chunks is not None
         self.valid_range = basemap.attrs.get("valid_range")
@@ -68,7 +68,7 @@ class BaseMap:
                 f"the base map covers {100 * inside.mean():.3g} % of {what}; "
                 f"the first pixel outside is at {lat[k]:.3f}° N, {lon[k]:.3f}° E",
                 where="basemap",
-                remedy="give a base map that covers the pixels' centres, and half a window more on each side",
+                remedy="Give a base map that covers the pixels' centres, and half a window more on each side",
             )
 
     def positions(

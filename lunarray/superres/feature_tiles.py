@@ -98,15 +98,15 @@ def prepare(
         ("pixel_km", pixel, 1e-9),
     ):  # fmt: skip
         if not (np.isfinite(value) and value >= least):
-            raise InputError(f"{value} is too small", where=name, remedy=f"give {least:g} or more")
+            raise InputError(f"{value} is too small", where=name, remedy=f"Give {least:g} or more")
     if not 0 <= missing < 1:
         raise InputError(
-            f"{missing} is no share", where="max_missing", remedy="give 0 or more, less than 1"
+            f"{missing} is no share", where="max_missing", remedy="Give 0 or more, less than 1"
         )
     kept = np.arange(FEATURES) if select is None else np.asarray(select, np.int64)
     if kept.ndim != 1 or not kept.size or kept.min() < 0 or kept.max() >= FEATURES:
         raise InputError(
-            f"features beyond 0 … {FEATURES - 1}", where="select", remedy="give a list of numbers"
+            f"features beyond 0 … {FEATURES - 1}", where="select", remedy="Give a list of numbers"
         )
     source = BaseMap(basemap)
     if value_range is None:
@@ -117,7 +117,7 @@ def prepare(
             raise InputError(
                 f"black at {low} and white at {high}",
                 where="value_range",
-                remedy="give two values of the base map, the first less",
+                remedy="Give two values of the base map, the first less",
             )
         value_range = (low, high)
     return Setup(

@@ -165,7 +165,7 @@ def patch_features(
     lat, lon = np.atleast_1d(np.asarray(lat, "f8")), np.atleast_1d(np.asarray(lon, "f8"))
     if lat.ndim != 1 or lat.shape != lon.shape:
         raise InputError(
-            f"lat {lat.shape} and lon {lon.shape}", where="lat", remedy="give one of each a place"
+            f"lat {lat.shape} and lon {lon.shape}", where="lat", remedy="Give one of each a place"
         )
     setup = prepare(
         basemap, GIBGrid(), resnet50_backbone(weights, device=device), mode="patch", window=window_km,
@@ -220,7 +220,7 @@ def feature_agreement(
         raise InputError(
             f"{int(good.sum())} pixels with features",
             where="pixels",
-            remedy="compare three at least",
+            remedy="Compare three at least",
         )
     return {"pixels": float(good.sum()), **_agreement(one[good], other[good])}
 

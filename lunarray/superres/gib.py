@@ -111,7 +111,7 @@ def create_gib(
             raise StoreConflictError(
                 f"the Global Information Bank that is there has another {' and another '.join(odd)}",
                 where=path,
-                remedy="Choose another path, or pass overwrite=True to begin anew",
+                remedy="Choose another path, or give overwrite=True to begin anew",
             )
         else:
             return open_gib(path)
@@ -352,7 +352,7 @@ def write_region(
         raise StoreConflictError(
             f"region {(i, j)} has {' and '.join(there)} already",
             where=path,
-            remedy="Pass overwrite=True to write it again, or leave out the regions that `state` says are done",
+            remedy="Give overwrite=True to write it again, or leave out the regions that `state` says are done",
         )
     if "feature" in checked:
         if feature_model is None:

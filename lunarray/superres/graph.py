@@ -132,16 +132,16 @@ class Search:
             raise InputError(
                 f"lat {lat.shape}, lon {lon.shape} and features {w.shape} do not fit together",
                 where="features",
-                remedy="give lat (node,), lon (node,) and features (node, feature)",
+                remedy="Give lat (node,), lon (node,) and features (node, feature)",
             )
         square = 2.0 * max(w.shape[1], 1) if square is None else square
         for name, value in (("alpha", alpha), ("beta", beta)):
             if not (np.isfinite(value) and value >= 0):
-                raise InputError(f"{value} is no weight", where=name, remedy="give 0 or more")
+                raise InputError(f"{value} is no weight", where=name, remedy="Give 0 or more")
         scales = {"length": length, "square": square, "block": block, "threads": threads}
         for name, value in scales.items():
             if not (np.isfinite(value) and value > 0):
-                raise InputError(f"{value} is not positive", where=name, remedy="give more than 0")
+                raise InputError(f"{value} is not positive", where=name, remedy="Give more than 0")
         valid = np.isfinite(w).all(axis=1) & (np.abs(lat) <= 90) & np.isfinite(lon)
         nodes = int(valid.sum())
         most = nodes if include_self else nodes - 1
@@ -149,7 +149,7 @@ class Search:
             raise InputError(
                 f"{k} neighbours of each of {nodes} nodes with features and a place",
                 where="k",
-                remedy=f"give 1 to {max(most, 1)}" if nodes else "give at least 1",
+                remedy=f"Give 1 to {max(most, 1)}" if nodes else "Give at least 1",
             )
         self.n, self.k, self.skip_self = w.shape[0], int(k), not include_self
         self.valid, self.nodes = valid, nodes

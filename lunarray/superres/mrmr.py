@@ -78,7 +78,7 @@ def select_features(
     else:
         if method == "target" and target is None:
             raise InputError(
-                "relevance to a target without a target", where="target", remedy="give target"
+                "relevance to a target without a target", where="target", remedy="Give target"
             )
         moments = feature_moments(x, target if method == "target" else None)
     return moments.select(n, method, scheme)
@@ -100,7 +100,7 @@ def _rows_of(x: Any, target: Any) -> tuple[Any, Any]:
     if hasattr(x, "dims"):
         if "feature" not in x.dims:
             raise InputError(
-                f"no dimension 'feature' among {x.dims}", where="x", remedy="rename the dimension"
+                f"no dimension 'feature' among {x.dims}", where="x", remedy="Rename the dimension"
             )
         others = [d for d in x.dims if d != "feature"]
         if hasattr(target, "dims"):
@@ -109,7 +109,7 @@ def _rows_of(x: Any, target: Any) -> tuple[Any, Any]:
                 raise InputError(
                     f"dimensions {target.dims} for features on {x.dims}",
                     where="target",
-                    remedy="give the dimensions of x without 'feature', and one of targets",
+                    remedy="Give the dimensions of x without 'feature', and one of targets",
                 )
             target = target.transpose(*others, *extra).data
             target = target.reshape(-1, target.shape[-1] if extra else 1)
@@ -119,7 +119,7 @@ def _rows_of(x: Any, target: Any) -> tuple[Any, Any]:
         x = np.asarray(x)
     if x.ndim != 2:
         raise InputError(
-            f"{x.ndim} dimensions", where="x", remedy="give (row, feature), or a DataArray"
+            f"{x.ndim} dimensions", where="x", remedy="Give (row, feature), or a DataArray"
         )
     if target is not None:
         target = target if hasattr(target, "dask") else np.asarray(target)
@@ -128,7 +128,7 @@ def _rows_of(x: Any, target: Any) -> tuple[Any, Any]:
             raise InputError(
                 f"targets of shape {target.shape} for {x.shape[0]} rows",
                 where="target",
-                remedy="give one row of targets for each row of x",
+                remedy="Give one row of targets for each row of x",
             )
     return x, target
 
@@ -178,7 +178,7 @@ class FeatureMoments:
             raise InputError(
                 f"moments of {self.mean.size} and of {other.mean.size} features, "
                 f"{'with' if self.targets else 'without'} and {'with' if other.targets else 'without'} targets",
-                remedy="add moments of the same features and targets",
+                remedy="Add moments of the same features and targets",
             )
         if not some:
             return other if other.count else self
@@ -196,7 +196,7 @@ class FeatureMoments:
         """
         if not self.targets:
             raise InputError(
-                "the moments hold no target", where="target", remedy="make them with a target"
+                "the moments hold no target", where="target", remedy="Make them with a target"
             )
         rows, _, _, square_x, square_y, cross = self.targets
         scale = np.sqrt(square_x * square_y[:, None])
@@ -205,7 +205,7 @@ class FeatureMoments:
         known = (rows > 1) & (square_y > 0)
         if not known.any():
             raise InputError(
-                "no target is known and varies", where="target", remedy="give targets with values"
+                "no target is known and varies", where="target", remedy="Give targets with values"
             )
         return correlation[known].mean(axis=0)
 
@@ -214,7 +214,7 @@ class FeatureMoments:
     ) -> np.ndarray:
         """Choose features, as :func:`select_features` does."""
         if not self.count:
-            raise InputError("no row is complete", where="x", remedy="give rows without NaN")
+            raise InputError("no row is complete", where="x", remedy="Give rows without NaN")
         variance = self.variance
         # float32 values that are all equal still leave rounding behind.
         varies = variance > (1e-6 * np.abs(self.mean)) ** 2
@@ -222,7 +222,7 @@ class FeatureMoments:
             raise InputError(
                 f"{n} features of {varies.size}, of which {int(varies.sum())} vary",
                 where="n",
-                remedy="ask for no more than vary",
+                remedy="Ask for no more than vary",
             )
         relevance = variance if method == "variance" else self.target_relevance()
         return greedy(relevance, self.product, varies, n, scheme)

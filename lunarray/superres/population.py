@@ -278,7 +278,7 @@ def _on_grid(footprints: xr.Dataset, grid: GIBGrid, cells: int, outside: str) ->
             f"{int((~inside).sum())} of {inside.size} footprints lie outside of the grid {grid.extent}; the first is "
             f"number {np.flatnonzero(~inside)[0]}",
             where="footprints",
-            remedy="Select those that lie on it, or pass outside='skip'",
+            remedy="Select those that lie on it, or give outside='skip'",
         )
     return inside
 

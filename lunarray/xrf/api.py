@@ -160,14 +160,14 @@ def _specification(
         raise InputError(
             f"a response of type {type(response).__name__}",
             where="response",
-            remedy="Pass what lunarray.xrf.read_response gives",
+            remedy="Give what lunarray.xrf.read_response gives",
         )
     n = ds.sizes["channel"]
     if response.channels != n:
         raise InputError(
             f"the response has {response.channels} channels, the spectra have {n}",
             where="response",
-            remedy="Pass the RMF made for this binning, or join channels with Response.group",
+            remedy="Give the RMF made for this binning, or join channels with Response.group",
         )
     back, back_exposure = (None, 1.0) if background is None else _background_arrays(background, n)
     middle = response.channel_energy()
@@ -201,14 +201,14 @@ def _specification(
 def _background_arrays(background: xr.Dataset, n: int) -> tuple[np.ndarray, float]:
     """Counts of a background, and its exposure in seconds with all detectors."""
     require_variables(
-        background, ("counts", "exposure"), "background", "Pass what read_background or night_background give"
+        background, ("counts", "exposure"), "background", "Give what read_background or night_background give"
     )  # fmt: skip
     back = np.asarray(background["counts"].values, "f8")
     if back.shape != (n,):
         raise InputError(
             f"the background has {back.size} channels, the spectra have {n}",
             where="background",
-            remedy="Pass a background of the same binning",
+            remedy="Give a background of the same binning",
         )
     detectors = float(background["n_detectors"]) if "n_detectors" in background else np.nan
     exposure = float(background["exposure"]) * (
@@ -218,7 +218,7 @@ def _background_arrays(background: xr.Dataset, n: int) -> tuple[np.ndarray, floa
         raise InputError(
             "the background has no exposure, or missing counts",
             where="background",
-            remedy="Pass another; night_background finds none where there is no night",
+            remedy="Give another; night_background finds none where there is no night",
         )
     return back, exposure
 
@@ -226,7 +226,7 @@ def _background_arrays(background: xr.Dataset, n: int) -> tuple[np.ndarray, floa
 def _solar_arrays(solar: Any, ds: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     require_variables(
         solar, ("photon_flux", "energy_lo", "energy_hi"), "solar",
-        "Pass what read_solar_model, open_solar_models or fit_solar give",
+        "Give what read_solar_model, open_solar_models or fit_solar give",
     )  # fmt: skip
     low, high = (np.asarray(solar[key].values, "f8") for key in ("energy_lo", "energy_hi"))
     flux = solar["photon_flux"]
@@ -235,18 +235,18 @@ def _solar_arrays(solar: Any, ds: xr.Dataset) -> tuple[np.ndarray, np.ndarray, n
         raise InputError(
             f"photon_flux has the dimensions {flux.dims}",
             where="solar",
-            remedy="(energy), (model, energy) or (time, energy)",
+            remedy="Give (energy), (model, energy) or (time, energy)",
         )
     if others == ["time"] and not np.array_equal(solar["time"].values, ds["time"].values):
         raise InputError(
             "its times are not those of the spectra",
             where="solar",
-            remedy="One solar spectrum for each of them, in order",
+            remedy="Give one solar spectrum for each of them, in order",
         )
     values = np.atleast_2d(np.asarray(flux.transpose(*others, "energy").values, "f8"))
     if not np.all(np.isfinite(values)) or np.any(values < 0) or np.any(high <= low):
         raise InputError(
-            "fluxes that are negative or missing", where="solar", remedy="Pass another model"
+            "fluxes that are negative or missing", where="solar", remedy="Give another model"
         )
     return low, high, values
 
@@ -263,7 +263,7 @@ def _check_solar_range(
             f"the solar spectrum covers {low[0]:g}-{high[-1]:g} keV; to excite the lines in "
             f"{band[0]:g}-{band[1]:g} keV it must cover {band[0]:g}-{top:.3g} keV",
             where="solar",
-            remedy="Pass a model on a wider range of energies, or fit a narrower band",
+            remedy="Give a model on a wider range of energies, or fit a narrower band",
         )
 
 
@@ -284,7 +284,7 @@ def _columns(ds: xr.Dataset, solar: xr.Dataset, mare_fraction: Any) -> list[Any]
             raise InputError(
                 f"mare fractions of shape {mare.shape} for {n} spectra",
                 where="mare_fraction",
-                remedy="One for each",
+                remedy="Give one for each",
             )
     special = {"solar": own, "mare": mare}
     return [
@@ -439,7 +439,7 @@ def spectrum_components(
         mare_fraction=None, min_significance=0.0, engine="numba",
     )  # fmt: skip
     require_variables(
-        result, ("abundance", "quality"), "spectrum_components", "Pass what fit_elements gave"
+        result, ("abundance", "quality"), "spectrum_components", "Give what fit_elements gave"
     )
     row = result.isel(time=index).compute()
     if int(row["quality"]) & FATAL:

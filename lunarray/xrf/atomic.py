@@ -169,7 +169,7 @@ class AtomicTables(Digested):
         if q.size and q.max() > self.q[-1]:
             raise InputError(
                 f"energies to {energy.max():g} keV are beyond the form factors",
-                remedy=f"stay below {self.q[-1] * HC:g} keV",
+                remedy=f"Stay below {self.q[-1] * HC:g} keV",
             )
         out = np.zeros((len(self.elements), energy.size))
         per_gram = RE2_NA / self.weights[:, None]
@@ -213,7 +213,7 @@ def atomic_tables(
     require_choice("interpolation", interpolation, ("loglog", "linear"))
     if unknown := [name for name in elements if name not in ATOMIC_NUMBERS]:
         raise InputError(
-            f"no atomic data for {unknown}", remedy=f"choose from {', '.join(ATOMIC_NUMBERS)}"
+            f"no atomic data for {unknown}", remedy=f"Choose from {', '.join(ATOMIC_NUMBERS)}"
         )
     if isinstance(source, Path) or source not in ("ffast", "xraylib"):
         folder = Path(source)
@@ -221,7 +221,7 @@ def atomic_tables(
             raise InputError(
                 "no such source of cross sections",
                 where=folder,
-                remedy="'ffast', 'xraylib', or a folder of ffast_<Z>_<symbol>.txt",
+                remedy="Give 'ffast', 'xraylib', or a folder of ffast_<Z>_<symbol>.txt",
             )
         source = str(folder.resolve())
     return _build(tuple(elements), str(source), interpolation)
@@ -297,7 +297,7 @@ def _chantler_nodes(name: str, source: str) -> _Nodes:
     if spec is None or spec.origin is None:
         raise MissingDependencyError(
             "xraydb, which carries the NIST FFAST tables, is not installed",
-            remedy="pip install xraydb, or give source= a folder of FFAST text files or 'xraylib'",
+            remedy="Install xraydb (pip install xraydb), or give source= a folder of FFAST text files or 'xraylib'",
         )
     # Importing xraydb takes two seconds (SQLAlchemy); its table is read here in some milliseconds.
     path = Path(spec.origin).with_name("xraydb.sqlite")
@@ -312,7 +312,7 @@ def _chantler_nodes(name: str, source: str) -> _Nodes:
         energy, photo, total = (np.array(json.loads(column)) for column in row)
     except (sqlite3.Error, TypeError, ValueError) as error:
         raise ProductFormatError(
-            f"no Chantler table of {name} in it", where=path, remedy="install xraydb 4.5 or newer"
+            f"no Chantler table of {name} in it", where=path, remedy="Install xraydb 4.5 or newer"
         ) from error
     return _within(energy / 1000, photo, total)
 
@@ -345,7 +345,9 @@ def _text_nodes(name: str, source: str) -> _Nodes:
         text = path.read_text(errors="replace")
     except OSError as error:
         raise ProductFormatError(
-            "cannot be read", where=path, remedy="one FFAST text file for each element"
+            "cannot be read",
+            where=path,
+            remedy="Give a folder with an FFAST text file for each element",
         ) from error
     rows = []
     for line in text.splitlines():
@@ -359,7 +361,7 @@ def _text_nodes(name: str, source: str) -> _Nodes:
         raise ProductFormatError(
             "holds no table of eight columns",
             where=path,
-            remedy="the table as NIST FFAST prints it",
+            remedy="Give the table as NIST FFAST prints it",
         )
     table = np.array(rows)
     return _within(table[:, 0], table[:, 3], table[:, 5])

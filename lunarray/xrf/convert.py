@@ -31,7 +31,7 @@ OXIDE_OF = {
     "Na": ("Na2O", 2, 1),
 }
 
-_OF_FIT = ("elements_to_oxides", "Pass what fit_elements gives")
+_OF_FIT = ("elements_to_oxides", "Give what fit_elements gives")
 
 
 def element_fraction(oxide: str) -> float:
@@ -72,7 +72,7 @@ def oxides_to_elements(ds: xr.Dataset, *, elements: tuple[str, ...] | None = Non
         If none of the oxides is there, or one that `elements` asks for is not.
     """
     require_variables(
-        ds, (), "oxides_to_elements", "Pass a Dataset with oxides as variables, in wt%"
+        ds, (), "oxides_to_elements", "Give a Dataset with oxides as variables, in wt%"
     )
     present = [e for e in ELEMENTS if e in OXIDE_OF and OXIDE_OF[e][0] in ds]
     wanted = elements or (*present, *(("O",) if present else ()))
@@ -83,7 +83,7 @@ def oxides_to_elements(ds: xr.Dataset, *, elements: tuple[str, ...] | None = Non
             if lacking
             else "no oxides",
             where="oxides_to_elements",
-            remedy="Pass a Dataset with oxides as variables, in wt%",
+            remedy="Give a Dataset with oxides as variables, in wt%",
         )
     own: dict[str, Any] = {}
     errors: dict[str, Any] = {}

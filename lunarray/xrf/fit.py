@@ -34,13 +34,13 @@ def check_observation(data: Observation, model: SpectralModel) -> str:
         raise InputError(
             f"a spectrum of {counts.size} channels and a response of {response.channels}",
             where="counts",
-            remedy="use the response made for this binning, or Response.group",
+            remedy="Use the response made for this binning, or Response.group",
         )
     if data.background is not None and np.shape(data.background) != counts.shape:
         raise InputError(
             f"a spectrum of {counts.size} channels and a background of {np.size(data.background)}",
             where="background",
-            remedy="rebin one to the other's channels",
+            remedy="Rebin one to the other's channels",
         )
     if not (np.isfinite(data.exposure) and data.exposure > 0):
         return "bad_data"
@@ -310,7 +310,7 @@ def plan_fit(elements: tuple[str, ...], settings: FitSettings) -> FitPlan:
             if missing
             else f"{settings.balance!r} cannot close the sum to 100 %",
             where="settings",
-            remedy="start holds a value for each element; balance is an element that is not frozen",
+            remedy="Give `start` a value for each element; `balance` is an element that is not frozen",
         )
     n = len(elements)
     balance = elements.index(settings.balance)

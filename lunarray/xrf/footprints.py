@@ -52,7 +52,7 @@ def footprint_mean(ds: xr.Dataset, raster: xr.DataArray, *, samples: int = 7) ->
     InputError
         If `raster` is not on ``lat`` and ``lon``.
     """
-    require_variables(ds, _CORNERS, "footprint_mean", "Pass CLASS spectra or results")
+    require_variables(ds, _CORNERS, "footprint_mean", "Give CLASS spectra or results")
     if set(raster.dims) != {"lat", "lon"}:
         raise InputError(
             f"a map with dimensions {raster.dims}",
@@ -140,7 +140,7 @@ def grid_footprints(
     from lunarray.geo import assign_crs, grid_coords, grid_dims, lunar_grid
 
     require_variables(
-        ds, ("abundance", "abundance_std", *_CORNERS), "grid_footprints", "Pass what lunarray.xrf.fit_elements gives"
+        ds, ("abundance", "abundance_std", *_CORNERS), "grid_footprints", "Give what lunarray.xrf.fit_elements gives"
     )  # fmt: skip
     geobox = lunar_grid(grid, resolution)
     n = ds.sizes["element"]
@@ -254,7 +254,7 @@ def to_geodataframe(ds: xr.Dataset) -> geopandas.GeoDataFrame:
 
     from lunarray.geo import moon_crs
 
-    require_variables(ds, _CORNERS, "to_geodataframe", "Pass CLASS spectra or results")
+    require_variables(ds, _CORNERS, "to_geodataframe", "Give CLASS spectra or results")
     keep = [
         name
         for name, v in ds.variables.items()
@@ -295,7 +295,7 @@ def check_footprints_path(path: str | os.PathLike[str], *, overwrite: bool = Fal
             remedy="Give a path that ends in .parquet or .gpkg",
         )
     if path.exists() and not overwrite:
-        raise InputError("the file is there", where=path, remedy="Pass overwrite=True")
+        raise InputError("the file is there", where=path, remedy="Give overwrite=True")
     if kind == ".parquet":
         with needs("pyarrow", f"{path}: GeoParquet"):
             pass

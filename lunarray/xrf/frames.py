@@ -30,7 +30,7 @@ def require_frames(ds: Any, where: str) -> None:
 
     `where`: the verb.
     """
-    remedy = "Pass what lunarray.open_class gives"
+    remedy = "Give what lunarray.open_class gives"
     if isinstance(ds, xr.Dataset) and set(ds.get("counts", xr.DataArray()).dims) != {
         "time",
         "channel",

@@ -81,7 +81,7 @@ def fluorescence_tables(
     energy = np.array(energy, np.float64)
     if energy.ndim != 1 or energy.size == 0 or np.any(np.diff(energy) <= 0) or energy[0] <= 0:
         raise InputError(
-            "incident energies must be positive and rise", remedy="sort the solar model's bins"
+            "incident energies must be positive and rise", remedy="Sort the solar model's bins"
         )
     _, mu = tables.cross_sections(energy)
     excitation = tables.excitation(energy)

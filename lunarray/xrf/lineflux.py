@@ -60,7 +60,7 @@ class LineFluxes:
             raise InputError(
                 f"no flux of {full}",
                 where="LineFluxes",
-                remedy=f"there are {', '.join(self.lines)}",
+                remedy=f"There are {', '.join(self.lines)}",
             )
         return self.lines.index(full)
 
@@ -95,13 +95,13 @@ def fit_line_fluxes(
         raise InputError(
             f"no line {unknown}",
             where="lines",
-            remedy=f"choose from {', '.join(tables.line_names)}",
+            remedy=f"Choose from {', '.join(tables.line_names)}",
         )
     if np.shape(data.counts) != (response.channels,):
         raise InputError(
             f"a spectrum of {np.size(data.counts)} channels and a response of {response.channels}",
             where="counts",
-            remedy="use the response made for this binning",
+            remedy="Use the response made for this binning",
         )
     first, stop, _ = channels.indices(response.channels)
     part = response.select(first, stop)
@@ -214,7 +214,7 @@ def search_composition(
         total = observed.sum()
         if not total > 0:
             raise InputError(
-                "no measured flux", where="measured", remedy="search where lines are seen"
+                "no measured flux", where="measured", remedy="Search where lines are seen"
             )
         jacobian = (np.eye(len(rows)) - (observed / total)[:, None]) / total
         observed = observed / total
@@ -252,7 +252,7 @@ def search_composition(
                     best, best_value = weights, value
         if best is None:
             what = "no combination within the bounds sums to 100 %"
-            raise InputError(what, where="bounds", remedy="widen them")
+            raise InputError(what, where="bounds", remedy="Widen them")
         centre = best[where]
         extent = extent * (0.5 if level == 0 else 0.6)
     assert best is not None

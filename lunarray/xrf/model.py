@@ -42,13 +42,13 @@ class PhotonModel:
             raise InputError(
                 f"a solar spectrum of shapes {low.shape}, {high.shape}, {flux.shape}",
                 where="solar",
-                remedy="give lower edges, upper edges and flux, one for each bin",
+                remedy="Give lower edges, upper edges and flux, one for each bin",
             )
         if not np.all(np.isfinite(flux)) or np.any(flux < 0) or np.any(high <= low):
             raise InputError(
                 "the solar spectrum has bins without width, or negative or missing fluxes",
                 where="solar",
-                remedy="give a model of the solar spectrum, not a background-subtracted measurement",
+                remedy="Give a model of the solar spectrum, not a background-subtracted measurement",
             )
         setup = _setup(
             self.tables,
@@ -191,20 +191,20 @@ class SpectralModel(PhotonModel):
             raise InputError(
                 f"{channels} selects no run of the {response.channels} channels",
                 where="channels",
-                remedy="give slice(first, stop)",
+                remedy="Give slice(first, stop)",
             )
         seen = response.channel_hi[stop - 1]
         if self.solar_hi[-1] < seen:
             raise InputError(
                 f"the solar model ends at {self.solar_hi[-1]:g} keV and the fitted channels at {seen:g} keV",
                 where="solar",
-                remedy="fit fewer channels, or give a model that covers them",
+                remedy="Fit fewer channels, or give a model that covers them",
             )
         if self.solar_hi[-1] < self._highest_edge(response.channel_lo[first], seen):
             raise InputError(
                 f"the solar model ends at {self.solar_hi[-1]:g} keV, below an edge whose line the fitted channels hold",
                 where="solar",
-                remedy="give a model that covers the absorption edges",
+                remedy="Give a model that covers the absorption edges",
             )
         self.full_response = response
         self.first, self.stop = first, stop

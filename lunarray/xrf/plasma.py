@@ -87,7 +87,7 @@ def plasma_table(
     raise MissingDependencyError(
         "; ".join(problems),
         where="fit_solar",
-        remedy="Or take a ready solar model, which needs neither (lunarray.xrf.read_solar_model)",
+        remedy="Take a ready solar model, which needs neither (lunarray.xrf.read_solar_model)",
     )
 
 

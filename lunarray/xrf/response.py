@@ -76,7 +76,7 @@ class Response(Digested):
             raise InputError(
                 f"a spectrum of {spectra.shape[-1] if spectra.ndim else 1} bins cannot be folded:"
                 f" the response has {self.energies} energies",
-                remedy="rebin it to the response's energies with `rebin`",
+                remedy="Rebin it to the response's energies with `rebin`",
             )
         flat = np.ascontiguousarray(spectra.reshape(-1, self.energies))
         out = fold_kernel(flat, self.area, self.row, self.channel, self.value, self.channels)
@@ -124,7 +124,7 @@ class Response(Digested):
         if factor < 1 or self.channels % factor:
             raise InputError(
                 f"{self.channels} channels cannot be joined {factor} at a time",
-                remedy="choose a divisor",
+                remedy="Choose a divisor",
             )
         edges = np.append(self.channel_lo[::factor], self.channel_hi[-1])
         entries = _rebin_rows(self, self.channel_lo, self.channel_hi, edges)

@@ -75,7 +75,7 @@ def read_response(
         )
     if np.any(np.diff(low) < 0):
         raise ProductFormatError(
-            "the energies of the matrix do not rise", where=rmf, remedy="sort its rows"
+            "the energies of the matrix do not rise", where=rmf, remedy="Sort its rows"
         )
     response = Response(
         energy_lo=low,
@@ -98,7 +98,7 @@ def read_response(
             raise ProductFormatError(
                 f"{curve.size} areas for a matrix of {middle.size} rows",
                 where=arf,
-                remedy="use area_at='energies'",
+                remedy="Use area_at='energies'",
             )
         energy = middle
     else:
@@ -212,7 +212,7 @@ def write_response(
     for path in (rmf, arf):
         if path is not None and Path(path).exists() and not overwrite:
             raise InputError(
-                "is there already", where=path, remedy="give overwrite=True to replace it"
+                "is there already", where=path, remedy="Give overwrite=True to replace it"
             )
     area = np.ones(response.energies) if arf is not None else response.area
     groups, starts, lengths, rows = [], [], [], []

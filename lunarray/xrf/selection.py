@@ -197,7 +197,7 @@ def _flare_flags(
         raise InputError(
             f"the flare list has no {', '.join(sorted(missing))}",
             where="flares",
-            remedy="Pass what lunarray.xrf.read_goes_flares gives",
+            remedy="Give what lunarray.xrf.read_goes_flares gives",
         )
     pad = np.timedelta64(round(margin * 1e9), "ns")
     start = flares["start"].to_numpy("M8[ns]") - pad

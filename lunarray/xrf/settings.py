@@ -336,5 +336,5 @@ class Observation:
 def prior_composition(mare_fraction: float) -> dict[str, float]:
     """Composition to start from, wt%: highlands and mare mixed by area (`mare_fraction` of mare, 0 to 1)."""
     if not 0 <= mare_fraction <= 1:
-        raise InputError(f"a mare fraction of {mare_fraction}", remedy="it lies between 0 and 1")
+        raise InputError(f"a mare fraction of {mare_fraction}", remedy="It lies between 0 and 1")
     return {e: (1 - mare_fraction) * HIGHLAND[e] + mare_fraction * MARE[e] for e in HIGHLAND}

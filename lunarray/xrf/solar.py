@@ -208,7 +208,7 @@ def fit_solar(
         raise InputError(
             f"a spectrum of {spectrum['counts'].size} channels, where the response has {response.channels}",
             where="fit_solar",
-            remedy="Pass the RMF that goes with the spectrum",
+            remedy="Give the RMF that goes with the spectrum",
         )
     plasma = plasma_table(engine=engine) if plasma is None else plasma
     if unknown := [name for name in free if name not in plasma.elements[1:]]:

@@ -139,7 +139,7 @@ def write_table_model(
 
     path = Path(path)
     if path.exists() and not overwrite:
-        raise InputError("the file is there", where=path, remedy="Pass overwrite=True")
+        raise InputError("the file is there", where=path, remedy="Give overwrite=True")
     array = ds.get("flux") if isinstance(ds, xr.Dataset) else ds
     if (
         array is None
@@ -149,7 +149,7 @@ def write_table_model(
         raise InputError(
             "no flux(..., energy) with energy_lo and energy_hi",
             where="write_table_model",
-            remedy="Pass a Dataset like that of read_table_model",
+            remedy="Give a Dataset like that of read_table_model",
         )
     flux = np.asarray(array.values, "f8")
     lo, hi = (np.asarray(array[key].values, "f8") for key in ("energy_lo", "energy_hi"))
@@ -158,7 +158,7 @@ def write_table_model(
         raise InputError(
             "a flux is missing, or energy bins do not adjoin",
             where="write_table_model",
-            remedy="Pass finite fluxes on adjoining bins",
+            remedy="Give finite fluxes on adjoining bins",
         )
     names = [str(dim) for dim in array.dims[:-1]]
     axes = [np.asarray(array[dim].values, "f8") for dim in names]

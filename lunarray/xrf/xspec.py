@@ -45,7 +45,7 @@ def require_pyxspec() -> None:
         raise MissingDependencyError(
             "PyXspec, the Python interface of XSPEC, is not installed",
             remedy=(
-                "it comes with HEASoft (https://heasarc.gsfc.nasa.gov/lheasoft), not from PyPI: install HEASoft,"
+                "It comes with HEASoft (https://heasarc.gsfc.nasa.gov/lheasoft), not from PyPI: install HEASoft,"
                 " run its headas-init, and start Python from that shell; or use engine='numba', which needs none"
                 " of it"
             ),
@@ -179,7 +179,7 @@ def fit_spectrum(
             raise LunarrayError(
                 f"XSPEC failed: {type(error).__name__}: {error}",
                 where="engine='pyxspec'",
-                remedy="fit this spectrum with engine='numba' to see whether the data are at fault",
+                remedy="Fit this spectrum with engine='numba' to see whether the data are at fault",
             ) from error
     return _result(model, plan, answer)
 
