@@ -121,6 +121,61 @@ def test_notes_are_one_line(run, tmp_path, cube):
     assert "LunarrayWarning" not in text
 
 
+def test_what_other_programs_wrote(run, tmp_path, cube):
+    """A cube in Zarr or netCDF of xarray's own, and one that only a reader named by the user opens."""
+    cube[["reflectance"]].to_zarr(tmp_path / "plain.zarr", consolidated=False)
+    cube[["reflectance"]].to_netcdf(tmp_path / "plain.nc", engine="h5netcdf")
+    expected = cube.lunar.invert_oxides().compute()
+    for number, name in enumerate(("plain.zarr", "plain.nc")):
+        out = tmp_path / f"{number}.zarr"
+        run("invert-oxides", tmp_path / name, "-o", out)
+        xr.testing.assert_allclose(la.open_zarr(out)["FeO"], expected["FeO"])
+    (tmp_path / "plain.zarr").rename(tmp_path / "odd")
+    shown = run("info", tmp_path / "odd")
+    assert "opened by the reader zarr" in shown
+    assert "IAU_2015:30135" in shown
+
+
+def test_info_of_any_file(run, tmp_path):
+    from test_sp_io import write_product
+
+    path = write_product(tmp_path, "SP_2C_02_1")
+    shown = run("info", path)
+    assert "opened by the reader kaguya-sp" in shown
+    assert "observation 5, wavelength 296" in shown
+    assert re.search(r"radiance .*float32 .*W m-2 um-1 sr-1", shown)
+    run(
+        "gib",
+        "create",
+        tmp_path / "bank.zarr",
+        "--extent=-1,-1,1,1",
+        "--regions",
+        "1x1",
+        "--shape",
+        "64x64",
+    )
+    shown = run("info", tmp_path / "bank.zarr")
+    assert "reader lunarray-gib" in shown
+    assert "0 of 1" in shown
+    (tmp_path / "a.bin").write_bytes(b"?")
+    assert "no reader knows it" in run("info", tmp_path / "a.bin", code=1)
+    assert "Give 'kaguya-sp'" in run("info", path, "--reader", "no", code=1)
+
+
+def test_readers_are_listed(run):
+    shown = run("readers")
+    for name in la.readers.available():
+        assert name in shown
+
+
+@pytest.mark.parametrize("name", ["result.nc", "result.tif", "maps.png", "o.CSV"])
+def test_what_is_no_store_is_not_written(run, tmp_path, name):
+    """A folder called result.nc helps nobody, and it is said before the work."""
+    text = run("invert-oxides", tmp_path / "absent.spc", "-o", tmp_path / name, code=2)
+    assert ".zarr" in text
+    assert not list(tmp_path.iterdir())
+
+
 def test_faults_are_one_line_and_exit_code_1(run, tmp_path):
     for arguments, words in {
         ("invert-oxides", tmp_path / "absent.spc", "-o", tmp_path / "o.zarr"): "absent.spc",
@@ -130,8 +185,8 @@ def test_faults_are_one_line_and_exit_code_1(run, tmp_path):
             tmp_path / "b.tif",
             "-o",
             tmp_path / "o.zarr",
-        ): "2 inputs",
-        ("info", tmp_path / "absent.zarr"): "no such store",
+        ): "a.tif: no such file",
+        ("info", tmp_path / "absent.zarr"): "absent.zarr: no such file",
     }.items():
         text = run(*arguments, code=1)
         assert words in text

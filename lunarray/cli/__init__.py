@@ -105,6 +105,7 @@ def main(
 for command in (
     general.demo,
     general.info,
+    general.readers,
     oxides.invert_oxides,
     oxides.train_oxides,
     oxides.atlas,

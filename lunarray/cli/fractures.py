@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from lunarray.cli.console import console, picture, say
+from lunarray.cli.inputs import ReaderName, open_inputs
 from lunarray.cli.options import (
     Device,
     LearningRate,
@@ -127,6 +128,7 @@ def map_fractures(
         Path | None,
         Option(help="Units (any OGR file) outside of which polygons are dropped."),
     ] = None,
+    reader: ReaderName = None,
     device: RunDevice = Device.auto,
     quicklook: Quicklook = None,
     overwrite: Overwrite = False,
@@ -141,7 +143,7 @@ def map_fractures(
 
     if vectors is not None:
         _check_vectors(vectors, overwrite)
-    image, source = _open_image(inputs, resolution)
+    image, source = _open_image(inputs, resolution, reader)
     if vectors is not None and "spatial_ref" not in image.coords:
         raise GridError(
             "the image has no place on the ground, so that polygons would have no area",
@@ -173,6 +175,7 @@ def train_fractures(
     images: TrainImages,
     lines: Lines,
     output: WeightsOutput,
+    reader: ReaderName = None,
     polygons: Outlines = None,
     width: Width = "width",
     model: Begin = "light",
@@ -215,7 +218,7 @@ def train_fractures(
             where="--lines",
             remedy="Give one for all, or one for each in the order of the images",
         )
-    pictures = [_open_image([name], None)[0] for name in images]
+    pictures = [_open_image([name], None, reader)[0] for name in images]
     by_image = lines if len(lines) > 1 else lines * len(images)
     labels = [
         la.fractures.weak_labels(file, picture, width=_number(width), polygons=polygons)
@@ -259,31 +262,41 @@ def train_fractures(
 
 
 def _open_image(
-    names: list[str], resolution: float | None
+    names: list[str], resolution: float | None, reader: str | None
 ) -> tuple[xr.DataArray, xr.DataArray | None]:
     """One image, or a mosaic and the numbers of the images that its pixels came from."""
     import lunarray as la
-    from lunarray.errors import InputError
 
-    if len(names) == 1 and names[0].rstrip("/").endswith(".zarr"):
-        store = la.open_zarr(names[0])
-        if "image" not in store:
-            raise InputError(
-                f"no variable 'image' among {', '.join(map(str, store.data_vars)) or 'none'}",
-                where=names[0],
-                remedy="Give a store with an image (y, x)",
-            )
-        image, source = store["image"], store.get("source")
-        if resolution is None:
-            return image, source
-        return la.geo.reproject(image, resolution), None
-    opened = [la.fractures.open_nac(name) for name in names]
+    opened = []
+    for name in names:
+        # An image is an image here, though its file may be a map as well.
+        known = la.readers.available()["lroc-nac"].extensions
+        own = "lroc-nac" if reader is None and name.lower().endswith(known) else reader
+        found, own = open_inputs([name], own, otherwise="lroc-nac")
+        if hasattr(found, "data_vars"):
+            if len(names) == 1 and resolution is None and "image" in found:
+                return found["image"], found.get("source")
+            found = _image_of(found, name)
+        opened.append(found)
     if len(opened) == 1:
         if resolution is None:
             return opened[0], None
         return la.geo.reproject(opened[0], resolution), None
     laid = la.fractures.mosaic(opened, resolution=1.5 if resolution is None else resolution)
     return laid["image"], laid["source"]
+
+
+def _image_of(ds: xr.Dataset, name: str) -> xr.DataArray:
+    """The image of a Dataset."""
+    from lunarray.errors import InputError
+
+    if "image" in ds:
+        return ds["image"]
+    raise InputError(
+        f"no variable 'image' among {', '.join(map(str, ds.data_vars)) or 'none'}",
+        where=name,
+        remedy="Give a store or a file with an image (y, x)",
+    )
 
 
 def _check_vectors(path: Path, overwrite: bool) -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from lunarray.cli.console import console, say
+from lunarray.cli.inputs import ReaderName, open_dataset, reader_for
 from lunarray.cli.options import Grid
+from lunarray.cli.superres import bank_table
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,41 +56,43 @@ def demo(
 
 
 def info(
-    store: Annotated[Path, Argument(help="A store that lunarray wrote.", show_default=False)],
+    inputs: Annotated[
+        list[str],
+        Argument(
+            metavar="INPUT...",
+            help="A store, or files that a reader opens (quoted patterns too).",
+            show_default=False,
+        ),
+    ],
+    reader: ReaderName = None,
 ) -> None:
-    """Show what a store holds, where it came from, and whether its writing came to the end."""
-    from rich.table import Table
-
+    """Show what a store or a file holds and where it came from; of a store, whether its writing came to the end."""
     from lunarray.store import describe
 
-    found = describe(store)
-    ds = found.dataset
-    state = (
-        "complete"
-        if found.complete
-        else "[bold red]interrupted: run what wrote it again to complete it[/]"
-    )
-    say(f"[bold]{store}[/]  {state}, {found.regions_done} of {found.regions} regions")
-    say(f"{found.nbytes_stored / 1e6:,.1f} MB stored, {ds.nbytes / 1e6:,.1f} MB in memory")
-    say("Axes       " + ", ".join(f"{dim} {size}" for dim, size in ds.sizes.items()))
-    crs = ds.coords["spatial_ref"].attrs.get("crs_code") if "spatial_ref" in ds.coords else None
-    if crs:
-        say(f"CRS        {crs}")
-    table = Table("variable", "axes", "type", "unit", "chunks", "what")
-    for name, variable in ds.data_vars.items():
-        chunks = "×".join(str(max(sizes)) for sizes in variable.chunks or ())
-        axes, unit = " ".join(map(str, variable.dims)), variable.attrs.get("units", "")
-        table.add_row(
-            str(name),
-            axes,
-            str(variable.dtype),
-            unit,
-            chunks,
-            variable.attrs.get("long_name", ""),
+    # An interrupted store cannot be opened, and is described.
+    name = reader or reader_for(inputs, "lroc-nac")
+    if name == "lunarray" and len(inputs) == 1:
+        found = describe(inputs[0])
+        ds = found.dataset
+        state = (
+            "complete"
+            if found.complete
+            else "[bold red]interrupted: run what wrote it again to complete it[/]"
         )
-    console().print(table)
+        say(f"[bold]{inputs[0]}[/]  {state}, {found.regions_done} of {found.regions} regions")
+        say(f"{found.nbytes_stored / 1e6:,.1f} MB stored, {ds.nbytes / 1e6:,.1f} MB in memory")
+    else:
+        ds, name = open_dataset(inputs, name)
+        more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
+        say(f"[bold]{inputs[0]}[/]{more}, opened by the reader {name}")
+        say(f"{ds.nbytes / 1e6:,.1f} MB in memory")
+    _contents(ds)
+    if name == "lunarray-gib":
+        bank_table(ds)
     for key in (
         "title",
+        "mission",
+        "instrument",
         "source",
         "model",
         "model_sha256",
@@ -99,6 +103,37 @@ def info(
             say(f"{key:<17}{ds.attrs[key]}")
     for line in str(ds.attrs.get("history", "")).splitlines():
         say(f"{'history':<17}{line}")
+
+
+def readers() -> None:
+    """List the readers: what files they open, and by what name --reader takes them."""
+    from rich.table import Table
+
+    from lunarray.readers import available
+
+    table = Table("reader", "reads", "files", "products")
+    for row in available().rows():
+        table.add_row(*row)
+    console().print(table)
+
+
+def _contents(ds: xr.Dataset) -> None:
+    """Print axes, reference system, variables."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    say("Axes       " + ", ".join(f"{dim} {size}" for dim, size in ds.sizes.items()))
+    crs = ds.coords["spatial_ref"].attrs.get("crs_code") if "spatial_ref" in ds.coords else None
+    if crs:
+        say(f"CRS        {crs}")
+    table = Table("variable", "axes", "type", "unit", "chunks", "what")
+    for name, variable in ds.data_vars.items():
+        chunks = "×".join(str(max(sizes)) for sizes in variable.chunks or ())
+        axes, unit = " ".join(map(str, variable.dims)), variable.attrs.get("units", "")
+        what = variable.attrs.get("long_name", "")
+        cells = (name, axes, variable.dtype, unit, chunks, what)
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    console().print(table)
 
 
 def _table_of_errors(truth: xr.Dataset, maps: xr.Dataset) -> None:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import typer
 from typer import Option
 
 
@@ -26,11 +27,28 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+#: Endings of files that people expect, and that no store is.
+_NO_STORES = (".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".tif", ".tiff", ".img", ".cub", ".csv", ".txt",
+              ".parquet", ".gpkg", ".shp", ".geojson", ".json", ".png", ".pdf", ".svg", ".zip")  # fmt: skip
+
+
+def _store(path: Path) -> Path:
+    """Refuse names of other kinds of files before the work, rather than make a folder called result.nc."""
+    if path.suffix.lower() in _NO_STORES and not path.is_dir():
+        named = path.with_suffix(".zarr").name
+        raise typer.BadParameter(
+            f"what is written is a Zarr store, and {path.name} would be none. Name it {named}; la.open({named!r}) then "
+            "gives a Dataset, whose .to_netcdf() and .lunar.to_cog() write netCDF and GeoTIFF"
+        )
+    return path
+
+
 Output = Annotated[
     Path,
     Option(
         "--output",
         "-o",
+        callback=_store,
         help="Zarr store to write. An interrupted one is completed.",
         show_default=False,
     ),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from lunarray.cli.console import console, picture, say
+from lunarray.cli.inputs import ReaderName, open_dataset, open_maps
 from lunarray.cli.options import (
     Device,
     Grid,
@@ -43,8 +44,8 @@ def invert_oxides(
         list[str],
         Argument(
             metavar="INPUT...",
-            help="KAGUYA SP L2C files (.spc, .lbl; quoted patterns too), one Zarr store, or one reflectance mosaic "
-            "(GeoTIFF, ISIS cube, ENVI).",
+            help="KAGUYA SP L2C files (.spc, .lbl; quoted patterns too), one Zarr store, one reflectance mosaic "
+            "(GeoTIFF, ISIS cube, ENVI), or spectra that another reader opens.",
             show_default=False,
         ),
     ],
@@ -71,6 +72,7 @@ def invert_oxides(
         Path | None,
         Option(help="Text file with a mosaic's wavelengths (nm), if it does not say them."),
     ] = None,
+    reader: ReaderName = None,
     model: OwnWeights = None,
     device: RunDevice = Device.auto,
     skip_bad_files: SkipBadFiles = False,
@@ -82,7 +84,7 @@ def invert_oxides(
     The embedded model was trained on simulated soils only. Read its card before you believe a map:
     `python -c "import lunarray.oxides as o; print(o.DEFAULT_WEIGHTS.with_suffix('.md'))"`
     """
-    spectra = open_inputs(inputs, reflectance, skip_bad_files, wavelengths)
+    spectra = _open_spectra(inputs, reader, reflectance, skip_bad_files, wavelengths)
     if grid is not None:
         options: dict[str, Any] = {"fill_radius": fill_radius, "latitude": latitude}
         if resolution is not None:
@@ -105,6 +107,7 @@ def train_oxides(
         ),
     ],
     output: WeightsOutput,
+    reader: ReaderName = None,
     reference: Annotated[
         Path | None,
         Option(help="Maps of the six oxides: a Zarr store, or a folder of FeO.tif, TiO2.tif, …"),
@@ -158,7 +161,7 @@ def train_oxides(
     import lunarray as la
 
     errors = _assignments(reference_std or [], "--reference-std")
-    samples, pixels = _samples(inputs, reference, screen or [], reference_window, errors)
+    samples, pixels = _samples(inputs, reference, screen or [], reference_window, errors, reader)
     samples = la.oxides.select_samples(samples)
     _say_samples(samples)
     if samples_output is not None:
@@ -199,6 +202,7 @@ def atlas(
         Path,
         Option("--output", "-o", help="Folder for maps, GeoTIFFs and tables.", show_default=False),
     ],
+    reader: ReaderName = None,
     model: OwnWeights = None,
     latitude: Annotated[
         float, Option(min=0, max=89.9, help="Map what is poleward of this (degrees).")
@@ -232,7 +236,7 @@ def atlas(
 
     cubes: dict[str, Any] = {}
     for name in inputs:
-        cube = open_inputs([name], Reflectance.REF1, False, None)
+        cube = _open_spectra([name], reader)
         pole = _pole(cube, name)
         if pole in cubes:
             raise InputError(
@@ -278,7 +282,10 @@ def atlas(
 def compare(
     result: Annotated[
         Path,
-        Argument(help="Maps: a Zarr store, a GeoTIFF, or a folder of such.", show_default=False),
+        Argument(
+            help="Maps: a Zarr store, a GeoTIFF, a folder of such, or what another reader opens.",
+            show_default=False,
+        ),
     ],
     reference: Annotated[
         Path,
@@ -291,6 +298,7 @@ def compare(
         Path | None,
         Option("--output", "-o", help="Zarr store for the differences."),
     ] = None,
+    reader: ReaderName = None,
     method: Annotated[
         str,
         Option(help="How the reference is resampled: auto, nearest, bilinear or average."),
@@ -311,8 +319,8 @@ def compare(
     from lunarray.oxides.comparison import matched
 
     mine, theirs = matched(
-        la.store.open_maps(result),
-        la.store.open_maps(reference),
+        open_maps(result, reader),
+        open_maps(reference, reader),
         method=method,  # type: ignore[arg-type]
     )
     oxides = [name for name in la.oxides.OXIDES if name in mine]
@@ -327,30 +335,27 @@ def compare(
     picture(la.plot.comparison, theirs, mine, path=quicklook)
 
 
-def open_inputs(
-    inputs: list[str], reflectance: Reflectance, skip_bad_files: bool, wavelengths: Path | None
+def _open_spectra(
+    inputs: list[str],
+    reader: str | None,
+    reflectance: Reflectance = Reflectance.REF1,
+    skip_bad_files: bool = False,
+    wavelengths: Path | None = None,
 ) -> xr.Dataset:
-    """Open what the endings of the inputs say they are."""
+    """Spectra, those of mosaics on the bands of the models."""
     import lunarray as la
-    from lunarray.errors import InputError
 
-    endings = {Path(name).suffix.lower() for name in inputs}
-    if endings <= {".spc", ".lbl"}:
-        return la.open_sp(
-            inputs, reflectance=reflectance.value, errors="skip" if skip_bad_files else "raise"
-        )
-    if len(inputs) > 1:
-        raise InputError(
-            f"{len(inputs)} inputs with the endings {', '.join(sorted(endings))}",
-            where="INPUT",
-            remedy="Give any number of SP files (.spc), or one Zarr store, or one mosaic",
-        )
-    if endings == {".zarr"}:
-        return la.open_zarr(inputs[0])
-    cube = la.open_cube(
-        inputs[0], wavelengths=None if wavelengths is None else _numbers(wavelengths)
+    if wavelengths is not None and reader is None:
+        reader = "cube"
+    spectra, reader = open_dataset(
+        inputs,
+        reader,
+        otherwise="cube",
+        skip=skip_bad_files,
+        kaguya_sp={"reflectance": reflectance.value},
+        cube={} if wavelengths is None else {"wavelengths": _numbers(wavelengths)},
     )
-    return cube.lunar.resample_bands(la.sp.WAVELENGTHS_150)
+    return spectra.lunar.resample_bands(la.sp.WAVELENGTHS_150) if reader == "cube" else spectra
 
 
 def _numbers(path: Path) -> list[float]:
@@ -404,14 +409,15 @@ def _samples(
     screen: list[Path],
     window: int,
     reference_std: dict[str, float],
+    reader: str | None,
 ) -> tuple[xr.Dataset, xr.Dataset | None]:
     """Build samples, and those of single pixels, from cubes and maps; or open a store of samples."""
     import lunarray as la
     from lunarray.errors import InputError
 
     if reference is None:
-        if len(inputs) == 1 and inputs[0].endswith(".zarr"):
-            opened = la.open_zarr(inputs[0])
+        if len(inputs) == 1:
+            opened, _ = open_dataset(inputs, reader, otherwise="cube")
             if "sample" in opened.dims:
                 return opened, None
         raise InputError(
@@ -419,10 +425,10 @@ def _samples(
             where="--reference",
             remedy="Give maps of the six oxides, or a store of samples in place of the cubes",
         )
-    cubes = [open_inputs([name], Reflectance.REF1, False, None) for name in inputs]
+    cubes = [_open_spectra([name], reader) for name in inputs]
     maps = []
     for path in screen:
-        found = la.store.open_maps(path)
+        found = open_maps(path)
         only = [str(name) for name in found.data_vars]
         # A single map is the one meant, whatever its file is called.
         maps.append(found if "FeO" in found or len(only) != 1 else found.rename({only[0]: "FeO"}))
@@ -431,7 +437,7 @@ def _samples(
     samples, pixels = (
         la.oxides.build_samples(
             cubes,
-            la.store.open_maps(reference),
+            open_maps(reference),
             screen=maps or None,
             reference_window=window,
             reference_std=reference_std,

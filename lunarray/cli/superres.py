@@ -10,6 +10,7 @@ import typer
 from typer import Argument, Option
 
 from lunarray.cli.console import console, friendly, picture, say
+from lunarray.cli.inputs import ReaderName, open_dataset, open_map
 from lunarray.cli.options import Device, Output, Overwrite, Quicklook, RunDevice, TrainDevice
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def create(
     names = [e.strip() for e in elements.split(",") if e.strip()]
     ds = superres.create_gib(store, grid, names, features, overwrite=overwrite)
     say(f"Grid       {grid.size[0]:,} × {grid.size[1]:,} pixels in {regions} regions")
-    _summary(ds)
+    bank_table(ds)
     say(f"Store      {store}")
 
 
@@ -95,6 +96,7 @@ def populate(
         Division, Option(help="How a footprint divides over its cells.")
     ] = Division.exact,
     cells: Annotated[int, Option(min=1, help="Cells of a footprint.")] = 8,
+    reader: ReaderName = None,
     skip_bad: Annotated[
         bool, Option("--skip-bad", help="Go on without footprints that are none.")
     ] = False,
@@ -122,7 +124,8 @@ def populate(
     if albedo is not None:
         sources["albedo"] = _open_map(albedo)
     tables: list[xr.Dataset | None] = [
-        _open_footprints(path, skip_bad) for path in footprints or []
+        open_dataset([path], reader, otherwise="ch2-class-tracks", skip=skip_bad)[0]
+        for path in footprints or []
     ]
     if sources:
         superres.classify_mare(
@@ -145,7 +148,7 @@ def populate(
         )
     say(f"Regions    {len(regions)} populated anew")
     ds = superres.open_gib(store)
-    _summary(ds)
+    bank_table(ds)
     if quicklook is not None:
         first = _known_elements(ds)[0]
         plot.heat_map(ds, first, base=sources.get("albedo"), radius=40.0, path=quicklook)
@@ -301,25 +304,12 @@ def _numbers(text: str, count: int, separator: str, option: str) -> list[float]:
 
 
 def _open_map(path: Path) -> xr.DataArray:
-    """A map from a GeoTIFF or another raster, a Zarr store with one map, or a table of numbers."""
+    """One map, from a table of numbers too."""
     import lunarray as la
-    from lunarray.errors import InputError
-    from lunarray.store import open_maps
 
     if path.name.endswith((".csv", ".csv.gz")):
         return la.superres.read_global_grid(path)
-    maps = [v for v in open_maps(path).data_vars.values() if v.ndim == 2]
-    if len(maps) != 1:
-        raise InputError(f"{len(maps)} maps", where=path, remedy="Give a file with one map")
-    return maps[0]
-
-
-def _open_footprints(path: Path, skip_bad: bool) -> xr.Dataset:
-    import lunarray as la
-
-    if path.suffix == ".zarr":
-        return la.open_zarr(path)
-    return la.superres.read_class_tracks(path, errors="skip" if skip_bad else "raise")
+    return open_map(path)
 
 
 def _known_elements(ds: xr.Dataset) -> list[str]:
@@ -334,7 +324,7 @@ def _known_elements(ds: xr.Dataset) -> list[str]:
     return known
 
 
-def _summary(ds: xr.Dataset) -> None:
+def bank_table(ds: xr.Dataset) -> None:
     """Print how many regions hold what."""
     from rich.table import Table
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from lunarray.cli.console import console, picture, say
+from lunarray.cli.inputs import ReaderName, open_dataset
 from lunarray.cli.options import Output, Overwrite, Quicklook, SkipBadFiles
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def fit_elements(
     footprints: Annotated[
         Path | None, Option(help="Footprints with abundances to write (.gpkg or .parquet).")
     ] = None,
+    reader: ReaderName = None,
     skip_bad_files: SkipBadFiles = False,
     quicklook: Quicklook = None,
     overwrite: Overwrite = False,
@@ -81,10 +83,7 @@ def fit_elements(
     from lunarray.errors import InputError
     from lunarray.xrf.footprints import check_footprints_path
 
-    if len(inputs) == 1 and inputs[0].endswith(".zarr"):
-        frames = la.open_zarr(inputs[0])
-    else:
-        frames = la.open_class(inputs, errors="skip" if skip_bad_files else "raise")
+    frames, _ = open_dataset(inputs, reader, otherwise="ch2-class", skip=skip_bad_files)
     if footprints is not None:
         check_footprints_path(footprints, overwrite=overwrite)
     response = la.xrf.read_response(rmf, arf)

@@ -11,6 +11,8 @@ from lunarray.errors import ProductFormatError
 from lunarray.readers.backends import backend
 from lunarray.readers.protocol import Reader, head
 
+#: Attributes of the root by which stores of ours are known.
+_OURS = (b'"lunarray_store"', b'"lunarray_gib"')
 _METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 
 
@@ -20,7 +22,7 @@ def _root(path: str) -> bytes:
 
 
 def _is_store(path: str) -> bool:
-    return b'"lunarray_store"' in _root(path)
+    return _OURS[0] in _root(path)
 
 
 def _is_zarr(path: str) -> bool:
@@ -30,7 +32,7 @@ def _is_zarr(path: str) -> bool:
 
 
 def _is_foreign_zarr(path: str) -> bool:
-    return _is_zarr(path) and b'"lunarray' not in _root(path)
+    return _is_zarr(path) and not any(key in _root(path) for key in _OURS)
 
 
 def _is_netcdf(path: str) -> bool:
