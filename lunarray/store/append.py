@@ -1,23 +1,48 @@
-"""Growing a store along one axis, batch by batch, so that an interruption loses one batch at most."""
+"""Growing a store along one axis, batch by batch, so that an interruption loses one batch at most.
+
+Rows are put behind those of a copy of the store, which lies beside it and takes its place when all of them are there
+(:mod:`lunarray.store.transaction`). The copy is one of names: its files are those of the store (hard links) until they
+are written anew. Whoever reads the store has its old rows, whole, until it has the new ones.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
 from lunarray.engine import progress_bar
-from lunarray.errors import InputError, StoreConflictError, store_errors
+from lunarray.errors import (
+    InputError,
+    StoreConflictError,
+    StoreDamagedError,
+    StoreFormatError,
+    store_errors,
+)
 from lunarray.store.content import codecs, missing
+from lunarray.store.folder import Folder
 from lunarray.store.layout import CHUNK_BYTES
 from lunarray.store.locks import WriteLock
 from lunarray.store.provenance import stamp
 from lunarray.store.reading import open_zarr
+from lunarray.store.regions import sweep
 from lunarray.store.state import FORMAT_VERSION, KEY, OPEN, set_state, state_of
-from lunarray.store.transaction import appearing
+from lunarray.store.transaction import (
+    appearing,
+    beside,
+    discard,
+    real,
+    settle,
+    sync_folders,
+    take_place,
+)
 
 #: Chunks of the small arrays (coordinates) are this many times as long as those of the data.
 _SMALL_CHUNKS = 8
@@ -38,9 +63,9 @@ def append_zarr(
 ) -> xr.Dataset:
     """Write a Dataset to a new store, or behind the rows that a store holds.
 
-    Rows are committed in batches of 64 MB. The store counts as incomplete meanwhile; if writing is interrupted, what
-    was committed stays, and the next call drops the rest before it goes on. Which rows are there already is the
-    caller's to know (:func:`held`).
+    Rows are committed in batches of 64 MB, beside the store, which is as it was until all of them are there. If writing
+    is interrupted, what was committed stays, and the next call drops the rest before it goes on. Which rows are there
+    already is the caller's to know (:class:`Appending`).
 
     `ds`: rows to be written. All of its variables must be in the store, and the other way round; `path`: the store:
     new, or written by this function; `dim`: axis to grow; `progress` bool: show a progress bar; by default where
@@ -48,44 +73,132 @@ def append_zarr(
     no rows along `dim`. StoreConflictError if the store is not one to append to, or its variables or other axes are not
     those of `ds`. StoreLockedError if another process is writing to it. StoreError if it cannot be written.
     """
-    path = Path(path)
-    if not ds.sizes.get(dim):
-        raise InputError(f"no rows along {dim!r} to append", where=path, remedy="Give some rows")
-    ds = ds.drop_encoding()
-    length = max(1, CHUNK_BYTES // max(_row_bytes(ds, dim), 1))
-    batch = _BATCH_CHUNKS * length
-    begins = list(range(0, ds.sizes[dim], batch))
-    remedy = "Mend the cause and do the same again: it goes on behind what was committed"
-    with store_errors("writing stopped", path, remedy), WriteLock(path):
-        state = state_of(path)
-        if state is None:
-            _begin(ds.isel({dim: slice(0, batch)}), path, dim, length)
-            begins = begins[1:]
-        else:
-            _require_appendable(path, state, dim)
-            _roll_back(path, state, dim)
-            _check_same(ds, path, dim)
-        with progress_bar(f"Appending to {path.name}", len(begins), show=progress) as step:
-            for begin in begins:
-                _append(ds.isel({dim: slice(begin, begin + batch)}), path, dim)
-                step()
-        set_state(path, complete=True)
+    with appending(path, dim) as end:
+        end.append(ds, progress=progress)
     return open_zarr(path)
 
 
-def held(path: str | os.PathLike[str], name: str) -> set[str]:
+@contextmanager
+def appending(path: str | os.PathLike[str], dim: str) -> Iterator[Appending]:
+    """Append to a store for as long as the context lasts; at its end the rows are there for all to read.
+
+    `path`, `dim`: as of :func:`append_zarr`, and so are the errors. What a stopped writer did not commit is dropped
+    first, under the lock.
+    """
+    path = real(path)
+    remedy = "Mend the cause and do the same again: it goes on behind what was committed"
+    with store_errors("writing stopped", path, remedy), WriteLock(path) as lock:
+        settle(path)
+        end = Appending(path, dim)
+        yield end
+        end.finish(lock)
+
+
+class Appending:
+    """The end of a store, to which rows are appended; made by :func:`appending`.
+
+    `path`: the store; `dim`: axis to grow.
+    """
+
+    def __init__(self, path: Path, dim: str) -> None:
+        self.path, self.dim, self.place = path, dim, beside(path)
+        there = state_of(path)
+        if there is not None:
+            _require_appendable(path, there, dim)
+        if not _goes_on(self.place, path):
+            discard(self.place, path)
+        begun = state_of(self.place)
+        if begun is not None:
+            _roll_back(self.place, begun, dim)
+        elif there is not None and not there["complete"]:
+            _copy(path, self.place)
+            _roll_back(self.place, there, dim)
+
+    def held(self, name: str) -> set[str]:
+        """Values of a text variable, along the axis that grows, in the rows that are committed."""
+        place = self.place if self.place.exists() else self.path
+        return held(place, name)
+
+    def append(self, ds: xr.Dataset, *, progress: bool | None = None) -> None:
+        """Put rows behind those that are there."""
+        path, dim = self.place, self.dim
+        if not ds.sizes.get(dim):
+            raise InputError(
+                f"no rows along {dim!r} to append", where=self.path, remedy="Give some rows"
+            )
+        ds = ds.drop_encoding()
+        length = max(1, CHUNK_BYTES // max(_row_bytes(ds, dim), 1))
+        batch = _BATCH_CHUNKS * length
+        begins = list(range(0, ds.sizes[dim], batch))
+        if not path.exists() and self.path.exists():
+            _check_same(ds, self.path, dim)
+            _copy(self.path, path)
+        elif path.exists():
+            _check_same(ds, path, dim)
+        else:
+            _begin(ds.isel({dim: slice(0, batch)}), path, dim, length)
+            begins = begins[1:]
+        with progress_bar(f"Appending to {self.path.name}", len(begins), show=progress) as step:
+            for begin in begins:
+                _append(ds.isel({dim: slice(begin, begin + batch)}), path, dim)
+                step()
+
+    def finish(self, lock: WriteLock) -> None:
+        """Let the rows that were committed be seen."""
+        if self.place.exists():
+            sweep(self.place)
+            sync_folders(self.place)
+            lock.check()
+            set_state(self.place, complete=True, base=None)
+            take_place(self.path)
+
+
+def held(path: str | os.PathLike[str], name: str, *, complete: bool = False) -> set[str]:
     """Values of a text variable in the committed rows of a store.
 
-    `path`: a store that :func:`append_zarr` wrote, complete or not; `name`: of the variable, along the axis that grows.
-    Returns empty where there is no store.
+    `path`: a store that :func:`append_zarr` wrote, complete or not; `name`: of the variable, along the axis that grows;
+    `complete`: an incomplete store holds nothing. Returns empty where there is no store.
     """
-    state = state_of(Path(path))
-    if state is None:
+    import zarr
+
+    state = state_of(real(path))
+    if state is None or (complete and not state["complete"]):
         return set()
     if "committed" not in state:
         _require_appendable(Path(path), state, None)
-    values = open_zarr(path, incomplete=True)[name].values[: state["committed"]]
-    return {str(value) for value in values}
+    # The one array, for others may be longer by now, of rows that were not committed.
+    array: Any = zarr.open_array(os.fspath(real(path) / name), mode="r")
+    return {str(value) for value in array[: state["committed"]]}
+
+
+def _goes_on(place: Path, path: Path) -> bool:
+    """Tell whether rows are being appended at `place` to what is at `path` now, and not to what was there once."""
+    try:
+        state = state_of(place)
+    except (StoreFormatError, StoreDamagedError):
+        return False
+    return state is not None and not state["complete"] and state.get("base") == _base(path)
+
+
+def _base(path: Path) -> str:
+    """Name what rows are appended to."""
+    if not path.exists():
+        return "nothing"
+    return hashlib.sha256((path / "zarr.json").read_bytes()).hexdigest()
+
+
+def _copy(path: Path, place: Path) -> None:
+    """Begin the successor of a store with all that is in it; its files have two names then, or are copied."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+
+    with appearing(place) as begun:
+        shutil.copytree(path, begun, copy_function=link)
+        set_state(begun, complete=False, base=_base(path))
 
 
 def _row_bytes(ds: xr.Dataset, dim: str) -> int:
@@ -107,12 +220,6 @@ def _begin(first: xr.Dataset, path: Path, dim: str, length: int) -> None:
     """Write the first batch, such that the store appears all at once."""
     import zarr
 
-    if path.exists():
-        raise StoreConflictError(
-            "something else than a lunarray store is there",
-            where=path,
-            remedy="Choose another path",
-        )
     row_bytes = _row_bytes(first, dim)
     encoding: dict[Any, dict[str, Any]] = {}
     data: dict[str, list[str]] = {}
@@ -144,6 +251,7 @@ def _begin(first: xr.Dataset, path: Path, dim: str, length: int) -> None:
             groups=[{"axes": [dim], "sizes": [length], "dims": data}],
             append_dim=dim,
             committed=rows,
+            base="nothing",
         )
 
 
@@ -151,7 +259,7 @@ def _roll_back(path: Path, state: dict[str, Any], dim: str) -> None:
     """Drop rows that an interrupted call wrote but did not commit."""
     import zarr
 
-    root = zarr.open_group(os.fspath(path), mode="r+", use_consolidated=False)
+    root = zarr.open_group(Folder(path), mode="r+", use_consolidated=False)
     for _, array in root.arrays():
         names = getattr(array.metadata, "dimension_names", None) or ()
         if dim in names:
@@ -189,7 +297,6 @@ def _check_same(ds: xr.Dataset, path: Path, dim: str) -> None:
 def _append(rows: xr.Dataset, path: Path, dim: str) -> None:
     import zarr
 
-    set_state(path, complete=False)
     state = state_of(path) or {}
     loaded = rows.compute()
     there = open_zarr(path, incomplete=True)
@@ -203,7 +310,7 @@ def _append(rows: xr.Dataset, path: Path, dim: str) -> None:
         [name for name, v in stamped.variables.items() if dim not in v.dims]
     )
     with zarr.config.set({"array.write_empty_chunks": True}):
-        stamped.to_zarr(path, mode="a", append_dim=dim, zarr_format=3, consolidated=False)
+        stamped.to_zarr(Folder(path), mode="a", append_dim=dim, zarr_format=3, consolidated=False)
     committed = state["committed"] + count
     length = state["groups"][0]["sizes"][0]
     set_state(path, committed=committed, regions=math.ceil(committed / length))

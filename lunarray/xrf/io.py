@@ -265,17 +265,20 @@ def class_to_zarr(
     StoreError
         If `store` is something else, or cannot be written.
     """
-    from lunarray.store.append import append_zarr, held
+    from lunarray.store import open_zarr
+    from lunarray.store.append import appending, held
 
     files = find_files(paths, _SUFFIXES, PRODUCT)
-    have = held(store, "file")
-    new = [path for path in files if path.name not in have]
-    if not new and have:
-        from lunarray.store import open_zarr
-
+    if {path.name for path in files} <= held(store, "file", complete=True):
         return open_zarr(store)
-    ds = open_class(new, errors=errors, max_workers=max_workers)
-    return append_zarr(ds, store, dim="time", progress=progress)
+    # Asked again under the lock: another writer may have been appending the same files.
+    with appending(store, "time") as end:
+        have = end.held("file")
+        new = [path for path in files if path.name not in have]
+        if new:
+            ds = open_class(new, errors=errors, max_workers=max_workers)
+            end.append(ds, progress=progress)
+    return open_zarr(store)
 
 
 @typed
