@@ -101,6 +101,8 @@ def open_zarr(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.D
             where=path,
             remedy=REMEDY,
         ) from error
+    if state_of(path) != state:
+        return open_zarr(path, incomplete=incomplete)  # another store took its place meanwhile
     ds.attrs.pop(KEY, None)
     if state.get("failed"):
         ds.attrs["missing_regions"] = len(state["failed"])
