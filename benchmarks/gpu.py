@@ -144,8 +144,9 @@ def attention(place: Place) -> Check:
     """A layer of graph attention and the gradients of its weights: the compiled pass, and torch's operations."""
     import torch
 
+    from lunarray.superres.architecture import Architecture
     from lunarray.superres.attention import attend
-    from lunarray.superres.model import Architecture, HybridModel
+    from lunarray.superres.model import HybridModel
 
     nodes, k, features = place.size(200, 10_000), place.size(8, 101), place.size(20, 300)
     torch.manual_seed(SEED)
@@ -234,7 +235,7 @@ def fracture_inference(place: Place) -> Check:
 
 def fracture_training(place: Place) -> Check:
     """An epoch of DeepLabV3 as users train it: in half precision on a GPU."""
-    from lunarray.fractures.epochs import TrainSettings
+    from lunarray.fractures.settings import TrainSettings
     from lunarray.fractures.training import train
 
     count, side = place.size(2, 8), place.size(32, 256)

@@ -16,10 +16,11 @@ from lunarray.errors import (
     StoreFormatError,
 )
 from lunarray.fractures.batches import ArrayTiles, balanced_weight
-from lunarray.fractures.epochs import TrainSettings, learning_rate_at, loss_of
+from lunarray.fractures.epochs import learning_rate_at, loss_of
 from lunarray.fractures.metrics import confusion, tile_metrics
 from lunarray.fractures.normalise import imagenet
 from lunarray.fractures.predictor import predictor_of
+from lunarray.fractures.settings import TrainSettings
 from lunarray.fractures.weights import read_model_header
 
 

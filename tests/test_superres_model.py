@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lunarray.errors import InputError
+from lunarray.superres.architecture import Architecture, Scaling
 from lunarray.superres.attention import GATv2, attend, edge_lengths
 from lunarray.superres.grid import GIBGrid
-from lunarray.superres.model import Architecture, HybridModel, Scaling, grid_index
+from lunarray.superres.model import HybridModel, grid_index
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -11,7 +11,8 @@ from superres_cases import ELEMENTS, TINY, bank, fields, region
 import lunarray.superres as sr
 from lunarray.errors import InputError, ModelError
 from lunarray.geo import great_circle_distance
-from lunarray.superres.model import HybridModel, Scaling
+from lunarray.superres.architecture import Scaling
+from lunarray.superres.model import HybridModel
 from lunarray.superres.prediction import predict_region
 from lunarray.superres.trained import TrainedRegion, region_models, save_region_model
 

@@ -259,6 +259,8 @@ class ModelSpec:
         module, _, function = self.loader.partition(":")
         try:
             loader = getattr(importlib.import_module(module), function)
+        except MissingDependencyError:
+            raise
         except (ImportError, AttributeError, ValueError) as error:
             raise ModelError(
                 f"the model's loader cannot be imported ({error})",

@@ -14,11 +14,11 @@ from .model import deeplabv3 as deeplabv3
 from .model import light as light
 from .mosaics import mosaic as mosaic
 from .normalise import Normalisation as Normalisation
+from .settings import TrainSettings as TrainSettings
 from .statistics import network as network
 from .statistics import orientation_rose as orientation_rose
 from .tiling import split as split
 from .tiling import tiles as tiles
-from .training import TrainSettings as TrainSettings
 from .training import train as train
 from .training import validate as validate
 from .weights import load_model as load_model

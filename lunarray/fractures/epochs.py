@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from lunarray.engine.progress import Advance
 from lunarray.engine.training import Checkpoint, mixed_seed, seeded
-from lunarray.engine.training import TrainSettings as Frame
 from lunarray.errors import ModelError, StoreConflictError, needs
 from lunarray.fractures.batches import Augment, Batch, Tiles, stacked
 from lunarray.fractures.metrics import confusion, pixel_metrics, tile_metrics
 from lunarray.fractures.model import architecture_of, build
 from lunarray.fractures.normalise import Normalisation, normalise
+from lunarray.fractures.settings import TrainSettings
 from lunarray.fractures.weights import save_model
 
 with needs("torch", "training on fractures"):
     import torch
     from torch import nn
     from torch.nn import functional as F
-
-Loss = Literal["bce", "focal", "bce_dice"]
-Schedule = Literal["constant", "cosine"]
 
 #: Probability from which a pixel is a detection in the scores, as in the paper.
 THRESHOLD = 0.5
@@ -39,60 +35,6 @@ _WARM_UP = 0.05
 SCORES = (
     "precision", "recall", "F1", "IoU", "precision_pooled", "recall_pooled", "F1_pooled", "IoU_pooled",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings(Frame):
-    """How a fracture model is trained. The defaults are the paper's, section 3.2.
-
-    Attributes
-    ----------
-    epochs : int
-        Passes over the training tiles.
-    learning_rate : float
-        Adam's; the peak where `schedule` is "cosine".
-    weight_decay : float
-        Decoupled (AdamW), 0 for plain Adam.
-    seed : int
-        Of the weights, the order of tiles, the augmentation and dropout.
-    batch_size : int
-        Tiles in a step. The paper has 32 for ResNet50 and 16 for ResNet101.
-    loss : {"bce", "focal", "bce_dice"}
-        Binary cross-entropy; the same with well-classified pixels weighted down; or with the Dice loss added, which
-        does not see how few pixels are fractures. All are taken over valid pixels only.
-    class_weight : float, "balanced" or None
-        Weight of fracture pixels in the cross-entropy, that of others being 1; "balanced" gives fractures as much
-        weight together as all else, 50 at most. The paper has none.
-    schedule : {"constant", "cosine"}
-        Course of the learning rate: constant as in the paper, or warmed up and then lowered to nothing.
-
-    Raises
-    ------
-    InputError
-        If a value makes no sense.
-    """
-
-    learning_rate: float = 1e-4
-    batch_size: int = 32
-    loss: Loss = "bce"
-    class_weight: float | Literal["balanced"] | None = None
-    schedule: Schedule = "constant"
-
-    def faults(self) -> list[str]:
-        """Names of fields whose value makes no sense.
-
-        Returns
-        -------
-        list of str
-        """
-        weight = self.class_weight
-        good = {
-            "loss": self.loss in get_args(Loss),
-            "schedule": self.schedule in get_args(Schedule),
-            "class_weight": weight in (None, "balanced")
-            or (isinstance(weight, int | float) and weight > 0),
-        }
-        return super().faults() + [name for name, fine in good.items() if not fine]
 
 
 def loss_of(

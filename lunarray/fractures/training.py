@@ -21,7 +21,6 @@ from lunarray.fractures.epochs import (
     THRESHOLD,
     Run,
     Score,
-    TrainSettings,
     batch_starts,
     logits_of,
     loss_of,
@@ -29,6 +28,7 @@ from lunarray.fractures.epochs import (
 )
 from lunarray.fractures.model import ARCHITECTURES, architecture_of, build, default_normalisation
 from lunarray.fractures.normalise import Normalisation
+from lunarray.fractures.settings import TrainSettings
 from lunarray.fractures.weights import load_model, save_model
 
 with needs("torch", "training on fractures"):

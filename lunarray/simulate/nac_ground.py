@@ -45,7 +45,7 @@ def _pond_field(seed: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return sum(
         amplitude * terrain.gradient_noise(field_seed(seed, 0, octave), y, x, wavelength)
         for octave, (wavelength, amplitude) in enumerate(POND_OCTAVES)
-    )  # type: ignore[return-value]
+    )
 
 
 def pond_level(seed: int, melt: float) -> float:

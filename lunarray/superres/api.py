@@ -35,11 +35,11 @@ from lunarray.superres.trained import (
     region_models,
     save_region_model,
 )
-from lunarray.superres.training import Report, stamp, train_region
 from lunarray.typing import typed
 
 if TYPE_CHECKING:
     from lunarray.superres.grid import GIBGrid
+    from lunarray.superres.training import Report
 
 
 def fill_features(
@@ -231,6 +231,8 @@ def _train_one(
     progress: bool | None,
     report: Report | None,
 ) -> Path:
+    from lunarray.superres.training import stamp, train_region
+
     target = model_path(models, region)
     ds = open_gib(path)
     data = region_data(ds, region)

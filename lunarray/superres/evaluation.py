@@ -15,9 +15,7 @@ from lunarray.superres.baselines import BASELINES, baseline_maps
 from lunarray.superres.prediction import predict_region
 from lunarray.superres.regions import assemble_region
 from lunarray.superres.settings import TrainSettings
-from lunarray.superres.subgraphs import GraphCache
 from lunarray.superres.support import support_of
-from lunarray.superres.training import train_region
 from lunarray.typing import typed
 
 if TYPE_CHECKING:
@@ -189,6 +187,9 @@ def cross_validate(
         it measured. With ``predicted`` (method, footprint, element), ``measured`` (footprint, element) and the
         footprint's number in the table, ``row``.
     """
+    from lunarray.superres.subgraphs import GraphCache
+    from lunarray.superres.training import train_region
+
     if settings is None or isinstance(settings, TrainSettings):
         settings = {NETWORK: settings or TrainSettings()}
     lat, lon = grid.lat(region[0]), grid.lon(region[1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -18,11 +18,10 @@ from lunarray.errors import ModelError, needs
 from lunarray.geo import RADIUS, unit_vectors
 from lunarray.superres.grid import GIBGrid, joined, turns
 from lunarray.superres.regions import RegionData
-from lunarray.superres.subgraphs import GraphCache, RegionGraphs
 from lunarray.superres.trained import TrainedRegion
 
-with needs("torch", "predicting element maps"):
-    import torch
+if TYPE_CHECKING:
+    from lunarray.superres.subgraphs import GraphCache
 
 #: Arrays of a prediction before it is cut to its place: means and variances (element, row, column).
 Field = tuple[np.ndarray, np.ndarray]
@@ -53,6 +52,11 @@ def predict_region(
     Gives the mean over members and overlapping sub-regions (wt%, NaN where there are no features), and the variance:
     how far they disagree, (wt%)². Both are (element, row, column) float32.
     """
+    with needs("torch", "predicting element maps"):
+        import torch
+
+    from lunarray.superres.subgraphs import GraphCache, RegionGraphs
+
     count = trained.scaling.feature_mean.size
     if features.shape[0] != count:
         raise ModelError(

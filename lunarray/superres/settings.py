@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from lunarray.engine import training
-from lunarray.superres.model import Architecture
+from lunarray.superres.architecture import Architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class TrainSettings(training.TrainSettings):
     alpha, beta : float or None
         Of the edge weight, as in :func:`lunarray.superres.neighbours`; None for its defaults.
     hidden, heads, channels, kernel, pool_stride, fusion, dropout, skip
-        Shape of the network: :class:`lunarray.superres.model.Architecture`.
+        Shape of the network: :class:`lunarray.superres.architecture.Architecture`.
     epochs : int
         Times that all sub-regions are gone through in each phase.
     steps : tuple of 2 int

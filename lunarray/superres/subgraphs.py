@@ -11,11 +11,12 @@ import numpy as np
 from lunarray.errors import needs
 from lunarray.geo import unit_vectors
 from lunarray.superres import losses
+from lunarray.superres.architecture import EXTRA_INPUTS, Scaling
 from lunarray.superres.attention import edge_lengths
 from lunarray.superres.devices import full_precision
 from lunarray.superres.graph import neighbours
 from lunarray.superres.grid import starts
-from lunarray.superres.model import EXTRA_INPUTS, HybridModel, Scaling, grid_index
+from lunarray.superres.model import HybridModel, grid_index
 from lunarray.superres.regions import RegionData
 from lunarray.superres.settings import TrainSettings
 

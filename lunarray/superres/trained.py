@@ -6,18 +6,18 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lunarray.engine.models import Device, ModelSpec
 from lunarray.engine.weights import WeightsFormat
 from lunarray.errors import ModelError, needs
-from lunarray.superres.model import HybridModel, Scaling
+from lunarray.superres.architecture import Scaling
 from lunarray.superres.settings import TrainSettings
 
-with needs("torch", "the network of element maps"):
-    import torch
+if TYPE_CHECKING:
+    from lunarray.superres.model import HybridModel
 
 #: Version 1 called the data's digest, which every file has of its weights, by the same name.
 _FORMAT = WeightsFormat(
@@ -86,6 +86,11 @@ def load_region_model(path: str | os.PathLike[str], device: str = "cpu") -> Trai
 
     Raises ModelError if the file is missing, or none of lunarray's.
     """
+    with needs("torch", "the network of element maps"):
+        import torch
+
+    from lunarray.superres.model import HybridModel
+
     header, tensors = _FORMAT.read(path)
     settings = TrainSettings.from_json(header["settings"])
     elements = tuple(header["elements"])

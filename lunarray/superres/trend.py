@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from lunarray.errors import InputError
-from lunarray.superres.model import EXTRA_INPUTS, Scaling
+from lunarray.superres.architecture import EXTRA_INPUTS, Scaling
 from lunarray.superres.regions import RegionData
 from lunarray.superres.settings import TrainSettings
 from lunarray.superres.subgraphs import input_planes
