@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 import lunarray as la
-from lunarray.errors import InputError, LunarrayError, LunarrayWarning, ProductFormatError
+from lunarray.errors import InputError, LunarrayWarning, ProductFormatError
 from lunarray.readers import Reader, registry
 
 
@@ -216,9 +216,5 @@ def test_real_files_open_as_by_their_own_function(real_data, given, reader, open
 def test_a_mixed_folder_of_real_files(real_data):
     with pytest.raises(InputError, match="2 kinds"):
         la.open([*(real_data / "sp").glob("*.spc"), *(real_data / "class/bright").glob("*.fits")])
-    with pytest.raises(LunarrayError, match="read_background"):
-        la.open(real_data / "class/background/background_allevents.fits")
-    background = la.open(
-        real_data / "class/background/background_allevents.fits", product="background"
-    )
+    background = la.open(real_data / "class/background/background_allevents.fits")
     assert background["counts"].sizes == {"channel": 2048}

@@ -166,7 +166,7 @@ def test_options_and_variables_to_drop(engines, tmp_path):
     assert "qa" not in xr.open_dataset(path, engine="kaguya-sp", drop_variables="qa")
     with pytest.raises(InputError, match="kaguya-sp: no option band"):
         xr.open_dataset(path, engine="kaguya-sp", band=1)
-    with pytest.raises(InputError, match="Give 'background'"):
+    with pytest.raises(InputError, match="Give 'none: leave it out'"):
         xr.open_dataset(WRITERS["ch2-class"](tmp_path), engine="ch2-class", product="dark")
 
 

@@ -71,7 +71,7 @@ def open(
     --------
     >>> import lunarray as la
     >>> sp = la.open("SP_2C_*.spc")  # doctest: +SKIP
-    >>> background = la.open("background.fits", product="background")  # doctest: +SKIP
+    >>> image = la.open("image.tif", reader="lroc-nac")  # doctest: +SKIP
     """
     require_choice("errors", errors, ("raise", "skip"))
     items = _items(paths)

@@ -34,6 +34,16 @@ def _has_wavelengths(path: str) -> bool:
     return path.lower().endswith(CUBE.extensions) and has_wavelengths(path)
 
 
+def _is_photometry(path: str) -> bool:
+    if not path.lower().endswith(".txt"):
+        return False
+    try:
+        rows = [[float(w) for w in line.split()] for line in head(path, 1024).splitlines()[1:4]]
+    except ValueError:
+        return False
+    return len(rows) == 3 and {len(row) for row in rows} == {11}
+
+
 SP = Reader(
     name="kaguya-sp",
     description="KAGUYA (SELENE) Spectral Profiler, Level 2C",
@@ -59,7 +69,16 @@ CUBE = Reader(
     extensions=(".tif", ".tiff", ".cub", ".img", ".dat", ".bsq", ".bil", ".bip"),
     could=_has_wavelengths,
 )
+PHOTOMETRY = Reader(
+    name="kaguya-sp-photometry",
+    description="Photometric parameters of the Spectral Profiler",
+    opens="lunarray.sp:read_photometric_parameters",
+    guess=lambda path: False,
+    extensions=(".txt",),
+    could=_is_photometry,
+)
 
 SpBackend = backend(SP)
 SpCubeBackend = backend(SP_CUBE)
 CubeBackend = backend(CUBE)
+PhotometryBackend = backend(PHOTOMETRY)

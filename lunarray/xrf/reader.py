@@ -8,6 +8,7 @@ import re
 from lunarray.readers import Reader, backend, head
 
 _CARD = re.compile(rb"INSTRUME= '([A-Z0-9_ ]+?) *'")
+_TIMED = re.compile(rb"STARTIME= '\d{4}-\d\d-\d\d[T ]")
 _EXTENSION = re.compile(rb"EXTNAME = '([A-Z0-9_ ]+?) *'")
 
 
@@ -24,6 +25,16 @@ def _is(path: str, instrument: bytes, extension: bytes) -> bool:
     return instrument in instruments and extension in extensions
 
 
+def _is_class(path: str, *, timed: bool) -> bool:
+    """Whether a file is a spectrum of CLASS, and says when it was taken, as frames do and backgrounds do not."""
+    return _is(path, b"CLASS", b"SPECTRUM") and bool(_TIMED.search(head(path))) == timed
+
+
+def _is_table_model(path: str) -> bool:
+    data = head(path)
+    return data.startswith(b"SIMPLE  =") and b"HDUCLAS1= 'XSPEC TABLE MODEL'" in data
+
+
 def _is_solar_model(path: str) -> bool:
     if not path.lower().endswith(SOLAR.extensions):
         return False
@@ -38,10 +49,17 @@ CLASS = Reader(
     name="ch2-class",
     description="Chandrayaan-2 CLASS, Level 1 X-ray spectra",
     opens="lunarray.xrf:open_class",
-    guess=lambda path: _is(path, b"CLASS", b"SPECTRUM"),
+    guess=lambda path: _is_class(path, timed=True),
     extensions=(".fits", ".fit", ".pha", ".fits.gz"),
-    products={"background": "lunarray.xrf:read_background"},
     many=True,
+)
+BACKGROUND = Reader(
+    name="ch2-class-background",
+    description="Chandrayaan-2 CLASS, a background spectrum of no time in particular",
+    opens="lunarray.xrf:read_background",
+    guess=lambda path: _is_class(path, timed=False),
+    extensions=(".fits", ".pha"),
+    could=lambda path: False,
 )
 XSM = Reader(
     name="ch2-xsm",
@@ -77,8 +95,19 @@ SOLAR = Reader(
     many=True,
     could=_is_solar_model,
 )
+TABLE_MODEL = Reader(
+    name="xspec-table-model",
+    description="Additive XSPEC table models, such as scattered sunlight",
+    opens="lunarray.xrf.table_models:read_table_model",
+    guess=_is_table_model,
+    extensions=(".fits", ".mod"),
+    could=lambda path: False,
+)
 
 ClassBackend = backend(CLASS)
+BackgroundBackend = backend(BACKGROUND)
 XsmBackend = backend(XSM)
 XsmLightCurveBackend = backend(XSM_LIGHT_CURVE)
 GoesBackend = backend(GOES)
+SolarBackend = backend(SOLAR)
+TableModelBackend = backend(TABLE_MODEL)
