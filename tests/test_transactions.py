@@ -139,6 +139,32 @@ def counting(block, seen):
     return block
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_gap_in_integers_is_told_from_nothing(tmp_path, monkeypatch, whole):
+    if not whole:  # several blocks to a region, so that it is written with the gap in it
+        larger = partial(choose_layout, chunk_bytes=32 * 32 * 4)
+        monkeypatch.setattr(regions, "choose_layout", larger)
+    ds = stopping_at(field(), (1, 1))
+    ds["q"] = (ds["a"] > 0.5).astype("u1")
+    ds["n"] = (ds["a"] * 100).astype("i2")
+    with pytest.warns(errors.LunarrayWarning, match="1 of"):
+        out = to_zarr(ds, tmp_path / "a.zarr", token="t", errors="nan", retries=0)
+    gap = np.zeros((64, 64), bool)
+    gap[16:32, 16:32] = True
+    q, n = field()["a"].values > 0.5, (field()["a"].values * 100).astype("i2")
+    np.testing.assert_array_equal(out["q"], np.where(gap, 255, q))
+    np.testing.assert_array_equal(out["n"], np.where(gap, -32768, n))
+    assert out["q"].dtype == np.uint8
+    assert (out["q"].attrs["nodata"], out["n"].attrs["nodata"]) == (255, -32768)
+    assert "nodata" not in out["a"].attrs
+    mended = field()
+    mended["q"] = (mended["a"] > 0.5).astype("u1")
+    mended["n"] = (mended["a"] * 100).astype("i2")
+    out = to_zarr(mended, tmp_path / "a.zarr", token="t")
+    np.testing.assert_array_equal(out["n"], n)
+    assert "nodata" not in out["q"].attrs
+
+
 def test_debris_of_dead_writers_is_swept_and_that_of_others_is_not(tmp_path):
     path = tmp_path / "a.zarr"
     hex_ = "0123456789abcdef" * 2

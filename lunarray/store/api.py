@@ -82,7 +82,8 @@ def to_zarr(
     errors : {"raise", "nan"}, optional
         What follows when a block fails for good. "raise" (the default) stops with its exception; what was written
         stays, and the next call goes on. "nan" records it, goes on with the others, and leaves what depends on it
-        missing: NaN, or 0 in variables of integers. Calling `to_zarr` again tries them again. The default
+        missing: NaN, or in variables of integers the value that the attribute ``nodata`` names, 255 in a mask of bytes
+        (of booleans: False). Calling `to_zarr` again tries them again. The default
         can be set as ``lunarray.errors`` in Dask's configuration.
     retries : int, optional
         How often a block that fails is tried again before that (2; ``lunarray.retries`` in Dask's configuration). A

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import dask
-import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError, StoreConflictError
@@ -32,15 +31,16 @@ def as_dataset(obj: xr.Dataset | xr.DataArray) -> xr.Dataset:
 
 
 def missing(variable: xr.Variable) -> dict[str, Any]:
-    """Encoding of a variable in which what is missing is NaN, if it is of floats.
+    """Encoding of a variable in which what is missing is NaN, or of integers :func:`lunarray.store.regions.no_data`.
 
-    `_FillValue` says so to readers; `fill_value` is what Zarr gives for a chunk that is not there, and is 0 with xarray
-    before 2025.8 unless it is told.
+    `_FillValue` says so to readers, who would make floats of integers by it; `fill_value` is what Zarr gives for a
+    chunk that is not there, and is 0 with xarray before 2025.8 unless it is told.
     """
-    if variable.dtype.kind != "f":
+    kind = variable.dtype.kind
+    if kind not in "fiu":
         return {}
-    nan = variable.dtype.type(np.nan)
-    return {"_FillValue": nan, "fill_value": nan}
+    value = regions.no_data(variable.dtype)
+    return {"fill_value": value} | ({"_FillValue": value} if kind == "f" else {})
 
 
 def identity(ds: xr.Dataset) -> str:

@@ -106,6 +106,9 @@ def open_zarr(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.D
     ds.attrs.pop(KEY, None)
     if state.get("failed"):
         ds.attrs["missing_regions"] = len(state["failed"])
+        for name in {name for gap in state["failed"] for name in state["groups"][gap["group"]]["dims"]}:  # fmt: skip
+            if ds[name].dtype.kind in "iu":
+                ds[name].attrs["nodata"] = int(regions.no_data(ds[name].dtype))
     ds.encoding = {"source": os.fspath(path), "content_id": objects.joined(ids)}
     return ds
 

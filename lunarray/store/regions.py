@@ -206,6 +206,18 @@ def pieces(ds: xr.Dataset, group: Group, extent: Mapping[str, tuple[int, int]]) 
     return _target("piece", ds, group, edges, _piece)
 
 
+def no_data(dtype: np.dtype[Any]) -> Any:
+    """What stands for values that could not be computed: NaN, or the integer that is farthest out.
+
+    That is 255 in a mask of bytes, where 0 says that there is nothing. Booleans have no value to spare: False.
+    """
+    if dtype.kind == "f":
+        return dtype.type(np.nan)
+    if dtype.kind in "iu":
+        return np.iinfo(dtype).max if dtype.kind == "u" else np.iinfo(dtype).min
+    return dtype.type(0)
+
+
 def _piece(parts: Sequence[np.ndarray], begin: Sequence[int]) -> dict[str, Any]:
     return {**accounts.take(), "blocks": parts}
 
@@ -257,8 +269,8 @@ def write_pieces(
     for name, dims in group.dims.items():
         variable = ds[name].variable
         spans = [extent.get(dim, (0, variable.sizes[dim])) for dim in dims]
-        missing = np.nan if variable.dtype.kind == "f" else 0
-        arrays.append(np.full([end - begin for begin, end in spans], missing, variable.dtype))
+        shape = [end - begin for begin, end in spans]
+        arrays.append(np.full(shape, no_data(variable.dtype), variable.dtype))
     for part, blocks in found:
         for array, block, dims in zip(arrays, blocks, group.dims.values(), strict=True):
             where = (
