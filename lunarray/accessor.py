@@ -1,7 +1,8 @@
 """The ``.lunar`` accessor on xarray objects.
 
 It holds no logic. Each verb binds the public function of a room and shows that function's signature and docstring; the
-room is imported when the verb is first touched.
+room is imported when the verb is first touched. Type checkers and editors read the stub beside this file, which
+``python tests/stubs.py`` writes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import textwrap
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -18,30 +21,41 @@ from lunarray.errors import WrongKindError
 
 
 class _Verb:
-    """A public function ``module:name`` bound, when looked up, to the xarray object as its first argument."""
+    """A public function ``module:name`` that takes the xarray object of the accessor first.
+
+    What a look-up gives is a method of the accessor. Its name leads back to it, so that it is pickled as the object
+    and that name; and it has the function's documentation, and its signature without the first parameter.
+    """
 
     def __init__(self, target: str) -> None:
         self.target = target
 
-    @property
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @functools.cached_property
     def function(self) -> Callable[..., Any]:
         module, name = self.target.split(":")
         return getattr(importlib.import_module(module), name)
 
-    def __get__(self, accessor: Any, owner: type | None = None) -> Callable[..., Any]:
+    @functools.cached_property
+    def method(self) -> Callable[..., Any]:
         function = self.function
-        if accessor is None:
-            return function
-        obj = accessor._obj
 
         @functools.wraps(function)
-        def bound(*args: Any, **kwargs: Any) -> Any:
-            return function(obj, *args, **kwargs)
+        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return function(self._obj, *args, **kwargs)
 
         signature = inspect.signature(function)
         _, *others = signature.parameters.values()
-        bound.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
-        return bound
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        method.__signature__ = signature.replace(parameters=[own, *others])  # type: ignore[attr-defined]
+        method.__name__ = self.name
+        method.__qualname__ = f"lunar.{self.name}"
+        return method
+
+    def __get__(self, accessor: Any, owner: type | None = None) -> Callable[..., Any]:
+        return self.function if accessor is None else types.MethodType(self.method, accessor)
 
 
 class _Accessor:
@@ -49,6 +63,20 @@ class _Accessor:
 
     def __init__(self, obj: Any) -> None:
         self._obj = obj
+
+    def __repr__(self) -> str:
+        verbs = ", ".join(name for name in dir(self) if not name.startswith("_"))
+        text = f"Verbs of lunarray for this {type(self._obj).__name__}: {verbs}."
+        return textwrap.fill(text, 100)
+
+    def __reduce__(self) -> tuple[type, tuple[Any]]:
+        # An accessor is its object: copies and pickles begin anew with that.
+        return type(self), (self._obj,)
+
+    def __dask_tokenize__(self) -> Any:
+        from dask.base import normalize_token
+
+        return normalize_token((type(self).__name__, self._obj))
 
     # sp: conditioning and gridding of spectra
     mask_quality = _Verb("lunarray.sp:mask_quality")

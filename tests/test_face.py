@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import ast
+import copy
+import functools
+import inspect
+import io
 import json
 import os
+import pickle
+import pydoc
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import cloudpickle
+import numpy as np
 import pytest
 import stubs
+import xarray as xr
+from dask.base import tokenize
+from PIL import Image
 
+import lunarray as la
 from lunarray import errors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,3 +170,109 @@ def test_remedies_are_sentences_of_one_style():
     ]
     assert not wrong, "\n".join(wrong)
     assert str(errors.InputError("3", where="n", remedy="Give 4")) == "n: 3. Give 4."
+
+
+# ------------------------------------------------------------------ while the program runs
+
+
+def spectra(kind: str) -> xr.Dataset | xr.DataArray:
+    wavelength = np.linspace(500.0, 1600.0, 60)
+    values = (0.1 + 1e-4 * (wavelength - 500) + 0.01 * np.sin(wavelength)).astype("f4")
+    ds = xr.Dataset({"reflectance": ("wavelength", values)}, {"wavelength": wavelength})
+    return ds if kind == "Dataset" else ds.reflectance
+
+
+@pytest.mark.parametrize("kind", ["Dataset", "DataArray"])
+@pytest.mark.parametrize(
+    "carry",
+    [
+        lambda thing: pickle.loads(pickle.dumps(thing)),
+        lambda thing: cloudpickle.loads(cloudpickle.dumps(thing)),
+        copy.copy,
+        copy.deepcopy,
+        functools.partial,
+    ],
+    ids=["pickle", "cloudpickle", "copy", "deepcopy", "partial"],
+)
+def test_a_verb_of_an_object_can_be_carried_elsewhere(kind, carry):
+    obj = spectra(kind)
+    expected = obj.lunar.smooth(40.0)
+    xr.testing.assert_identical(carry(obj.lunar.smooth)(40.0), expected)
+    if carry is not functools.partial:
+        xr.testing.assert_identical(carry(obj.lunar).smooth(40.0), expected)
+
+
+def test_a_verb_of_an_object_runs_on_a_worker(client):
+    with client(processes=True) as workers:
+        obj = spectra("Dataset")
+        found = workers.submit(obj.lunar.smooth, 40.0).result()
+        xr.testing.assert_identical(found, obj.lunar.smooth(40.0))
+        assert workers.submit(lambda verb: verb.__name__, obj.lunar.smooth).result() == "smooth"
+
+
+def test_equal_verbs_of_equal_objects_have_equal_tokens():
+    one, other = spectra("Dataset"), spectra("Dataset")
+    assert tokenize(one.lunar.smooth) == tokenize(other.lunar.smooth)
+    tokens = {tokenize(v) for v in (one.lunar.smooth, one.lunar.despike, (one + 1).lunar.smooth)}
+    assert len(tokens) == 3
+
+
+def test_a_verb_shows_the_help_and_the_signature_of_its_function():
+    obj = spectra("Dataset")
+    verb = obj.lunar.plot_maps
+    assert verb.__name__ == "plot_maps"
+    assert verb.__doc__ == la.plot.maps.__doc__
+    assert (
+        list(inspect.signature(verb).parameters)
+        == list(inspect.signature(la.plot.maps).parameters)[1:]
+    )
+    text = pydoc.plain(pydoc.render_doc(obj.lunar.smooth))
+    assert "smooth(window: 'float' = 50.0, order: 'int' = 2)" in text
+    assert "Parameters" in text
+    assert inspect.signature(type(obj.lunar).smooth) == inspect.signature(la.sp.smooth)
+
+
+def test_an_accessor_says_which_verbs_its_object_has():
+    for kind, has in (("Dataset", True), ("DataArray", False)):
+        shown = spectra(kind).lunar
+        assert f"for this {kind}:" in repr(shown)
+        assert ("coadd" in repr(shown)) == ("coadd" in dir(shown)) == hasattr(shown, "coadd") == has
+        assert "smooth" in dir(shown)
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory):
+    """A shell as a notebook has it."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
+        made = InteractiveShell()
+        yield made
+        made.history_manager.end_session()
+
+
+def test_a_notebook_completes_the_verbs_that_an_object_has(shell):
+    from IPython.core.completer import provisionalcompleter
+
+    shell.push({"ds": spectra("Dataset"), "da": spectra("DataArray")})
+
+    def completed(text):
+        with provisionalcompleter():
+            return [c.text for c in shell.Completer.completions(text, len(text))]
+
+    assert completed("ds.lunar.smo") == completed("da.lunar.smo") == ["smooth"]
+    assert completed("ds.lunar.coa") == ["coadd"]
+    assert completed("da.lunar.coa") == []
+
+
+def test_a_notebook_shows_a_picture_once(shell):
+    """As the last line of a cell, without matplotlib's own magic."""
+    figure = la.plot.spectra(spectra("DataArray").expand_dims(observation=2))
+    shown, _ = shell.display_formatter.format(figure)
+    assert shown["image/png"].startswith(b"\x89PNG")
+    width, height = figure.get_size_inches()
+    found = Image.open(io.BytesIO(shown["image/png"]))
+    assert abs(found.width / found.height - width / height) < 0.02
+    # A figure looks the same after it has been shown, and pickles as it did.
+    assert pickle.loads(pickle.dumps(figure)).get_size_inches().tolist() == [width, height]

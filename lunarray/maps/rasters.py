@@ -30,6 +30,7 @@ from lunarray.geo import (
 from lunarray.geo.crs import period_of
 from lunarray.readers.labels import LabelObject, number_value, read_label, text_value
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -52,6 +53,7 @@ _TABLES = (".csv", ".csv.gz")
 _EXACT = 0.02
 
 
+@typed
 def open_map(
     path: str | os.PathLike[str],
     *,

@@ -52,10 +52,10 @@ class Output(TypedDict, total=False):
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Figure of a size in inches that no global state knows of."""
-    from matplotlib.figure import Figure
+    """Figure of a size in inches that no global state knows of; a notebook shows it."""
+    from lunarray.plot.picture import Picture
 
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    return Picture(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def finish(
