@@ -12,7 +12,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lunarray.engine import execution
-from lunarray.engine.models import Device, ModelSpec
+from lunarray.engine.models import Device, Model, ModelSpec
 from lunarray.plot.drawing import Output
 from lunarray.typing import DataArray, Dataset
 from lunarray.xrf.api import Engine
@@ -96,7 +96,7 @@ class LunarDatasetAccessor:
 
     def invert_oxides(
         self,
-        model: str | os.PathLike[str] | ModelSpec | None = None,
+        model: str | os.PathLike[str] | ModelSpec | Model | None = None,
         *,
         device: Device = "auto",
         batch_size: int = ...,
@@ -416,7 +416,7 @@ class LunarDataArrayAccessor:
 
     def invert_oxides(
         self,
-        model: str | os.PathLike[str] | ModelSpec | None = None,
+        model: str | os.PathLike[str] | ModelSpec | Model | None = None,
         *,
         device: Device = "auto",
         batch_size: int = ...,

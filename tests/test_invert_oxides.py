@@ -185,12 +185,38 @@ def test_wrong_input_is_refused(model, tmp_path):
         ds.lunar.invert_oxides(model, device="tpu")
 
 
-def test_other_oxides_are_refused(tmp_path):
+def test_a_model_of_two_oxides_gives_two_maps(tmp_path):
     net = la.oxides.OxideCNN(n=4, bands=5, outputs=2).eval()
     path = tmp_path / "two.safetensors"
-    la.oxides.save_oxide_cnn(path, net, wavelengths=np.arange(5.0), oxides=("FeO", "TiO2"))
-    with pytest.raises(errors.ModelError, match="FeO, TiO2"):
-        la.oxides.oxide_model(path)
+    waves = np.linspace(600.0, 1000.0, 5)
+    la.oxides.save_oxide_cnn(path, net, wavelengths=waves, oxides=("TiO2", "FeO"))
+    assert la.oxides.oxide_model(path).outputs == ("TiO2", "FeO", "novelty")
+    x = np.random.default_rng(0).uniform(0.1, 0.3, (5, 4, 6)).astype("f4")
+    x[:, 1, 1] = np.nan
+    spectra = xr.DataArray(x, {"wavelength": waves}, ("wavelength", "y", "x"))
+    maps = la.oxides.invert_oxides(spectra, path)
+    assert list(maps.data_vars) == ["TiO2", "FeO", "novelty", "quality"]
+    assert {maps.FeO.attrs["units"], maps.TiO2.attrs["units"]} == {"wt%"}
+    assert maps.FeO.attrs["long_name"] == "iron(II) oxide"
+    with torch.no_grad():
+        expected = net(torch.from_numpy(x.reshape(5, -1).T.copy())).numpy().T.reshape(2, 4, 6)
+    np.testing.assert_allclose(maps.FeO, expected[1], atol=1e-4)
+    np.testing.assert_allclose(maps.TiO2, expected[0], atol=1e-4)
+    # No sum of the six to look at, of which there are two.
+    assert set(np.unique(maps.quality)) <= {0, 1, 8}
+    assert maps.quality.values[1, 1] == 1
+    lazy = la.oxides.invert_oxides(spectra.chunk(x=2), path)
+    xr.testing.assert_identical(lazy.compute().drop_attrs(), maps.drop_attrs())
+
+
+def test_iron_and_magnesium_alone_have_mg_number(tmp_path):
+    net = la.oxides.OxideCNN(n=4, bands=5, outputs=2).eval()
+    path = tmp_path / "two.safetensors"
+    la.oxides.save_oxide_cnn(path, net, wavelengths=np.arange(5.0), oxides=("MgO", "FeO"))
+    spectra = xr.DataArray(np.full((5, 2), 0.2, "f4"), {"wavelength": np.arange(5.0)}, ("wavelength", "x"))  # fmt: skip
+    maps = la.oxides.invert_oxides(spectra, path)
+    assert "Mg_number" in maps
+    np.testing.assert_array_equal(maps.Mg_number, la.oxides.mg_number(maps))
 
 
 def test_lucey2000_closed_form():

@@ -297,6 +297,21 @@ def test_per_oxide_networks_have_an_ensemble_each(tmp_path):
         assert (maps[f"{oxide}_upper"] > maps[oxide]).all()
 
 
+def test_training_on_two_oxides_comes_back(tmp_path):
+    two = soils(24, 5).drop_vars([oxide for oxide in OXIDES if oxide not in ("TiO2", "CaO")])
+    fit = train(two, TrainSettings(n=2, epochs=2), folds=4, members=3, progress=False)
+    path = fit.save(tmp_path / "two.safetensors")
+    maps = la.oxides.invert_oxides(two.reflectance.chunk(sample=9), path, uncertainty=True)
+    assert [str(n) for n in maps.data_vars][:4] == ["TiO2", "CaO", "novelty", "quality"]
+    assert not {"FeO", "Mg_number"} & set(maps.data_vars)
+    assert load_calibration(path).centres.shape[0] == 2
+    half = (maps.CaO_upper - maps.CaO_lower).compute() / 2
+    width = quantile(load_calibration(path), 0.9)
+    np.testing.assert_allclose(half, width[1] * maps.CaO_std.compute(), rtol=2e-3)
+    whole = la.oxides.invert_oxides(two.reflectance, path, uncertainty=True)
+    xr.testing.assert_equal(maps.compute(), whole)
+
+
 def test_what_cannot_be_said_is_refused(path, tmp_path):
     spectra = soils(5, 4).reflectance
     plain = train(soils(10, 3), TrainSettings(n=2, epochs=1)).save(tmp_path / "plain.safetensors")

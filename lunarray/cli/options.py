@@ -64,8 +64,8 @@ SkipBadFiles = Annotated[
     Option("--skip-bad-files", help="Go on without files that cannot be read, and record them."),
 ]
 OwnWeights = Annotated[
-    Path | None,
-    Option(help="Your own weights (.safetensors) in place of the embedded model."),
+    str | None,
+    Option(help="Your own weights (.safetensors), or the name of an installed model."),
 ]
 WeightsOutput = Annotated[
     Path,

@@ -252,11 +252,10 @@ def atlas(
         uncertainty=uncertainty,
         device=device.value,
     )
-    names = [*la.oxides.OXIDES, "Mg_number"]
     for pole, lazy in maps.items():
         store = output / f"atlas_{pole}.zarr"
         stored = lazy.lunar.to_zarr(store, overwrite=overwrite, description=f"Mapping {pole}")
-        maps[pole] = stored
+        maps[pole], names = stored, _inverted(stored)
         _summary(stored)
         say(f"Store      {store}")
         if geotiff:
@@ -370,6 +369,16 @@ def _numbers(path: Path) -> list[float]:
         ) from error
 
 
+def _inverted(ds: xr.Dataset) -> list[str]:
+    """What a model gave, and Mg#: not what is said of it."""
+    about = ("quality", "novelty", "spatial_ref")
+    return [
+        str(name)
+        for name in ds.data_vars
+        if name not in about and not str(name).endswith(("_std", "_lower", "_upper"))
+    ]
+
+
 def _summary(ds: xr.Dataset) -> None:
     """Print mean and spread of every oxide, for each orbit where there are a few."""
     import numpy as np
@@ -378,24 +387,26 @@ def _summary(ds: xr.Dataset) -> None:
     from lunarray.oxides import OXIDES
     from lunarray.oxides.inversion import QUALITY_FLAGS
 
-    names = [*OXIDES, "Mg_number"]
+    names = _inverted(ds)
     loaded = ds[[*names, "quality"]].load()
     parts = {"all": loaded}
     if "orbit" in loaded.coords and 1 < np.unique(loaded["orbit"]).size <= MAX_COLUMNS:
         parts = {f"orbit {orbit}": part for orbit, part in loaded.groupby("orbit")}
     table = Table("mean ± spread", *parts)
     for name in names:
-        label = "Mg#, %" if name == "Mg_number" else f"{name}, wt%"
+        label = "Mg#, %" if name == "Mg_number" else f"{name}, {ds[name].attrs.get('units', '1')}"
         cells = [
             f"{float(p[name].mean()):.1f} ± {float(p[name].std()):.1f}" for p in parts.values()
         ]
         table.add_row(label, *cells)
-    totals = [
-        float(part[list(OXIDES)].to_dataarray("oxide").sum("oxide", skipna=False).mean())
-        for part in parts.values()
-    ]
-    table.add_row("sum of the six, wt%", *[f"{total:.1f}" for total in totals])
-    counts = [(int(np.isfinite(part["FeO"]).sum()), part["FeO"].size) for part in parts.values()]
+    if set(OXIDES) <= set(names):
+        totals = [
+            float(part[list(OXIDES)].to_dataarray("oxide").sum("oxide", skipna=False).mean())
+            for part in parts.values()
+        ]
+        table.add_row("sum of the six, wt%", *[f"{total:.1f}" for total in totals])
+    first = names[0]
+    counts = [(int(np.isfinite(part[first]).sum()), part[first].size) for part in parts.values()]
     table.add_row("spectra inverted", *[f"{valid:,} of {size:,}" for valid, size in counts])
     for flag, bit in QUALITY_FLAGS.items():
         raised = [int(((part["quality"] & np.uint8(bit)) > 0).sum()) for part in parts.values()]

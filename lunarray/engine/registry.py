@@ -56,7 +56,7 @@ def available_models() -> dict[str, ModelSpec]:
 def find_model(
     model: object, kind: type[Inputs], verb: str, *, save: str, device: Device = "auto"
 ) -> Any:
-    """The spec of what a user gave as model, or what was given, where it can only be a file of the room's own.
+    """The spec of what a user gave as model; a path, or None, is given back, for it is the room's own affair.
 
     `model`: a :class:`ModelSpec`, the name of an available model, or a :class:`Model`, object or class; `kind`: what
     the verb feeds it, one of Spectra, Tiles, Maps; `verb` and `save`, what writes the room's own files: for
@@ -64,6 +64,8 @@ def find_model(
     not say what it eats, or there is none of this name.
     """
     spec = model
+    if model is None:
+        return None
     if isinstance(model, str) and Path(model).name == model:
         if model in _offers():
             spec = _offered(model).on(device)

@@ -9,9 +9,10 @@ import numpy as np
 import xarray as xr
 
 from lunarray.engine import ModelSpec, map_pixels, take
-from lunarray.engine.models import Device
+from lunarray.engine.models import Device, Model, Spectra
 from lunarray.engine.pixels import BATCH_SIZE
-from lunarray.errors import GridError, InputError, ModelError, require_choice
+from lunarray.engine.registry import find_model
+from lunarray.errors import GridError, InputError, require_choice
 from lunarray.geo import (
     Box,
     Circle,
@@ -28,8 +29,7 @@ from lunarray.geo import (
 from lunarray.oxides import inversion
 from lunarray.oxides import uncertainty as intervals
 from lunarray.oxides.comparison import less, matched
-from lunarray.oxides.constants import MOLAR_MASS, OXIDES
-from lunarray.oxides.predictor import OUTPUTS
+from lunarray.oxides.constants import MOLAR_MASS
 from lunarray.oxides.regions import table_variables
 from lunarray.oxides.weights import DEFAULT_WEIGHTS, read_header
 from lunarray.sp import condition, is_native, resample_bands, sp_scale, spectra_of
@@ -40,15 +40,15 @@ POLES = ("north", "south")
 
 
 def oxide_model(
-    model: str | os.PathLike[str] | ModelSpec | None = None, *, device: Device = "auto"
+    model: str | os.PathLike[str] | ModelSpec | Model | None = None, *, device: Device = "auto"
 ) -> ModelSpec:
     """Choose an oxide model.
 
     Parameters
     ----------
-    model : path or ModelSpec, optional
+    model : path, str, ModelSpec or Model, optional
         Weights written by :func:`lunarray.oxides.save_oxide_cnn`; by default those that come with lunarray. Or
-        a model of one's own, see :func:`invert_oxides`.
+        a model of one's own, or the name of an installed one, see :func:`invert_oxides`.
     device : {"auto", "cpu", "cuda"}
         Where to run it.
 
@@ -59,25 +59,29 @@ def oxide_model(
     Raises
     ------
     ModelError
-        If the weights cannot be read or give other oxides.
+        If the weights cannot be read, or the model takes no spectra or does not name what it gives.
     """
-    if isinstance(model, ModelSpec):
-        return inversion.check_spec(model)
-    path = DEFAULT_WEIGHTS if model is None else model
-    oxides = read_header(path)["oxides"]
-    if tuple(oxides) != OXIDES:
-        raise ModelError(
-            f"the model gives {', '.join(oxides)}",
-            where=path,
-            remedy=f"It must give {', '.join(OXIDES)}, in this order",
+    spec = find_model(
+        model, Spectra, "invert_oxides", save="lunarray.oxides.save_oxide_cnn", device=device
+    )
+    if not isinstance(spec, ModelSpec):
+        path = DEFAULT_WEIGHTS if spec is None else spec
+        header = read_header(path)
+        spec = ModelSpec.from_file(
+            inversion.LOADER,
+            path,
+            outputs=(*header["oxides"], "novelty"),
+            bands=header["wavelengths"],
+            device=device,
         )
-    return ModelSpec.from_file(inversion.LOADER, path, outputs=len(OUTPUTS), device=device)
+    inversion.layout_of(spec)
+    return spec
 
 
 @typed
 def invert_oxides(
     obj: xr.Dataset | xr.DataArray,
-    model: str | os.PathLike[str] | ModelSpec | None = None,
+    model: str | os.PathLike[str] | ModelSpec | Model | None = None,
     *,
     device: Device = "auto",
     batch_size: int = BATCH_SIZE,
@@ -92,10 +96,13 @@ def invert_oxides(
         Reflectance at 30°/0°/30° with a dimension `wavelength` (nm) and any others, such as `observation` or `y` and
         `x`; of a Dataset, the variable ``reflectance``. SP spectra as :func:`lunarray.open_sp` gives them, on the
         detectors' own channels, are conditioned first (:func:`lunarray.sp.condition`).
-    model : path or ModelSpec, optional
+    model : path, str, ModelSpec or Model, optional
         The user's own weights (:func:`lunarray.oxides.save_oxide_cnn`); by default the model that comes with
         lunarray. That one was trained on simulated soils alone: read its card, ``lunarray/oxides/data/default.md``.
-        A :class:`lunarray.engine.ModelSpec` of one's own gives the six oxides, and novelty where it knows it.
+        Or a network or regressor of another library, by :func:`lunarray.engine.from_torch`,
+        :func:`lunarray.engine.from_onnx` or :func:`lunarray.engine.from_sklearn`; the name of a model of an installed
+        package (:func:`lunarray.engine.available_models`); or a class of one's own
+        (:class:`lunarray.engine.models.Model`).
     device : {"auto", "cpu", "cuda"}
         Where to run the model; "auto" takes a GPU in each process that sees one.
     batch_size : int
@@ -119,7 +126,11 @@ def invert_oxides(
         - ``quality``: flags (uint8, CF flag_masks): not_inverted (NaN in a band), novel_spectrum (novelty above 1),
           sum_out_of_range (oxides sum to less than 95 or more than 105 wt%), negative_abundance (below -0.5 wt%);
         - with `uncertainty`, for each oxide ``FeO_std``, the standard deviation of its error, and ``FeO_lower`` and
-          ``FeO_upper``, a conformal interval, in wt%.
+          ``FeO_upper``, an interval, in wt%: a conformal one, or, where the model gives standard deviations itself,
+          that of normal errors.
+
+        A model of other or fewer oxides gives these, by the names that it says; Mg# where MgO and FeO are among them,
+        novelty where it knows it; the sum is looked at where all six are.
 
     Raises
     ------
@@ -145,18 +156,18 @@ def invert_oxides(
     .. [2] Lei et al. (2018), Distribution-free predictive inference for regression, JASA 113, 1094, section 5.2.
     """
     spec = oxide_model(model, device=device)
-    calibration = None
     if uncertainty:
         spec, calibration = inversion.with_uncertainty(spec)
-        widths = intervals.quantile(calibration, level)
+        widths = intervals.widths(calibration, level, len(inversion.layout_of(spec).names))
+    layout = inversion.layout_of(spec)
     reflectance = _conditioned(obj, "invert_oxides")
     inversion.check_bands(reflectance, spec)
     axis = reflectance.get_axis_num("wavelength")
     data = map_pixels(spec, reflectance.data, axis=axis, batch_size=batch_size)
-    result = _oxide_maps(data, axis, reflectance)
-    if calibration is not None:
-        error = inversion.error_scale(data, axis, calibration)
-        result = result.assign(_intervals(result, error, axis, widths, level))
+    result = _oxide_maps(data, axis, reflectance, spec, layout)
+    if uncertainty:
+        error = inversion.errors_of(data, axis, layout, calibration)
+        result = result.assign(_intervals(result, error, axis, widths, level, layout.names))
     result = _keep_crs(result, reflectance)
     result.attrs = dict(obj.attrs)
     return stamp(
@@ -165,31 +176,45 @@ def invert_oxides(
     )  # fmt: skip
 
 
-def _oxide_maps(data: Any, axis: int, reflectance: xr.DataArray) -> xr.Dataset:
+def _oxide_maps(
+    data: Any, axis: int, reflectance: xr.DataArray, spec: ModelSpec, layout: inversion.Layout
+) -> xr.Dataset:
     """Oxides, Mg#, novelty and quality from the outputs of a model along `axis`."""
     dims = tuple(dim for dim in reflectance.dims if dim != "wavelength")
     coords = {name: c for name, c in reflectance.coords.items() if "wavelength" not in c.dims}
-    data = inversion.with_novelty(data, axis)
-    maps = {name: (dims, take(data, index, axis)) for index, name in enumerate(OUTPUTS)}
-    result = xr.Dataset(maps, coords=coords)
-    for oxide in OXIDES:
-        result[oxide].attrs = {"long_name": inversion.LONG_NAMES[oxide], "units": "wt%"}
-    result["novelty"].attrs = {
-        "long_name": "distance of the spectrum from those of the training, 1 at their edge",
-        "units": "1",
-    }
-    result["Mg_number"] = mg_number(result)
-    flags = inversion.quality(take(data, slice(len(OUTPUTS)), axis), axis)
+    result = xr.Dataset(coords=coords)
+    for name, place in zip(layout.names, layout.places, strict=True):
+        attrs = {
+            "long_name": inversion.LONG_NAMES.get(name, name),
+            "units": inversion.units_of(spec, name),
+        }
+        result[name] = (dims, take(data, place, axis), attrs)
+    if layout.novelty is not None or isinstance(spec.outputs, int):
+        # A model whose outputs are counted has novelty as its seventh, or does not know it.
+        if layout.novelty is None:
+            novelty = xr.full_like(result[layout.names[0]], np.nan).data
+        else:
+            novelty = take(data, layout.novelty, axis)
+        text = "distance of the spectrum from those of the training, 1 at their edge"
+        result["novelty"] = (dims, novelty, {"long_name": text, "units": "1"})
+    if {"MgO", "FeO"} <= set(layout.names):
+        result["Mg_number"] = mg_number(result)
+    flags = inversion.quality(data, axis, layout)
     result["quality"] = (dims, flags, inversion.QUALITY_ATTRS)
     return result
 
 
 def _intervals(
-    maps: xr.Dataset, error: Any, axis: int, widths: np.ndarray, level: float
+    maps: xr.Dataset,
+    error: Any,
+    axis: int,
+    widths: np.ndarray,
+    level: float,
+    names: tuple[str, ...],
 ) -> dict[str, Any]:
     """Standard deviation and interval of each oxide by name."""
     result = {}
-    for index, oxide in enumerate(OXIDES):
+    for index, oxide in enumerate(names):
         sigma = take(error, index, axis)
         half = widths[index] * sigma
         values = maps[oxide].data
@@ -198,12 +223,11 @@ def _intervals(
             ("lower", values - half, f"lower end of the {100 * level:g} % interval of {{}}"),
             ("upper", values + half, f"upper end of the {100 * level:g} % interval of {{}}"),
         ):
-            attrs = {"long_name": text.format(oxide), "units": "wt%"}
+            attrs = {"long_name": text.format(oxide), "units": maps[oxide].attrs["units"]}
             result[f"{oxide}_{name}"] = (maps[oxide].dims, array, attrs)
     return result
 
 
-@typed
 def mg_number(ds: xr.Dataset) -> xr.DataArray:
     """Compute Mg#, the magnesium in the magnesium and iron.
 
@@ -292,7 +316,7 @@ def feo_lucey2000(
 def atlas(
     north: xr.Dataset | xr.DataArray | None = None,
     south: xr.Dataset | xr.DataArray | None = None,
-    model: str | os.PathLike[str] | ModelSpec | None = None,
+    model: str | os.PathLike[str] | ModelSpec | Model | None = None,
     *,
     latitude: float = 65.0,
     **options: Any,
@@ -305,8 +329,9 @@ def atlas(
     ----------
     north, south : Dataset or DataArray, optional
         Reflectance cubes in polar stereographic projection, IAU_2015:30130 and 30135; one of them may be left out.
-    model : path or ModelSpec, optional
-        Weights that ``lunarray.oxides.train(...).save`` wrote; by default those that come with lunarray.
+    model : path, str, ModelSpec or Model, optional
+        Weights that ``lunarray.oxides.train(...).save`` wrote, or another model, as for
+        :func:`lunarray.oxides.invert_oxides`; by default those that come with lunarray.
     latitude : float
         Poleward of this (degrees, without sign) is mapped; what is further out is NaN and is not inverted.
     **options

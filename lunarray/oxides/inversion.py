@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
@@ -13,7 +13,7 @@ from lunarray.engine import ModelSpec
 from lunarray.errors import BandMismatchError, ModelError
 from lunarray.oxides import uncertainty as intervals
 from lunarray.oxides.constants import OXIDES
-from lunarray.oxides.predictor import OUTPUTS, SPREAD
+from lunarray.oxides.predictor import OUTPUTS
 from lunarray.oxides.weights import load_calibration, read_header
 
 #: Sums of the six oxides outside of this (wt%) are flagged: soils hold one or two per cent of others.
@@ -56,35 +56,73 @@ ENSEMBLE_LOADER = "lunarray.oxides.predictor:load_ensemble"
 
 #: What a model of one's own must be.
 PROTOCOL = (
-    f"An oxide model is ModelSpec.from_file('module:loader', weights, outputs={len(OUTPUTS)}), where "
-    "loader(path, device) returns a function from spectra (pixel, band) to (pixel, output), float32: "
-    f"{', '.join(OUTPUTS)}; the last may be left out. bands=(...) says the wavelengths that it needs, nm"
+    "An oxide model is ModelSpec.from_file('module:loader', weights, outputs=('FeO', 'TiO2', …)), where "
+    "loader(path, device) returns a function from spectra (pixel, band) to (pixel, output), float32; bands=(...) says "
+    f"the wavelengths that it needs, nm. outputs={len(OUTPUTS)} stands for {', '.join(OUTPUTS)}; the last is optional"
 )
+#: Names that the result has for other things.
+_RESERVED = ("quality", "Mg_number", "novelty_std")
 
 
-def check_spec(spec: ModelSpec) -> ModelSpec:
-    """The spec itself, if what it gives can be oxides."""
-    if spec.outputs not in (len(OXIDES), len(OUTPUTS)):
+@dataclass(frozen=True)
+class Layout:
+    """What a model gives, and where it lies along the axis of its outputs.
+
+    `names` are at `places`, the standard deviations of their errors, where the model gives them all, at `std`, and
+    those of them that are abundances in wt% at `percent`; `novelty` is where that is.
+    """
+
+    names: tuple[str, ...]
+    places: tuple[int, ...]
+    std: tuple[int, ...]
+    percent: tuple[int, ...]
+    novelty: int | None
+
+
+def layout_of(spec: ModelSpec) -> Layout:
+    """The layout of what a model gives; ModelError if it gives no abundances, or under names that are taken."""
+    if spec.outputs in (len(OXIDES), len(OUTPUTS)):
+        outputs: tuple[str, ...] = OUTPUTS[: spec.width]
+    elif isinstance(spec.outputs, int):
         raise ModelError(
             f"the model gives {spec.outputs} values a pixel", where=spec.loader, remedy=PROTOCOL
         )
-    return spec
+    else:
+        outputs = spec.outputs
+    at = {name: index for index, name in enumerate(outputs)}
+    names = tuple(n for n in outputs if not n.endswith(("_std", "_spread")) and n != "novelty")
+    taken = [name for name in names if name in _RESERVED]
+    stray = [n for n in outputs if n.endswith("_std") and n.removesuffix("_std") not in names]
+    if taken or stray or not names:
+        raise ModelError(
+            f"the model gives {', '.join(taken or stray or outputs)}",
+            where=spec.loader,
+            remedy="Name its outputs by what they are, such as FeO and TiO2, and the standard deviation of the error "
+            f"of FeO FeO_std; {', '.join(_RESERVED[:2])} are made of them",
+        )
+    std = tuple(at[f"{name}_std"] for name in names if f"{name}_std" in at)
+    percent = tuple(at[name] for name in names if units_of(spec, name) == "wt%")
+    return Layout(
+        names=names,
+        places=tuple(at[name] for name in names),
+        std=std if len(std) == len(names) else (),
+        percent=percent,
+        novelty=at.get("novelty"),
+    )
+
+
+def units_of(spec: ModelSpec, name: str) -> str:
+    """Units of what a model gives; of abundances, unless it says otherwise, wt%."""
+    return dict(spec.units).get(name, "wt%")
 
 
 def _is_ours(spec: ModelSpec) -> bool:
     return spec.loader in (LOADER, ENSEMBLE_LOADER)
 
 
-def bands_of(spec: ModelSpec) -> tuple[float, ...] | None:
-    """Wavelengths (nm) that a model needs, None where it takes whatever there is."""
-    if spec.bands is not None:
-        return spec.bands
-    return tuple(read_header(spec.weights)["wavelengths"]) if _is_ours(spec) else None
-
-
 def check_bands(reflectance: xr.DataArray, spec: ModelSpec) -> None:
     """See that the wavelengths are those of the model."""
-    wanted, where = bands_of(spec), spec.weights
+    wanted, where = spec.bands, spec.weights
     if wanted is None:
         return
     remedy = (
@@ -107,19 +145,6 @@ def check_bands(reflectance: xr.DataArray, spec: ModelSpec) -> None:
             where=where,
             remedy=remedy,
         )
-
-
-def _padded(outputs: np.ndarray, axis: int, more: int) -> np.ndarray:
-    widths = [(0, more if a == axis else 0) for a in range(outputs.ndim)]
-    return np.pad(outputs, widths, constant_values=np.nan)
-
-
-def with_novelty(outputs: Any, axis: int) -> Any:
-    """Outputs along `axis` with a novelty of NaN, where a model gives none."""
-    more = len(OUTPUTS) - outputs.shape[axis]
-    if more <= 0:
-        return outputs
-    return _along(_padded, outputs, axis, len(OUTPUTS), more=more)
 
 
 def _along(
@@ -147,35 +172,51 @@ def _along(
     )
 
 
-def _flags(outputs: np.ndarray, axis: int) -> np.ndarray:
-    """Raise the flags of pixels from what the model gave for them: :data:`OUTPUTS` along `axis`."""
-    oxides, novelty = np.split(np.moveaxis(outputs, axis, 0), [len(OXIDES)])
-    total, lowest = oxides.sum(axis=0), oxides.min(axis=0)
-    low, high = SUM_RANGE
-    raised = {
-        "not_inverted": np.isnan(total),
-        "novel_spectrum": novelty[0] > 1,
-        "sum_out_of_range": (total < low) | (total > high),
-        "negative_abundance": lowest < NEGATIVE,
-    }
+def _flags(outputs: np.ndarray, axis: int, layout: Layout) -> np.ndarray:
+    """Raise the flags of pixels from what the model gave for them along `axis`."""
+    values = np.moveaxis(outputs, axis, 0)
+    found = _rows(values, layout.places)
+    total = found.sum(axis=0)
+    raised = {"not_inverted": np.isnan(total)}
+    if layout.percent:
+        raised["negative_abundance"] = _rows(values, layout.percent).min(axis=0) < NEGATIVE
+    if layout.novelty is not None:
+        raised["novel_spectrum"] = values[layout.novelty] > 1
+    if set(OXIDES) <= set(layout.names):
+        # Other outputs than the six are no part of the sum, and fewer have none.
+        low, high = SUM_RANGE
+        if layout.names != OXIDES:
+            total = found[[layout.names.index(oxide) for oxide in OXIDES]].sum(axis=0)
+        raised["sum_out_of_range"] = (total < low) | (total > high)
     flags = np.zeros(total.shape, np.uint8)
-    for flag, bit in QUALITY_FLAGS.items():
-        flags[raised[flag]] |= bit
+    for flag, mask in raised.items():
+        flags[mask] |= QUALITY_FLAGS[flag]
     return flags
 
 
-def quality(outputs: Any, axis: int) -> Any:
+def _rows(values: np.ndarray, places: tuple[int, ...]) -> np.ndarray:
+    """Some of the values along the first axis; a view where they come first."""
+    count = len(places)
+    return values[:count] if places == tuple(range(count)) else values[list(places)]
+
+
+def quality(outputs: Any, axis: int, layout: Layout) -> Any:
     """Flags of pixels, without `axis`; lazy where the outputs are."""
-    return _along(_flags, outputs, axis, None, np.uint8)
+    return _along(_flags, outputs, axis, None, np.uint8, layout=layout)
 
 
-def with_uncertainty(spec: ModelSpec) -> tuple[ModelSpec, intervals.Calibration]:
-    """The spec that runs the ensemble too, if there is one, and the calibration."""
+def with_uncertainty(spec: ModelSpec) -> tuple[ModelSpec, intervals.Calibration | None]:
+    """The spec that runs the ensemble too, if there is one, and the calibration; none where the model knows its errors.
+
+    ModelError if it does not know them and has no calibration.
+    """
+    if layout_of(spec).std:
+        return spec, None
     if not _is_ours(spec):
         raise ModelError(
-            "a model of one's own brings no calibration of its errors",
+            "a model of one's own brings no calibration of its errors, and gives no standard deviation for each output",
             where=spec.loader,
-            remedy="Leave uncertainty=False",
+            remedy="Leave uncertainty=False, or let it give FeO_std besides FeO",
         )
     calibration = load_calibration(spec.weights)
     if calibration is None:
@@ -184,22 +225,34 @@ def with_uncertainty(spec: ModelSpec) -> tuple[ModelSpec, intervals.Calibration]
             where=spec.weights,
             remedy="Train with folds, or leave uncertainty=False",
         )
-    if read_header(spec.weights).get("members", 0) < 2:
+    header = read_header(spec.weights)
+    if header.get("members", 0) < 2:
         return spec, calibration
-    return replace(spec, loader=ENSEMBLE_LOADER, outputs=len(OUTPUTS) + len(SPREAD)), calibration
+    outputs = (*header["oxides"], "novelty", *(f"{oxide}_spread" for oxide in header["oxides"]))
+    return replace(spec, loader=ENSEMBLE_LOADER, outputs=outputs), calibration
+
+
+def errors_of(
+    outputs: Any, axis: int, layout: Layout, calibration: intervals.Calibration | None
+) -> Any:
+    """Standard deviation of each abundance's error, along `axis`: the model's own, or by calibration."""
+    if calibration is None:
+        return _along(_own_std, outputs, axis, len(layout.names), layout=layout)
+    # The scores are not needed here, and would travel with every task.
+    tensors = {**calibration.tensors(), "scores": np.empty((0, 0), np.float32)}
+    return _along(_scale_block, outputs, axis, len(calibration.centres), **tensors)
+
+
+def _own_std(outputs: np.ndarray, axis: int, layout: Layout) -> np.ndarray:
+    return np.take(outputs, layout.std, axis)
 
 
 def _scale_block(outputs: np.ndarray, axis: int, **tensors: np.ndarray) -> np.ndarray:
     values = np.moveaxis(outputs, axis, 0)
-    spread = values[len(OUTPUTS) :]
+    oxides = len(tensors["centres"])
+    # Lunarray's own: the oxides, novelty, and where there is an ensemble its spread.
+    spread = values[oxides + 1 :]
     result = intervals.scale(
-        values[: len(OXIDES)], spread if len(spread) else None, intervals.Calibration(**tensors)
+        values[:oxides], spread if len(spread) else None, intervals.Calibration(**tensors)
     )
     return np.moveaxis(result, 0, axis)
-
-
-def error_scale(outputs: Any, axis: int, calibration: intervals.Calibration) -> Any:
-    """Standard deviation of each oxide's error, along `axis`."""
-    # The scores are not needed here, and would travel with every task.
-    tensors = {**calibration.tensors(), "scores": np.empty((0, 0), np.float32)}
-    return _along(_scale_block, outputs, axis, len(OXIDES), **tensors)

@@ -13,10 +13,8 @@ from lunarray.oxides.constants import OXIDES
 from lunarray.oxides.novelty import novelty
 from lunarray.oxides.weights import load_novelty, networks_of, read_weights, states_of
 
-#: What a predictor returns for a pixel: the oxides in wt%, then the novelty.
+#: What a predictor of all six returns for a pixel: the oxides in wt%, then the novelty. Of a model of fewer, fewer.
 OUTPUTS = (*OXIDES, "novelty")
-#: What one with the ensemble returns besides: the standard deviation of its members for each oxide, in wt%.
-SPREAD = tuple(f"{oxide}_spread" for oxide in OXIDES)
 
 _Network = Callable[[np.ndarray], np.ndarray]
 
@@ -25,14 +23,14 @@ def load_predictor(path: str | os.PathLike[str], device: str) -> _Network:
     """Load an oxide model for :class:`lunarray.engine.ModelSpec`.
 
     On the CPU the compiled kernel runs, and torch is not imported. The function takes (pixel, band) float32 to
-    (pixel, 7) float32: :data:`OUTPUTS`; novelty is NaN where the file has no statistics.
+    (pixel, oxide + 1) float32: the model's oxides, then the novelty, which is NaN where the file has no statistics.
     """
     header, tensors = read_weights(path)
     invert = _networks(header, tensors, path, device)
     statistics = load_novelty(path)
 
     def predict(pixels: np.ndarray) -> np.ndarray:
-        result = np.empty((len(pixels), len(OUTPUTS)), np.float32)
+        result = np.empty((len(pixels), len(header["oxides"]) + 1), np.float32)
         _fill(invert, pixels, result[:, :-1])
         result[:, -1] = np.nan if statistics is None else novelty(pixels, statistics)
         return result
@@ -41,7 +39,11 @@ def load_predictor(path: str | os.PathLike[str], device: str) -> _Network:
 
 
 def load_ensemble(path: str | os.PathLike[str], device: str) -> _Network:
-    """Load an oxide model with its ensemble: (pixel, 13) float32, :data:`OUTPUTS` and then :data:`SPREAD`."""
+    """Load an oxide model with its ensemble.
+
+    The function gives (pixel, 2 oxides + 1) float32: what that of :func:`load_predictor` gives, and then the standard
+    deviation of the members for each oxide, wt%.
+    """
     predictor = load_predictor(path, device)
     header, tensors = read_weights(path)
     count = header.get("members", 0)
@@ -54,9 +56,9 @@ def load_ensemble(path: str | os.PathLike[str], device: str) -> _Network:
     members = [_networks(header, tensors, path, device, member) for member in range(count)]
 
     def predict(pixels: np.ndarray) -> np.ndarray:
-        oxides = len(OXIDES)
-        result = np.empty((len(pixels), len(OUTPUTS) + oxides), np.float32)
-        result[:, : len(OUTPUTS)] = predictor(pixels)
+        oxides = len(header["oxides"])
+        result = np.empty((len(pixels), 2 * oxides + 1), np.float32)
+        result[:, : oxides + 1] = predictor(pixels)
         one = np.empty((len(pixels), oxides), np.float32)
         mean, square = np.zeros((2, len(pixels), oxides))
         for number, member in enumerate(members, start=1):
@@ -65,7 +67,7 @@ def load_ensemble(path: str | os.PathLike[str], device: str) -> _Network:
             off = one - mean
             mean += off / number
             square += off * (one - mean)
-        result[:, len(OUTPUTS) :] = np.sqrt(square / (count - 1))
+        result[:, oxides + 1 :] = np.sqrt(square / (count - 1))
         return result
 
     return predict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from statistics import NormalDist
 
 import numpy as np
 
@@ -175,6 +176,14 @@ def quantile(calibration: Calibration, level: float) -> np.ndarray:
     # Of thinned scores the next higher one: the interval is never narrower for it.
     index = rank - 1 if kept == count else math.ceil((rank - 1) / (count - 1) * (kept - 1))
     return calibration.scores[:, index]
+
+
+def widths(calibration: Calibration | None, level: float, count: int) -> np.ndarray:
+    """Half-widths of intervals in units of the standard deviation, shape (count,): conformal, or of normal errors."""
+    if calibration is not None:
+        return quantile(calibration, level)
+    require_number("level", level, 0, 1, strictly=True)
+    return np.full(count, NormalDist().inv_cdf((1 + level) / 2), np.float32)
 
 
 def scale(predicted: np.ndarray, spread: np.ndarray | None, calibration: Calibration) -> np.ndarray:
