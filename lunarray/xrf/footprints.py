@@ -298,7 +298,7 @@ def check_footprints_path(path: str | os.PathLike[str], *, overwrite: bool = Fal
         raise InputError("the file is there", where=path, remedy="Give overwrite=True")
     if kind == ".parquet":
         with needs("pyarrow", f"{path}: GeoParquet"):
-            pass
+            import pyarrow.parquet  # noqa: F401
     return path
 
 
