@@ -136,6 +136,45 @@ def _contents(ds: xr.Dataset) -> None:
     console().print(table)
 
 
+def verify(
+    store: Annotated[Path, Argument(help="A store that lunarray wrote.", show_default=False)],
+    repair: Annotated[
+        bool,
+        Option(
+            "--repair",
+            help="Take away what is at fault; the command that wrote the store then computes that part anew.",
+        ),
+    ] = False,
+    accept: Annotated[
+        bool,
+        Option("--accept", help="Take the store as another program has changed it."),
+    ] = False,
+) -> None:
+    """Check every byte of a store against its checksums; exit code 1 where something is not as it was written."""
+    from typer import Exit
+
+    from lunarray.store import verify as verify_store
+
+    found = verify_store(store, repair=repair, accept=accept)
+    rate = found.nbytes / 1e9 / max(found.seconds, 1e-9)
+    say(
+        f"Verified   {found.objects} objects, {found.nbytes / 1e6:,.1f} MB in {found.seconds:.1f} s "
+        f"({rate:.1f} GB/s)"
+    )
+    for fault in found.faults[:20]:
+        say(f"{fault.problem:<11}{fault.name}")
+    if len(found.faults) > 20:
+        say(f"           and {len(found.faults) - 20} more")
+    if found.ok:
+        say("All is as it was written.")
+    elif found.repaired:
+        say("Taken away: run again what wrote the store, and that part is computed anew.")
+    elif accept:
+        say("Taken as it is.")
+    else:
+        raise Exit(1)
+
+
 def _table_of_errors(truth: xr.Dataset, maps: xr.Dataset) -> None:
     import numpy as np
     from rich.table import Table

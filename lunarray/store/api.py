@@ -29,11 +29,12 @@ from lunarray.errors import (
     store_errors,
 )
 from lunarray.store import manifest, regions
-from lunarray.store.content import as_dataset, create, identity, storable
+from lunarray.store.content import as_dataset, create, identity, mend, storable
 from lunarray.store.locks import WriteLock
 from lunarray.store.reading import open_zarr
 from lunarray.store.state import begun_with, require_ours, set_state, state_of
 from lunarray.store.transaction import beside, discard, real, settle, sync_folders, take_place
+from lunarray.store.verification import Fault, faults
 from lunarray.typing import typed
 from lunarray.versions import __version__
 
@@ -118,28 +119,58 @@ def to_zarr(
     policy = _policy(errors, retries, report)
     name = token or identity(ds)
     contents = {"token": token} if token else manifest.contents(ds)
-    if not overwrite and _finished(path, name, contents):
+    if not overwrite and _finished(path, name, contents) and not faults(path, progress):
         return open_zarr(path)
     ds = storable(ds)
     groups = regions.plan(ds)
     with WriteLock(path) as lock:
         settle(path)
-        place = path
-        if overwrite:
-            require_ours(path)
-            place = beside(path)
-            if not begun_with(place, name):
-                discard(place, path)
-        # Another writer may have come and gone before the lock was ours.
-        elif _finished(path, name, contents):
+        place = _prepared(ds, groups, path, name, contents, overwrite, progress)
+        if place is None:
             return open_zarr(path)
-        if state_of(place) is None:
-            create(ds, groups, place, name, contents)
         text = description or f"Writing {path.name}"
         _fill(ds, groups, place, path, policy, lock, text, progress)
         if overwrite:
             _replace(path, lock)
     return open_zarr(path)
+
+
+def _prepared(
+    ds: xr.Dataset,
+    groups: list[regions.Group],
+    path: Path,
+    token: str,
+    contents: dict[str, Any],
+    overwrite: bool,
+    progress: bool | None,
+) -> Path | None:
+    """Lay out what is to be written, or mend what was begun; give where, or None where nothing is left to do."""
+    place = path
+    if overwrite:
+        require_ours(path)
+        place = beside(path)
+        if not begun_with(place, token):
+            discard(place, path)
+    # Another writer may have come and gone before the lock was ours.
+    finished = _finished(place, token, contents)
+    if state_of(place) is None:
+        create(ds, groups, place, token, contents)
+    elif found := faults(place, progress):
+        _say_faults(path, found)
+        mend(ds, groups, place, found, contents)
+    elif finished and not overwrite:
+        return None
+    return place
+
+
+def _say_faults(path: Path, found: list[Fault]) -> None:
+    first = found[0]
+    warnings.warn(
+        f"{path}: {len(found)} objects or files are not as they were written and are written anew (first: "
+        f"{first.name}, {first.problem})",
+        LunarrayWarning,
+        stacklevel=3,
+    )
 
 
 @dataclass(frozen=True)

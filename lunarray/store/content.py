@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ from lunarray.errors import InputError, StoreConflictError
 from lunarray.store import regions
 from lunarray.store.provenance import stamp
 from lunarray.store.state import FORMAT_VERSION, set_state
-from lunarray.store.transaction import appearing
+from lunarray.store.transaction import appearing, sync_folders
+from lunarray.store.verification import Fault
 
 #: A plain DataArray without a name is stored under this one.
 UNNAMED = "data"
@@ -140,3 +144,33 @@ def create(
                 for group in groups
             ],
         )
+
+
+def mend(
+    ds: xr.Dataset,
+    groups: list[regions.Group],
+    path: Path,
+    found: list[Fault],
+    contents: dict[str, Any],
+) -> None:
+    """Take away what is at fault in a store, and put back what is not written region by region.
+
+    `ds`, `groups`, `contents`: as of :func:`create`, of what the store holds; `path`: the store, whose lock the caller
+    has; `found`: its faults.
+    """
+    lazy = {f"{name}/c" for group in groups for name in group.dims}
+    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.begun")
+    try:
+        for fault in found:
+            file = path / fault.name
+            if fault.problem != "metadata" and fault.name.startswith(tuple(lazy)):
+                file.unlink(missing_ok=True)
+                continue
+            if not fresh.exists():
+                create(ds, groups, fresh, "", contents)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(fresh / fault.name, file)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    set_state(path, complete=False)
+    sync_folders(path)

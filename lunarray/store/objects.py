@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -111,7 +112,8 @@ def arrays(path: Path) -> dict[str, bytes]:
     """
     found = {}
     for folder, folders, files in os.walk(path):
-        if "zarr.json" in files and Path(folder) != path:
+        # A pipe, say, would be waited for.
+        if "zarr.json" in files and Path(folder) != path and Path(folder, "zarr.json").is_file():
             text = Path(folder, "zarr.json").read_bytes()
             if b'"array"' in text:
                 found[Path(folder).relative_to(path).as_posix()] = text
@@ -142,13 +144,14 @@ def each(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
 
 def _of_file(file: Path, cut: Cut) -> int:
     try:
-        handle = os.open(file, os.O_RDONLY)
+        handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except (FileNotFoundError, NotADirectoryError):
         return 0
     try:
-        return digest(lambda begin, n: os.pread(handle, n, begin), os.fstat(handle).st_size, cut)
-    except IsADirectoryError:
-        return 0
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            return 0
+        return digest(lambda begin, n: os.pread(handle, n, begin), status.st_size, cut)
     finally:
         os.close(handle)
 

@@ -76,13 +76,13 @@ def open_zarr(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.D
             where=path,
             remedy="Run again what wrote it and it is completed, or read what is there with incomplete=True",
         )
-    metadata = arrays_of(path, state)
-    cuts = objects.cuts(metadata)
-    digests = {name: objects.digests(path, cut) for name, cut in cuts.items()}
-    if state["complete"]:
-        _hold_to(path, cuts, digests, recorded(state), incomplete)
-    ids = {name: objects.array_id(metadata[name], digests[name]) for name in cuts}
     try:
+        metadata = arrays_of(path, state)
+        cuts = objects.cuts(metadata)
+        digests = {name: objects.digests(path, cut) for name, cut in cuts.items()}
+        if state["complete"]:
+            _hold_to(path, cuts, digests, recorded(state), incomplete)
+        ids = {name: objects.array_id(metadata[name], digests[name]) for name in cuts}
         stored = xr.open_dataset(
             cast(Any, checked_store(path, cuts, digests)),
             engine="zarr",

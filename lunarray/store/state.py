@@ -49,7 +49,7 @@ def state_of(path: Path) -> dict[str, Any] | None:
     Returns none where nothing is there. StoreFormatError if it is no lunarray store, or one of another version.
     StoreDamagedError if its metadata are not those that were written. StoreError if the place cannot be looked at.
     """
-    found = _any_state(path)
+    found = read_state(path)
     if found is None:
         return None
     state, text = found
@@ -59,12 +59,12 @@ def state_of(path: Path) -> dict[str, Any] | None:
             where=path,
             remedy="Open it with the lunarray that wrote it (attribute lunarray_version), or write it anew",
         )
-    if not sealed(state, text):
+    if not (sealed(state, text) and _whole(state)):
         raise damaged_metadata(path / "zarr.json")
     return state
 
 
-def _any_state(path: Path) -> tuple[dict[str, Any], str] | None:
+def read_state(path: Path) -> tuple[dict[str, Any], str] | None:
     """Read the state of a store of whatever version, and the text that it stands in."""
     remedy = "Check the permissions of the folders on the way"
     with store_errors("the place cannot be looked at", path, remedy):
@@ -83,6 +83,19 @@ def _any_state(path: Path) -> tuple[dict[str, Any], str] | None:
             remedy="Give a store that lunarray wrote; other Zarr stores open with xarray.open_zarr. If lunarray did "
             "write it, its zarr.json is damaged: put a copy of that file back",
         ) from error
+
+
+def _whole(state: Mapping[str, Any]) -> bool:
+    """Tell whether a state has what every state has."""
+    kinds = {"token": str, "complete": bool, "regions": int, "groups": list, "metadata": dict}
+    if not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
+        return False
+    groups = state["groups"]
+    if not all(
+        isinstance(group, dict) and {"axes", "sizes", "dims"} <= {*group} for group in groups
+    ):
+        return False
+    return "append_dim" not in state or isinstance(state.get("committed"), int)
 
 
 def sealed(state: Mapping[str, Any], text: str) -> bool:
@@ -134,6 +147,12 @@ def set_state(path: Path, **state: Any) -> None:
     text = _with_seal(text, _BLANK, digest_of(text.encode()))
     write_file(path / "zarr.json", text.encode())
     sync_folder(path)
+
+
+def consolidated(text: str) -> dict[str, bytes]:
+    """Give the copies of the ``zarr.json`` of each array in the text of the root's."""
+    copies = json.loads(text).get("consolidated_metadata", {}).get("metadata", {})
+    return {name: json.dumps(copy, indent=2).encode() for name, copy in copies.items()}
 
 
 def digest_of(text: bytes) -> str:
@@ -200,7 +219,7 @@ def begun_with(path: Path, token: str) -> bool:
 def require_ours(path: Path) -> None:
     """StoreConflictError if there is something else at `path` than a lunarray store, of whatever version."""
     try:
-        _any_state(path)
+        read_state(path)
     except StoreFormatError as error:
         raise StoreConflictError(
             "it is no lunarray store, so it is not overwritten",
