@@ -45,8 +45,10 @@ def grid(
     Parameters
     ----------
     ds : xarray.Dataset or xarray.DataArray
-        Tracks with dimension ``observation`` and coordinates ``lon`` and ``lat`` (degrees) on it. Spectra of the
-        Spectral Profiler as they were read (296 channels) pass through `lunarray.sp.condition` first.
+        Tracks with dimension ``observation`` and coordinates ``lon`` and ``lat`` (degrees) on it, or an image whose
+        pixels have ``lon`` and ``lat`` each, such as :func:`lunarray.maps.open_m3` gives: every pixel counts as an
+        observation. Spectra of the Spectral Profiler as they were read (296 channels) pass through
+        `lunarray.sp.condition` first.
     grid : str, GeoBox or xarray object, optional
         "north", "south", "equirectangular", "geographic"; a GeoBox; or a map whose grid is taken. See
         `lunarray.geo.lunar_grid`.
@@ -108,6 +110,7 @@ def grid(
             where="grid",
             remedy="Give tracks, as lunarray.open_sp gives them",
         )
+    ds = unrolled(ds)
     stats = _check_stats(stats, fill_radius)
     names = _check_variables(ds, variables)
     if "reflectance" in names and is_native(ds):
@@ -126,6 +129,36 @@ def grid(
         grid_lazily(arrays, plan, stats, fill) if lazy else grid_at_once(arrays, plan, stats, fill)
     )
     return _assemble(ds, arrays, computed, plan, geobox, fill_radius)
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def unrolled(ds: xr.Dataset) -> xr.Dataset:
+    """An image whose pixels have each its own place, as tracks; anything else as it is."""
+    if "observation" in ds.dims or not {"lon", "lat"} <= set(ds.variables):
+        return ds
+    image = ds["lat"].dims
+    if len(image) != 2 or set(ds["lon"].dims) != set(image):
+        return ds
+
+    def along(array: xr.DataArray) -> xr.Variable:
+        array = array.transpose(*image, ...)
+        data = array.data
+        if array.chunks is not None:
+            # Whole lines: then every chunk of the image is one of the tracks.
+            data = data.rechunk({1: -1})
+        data = data.reshape(-1, *array.shape[2:])
+        return xr.Variable(("observation", *array.dims[2:]), data, array.attrs)
+
+    def taken(arrays: Mapping[Any, xr.DataArray]) -> dict[Any, Any]:
+        return {
+            name: along(array) if set(image) <= set(array.dims) else array.variable
+            for name, array in arrays.items()
+            if set(image) <= set(array.dims) or not set(image) & set(array.dims)
+        }
+
+    return xr.Dataset(taken(ds.data_vars), taken(ds.coords), ds.attrs)
 
 
 # --- checks ---------------------------------------------------------------------------------------
