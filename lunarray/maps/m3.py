@@ -147,15 +147,8 @@ def open_m3(
             {"units": "nm", "long_name": "wavelength", "standard_name": "radiation_wavelength"},
         )
     }
-    for kind, image in product.others.items():
-        for band, own, units, text, cf in _BESIDE[kind]:
-            add = _solar_distance(product) if own == "solar_distance" else 0.0
-            reader = Lines(image, np.array([band]), image.dtype, add)
-            values = _lazy(reader, lines)[:, 0]
-            if own == "lon":
-                values = wrap_longitude(values)
-            described = {"units": units, "long_name": text} | ({"standard_name": cf} if cf else {})
-            (variables if kind == "SUP" else coords)[own] = (("y", "x"), values, described)
+    for kind in product.others:
+        (variables if kind == "SUP" else coords).update(_beside(product, kind, lines))
     if product.times is not None:
         utc = {"standard_name": "time", "long_name": "middle of the line's exposure (UTC)"}
         coords["time"] = ("y", read_times(product.times, spectra.lines), utc)
@@ -168,6 +161,19 @@ def open_m3(
     ds = xr.Dataset(variables, coords, _attributes(product))
     event = f"open_m3, {product.level}, {bands.size} of {spectra.bands} bands"
     return stamp(ds, event, source=f"Chandrayaan-1 M3 {product.level}: {product.name}")
+
+
+def _beside(product: Product, kind: str, lines: tuple[int, ...] | None) -> dict[str, Any]:
+    """Variables (y, x) of a file beside the spectra."""
+    image, found = product.others[kind], {}
+    for band, name, units, text, cf in _BESIDE[kind]:
+        add = _solar_distance(product) if name == "solar_distance" else 0.0
+        values = _lazy(Lines(image, np.array([band]), image.dtype, add), lines)[:, 0]
+        if name == "lon":
+            values = wrap_longitude(values)
+        described = {"units": units, "long_name": text} | ({"standard_name": cf} if cf else {})
+        found[name] = (("y", "x"), values, described)
+    return found
 
 
 def _of_raster(path: Any, wavelengths: Any, chunks: Any) -> xr.Dataset:

@@ -104,12 +104,6 @@ def grid(
     if isinstance(ds, xr.DataArray):
         ds = ds.to_dataset(name=ds.name if ds.name is not None else "data")
         variables = [str(name) for name in ds.data_vars] if variables is None else variables
-    if not isinstance(ds, xr.Dataset):
-        raise InputError(
-            f"a {type(ds).__name__} is neither a Dataset nor a DataArray",
-            where="grid",
-            remedy="Give tracks, as lunarray.open_sp gives them",
-        )
     ds = unrolled(ds)
     stats = _check_stats(stats, fill_radius)
     names = _check_variables(ds, variables)
@@ -136,6 +130,12 @@ def grid(
 
 def unrolled(ds: xr.Dataset) -> xr.Dataset:
     """An image whose pixels have each its own place, as tracks; anything else as it is."""
+    if not isinstance(ds, xr.Dataset):
+        raise InputError(
+            f"a {type(ds).__name__} is neither a Dataset nor a DataArray",
+            where="grid",
+            remedy="Give tracks, as lunarray.open_sp gives them",
+        )
     if "observation" in ds.dims or not {"lon", "lat"} <= set(ds.variables):
         return ds
     image = ds["lat"].dims
