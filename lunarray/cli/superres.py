@@ -270,10 +270,7 @@ def predict(
     ds = superres.open_gib(store)
     specs = region_models(models, device.value)
     maps = superres.superresolve(ds, specs, max_distance=1e3 * max_distance)
-    # Blocks of a growing store have no name of their own: what makes the map says whether it is the same one.
-    footprints = superres.gib_footprints(store).sizes["footprint"]
-    token = f"{sorted((r, s.sha256) for r, s in specs.items())} {max_distance} {footprints}"
-    to_zarr(maps, output, overwrite=overwrite, token=token)
+    to_zarr(maps, output, overwrite=overwrite)
     done = open_zarr(output)
     elements = [str(e) for e in done["element"].values]
     picture(plot.heat_map, done, elements[0], path=quicklook)

@@ -104,7 +104,7 @@ def fill_features(
     Values are scaled by `value_range` of the whole base map, so that all regions see the same grey; it is recorded in
     the store with network, weights, mode, window and selection, and must be the same when more regions are filled.
     """
-    ds = open_gib(path)
+    ds = open_gib(path, incomplete=True)
     grid, meta = gib_grid(ds), meta_of(path)
     known = meta["feature_model"] or {}
     setup = prepare(
@@ -321,7 +321,7 @@ def update_gib(
     The paper, section IV.C.2: the dynamic nature of the algorithm.
     """
     checked = as_footprints(footprints, errors=options.get("errors", "raise"))
-    ds = open_gib(path)
+    ds = open_gib(path, incomplete=True)
     touched = touched_regions(checked, gib_grid(ds))
     # Before anything is written: a region that cannot be trained must not be left populated and untrained.
     require_parts(ds, touched, "features")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from lunarray.errors import (
     StoreIncompleteError,
 )
 from lunarray.store.locks import WriteLock
+from lunarray.store.transaction import beside, discard, real, settle, sync_folders, take_place
 from lunarray.superres.gib_layout import (
     ATTRS,
     FORMAT_VERSION,
@@ -34,9 +34,11 @@ from lunarray.superres.gib_layout import (
     lay_out,
     meta_of,
     open_root,
+    require_settled,
     state_of,
     update_meta,
 )
+from lunarray.superres.gib_reading import IDS, Part, Watched, content_id
 from lunarray.superres.grid import GIBGrid, turns
 from lunarray.typing import typed
 from lunarray.xrf import ELEMENTS
@@ -64,7 +66,7 @@ def create_gib(
     features : int
         Length of the vector of surface features of a pixel.
     overwrite : bool
-        Delete what is there first, if that is a Global Information Bank.
+        Begin anew, if a Global Information Bank is there; it is deleted when the new one has taken its place.
 
     Returns
     -------
@@ -84,7 +86,7 @@ def create_gib(
     ----------
     Lunar elemental analysis and mapping of CLASS data, section IV.B, step 1 (GIB initialization).
     """
-    path, grid = Path(path), grid or GIBGrid()
+    path, grid = real(path), grid or GIBGrid()
     elements = [str(e) for e in elements]
     if not elements or len(set(elements)) != len(elements):
         raise InputError(f"elements {elements}", where="create_gib", remedy="Name each once")
@@ -96,39 +98,54 @@ def create_gib(
         "elements": elements,
         "features": int(features),
     }
-    if path.exists():
-        try:
-            there = meta_of(path)
-        except StoreFormatError as error:
-            raise StoreConflictError(
-                "something else than a Global Information Bank is there",
-                where=path,
-                remedy="Choose another path",
-            ) from error
-        if overwrite:
-            shutil.rmtree(path)
-        elif odd := [name for name, value in layout.items() if there[name] != value]:
-            raise StoreConflictError(
-                f"the Global Information Bank that is there has another {' and another '.join(odd)}",
-                where=path,
-                remedy="Choose another path, or give overwrite=True to begin anew",
-            )
-        else:
-            return open_gib(path)
-
+    if _laid_out(path, layout, overwrite):
+        return open_gib(path, incomplete=True)
     with WriteLock(path):
-        lay_out(path, grid, layout)
-    return open_gib(path)
+        settle(path)
+        # Another one may have come and gone before the lock was ours.
+        if not _laid_out(path, layout, overwrite):
+            discard(beside(path), path)
+            lay_out(beside(path), grid, layout)
+            take_place(path)
+    return open_gib(path, incomplete=True)
+
+
+def _laid_out(path: Path, layout: Mapping[str, Any], overwrite: bool) -> bool:
+    """Tell whether a bank is there that can be gone on with; raise where something else is."""
+    if not path.exists():
+        return False
+    try:
+        there = meta_of(path)
+    except StoreFormatError as error:
+        raise StoreConflictError(
+            "something else than a Global Information Bank is there",
+            where=path,
+            remedy="Choose another path",
+        ) from error
+    odd = [name for name, value in layout.items() if there[name] != value]
+    if odd and not overwrite:
+        raise StoreConflictError(
+            f"the Global Information Bank that is there has another {' and another '.join(odd)}",
+            where=path,
+            remedy="Choose another path, or give overwrite=True to begin anew",
+        )
+    return not overwrite
 
 
 @typed
-def open_gib(path: str | os.PathLike[str]) -> xr.Dataset:
+def open_gib(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.Dataset:
     """Open a Global Information Bank, lazily; it may still be growing.
+
+    What is read is what was there when it was opened, or an error, and is named by its content: what is derived of the
+    same has the same identity.
 
     Parameters
     ----------
     path : path
         The store.
+    incomplete : bool, default False
+        Open it though it is being populated, or that was interrupted: pixels of some regions take account of footprints
+        of which those of others do not.
 
     Returns
     -------
@@ -142,23 +159,34 @@ def open_gib(path: str | os.PathLike[str]) -> xr.Dataset:
     ------
     StoreFormatError
         If it is none.
+    StoreIncompleteError
+        If it is being populated, or that was interrupted.
+    StoreChangedError, StoreDamagedError
+        When it is read, if what is read was written anew since, or is damaged.
     """
+    import dask
     import dask.array as da
+    import zarr
 
-    path = Path(path)
+    path = real(path)
     meta = meta_of(path)
+    if not incomplete:
+        require_settled(path, meta)
     grid = grid_of(meta)
     root = open_root(path, "r")
+    ids = {name: np.asarray(root[name][:]) for name in set(IDS.values())}
+    watched = zarr.open_group(Watched(path, ids=ids), mode="r", use_consolidated=False)
     variables: dict[str, Any] = {}
     for name, (_, dims, _fill) in SPATIAL.items():
-        array = root[name]
+        array = Part(watched[name], path / name)
         blocks = tuple(
             {"lat": grid.shape[0], "lon": grid.shape[1]}.get(d, n)
             for d, n in zip(dims, array.shape, strict=True)
         )
-        # Not tokenised by content: a growing store must be read anew each time that it is opened.
         empty = np.empty((0,) * len(dims), array.dtype)
-        lazy = da.from_array(array, chunks=blocks, name=False, meta=empty)
+        # By content, also of what is not there yet: a growing store is read anew each time that it is opened.
+        own = dask.base.tokenize(meta["grid"], meta["elements"], array.shape, ids[IDS[name]])
+        lazy = da.from_array(array, chunks=blocks, name=f"gib-{name}-{own}", meta=empty)
         variables[name] = (dims, lazy, dict(ATTRS[name]))
     variables["state"] = (
         ("region_y", "region_x"),
@@ -258,7 +286,7 @@ def set_feature_model(path: str | os.PathLike[str], model: Mapping[str, Any]) ->
     mRMR chose) and whatever else describes them, as JSON can hold it. ModelError if the features that the store holds,
     or is meant to hold, come from elsewhere; InputError without ``sha256``.
     """
-    path = Path(path)
+    path = real(path)
     known = meta_of(path)["feature_model"]
     wanted = _plain_model(model)
     if known is None:
@@ -330,7 +358,7 @@ def write_region(
     StoreError
         If it cannot be written. What was not completed counts as missing.
     """
-    path = Path(path)
+    path = real(path)
     meta = meta_of(path)
     grid = grid_of(meta)
     i, j = region
@@ -366,19 +394,22 @@ def write_region(
         np.asarray(root["mare"][rows, columns]), checked["mare"]
     )
     try:
-        if "feature" in checked:
-            root["has_features"][i, j] = 0
-            root["feature"][:, rows, columns] = checked["feature"]
-            root["has_features"][i, j] = 1
-        if "mare" in checked:
-            root["has_mare"][i, j] = 0
-            root["mare"][rows, columns] = checked["mare"]
-            if stale and state & STATE_FLAGS["mare"]:
-                # Footprints split by the class of their cells, also those that end in other regions.
+        if stale and state & STATE_FLAGS["mare"]:
+            # Footprints split by the class of their cells, also those that end in other regions. Before the class is
+            # written: stopped in between, the same call finds it to be another one again.
+            with WriteLock(path):
                 old = np.asarray(root["populated"][:])
                 for k, m in zip(*np.nonzero(old > 0), strict=True):
+                    root["id_population"][k, m] = 0
                     root["populated"][k, m] = -1
-            root["has_mare"][i, j] = 1
+        for name, flag in (("feature", "has_features"), ("mare", "has_mare")):
+            if name in checked:
+                root[IDS[name]][i, j] = 0
+                root[flag][i, j] = 0
+                root[name][..., rows, columns] = checked[name]
+                sync_folders(path / name)
+                root[IDS[name]][i, j] = content_id(checked[name])
+                root[flag][i, j] = 1
         if "abundance" in checked:
             write_population(root, grid, region, checked, rows_of_table=0)
     except OSError as error:
@@ -403,9 +434,12 @@ def write_population(
     ``abundance_std``, ``count``, ``provenance``; `rows_of_table`: footprints that they take account of.
     """
     rows, columns = grid.slices(*region)
+    root["id_population"][region] = 0
     root["populated"][region] = -1
     for name in POPULATION:
         root[name][..., rows, columns] = arrays[name]
+    own = content_id(*(np.asarray(arrays[name], SPATIAL[name][0]) for name in POPULATION))
+    root["id_population"][region] = own
     root["populated"][region] = rows_of_table
 
 

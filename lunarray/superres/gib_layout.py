@@ -7,8 +7,10 @@ At the root of the group:
 * ``has_features``, ``has_mare`` (region_y, region_x) u1 and ``populated`` i4: one chunk a region, so that regions are
   written by many processes at a time. ``populated`` is the number of footprints whose population a region holds, and -1
   while there is none or one is being written;
+* ``id_feature``, ``id_mare``, ``id_population`` (region_y, region_x) u8: ids of the content of these, 0 while there is
+  none or it is being written. They name what is read, and what is derived from it;
 * ``footprints/0000``, ``footprints/0001``, …: the table of footprints, a group each time some were added;
-* attribute ``lunarray_gib``: grid, elements, feature model, and how it was populated.
+* attribute ``lunarray_gib``: grid, elements, feature model, how it was populated, and whether it is being so now.
 
 Nothing is written before a region is: arrays are metadata until then, and missing regions read as missing values.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,14 +27,17 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import StoreFormatError
+from lunarray.errors import StoreFormatError, StoreIncompleteError, StoreLockedError
+from lunarray.store.folder import Folder
+from lunarray.store.locks import WriteLock
 from lunarray.store.provenance import stamp
-from lunarray.store.transaction import appearing, change_attribute, read_attribute
+from lunarray.store.transaction import appearing, change_attribute, read_attribute, real
+from lunarray.superres.gib_reading import IDS
 from lunarray.superres.grid import GIBGrid
 
 #: Attribute of the root group that makes a Zarr group a Global Information Bank.
 KEY = "lunarray_gib"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 #: Bits of ``state``: what a region holds.
 STATE_FLAGS = {"features": 1, "mare": 2, "abundance": 4}
@@ -51,6 +57,7 @@ SPATIAL = {
     "provenance": ("i4", ("lat", "lon"), -1),
 }
 STATES = {"has_features": ("u1", 0), "has_mare": ("u1", 0), "populated": ("i4", -1)}
+STATES |= dict.fromkeys(sorted(set(IDS.values())), ("u8", 0))
 ATTRS: dict[str, dict[str, Any]] = {
     "feature": {"long_name": "surface feature", "units": "1"},
     "mare": {
@@ -73,7 +80,7 @@ def lay_out(path: Path, grid: GIBGrid, layout: dict[str, Any]) -> None:
     It says of itself what `layout` holds: ``version``, ``grid``, ``elements``, ``features``.
     """
     import zarr
-    from zarr.codecs import BloscCodec
+    from zarr.codecs import BloscCodec, Crc32cCodec
 
     elements = layout["elements"]
     sizes = {
@@ -99,7 +106,7 @@ def lay_out(path: Path, grid: GIBGrid, layout: dict[str, Any]) -> None:
                 dtype=dtype,
                 chunks=inner,
                 shards=region if inner != region else None,
-                compressors=codec,
+                compressors=(codec, Crc32cCodec()),
                 fill_value=fill,
                 dimension_names=dims,
                 attributes={**attributes, "grid_mapping": "spatial_ref"},
@@ -111,7 +118,7 @@ def lay_out(path: Path, grid: GIBGrid, layout: dict[str, Any]) -> None:
                 dtype=dtype,
                 chunks=(1, 1),
                 fill_value=fill,
-                compressors=None,
+                compressors=(Crc32cCodec(),),
                 dimension_names=("region_y", "region_x"),
             )
         root.create_group("footprints")
@@ -144,7 +151,7 @@ def _root_attributes(layout: dict[str, Any]) -> dict[str, Any]:
     return {
         **stamped,
         "title": "Global Information Bank",
-        KEY: {**layout, "feature_model": None, "population": None},
+        KEY: {**layout, "feature_model": None, "population": None, "populating": None},
     }
 
 
@@ -173,7 +180,20 @@ def update_meta(path: Path, **changes: Any) -> None:
     `path`: the store; `**changes`: entries of the attribute ``lunarray_gib``.
     """
     meta_of(path)
-    change_attribute(path, KEY, lambda old: {**old, **changes})
+    path = real(path)
+    # A lock of its own, held for a moment: others write regions meanwhile, and say so here.
+    for _ in range(1000):
+        try:
+            with WriteLock(path.with_name(f"{path.name}.meta")):
+                change_attribute(path, KEY, lambda old: {**old, **changes})
+            return
+        except StoreLockedError:
+            time.sleep(0.01)
+    raise StoreLockedError(
+        "the bank's metadata are being changed by another writer",
+        where=path,
+        remedy="Wait for it to finish or stop it",
+    )
 
 
 def meta_of(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -211,7 +231,17 @@ def open_root(path: Path, mode: Any) -> Any:
     """
     import zarr
 
-    return zarr.open_group(os.fspath(path), mode=mode, use_consolidated=False)
+    return zarr.open_group(Folder(path), mode=mode, use_consolidated=False)
+
+
+def require_settled(path: Path, meta: dict[str, Any]) -> None:
+    """StoreIncompleteError if a bank is being populated, or was when that was interrupted."""
+    if meta.get("populating"):
+        raise StoreIncompleteError(
+            "footprints are being put on the pixels of this bank, or that was interrupted",
+            where=path,
+            remedy="Populate it again, with the same footprints or without any, and it is completed",
+        )
 
 
 def state_of(root: Any) -> np.ndarray:

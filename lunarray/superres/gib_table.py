@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from lunarray.store.transaction import appearing
-from lunarray.superres.gib_layout import meta_of, open_root
+from lunarray.store.folder import Folder
+from lunarray.store.transaction import appearing, real, settle
+from lunarray.superres.gib_layout import meta_of, open_root, require_settled
 from lunarray.typing import typed
 
 _BATCH = re.compile(r"\d{4,}")
@@ -26,13 +27,15 @@ def footprint_batches(path: Path) -> list[Path]:
 
 
 @typed
-def gib_footprints(path: str | os.PathLike[str]) -> xr.Dataset:
+def gib_footprints(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.Dataset:
     """Table of the footprints that a Global Information Bank was populated with, in their order.
 
     Parameters
     ----------
     path : path
         The store.
+    incomplete : bool, default False
+        Read it though pixels do not take account of all of it, because populating was interrupted.
 
     Returns
     -------
@@ -44,9 +47,14 @@ def gib_footprints(path: str | os.PathLike[str]) -> xr.Dataset:
     ------
     StoreFormatError
         If it is no Global Information Bank.
+    StoreIncompleteError
+        If it is being populated, or that was interrupted.
     """
-    path = Path(path)
-    elements = meta_of(path)["elements"]
+    path = real(path)
+    meta = meta_of(path)
+    if not incomplete:
+        require_settled(path, meta)
+    elements = meta["elements"]
     batches = [open_root(batch, "r") for batch in footprint_batches(path)]
     empty = {
         "corner_lat": np.empty((0, 4)),
@@ -78,8 +86,9 @@ def append_footprints(path: Path, table: xr.Dataset) -> None:
 
     number = len(footprint_batches(path))
     folder = path / "footprints"
+    settle(folder / f"{number:04d}")
     with appearing(folder / f"{number:04d}", "table of footprints") as begun:
-        root = zarr.create_group(os.fspath(begun), zarr_format=3, overwrite=True)
+        root = zarr.create_group(Folder(begun), zarr_format=3, overwrite=True)
         for name in _COLUMNS:
             values = np.ascontiguousarray(table[name].values)
             if name == "time":

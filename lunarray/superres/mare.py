@@ -255,7 +255,7 @@ def classify_mare(
     grid = grid_of(meta_of(path))
     wanted = list(grid.all_regions() if regions is None else regions)
     if not overwrite:
-        state = open_gib(path)["state"].values
+        state = open_gib(path, incomplete=True)["state"].values
         wanted = [r for r in wanted if not state[r] & STATE_FLAGS["mare"]]
     if albedo is not None:
         if threshold == "otsu":
@@ -281,7 +281,7 @@ def classify_mare(
             step()
     if recipe:
         update_meta(path, mare=recipe)
-    return open_gib(path)
+    return open_gib(path, incomplete=True)
 
 
 @typed

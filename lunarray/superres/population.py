@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +20,7 @@ from lunarray.errors import (
     require_number,
 )
 from lunarray.store.locks import WriteLock
+from lunarray.store.transaction import real, sync_folders
 from lunarray.superres.footprints import (
     CELLS,
     as_footprints,
@@ -196,14 +198,14 @@ def populate(
     ----------
     Lunar elemental analysis and mapping of CLASS data, section IV.B, step 2 (abundance population).
     """
-    path = Path(path)
+    path = real(path)
     meta_of(path)
     # What is in the table decides what is done: nobody may add to it meanwhile.
     with WriteLock(path):
         meta = meta_of(path)
         grid = grid_of(meta)
         recipe = _recipe(meta, expected, method, cells, default=footprints is None, where=path)
-        table: xr.Dataset = gib_footprints(path)
+        table: xr.Dataset = gib_footprints(path, incomplete=True)
         whole = table
         added = known = beyond = 0
         if footprints is not None:
@@ -219,17 +221,28 @@ def populate(
                 whole = xr.concat([table, new], "footprint", data_vars="minimal")
         pixel = cell_pixels(whole, grid, recipe["cells"])
         regions = _pending(path, grid, pixel)
-        ds = open_gib(path)
+        ds = open_gib(path, incomplete=True)
         # A footprint divides by the class of all of its cells, so that regions beside those pending count too.
         needed = pixel_regions(pixel[_rows_in(pixel, grid, regions)], grid)
         require_parts(ds, needed, "mare")
         # All that can be wrong is known by now: nothing has been written yet.
-        if added and meta["population"] != recipe:
-            update_meta(path, population=recipe)
-        if added:
-            append_footprints(path, new)
-        done = _populate_regions(path, grid, whole, pixel, recipe, regions, needed, ds, progress)
+        with _populating(path, meta, recipe if added else None, bool(added or regions)):
+            if added:
+                append_footprints(path, new)
+            work = (regions, needed, ds, progress)
+            done = _populate_regions(path, grid, whole, pixel, recipe, *work)
         return Populated(whole.sizes["footprint"], added, known, beyond, tuple(done))
+
+
+@contextmanager
+def _populating(path: Path, meta: Any, recipe: Any, needed: bool) -> Iterator[None]:
+    """Let a bank say, until all is there, that it is neither what it was nor what it will be."""
+    if needed:
+        update_meta(path, populating=True, population=recipe or meta["population"])
+    yield
+    if needed or meta["populating"]:
+        sync_folders(path)
+        update_meta(path, populating=None)
 
 
 def _recipe(
