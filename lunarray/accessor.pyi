@@ -113,10 +113,10 @@ class LunarDatasetAccessor:
 
     def map_fractures(
         self,
-        model: str | os.PathLike[str] | ModelSpec | None = None,
+        model: str | os.PathLike[str] | ModelSpec | Model | None = None,
         threshold: float = 0.5,
         *,
-        tile: int = ...,
+        tile: int | None = None,
         overlap: int | None = None,
         batch_size: int | None = None,
         value_range: tuple[float, float] | None = None,
@@ -433,10 +433,10 @@ class LunarDataArrayAccessor:
 
     def map_fractures(
         self,
-        model: str | os.PathLike[str] | ModelSpec | None = None,
+        model: str | os.PathLike[str] | ModelSpec | Model | None = None,
         threshold: float = 0.5,
         *,
-        tile: int = ...,
+        tile: int | None = None,
         overlap: int | None = None,
         batch_size: int | None = None,
         value_range: tuple[float, float] | None = None,

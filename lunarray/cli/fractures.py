@@ -98,10 +98,10 @@ def map_fractures(
     ],
     output: Output,
     model: Annotated[
-        Path | None,
+        str | None,
         Option(
             help="Weights in place of the embedded model: from train-fractures, the published IMFMapper checkpoint, "
-            "or any DeepLabV3 with one output."
+            "or any DeepLabV3 with one output. Or the name of an installed model."
         ),
     ] = None,
     threshold: Annotated[

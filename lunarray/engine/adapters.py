@@ -15,6 +15,7 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from lunarray.errors import MissingDependencyError, ModelError, needs
 FOLDER = "LUNARRAY_MODELS"
 #: What a worker loads.
 _HERE = "lunarray.engine.adapters"
+_NETWORKS = ("load_torch_object", "load_torch_file", "load_onnx")
 
 Outputs = Sequence[str] | Mapping[str, str]
 
@@ -117,16 +119,28 @@ def from_onnx(
     Raises
     ------
     ModelError
-        If the file cannot be read.
+        If the file cannot be read, or gives another number of values than there are names.
 
     Examples
     --------
     >>> from_onnx("mine.onnx", wavelengths=(750, 950), outputs=("FeO",))  # doctest: +SKIP
     """
     inputs = _inputs(wavelengths, inputs)
-    spec = _spec("load_onnx", Path(path), outputs=outputs, inputs=inputs, device=device)
-    _session(Path(path), 1, ["CPUExecutionProvider"])  # a file that is none is better known now
-    return spec
+    names = [outputs] if isinstance(outputs, str) else list(outputs)
+    session = _session(Path(path), 1, ["CPUExecutionProvider"])
+    side = session.get_inputs()[0].shape[-1]
+    if isinstance(inputs, Tiles):
+        if inputs.tile is None and isinstance(side, int):
+            inputs = replace(inputs, tile=side)
+    else:
+        gives = [o.shape[1] if len(o.shape) > 1 else 1 for o in session.get_outputs()]
+        if all(isinstance(n, int) for n in gives) and sum(gives) != len(names):
+            raise ModelError(
+                f"it gives {sum(gives)} values a pixel and {len(names)} are named",
+                where=path,
+                remedy="Name what it gives, in order",
+            )
+    return _spec("load_onnx", Path(path), outputs=outputs, inputs=inputs, device=device)
 
 
 def from_sklearn(
@@ -205,7 +219,7 @@ def from_sklearn(
                 where=f"from_sklearn({type(regressor).__name__})",
                 remedy="Name what it gives, in order",
             )
-    return ModelSpec(**{**vars(spec), "units": tuple(sorted(units.items()))}) if units else spec
+    return replace(spec, units=tuple(units.items()))
 
 
 def from_object(model: Model, folder: str | os.PathLike[str] | None = None) -> ModelSpec:
@@ -226,7 +240,9 @@ def _inputs(wavelengths: Sequence[float] | None, inputs: Inputs | None) -> Input
 def _spec(
     loader: str, path: Path, *, outputs: Outputs, inputs: Inputs, device: Device
 ) -> ModelSpec:
-    rule: dict[str, Any] = {"rule": inputs} if isinstance(inputs, Tiles) else {}
+    # What networks of other libraries see of tiles is prepared for them; objects of one's own take them as they are.
+    prepared = isinstance(inputs, Tiles) and loader in _NETWORKS
+    rule: dict[str, Any] = {"rule": inputs} if prepared else {}
     return ModelSpec.from_file(
         f"{_HERE}:{loader}", path, outputs=outputs, inputs=inputs, device=device, **rule
     )
@@ -315,7 +331,7 @@ def _unpickled(path: Path) -> Any:
 # --- What workers load ----------------------------------------------------------------------------
 
 
-def load_object(path: Path, device: Literal["cpu", "cuda"], rule: Tiles | None = None) -> Predictor:
+def load_object(path: Path, device: Literal["cpu", "cuda"]) -> Predictor:
     """Load an object of :func:`from_object`."""
     return _unpickled(path).load(device)
 

@@ -87,11 +87,11 @@ class Tiles:
 
     def __post_init__(self) -> None:
         low, high = self.value_range or (0.0, 1.0)
-        if len(self.mean) != len(self.std) or not all(self.std) or not low < high:
+        if len(self.mean) != len(self.std) or not all(self.std) or low == high:
             raise ModelError(
                 f"value_range {self.value_range}, mean {self.mean}, std {self.std}",
                 where="Tiles",
-                remedy="Give (black, white), black first, and a mean and a std other than 0 for each channel",
+                remedy="Give (black, white), which differ, and a mean and a std other than 0 for each channel",
             )
 
     def prepared(self, tiles: np.ndarray) -> np.ndarray:

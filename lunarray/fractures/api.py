@@ -10,12 +10,12 @@ import numpy as np
 import xarray as xr
 
 from lunarray.engine import ModelSpec
-from lunarray.engine.models import Device
+from lunarray.engine.models import Device, Model
 from lunarray.errors import GridError, InputError, require_choice, require_number
 from lunarray.fractures.classical import Frangi, Method, check_method, detect, wide_chunks
 from lunarray.fractures.detection import (
-    TILE,
     brightness,
+    check_resolution,
     classify,
     fracture_model,
     image_of,
@@ -48,10 +48,10 @@ __all__ = [
 @typed
 def map_fractures(
     obj: xr.DataArray | xr.Dataset,
-    model: str | os.PathLike[str] | ModelSpec | None = None,
+    model: str | os.PathLike[str] | ModelSpec | Model | None = None,
     threshold: float = 0.5,
     *,
-    tile: int = TILE,
+    tile: int | None = None,
     overlap: int | None = None,
     batch_size: int | None = None,
     value_range: tuple[float, float] | None = None,
@@ -66,14 +66,14 @@ def map_fractures(
     obj : DataArray or Dataset
         Brightness on (y, x), of a Dataset the variable ``image``; NaN, infinity or the value that an attribute
         ``_FillValue`` names where there are no data. With or without georeference.
-    model : path or ModelSpec, optional
+    model : path, str, ModelSpec or Model, optional
         See :func:`fracture_model`; by default the light model that comes with lunarray.
     threshold : float
         Probability from which a pixel is a detection.
-    tile : int
-        Side of the tiles in pixels, a multiple of 32.
+    tile : int, optional
+        Side of the tiles in pixels, a multiple of 32; by default what the model says, or 512.
     overlap : int, optional
-        Pixels that neighbouring tiles share, a multiple of 32, half a tile at most; by default what the model's file
+        Pixels that neighbouring tiles share, a multiple of 32, half a tile at most; by default what the model
         says, or else 192 for the light network, as measured, and 128 for DeepLab. See the notes.
     batch_size : int, optional
         Tiles that the network gets at once; by default 1 on a CPU and 16 on a GPU.
@@ -124,6 +124,7 @@ def map_fractures(
     spec = fracture_model(model, device=device)
     require_number("threshold", threshold, 0, 1, strictly=True)
     options = options_for(spec, tile, overlap, batch_size, threads)
+    check_resolution(image, spec)
     values = brightness(image, value_range, spec)
     probability = restricted(probability_of(values, spec, options), image, within)
     if isinstance(probability, da.Array):
@@ -134,7 +135,7 @@ def map_fractures(
         mask = classify(probability, threshold)
     return stamp(
         _detections(obj, image, probability, mask, float(threshold)),
-        f"map_fractures (tiles of {tile}, overlap {options.overlap}, threshold {threshold:g})",
+        f"map_fractures (tiles of {options.tile}, overlap {options.overlap}, threshold {threshold:g})",
         variables=("probability", "mask"),
         model=os.path.basename(spec.weights),
         model_sha256=spec.sha256,

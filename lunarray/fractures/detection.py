@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import functools
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -18,13 +19,22 @@ from dask.base import tokenize
 from lunarray.engine import ModelSpec, in_batches, placed, resolve_device
 from lunarray.engine.batches import model_threads
 from lunarray.engine.graph import Block, assemble
-from lunarray.engine.models import Device
-from lunarray.errors import InputError, MissingDependencyError, ModelError, require_number
+from lunarray.engine.models import Device, Model, Tiles
+from lunarray.engine.registry import find_model
+from lunarray.errors import (
+    InputError,
+    LunarrayWarning,
+    MissingDependencyError,
+    ModelError,
+    require_number,
+)
+from lunarray.fractures.ground import box_of
 from lunarray.fractures.lattice import ALIGN, Axis, check_lattice
 from lunarray.fractures.layers import same_grid
 from lunarray.fractures.metrics import NO_DATA
 from lunarray.fractures.normalise import Normalisation
 from lunarray.fractures.weights import DEFAULT_MODEL, load_model, read_model_header
+from lunarray.geo import crs_of, pixel_size
 
 #: Pixels of a tile's side, as in the paper.
 TILE = 512
@@ -42,23 +52,24 @@ TASK_THREADS = 1
 
 _LOADER = "lunarray.fractures.runtime:load_predictor"
 _OWN = (
-    "The loader of a model of your own takes (path, device) and returns a function of tiles (tile, h, w) float32, NaN"
-    " without data, that gives probabilities (tile, h, w)"
+    "A loader of your own takes (path, device) and returns a function of tiles (tile, h, w) float32, NaN without data, "
+    "that gives probabilities (tile, h, w)"
 )
 
 
 def fracture_model(
-    model: str | os.PathLike[str] | ModelSpec | None = None, *, device: Device = "auto"
+    model: str | os.PathLike[str] | ModelSpec | Model | None = None, *, device: Device = "auto"
 ) -> ModelSpec:
     """Choose a fracture model.
 
     Parameters
     ----------
-    model : path or ModelSpec, optional
+    model : path, str, ModelSpec or Model, optional
         A file that :func:`lunarray.fractures.load_model` reads; by default the light model that comes with
         lunarray. That one was trained on simulated scenes alone: read its card, ``lunarray/fractures/data/light.md``.
-        A ModelSpec with a loader of your own gives a function that takes tiles (tile, h, w) float32, NaN without data,
-        to probabilities of the same shape.
+        Or a network of another library, by :func:`lunarray.engine.from_torch` or :func:`lunarray.engine.from_onnx`
+        with ``inputs=Tiles(...)`` (:class:`lunarray.engine.models.Tiles`); the name of a model of an installed package;
+        a class of one's own (:class:`lunarray.engine.models.Model`). Its one output is the probability.
     device : {"auto", "cpu", "cuda"}
         Where to run it.
 
@@ -69,31 +80,44 @@ def fracture_model(
     Raises
     ------
     ModelError
-        If the weights cannot be read, are of another network, or have a last layer of other than one output.
+        If the weights cannot be read, are of another network, have a last layer of other than one output, or the model
+        takes no tiles.
     """
-    if isinstance(model, ModelSpec):
-        if model.outputs != 1:
-            raise ModelError(
-                f"a model of {model.loader.split(':')[0]} with {model.outputs} outputs",
-                where="model",
-                remedy=f"Choose one with lunarray.fractures.fracture_model, or give a ModelSpec with outputs=1. {_OWN}",
-            )
-        return model
-    path: Any = DEFAULT_MODEL if model is None else model
-    if not isinstance(path, (str, os.PathLike)):
+    spec = find_model(
+        model, Tiles, "map_fractures", save="lunarray.fractures.save_model", device=device
+    )
+    if not isinstance(spec, ModelSpec):
+        path = DEFAULT_MODEL if spec is None else spec
+        rule = _rule_of(path)
+        return ModelSpec.from_file(_LOADER, path, outputs=1, device=device, inputs=rule)
+    if spec.width != 1:
         raise ModelError(
-            f"a {type(path).__name__} where a file is needed",
+            f"a model of {spec.loader.split(':')[0]} with {spec.width} outputs",
             where="model",
-            remedy="Save it with lunarray.fractures.save_model and give the path: models travel to workers as files",
+            remedy=f"Choose one with lunarray.fractures.fracture_model, or give a ModelSpec with outputs=1. {_OWN}",
         )
-    if read_model_header(path) is None:
+    return spec
+
+
+def _rule_of(path: str | os.PathLike[str]) -> Tiles:
+    """What a network of a file takes."""
+    header = read_model_header(path)
+    if header is None:
         # Another's file: that it fits is better known now than on a worker.
-        load_model(path, replace_head=False)
-    return ModelSpec.from_file(_LOADER, path, outputs=1, device=device)
+        loaded = load_model(path, replace_head=False)
+        rule, architecture, overlap = loaded.normalisation, loaded.architecture, None
+    else:
+        rule = Normalisation.from_json(header["normalisation"])
+        architecture, overlap = header["architecture"], header.get("overlap")
+    fixed = rule.kind == "fixed"
+    return Tiles(
+        overlap=overlap or OVERLAPS.get(architecture),
+        value_range=(rule.offset, rule.offset + rule.scale) if fixed else None,
+    )
 
 
 def measure_overlap(
-    model: str | os.PathLike[str] | ModelSpec | None,
+    model: str | os.PathLike[str] | ModelSpec | Model | None,
     image: xr.DataArray | np.ndarray,
     *,
     tile: int = TILE,
@@ -107,7 +131,7 @@ def measure_overlap(
 
     Parameters
     ----------
-    model : path or ModelSpec, optional
+    model : path, str, ModelSpec or Model, optional
         See :func:`fracture_model`.
     image : DataArray or ndarray, shape (y, x)
         Brightness, larger than a tile to each side; such ground as is to be mapped.
@@ -180,9 +204,20 @@ class Options:
 
 
 def options_for(
-    spec: ModelSpec, tile: int, overlap: int | None, batch_size: int | None, threads: int | None
+    spec: ModelSpec,
+    tile: int | None,
+    overlap: int | None,
+    batch_size: int | None,
+    threads: int | None,
 ) -> Options:
     """Options as they are asked for, and as the model needs them."""
+    own = spec.inputs.tile if isinstance(spec.inputs, Tiles) else None
+    if tile is None:
+        tile = own or TILE
+    elif own not in (None, tile):
+        raise InputError(
+            f"tiles of {tile} pixels for a model of tiles of {own}", where="tile", remedy="Leave it out"
+        )  # fmt: skip
     if overlap is None:
         overlap = _overlap(spec, tile)
     check_lattice(tile, overlap)
@@ -444,10 +479,23 @@ def image_of(obj: xr.DataArray | xr.Dataset) -> xr.DataArray:
 
 
 def _overlap(spec: ModelSpec, tile: int) -> int:
-    """What the model's file says, or what its architecture needs; half a tile at most."""
-    header = read_model_header(spec.weights) or {}
-    wanted = header.get("overlap") or OVERLAPS.get(header.get("architecture", ""), OVERLAP)
-    return min(-(-wanted // ALIGN), tile // (2 * ALIGN)) * ALIGN
+    """What the model says that it needs; half a tile at most."""
+    wanted = spec.inputs.overlap if isinstance(spec.inputs, Tiles) else None
+    return min(-(-(OVERLAP if wanted is None else wanted) // ALIGN), tile // (2 * ALIGN)) * ALIGN
+
+
+def check_resolution(image: xr.DataArray, spec: ModelSpec) -> None:
+    """Warn where an image's pixels are of another size than the model was trained on."""
+    known = spec.inputs.resolution if isinstance(spec.inputs, Tiles) else None
+    if known is None or crs_of(image) is None:
+        return
+    size, (finest, coarsest) = pixel_size(box_of(image)), known
+    if not finest <= size <= coarsest:
+        warnings.warn(
+            f"pixels of {size:.3g} m for a model that was trained on {finest:g} to {coarsest:g} m",
+            LunarrayWarning,
+            stacklevel=3,
+        )
 
 
 def _group(spec: ModelSpec) -> int:
@@ -475,26 +523,21 @@ def _stretch(
         raise InputError(
             f"from {low} to {high}", where="value_range", remedy="Give (black, white), black first"
         )
-    if spec.loader != _LOADER:
+    if not isinstance(spec.inputs, Tiles):
         raise InputError(
             "the scale of a model of your own is not known here",
             where="value_range",
             remedy="Leave it out, and bring the image to the model's scale",
         )
-    header = read_model_header(spec.weights)
-    rule = (
-        load_model(spec.weights).normalisation
-        if header is None
-        else Normalisation.from_json(header["normalisation"])
-    )
-    if rule.kind != "fixed":
+    if spec.inputs.value_range is None:
         raise InputError(
             "the model looks at local contrast, whatever the scale",
             where="value_range",
             remedy="Leave it out",
         )
-    factor = rule.scale / (high - low)
-    return factor, rule.offset - low * factor
+    black, white = spec.inputs.value_range
+    factor = (white - black) / (high - low)
+    return factor, black - low * factor
 
 
 def restricted(probability: Any, image: xr.DataArray, within: xr.DataArray | None) -> Any:
