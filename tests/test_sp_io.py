@@ -261,7 +261,18 @@ def test_tokens(tmp_path):
     assert dask.base.tokenize(open_sp(path)) == dask.base.tokenize(open_sp(path))
     assert open_sp(path, reflectance="REF2").reflectance.data.name != name
     os.utime(path, (1, 1))
+    assert open_sp(path).reflectance.data.name == name
+    (tmp_path / "elsewhere").mkdir()
+    moved = shutil.copy(path, tmp_path / "elsewhere")
+    assert open_sp(moved).reflectance.data.name == name
+    lazy = open_sp(path)
+    data = bytearray(Path(path).read_bytes())
+    data[-1] ^= 1
+    Path(path).write_bytes(data)
+    os.utime(path, (1, 1))
     assert open_sp(path).reflectance.data.name != name
+    with pytest.raises(ProductFormatError, match="changed since it was opened"):
+        lazy.reflectance.compute()
 
 
 def test_reads_in_another_process(tmp_path):

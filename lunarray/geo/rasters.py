@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lunarray.engine.files import FileId, file_id
 from lunarray.errors import GridError, InputError, ProductFormatError
 from lunarray.geo.crs import BODIES, Bodies, require_body
 from lunarray.geo.georeference import assign_grid
@@ -66,8 +67,8 @@ class RasterInfo:
         The transform is None where the file has none.
     tags, band_tags, imagery, envi, isis : dict, or list of dict
         Metadata: of the file, of each band, of each band's wavelengths, of ENVI's header, of ISIS' label.
-    stamp : tuple
-        Size and time of the file: what tells it from another of its name.
+    files : tuple of (str, FileId)
+        The files that it consists of, and what they hold; empty where they are not on disk.
     """
 
     path: str
@@ -89,7 +90,7 @@ class RasterInfo:
     imagery: list[dict[str, str]]
     envi: dict[str, str]
     isis: dict[str, Any]
-    stamp: tuple[Any, ...]
+    files: tuple[tuple[str, FileId], ...]
 
     def select(self, bands: int | Sequence[int] | None = None) -> tuple[int, ...]:
         """Bands counted from 0, of those counted from 1 (by default all). InputError for one not there, or twice."""
@@ -129,13 +130,10 @@ def raster_info(path: str | os.PathLike[str]) -> RasterInfo:
     Pixels with a PDS3 label beside them are read as the label says.
     """
     name = _local(path)
-    stamp: tuple[Any, ...] = ()
     if not _is_remote(name):
         if not os.path.exists(name):
             raise InputError("no such file", where=name, remedy="Check the path")
-        status = os.stat(name)
-        stamp = (status.st_size, status.st_mtime_ns)
-        name = _described_by(name)
+        name = _described_by(os.path.abspath(name))
     with _opened(name) as raster:
         if raster.count == 0:
             raise InputError(
@@ -170,8 +168,20 @@ def raster_info(path: str | os.PathLike[str]) -> RasterInfo:
             imagery=[raster.tags(b, ns="IMAGERY") for b in numbers],
             envi=raster.tags(ns="ENVI"),
             isis=_isis_label(raster),
-            stamp=stamp,
+            files=_files(raster),
         )
+
+
+def _files(raster: Any) -> tuple[tuple[str, FileId], ...]:
+    """The files on disk that a raster consists of, and what they hold."""
+    try:
+        return tuple((path, file_id(path)) for path in raster.files if os.path.isfile(path))
+    except OSError as error:
+        raise ProductFormatError(
+            f"cannot be read ({error.strerror or error})",
+            where=raster.name,
+            remedy="Check the file",
+        ) from error
 
 
 @typed
@@ -254,7 +264,7 @@ def open_raster(
     wide = (stored.itemsize >= 4 and stored.kind in "iu") or stored == np.float64
     kept = (dtype or (np.float64 if wide else np.float32)) if masked else stored
     values = _values(info, numbers, scale, nodata, special) if masked else None
-    reading = _Reading(info.path, info.stamp, numbers, np.dtype(kept).name, values)
+    reading = _Reading(info.path, info.files, numbers, np.dtype(kept).name, values)
     data = _data(reading, info, chunks)
     dims = ("lat", "lon") if found is not None and found.is_geographic else ("y", "x")
     array = xr.DataArray(
@@ -312,10 +322,15 @@ class _Reading:
     """Bands of a file, and how they are read."""
 
     path: str
-    stamp: tuple[Any, ...]
+    files: tuple[tuple[str, FileId], ...]
     bands: tuple[int, ...]
     dtype: str
     values: _Values | None
+
+    def __dask_tokenize__(self) -> Any:
+        # Not the paths: the same bytes elsewhere are the same pixels. What is not on disk has only its name.
+        where = [known for _, known in self.files] or self.path
+        return ("lunarray.geo._Reading", where, self.bands, self.dtype, self.values)
 
     def __call__(self, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
         """Bands (band, y, x) of a window."""
@@ -325,6 +340,8 @@ class _Reading:
         numbers = [b + 1 for b in self.bands]
         with _opened(self.path, "damaged, or no longer what was opened") as raster:
             stored = raster.read(numbers, window=window)
+            for path, known in self.files:
+                known.require(path)
             if self.values is None:
                 return stored.astype(self.dtype, copy=False)
             masks = {b: raster.read_masks(b + 1, window=window) for b in self.values.masks}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lunarray.engine.files import file_id
 from lunarray.errors import BandMismatchError, InputError, LunarrayWarning, ProductFormatError
 from lunarray.geo import MOON, RasterInfo, assign_crs, open_raster, raster_info, require_body
 from lunarray.sp.bands import WAVELENGTH_ATTRS, WAVELENGTHS_160
@@ -292,14 +293,14 @@ class _CubeReader:
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
-        status = os.stat(path)
-        self._stamp = (status.st_mtime_ns, status.st_size)
+        self._file = file_id(path)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return ("lunarray.sp._CubeReader", self.path, *self._stamp)
+        return ("lunarray.sp._CubeReader", self._file.size, self._file.digest)
 
     def __getitem__(self, key: tuple[Any, ...]) -> np.ndarray:
         _check_cube_size(self.path)
+        self._file.require(self.path)
         stored = np.memmap(self.path, "<f8", "r", shape=_CUBE_SHAPE)
         bands, lat, lon = key
         columns = ((np.arange(_CUBE_SHAPE[2]) + 360) % 720)[lon]

@@ -56,7 +56,8 @@ class _Reader:
     ndim = 2
 
     def __init__(self, products: list[Product], field: str, dtype: str, token: str) -> None:
-        self.paths = [p.path for p in products]
+        self.paths = [os.path.abspath(p.path) for p in products]
+        self.files = [p.file for p in products]
         self.arrays = [p.arrays[field] for p in products]
         self.starts = np.concatenate([[0], np.cumsum([p.rows for p in products])])
         self.dtype = np.dtype(dtype)
@@ -76,6 +77,7 @@ class _Reader:
             here = np.flatnonzero(which == i)
             local = index[here] - self.starts[i]
             first, last = int(local.min()), int(local.max()) + 1
+            self.files[i].require(self.paths[i])
             values = read_rows(self.paths[i], self.arrays[i], first, last, self.dtype)
             block[here] = values[local - first]
         block = block[:, columns]
@@ -208,7 +210,7 @@ def open_sp(
 
     first = products[0]
     rows = [p.rows for p in products]
-    token = tokenize([(os.path.abspath(p.path), p.mtime_ns, p.size) for p in products], fields)
+    token = tokenize([(p.file, p.arrays) for p in products], fields)
     sizes = None if chunks is None else _observation_chunks(rows, first.wavelength.size, chunks)
     variables = {}
     for name in fields:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lunarray.engine.files import FileId, file_id
 from lunarray.errors import ProductFormatError
 from lunarray.geo import wrap_longitude
 from lunarray.readers.labels import (
@@ -76,8 +77,7 @@ class Product:
     """What is read from one product when it is opened: all that is small."""
 
     path: str
-    size: int
-    mtime_ns: int
+    file: FileId
     product_id: str
     version: str
     orbit: int
@@ -309,8 +309,7 @@ def read_product(path: Path, fields: dict[str, str]) -> Product:
     ancillary["lon"] = wrap_longitude(ancillary["lon"])
     return Product(
         path=str(data_path),
-        size=status.st_size,
-        mtime_ns=status.st_mtime_ns,
+        file=file_id(data_path),
         product_id=text_value(label.keywords.get("PRODUCT_ID")) or data_path.stem,
         version=text_value(label.keywords.get("PRODUCT_VERSION_ID")) or "unknown",
         orbit=_count(label, "REVOLUTION_NUMBER", where),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lunarray.engine.files import FileId, file_id
 from lunarray.errors import InputError, ProductFormatError
 from lunarray.xrf.fits import damaged
 
@@ -69,8 +70,7 @@ class Spectrum:
     """What is read from one file when it is opened: all but the counts."""
 
     path: str
-    size: int
-    mtime_ns: int
+    file: FileId
     table: CountsTable
     first_channel: int
     start: np.datetime64
@@ -251,8 +251,7 @@ def _parse_spectrum(path: Path, timed: bool) -> Spectrum:
         corners.append(tuple(n if abs(n) <= limit else float("nan") for n in numbers))
     return Spectrum(
         path=str(path),
-        size=status.st_size,
-        mtime_ns=status.st_mtime_ns,
+        file=file_id(path),
         table=table,
         first_channel=int(
             _float(_value(header, "TLMIN1")) if _value(header, "TLMIN1") is not None else 0

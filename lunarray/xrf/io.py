@@ -41,7 +41,8 @@ class _Reader:
     dtype = np.dtype("f4")
 
     def __init__(self, spectra: list[Spectrum], token: str) -> None:
-        self.paths = [s.path for s in spectra]
+        self.paths = [os.path.abspath(s.path) for s in spectra]
+        self.files = [s.file for s in spectra]
         self.tables = [s.table for s in spectra]
         self.shape = (len(spectra), spectra[0].table.rows)
         self._token = token
@@ -54,6 +55,7 @@ class _Reader:
         index = np.arange(self.shape[0])[rows]
         block = np.empty((np.size(index), self.shape[1]), self.dtype)
         for out, i in zip(block, np.atleast_1d(index), strict=True):
+            self.files[i].require(self.paths[i])
             out[:] = read_counts(self.paths[i], self.tables[i])
         block = block[:, channels]
         return block[0] if np.ndim(index) == 0 else block
@@ -118,7 +120,7 @@ def open_class(
     warn_skipped(skipped, len(files), PRODUCT)
     starts = np.array([s.start for s in spectra])
     spectra = [spectra[i] for i in np.argsort(starts, kind="stable")]
-    token = tokenize([(os.path.abspath(s.path), s.mtime_ns, s.size) for s in spectra])
+    token = tokenize([s.file for s in spectra])
     n, channels = len(spectra), spectra[0].table.rows
     counts = lazy_array(
         _Reader(spectra, token), _chunks(n, channels, chunks), f"class-counts-{token}"
