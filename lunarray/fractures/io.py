@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lunarray.errors import InputError, ProductFormatError
 from lunarray.geo import RasterInfo, open_raster, raster_info
+from lunarray.readers import reads
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
 
@@ -19,6 +20,7 @@ _FULL_RANGE = {"uint8": 255.0, "uint16": 65535.0, "int16": 32767.0}
 
 
 @typed
+@reads
 def open_nac(
     path: str | os.PathLike[str],
     *,

@@ -413,7 +413,7 @@ def _opened(path: str, fault: str = "not a raster that GDAL reads here") -> Iter
             raster = read(path)
         with raster:
             yield raster
-    except (RasterioError, OSError) as error:
+    except (RasterioError, OSError, UnicodeDecodeError) as error:
         raise ProductFormatError(f"{fault} ({error})", where=path, remedy=_REMEDY) from error
 
 

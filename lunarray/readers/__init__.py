@@ -18,6 +18,7 @@ from lunarray.readers.files import (
     read_all,
     warn_skipped,
 )
+from lunarray.readers.guard import guarded, reads
 from lunarray.readers.opening import open, reader_of
 from lunarray.readers.protocol import Reader, head
 from lunarray.readers.registry import Readers, available, register

@@ -113,7 +113,7 @@ def read_all(
 
 
 def warn_skipped(
-    skipped: list[dict[str, str]], total: int, product: str, *, stacklevel: int = 3
+    skipped: list[dict[str, str]], total: int, product: str, *, stacklevel: int = 4
 ) -> None:
     """Warn, once, that files were left out.
 

@@ -187,7 +187,12 @@ def read_label(path: str | os.PathLike[str]) -> LabelObject:
 
 
 def beside(path: Path, name: str) -> Path | None:
-    """The file called `name` in the folder of `path`, whatever the case of its letters."""
+    """The file called `name` in the folder of `path`, whatever the case of its letters.
+
+    ProductFormatError if the name leads out of that folder: a label does not say which files of the machine are read.
+    """
+    if os.path.basename(name) != name or name in ("", ".", ".."):
+        raise damaged(f"its data are said to be elsewhere than beside it: {name!r}", path)
     exact = path.with_name(name)
     if exact.exists():
         return exact

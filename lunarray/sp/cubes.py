@@ -14,6 +14,7 @@ import numpy as np
 from lunarray.engine.files import file_id
 from lunarray.errors import BandMismatchError, InputError, LunarrayWarning, ProductFormatError
 from lunarray.geo import MOON, RasterInfo, assign_crs, open_raster, raster_info, require_body
+from lunarray.readers import reads
 from lunarray.sp.bands import WAVELENGTH_ATTRS, WAVELENGTHS_160
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
@@ -34,6 +35,7 @@ _IN_TEXT = re.compile(
 
 
 @typed
+@reads
 def open_cube(
     path: str | os.PathLike[str],
     *,
@@ -110,7 +112,7 @@ def open_cube(
     warnings.warn(
         f"{info.path}: no coordinate reference system; taken as lunar without a position on the Moon",
         LunarrayWarning,
-        stacklevel=2,
+        stacklevel=3,  # beyond the guard of readers
     )
     ds.attrs["crs"] = "unknown"
     return ds
@@ -208,6 +210,7 @@ _CUBE_SHAPE = (160, 360, 720)
 
 
 @typed
+@reads
 def open_sp_cube(
     path: str | os.PathLike[str], *, chunks: tuple[int, int] | int | None = (60, 720)
 ) -> xr.Dataset:

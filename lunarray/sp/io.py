@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError, require_choice
-from lunarray.readers import find_files, lazy_array, read_all, warn_skipped
+from lunarray.readers import find_files, lazy_array, read_all, reads, warn_skipped
 from lunarray.sp.bands import WAVELENGTH_ATTRS
 from lunarray.sp.products import ANCILLARY, PRODUCT, Product, read_product, read_rows
 from lunarray.store.provenance import stamp
@@ -135,6 +135,7 @@ def _observation_chunks(rows: list[int], samples: int, chunks: Any) -> tuple[int
 
 
 @typed
+@reads
 def open_sp(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,

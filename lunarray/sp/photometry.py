@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import BandMismatchError, InputError, ProductFormatError
+from lunarray.readers import reads
 from lunarray.sp.spectra import T, rebuild, spectra_of
 from lunarray.typing import typed
 
@@ -28,6 +29,7 @@ _LIMB = (1.0, -0.019, 0.242e-3, -1.46e-6)
 
 
 @typed
+@reads
 def read_photometric_parameters(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a table of SP photometric parameters (``High_albedo_sel.txt``, ``Mid_...``, ``Low_...`` of Kouyama et
     al. 2016).

@@ -17,6 +17,7 @@ from lunarray.errors import (
     require_choice,
     require_number,
 )
+from lunarray.readers import reads
 from lunarray.typing import typed
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _COLUMNS = ("Mg", "Al", "Si", "Fe")
 
 
 @typed
+@reads
 def read_class_tracks(
     path: str | os.PathLike[str],
     *,

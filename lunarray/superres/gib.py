@@ -20,6 +20,7 @@ from lunarray.errors import (
     StoreFormatError,
     StoreIncompleteError,
 )
+from lunarray.readers import reads
 from lunarray.store.locks import WriteLock
 from lunarray.store.transaction import beside, discard, real, settle, sync_folders, take_place
 from lunarray.superres.gib_layout import (
@@ -133,6 +134,7 @@ def _laid_out(path: Path, layout: Mapping[str, Any], overwrite: bool) -> bool:
 
 
 @typed
+@reads
 def open_gib(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.Dataset:
     """Open a Global Information Bank, lazily; it may still be growing.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from lunarray.engine.files import FileId, file_id
 from lunarray.errors import InputError, ProductFormatError
-from lunarray.xrf.fits import damaged
+from lunarray.xrf.fits import MOST_AXES, damaged
 
 #: Swept charge devices of CLASS. The effective area is that of all of them; SCD_USED says which a spectrum is of.
 CLASS_DETECTORS = 16
@@ -134,15 +135,17 @@ def _spectrum_header(stream: Any, where: Path) -> tuple[Any, int]:
 
 
 def _data_bytes(header: Any) -> int:
-    axes = [
-        int(_value(header, f"NAXIS{i + 1}") or 0) for i in range(int(_value(header, "NAXIS") or 0))
-    ]
+    number = int(_value(header, "NAXIS") or 0)
+    if not 0 <= number <= MOST_AXES:
+        raise ValueError(f"{number} axes")
+    axes = [int(_value(header, f"NAXIS{i + 1}") or 0) for i in range(number)]
     if not axes:
         return 0
-    if min(axes) < 0:
-        raise ValueError(f"axes of {axes}")
     groups, heap = int(_value(header, "GCOUNT") or 1), int(_value(header, "PCOUNT") or 0)
-    return abs(int(_value(header, "BITPIX") or 8)) // 8 * groups * (heap + int(np.prod(axes)))
+    # A size below 0 would lead back to this same header, for ever.
+    if min(*axes, groups, heap) < 0:
+        raise ValueError(f"axes of {axes}, {groups} groups, {heap} bytes of heap")
+    return abs(int(_value(header, "BITPIX") or 8)) // 8 * groups * (heap + math.prod(axes))
 
 
 _TFORM = re.compile(r"^\s*(\d*)([LXBIJKAEDCMPQ])")

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+import math
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from lunarray.errors import InputError, ProductFormatError
+
+#: Axes of an array and columns of a table, by the standard.
+MOST_AXES = 999
+_BLOCK = 2880
+_SIZE = re.compile(rb"(BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS) *= *([-+]?\d{1,20}) *(?:/|$)")
 
 
 def damaged(problem: str, where: str | os.PathLike[str]) -> ProductFormatError:
@@ -26,12 +34,55 @@ def quiet_astropy() -> Iterator[None]:
         yield
 
 
+def check_structure(path: str | os.PathLike[str]) -> None:
+    """Raise ProductFormatError where headers state sizes that no file has, on which astropy would work for ever.
+
+    Sizes alone are looked at: what is wrong otherwise, or no FITS file, is for astropy to say.
+    """
+    with open(path, "rb") as plain:
+        packed = plain.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else open(path, "rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        at = 0
+        while at < size:
+            stream.seek(at)
+            sizes, length = _sizes(stream)
+            if not length:
+                return
+            number, fields = sizes.get("NAXIS", 0), sizes.get("TFIELDS", 0)
+            least = min(value for name, value in sizes.items() if name != "BITPIX")
+            if least < 0 or max(number, fields) > MOST_AXES:
+                raise damaged(f"a header states impossible sizes ({sizes})", path)
+            axes = [sizes.get(f"NAXIS{i + 1}", 0) for i in range(number)]
+            values = sizes.get("PCOUNT", 0) + math.prod(axes) if axes else 0
+            data = abs(sizes.get("BITPIX", 8)) // 8 * sizes.get("GCOUNT", 1) * values
+            if at + length + data > size + _BLOCK:
+                needed = at + length + data
+                raise damaged(f"truncated: {size} bytes, its headers need {needed}", path)
+            at += length - (-data // _BLOCK) * _BLOCK
+
+
+def _sizes(stream: Any) -> tuple[dict[str, int], int]:
+    """Sizes that a header states, and its length; 0 where it has no end."""
+    sizes: dict[str, int] = {"NAXIS": 0}
+    length = 0
+    while len(block := stream.read(_BLOCK)) == _BLOCK:
+        length += _BLOCK
+        for card in (block[i : i + 80] for i in range(0, _BLOCK, 80)):
+            if match := _SIZE.match(card):
+                sizes[match[1].decode()] = int(match[2])
+            elif card.rstrip() == b"END":
+                return sizes, length
+    return sizes, 0
+
+
 @contextmanager
 def open_fits(path: str | os.PathLike[str]) -> Iterator[Any]:
     """Open a FITS file leniently; what astropy raises comes out as ProductFormatError."""
     from astropy.io import fits
 
     try:
+        check_structure(path)
         with quiet_astropy(), fits.open(path, memmap=False, ignore_missing_end=True) as hdus:
             len(hdus)  # reads all headers now, with their faults
             yield hdus

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from lunarray.errors import InputError, ProductFormatError
+from lunarray.readers import reads
 from lunarray.store.provenance import stamp
 from lunarray.xrf.fits import damaged
 
@@ -31,6 +32,7 @@ def flare_flux(name: str) -> float:
     return FLARE_CLASSES[match.group(1)] * float(match.group(2) or 1.0)
 
 
+@reads
 def read_goes_flares(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a flare list of the Space Weather Prediction Center.
 
@@ -101,6 +103,7 @@ def read_goes_flares(path: str | os.PathLike[str]) -> pd.DataFrame:
     return flares
 
 
+@reads
 def open_goes_xrs(path: str | os.PathLike[str], *, chunks: Any = "auto") -> xr.Dataset:
     """Open a GOES-R XRS Level 2 netCDF file: 1 s fluxes or 1 min averages.
 

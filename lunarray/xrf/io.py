@@ -12,7 +12,7 @@ import xarray as xr
 
 from lunarray.errors import InputError, ProductFormatError
 from lunarray.geo import lonlat_of, unit_vectors, wrap_longitude
-from lunarray.readers import find_files, lazy_array, read_all, warn_skipped
+from lunarray.readers import find_files, lazy_array, read_all, reads, warn_skipped
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
 from lunarray.xrf.class_files import (
@@ -62,6 +62,7 @@ class _Reader:
 
 
 @typed
+@reads
 def open_class(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
@@ -284,6 +285,7 @@ def class_to_zarr(
 
 
 @typed
+@reads
 def read_background(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a CLASS background spectrum.
 

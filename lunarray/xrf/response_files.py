@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lunarray.errors import InputError, ProductFormatError, require_choice
+from lunarray.readers import reads
 from lunarray.xrf.fits import damaged, find_table, open_fits
 from lunarray.xrf.response import Response
 
@@ -18,6 +19,7 @@ _HIGH = ("ENERG_HI", "E_HIGH", "ENERGY_HI", "ENERG_HIGH")
 _REMEDY = "Give an OGIP response file"
 
 
+@reads
 def read_response(
     rmf: str | os.PathLike[str],
     arf: str | os.PathLike[str] | None = None,
@@ -109,6 +111,7 @@ def read_response(
     )
 
 
+@reads
 def read_arf(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """Read an OGIP effective area.
 

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError
-from lunarray.readers import find_files
+from lunarray.readers import find_files, reads
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
 from lunarray.xrf.plasma import PlasmaTable, plasma_table
@@ -32,6 +32,7 @@ _STAMP = re.compile(r"(\d{8})(?:T(\d{6})(\d{3})?)?")
 # ---------- ready
 # model files
 @typed
+@reads
 def open_solar_models(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,

@@ -11,12 +11,14 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError, ProductFormatError
+from lunarray.readers import reads
 from lunarray.store.provenance import stamp
 from lunarray.xrf.fits import find_table, open_fits
 
 __all__ = ["read_table_model", "write_table_model"]
 
 
+@reads
 def read_table_model(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read an additive XSPEC table model (OGIP 92-009).
 

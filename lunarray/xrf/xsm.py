@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError, ProductFormatError, require_choice
+from lunarray.readers import reads
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
 from lunarray.xrf.fits import damaged, find_table, open_fits
@@ -50,6 +51,7 @@ def _column(hdu: Any, name: str, default: np.ndarray) -> np.ndarray:
     return np.asarray(hdu.data[name], "f8") if there else default
 
 
+@reads
 def read_xsm_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a PHA spectrum of the Chandrayaan-2 Solar X-ray Monitor.
 
@@ -118,6 +120,7 @@ def read_xsm_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
     return stamp(ds, "read_xsm_spectrum", source=os.path.basename(os.fspath(path)))
 
 
+@reads
 def read_light_curve(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read an XSM level-2 light curve.
 
@@ -150,6 +153,7 @@ def read_light_curve(path: str | os.PathLike[str]) -> xr.Dataset:
     return stamp(ds, "read_light_curve", source=os.path.basename(os.fspath(path)))
 
 
+@reads
 def read_gti(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read good time intervals.
 
@@ -194,6 +198,7 @@ def merge_intervals(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.
 # ---------- solar
 # models
 @typed
+@reads
 def read_solar_model(
     path: str | os.PathLike[str], *, per: Literal["keV", "bin"] = "keV"
 ) -> xr.Dataset:
