@@ -66,12 +66,15 @@ def _jumping(clock):
 def _absent(error: BaseException | None) -> str | None:
     """The extra that would have brought what an import in a test, or in what it calls, did not find."""
     while error is not None:
-        if isinstance(error, ModuleNotFoundError):
-            name = (error.name or "").partition(".")[0]
-            if name in EXTRAS and importlib.util.find_spec(name) is None:
-                return f"needs {name}, which pip install 'lunarray[{EXTRAS[name]}]' brings"
+        name = (getattr(error, "name", None) or "").partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and _is_absent(name):
+            return f"needs {name}, which pip install 'lunarray[{EXTRAS[name]}]' brings"
         error = error.__cause__ or error.__context__
     return None
+
+
+def _is_absent(package: str) -> bool:
+    return package in EXTRAS and importlib.util.find_spec(package) is None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -87,8 +90,12 @@ def pytest_make_collect_report(collector):
 
 @pytest.hookimpl(wrapper=True)
 def _skip_what_needs_an_extra(item):
-    """So is a test, unless it is marked as one that runs on the core alone."""
+    """So is a test, unless it is marked as one that runs on the core alone. One whose import is in another process, or
+    behind the command line, is marked with what it needs."""
     try:
+        for mark in item.iter_markers("needs"):
+            if _is_absent(mark.args[0]):
+                raise ModuleNotFoundError(name=mark.args[0])
         return (yield)
     except Exception as error:
         reason = None if item.get_closest_marker("core") else _absent(error)

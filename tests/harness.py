@@ -493,6 +493,8 @@ def hold(verb: Verb) -> None:
     for name, check in checks_of(verb).items():
         try:
             check(verb)
+        except ImportError:
+            raise
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{frame.filename}:{frame.lineno}"

@@ -145,6 +145,7 @@ def test_open_maps(stores, moon):
         la.store.open_maps(stores / "none")
 
 
+@pytest.mark.needs("torch")
 def test_train_map_and_compare(run, stores, tmp_path):
     text = run(
         "train-oxides", stores / "north.zarr", stores / "south.zarr", "--reference", stores / "reference",

@@ -298,6 +298,7 @@ def test_dask_cuda_is_given_what_it_needs(monkeypatch, client):
     assert asked["local_directory"] == "/tmp"
 
 
+@pytest.mark.needs("torch")
 def test_client_never_touches_cuda(tmp_path):
     """The process of the client may not even import torch, while its workers run a model of torch."""
     script = tmp_path / "job.py"

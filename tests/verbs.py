@@ -355,15 +355,24 @@ def fracture_network() -> Path:
 
 @functools.cache
 def bank() -> Path:
-    """A small bank of two regions beside each other, with their networks."""
+    """A small bank of two regions beside each other."""
     import superres_cases as cases
 
     path = kept() / "gib.zarr"
     grid = superres.GIBGrid((1, 2), (10, 12), (-180.0, -30.0, 180.0, 30.0))
     made, _ = cases.bank(path, rng(50), grid, 60)
     superres.populate(path, made, progress=False)
-    superres.train_gib(path, kept() / "models", cases.TINY)
     return path
+
+
+@functools.cache
+def networks() -> Path:
+    """The networks of the bank's regions."""
+    import superres_cases as cases
+
+    folder = kept() / "models"
+    superres.train_gib(bank(), folder, cases.TINY)
+    return folder
 
 
 @functools.cache
@@ -373,7 +382,7 @@ def gib() -> xr.Dataset:
 
 @functools.cache
 def element_maps() -> xr.Dataset:
-    return superres.superresolve(gib(), bank().parent / "models", max_distance=None)
+    return superres.superresolve(gib(), networks(), max_distance=None)
 
 
 @functools.cache
@@ -688,7 +697,7 @@ VERBS = [
     Verb(
         "superres.superresolve",
         gib,
-        lambda ds: superres.superresolve(ds, bank().parent / "models", max_distance=None),
+        lambda ds: superres.superresolve(ds, networks(), max_distance=None),
         **GLOBE,
         steps=("where", "persist+double"),
     ),
@@ -932,7 +941,7 @@ CHAINS: tuple[
         (
             (
                 "superresolve",
-                lambda ds: superres.superresolve(ds, bank().parent / "models", max_distance=None),
+                lambda ds: superres.superresolve(ds, networks(), max_distance=None),
             ),
             ("to_zarr, open_zarr", stored),
             ("elements_to_oxides", xrf.elements_to_oxides),
