@@ -13,33 +13,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import xarray as xr
 
 import lunarray.xrf as xrf
+from lunarray.maps import cells_at, open_lunar_prospector, open_map
 from lunarray.plot import footprints, light_curve, xrf_spectrum
 from lunarray.xrf.settings import FitSettings
 
 SHOWN = ("Fe", "Ca", "Si", "Al", "Mg")
-
-
-def lunar_prospector(path: Path) -> xr.Dataset:
-    """Cells of Lunar Prospector's five-degree table, their oxides as elements (wt%)."""
-    table = np.loadtxt(path)
-    lat0, lat1, lon0, lon1 = table[:, 1:5].T
-    names = ("MgO", "Al2O3", "SiO2", "CaO", "TiO2", "FeO")
-    oxides = xr.Dataset({n: ("cell", 100 * table[:, 7 + k]) for k, n in enumerate(names)})
-    cells = xrf.oxides_to_elements(oxides)
-    return cells.assign_coords(
-        lat0=("cell", lat0), lat1=("cell", lat1), lon0=("cell", lon0), lon1=("cell", lon1)
-    )
-
-
-def cell_of(cells: xr.Dataset, lon: float, lat: float) -> xr.DataArray:
-    """Composition of the cell that holds a place."""
-    turn = np.mod(lon - cells["lon0"].values, 360.0)
-    inside = (turn < cells["lon1"].values - cells["lon0"].values) & (lat >= cells["lat0"].values)
-    inside &= lat <= cells["lat1"].values
-    return cells["abundance"].isel(cell=int(np.flatnonzero(inside)[0]))
 
 
 def main(data: Path, out: Path) -> None:
@@ -78,7 +58,7 @@ def main(data: Path, out: Path) -> None:
     for name, bit in list(xrf.FIT_FLAGS.items())[:9]:
         print(f"  {name:18s} {int(((quality & bit) > 0).sum())}")
 
-    cells = lunar_prospector(data / "maps/lpgrs_high1_elem_abundance_5deg.tab")
+    cells = open_lunar_prospector(data / "maps/lpgrs_high1_elem_abundance_5deg.tab")
     print("\nwt% of CLASS ± statistical error | Lunar Prospector's cell")
     print(
         f"{'time':19s} {'n':>2s} {'lon':>6s} {'lat':>5s} {'χ/dof':>7s} "
@@ -86,7 +66,9 @@ def main(data: Path, out: Path) -> None:
     )
     for i in np.flatnonzero(fitted):
         row = result.isel(time=i)
-        here = cell_of(cells, float(row["lon"]), float(row["lat"]))
+        here = xrf.oxides_to_elements(cells_at(cells, float(row["lon"]), float(row["lat"])))[
+            "abundance"
+        ]
         parts = [
             f"{float(row['abundance'].sel(element=e)):5.1f}±{float(row['abundance_std'].sel(element=e)):4.1f} |"
             f"{float(here.sel(element=e)):5.1f}"
@@ -108,12 +90,7 @@ def main(data: Path, out: Path) -> None:
     parts = xrf.spectrum_components(windows, result, solar, response, background, index=best)
     xrf_spectrum(parts, rebin=2, path=out / "class_spectrum.png")
     light_curve(frames.sel(time="2023-09-02"), path=out / "class_light_curve.png")
-    albedo = np.loadtxt(data / "maps/Albedo_Map.csv.gz", delimiter=",")
-    moon = xr.DataArray(
-        albedo,
-        {"lat": 89.75 - 0.5 * np.arange(360), "lon": -179.75 + 0.5 * np.arange(720)},
-        ("lat", "lon"),
-    )
+    moon = open_map(data / "maps/Albedo_Map.csv.gz", chunks=None)
     footprints(
         result.isel(time=fitted),
         "Al",

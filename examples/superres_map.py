@@ -22,6 +22,7 @@ import xarray as xr
 
 import lunarray as la
 import lunarray.superres as sr
+from lunarray.maps import open_map
 from lunarray.superres.evaluation import format_table, score_table
 from lunarray.superres.gib_layout import STATE_FLAGS
 from lunarray.superres.regions import region_data
@@ -127,7 +128,7 @@ def simulated(folder: Path, arguments: argparse.Namespace) -> None:
 def real(folder: Path, arguments: argparse.Namespace) -> None:
     """Real footprints over the real albedo map, with whole tracks held out."""
     grid = sr.GIBGrid((1, 1), tuple(arguments.shape or (171, 341)), tuple(arguments.extent))
-    basemap = sr.read_global_grid(arguments.data / "maps" / "Albedo_Map.csv.gz", "albedo")
+    basemap = open_map(arguments.data / "maps" / "Albedo_Map.csv.gz", name="albedo", chunks=None)
     tracks = sr.read_class_tracks(
         arguments.data / "class" / "abundance" / "class_l2_tracks.csv",
         uncertainty="fit",

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from lunarray import simulate
+from lunarray.maps import cells_at, open_lunar_prospector
 from lunarray.oxides.constants import OXIDES
 from lunarray.oxides.novelty import fit_novelty, novelty
 from lunarray.oxides.uncertainty import Calibration, calibrate, coverage
@@ -148,17 +149,9 @@ def feo_lucey(spectra: np.ndarray) -> float:
 
 def lunar_prospector(folder: Path, lat: float, lon: float) -> list[float]:
     """Oxides in wt% of the Lunar Prospector cell that holds a point."""
-    cells = np.loadtxt(folder / "maps" / "lpgrs_high1_elem_abundance_5deg.tab")
-    low_lat, high_lat, low_lon, high_lon = cells[:, 1:5].T
-    inside = (low_lat <= lat) & (lat < high_lat)
-    for turn in (-360.0, 0.0, 360.0):
-        hit = inside & (low_lon <= lon + turn) & (lon + turn < high_lon)
-        if hit.any():
-            break
-    else:
-        raise SystemExit(f"no Lunar Prospector cell at {lat}, {lon}")
-    columns = dict(zip(("MgO", "Al2O3", "SiO2", "CaO", "TiO2", "FeO"), range(7, 13), strict=True))
-    return [100 * cells[hit][0, columns[oxide]] for oxide in OXIDES]
+    cells = open_lunar_prospector(folder / "maps" / "lpgrs_high1_elem_abundance_5deg.tab")
+    here = cells_at(cells, lon, lat)
+    return [float(here[oxide]) for oxide in OXIDES]
 
 
 def real_report(model, statistics, folder: Path) -> str:

@@ -590,9 +590,9 @@ def test_a_store_keeps_to_its_weights(slim, base, tmp_path):
 
 @pytest.mark.realdata
 def test_real_albedo(real_data, slim):
-    from lunarray.superres import read_global_grid
+    from lunarray.maps import open_map
 
-    base = read_global_grid(real_data / "maps" / "Albedo_Map.csv.gz")
+    base = open_map(real_data / "maps" / "Albedo_Map.csv.gz", chunks=None)
     assert base.shape == (360, 720)
     # From Mare Imbrium to the highlands south of it, in steps of many pixels.
     lat, lon = np.array([35.0, 34.0, -25.0, -26.0]), np.array([-17.0, -18.0, 15.0, 16.0])

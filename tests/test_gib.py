@@ -19,7 +19,6 @@ from lunarray.errors import (
     GridError,
     InputError,
     ModelError,
-    ProductFormatError,
     StoreConflictError,
     StoreFormatError,
 )
@@ -390,19 +389,9 @@ class TestMare:
         with pytest.raises(InputError, match="Give one map"):
             sr.mare_class(SMALL.geobox, albedo=xr.DataArray([1.0, 2.0]), threshold=1)
 
-    def test_table_of_numbers(self, tmp_path):
-        path = tmp_path / "map.csv.gz"
-        np.savetxt(path, np.arange(32.0).reshape(4, 8), delimiter=",")
-        got = sr.read_global_grid(path)
-        assert got.sel(lat=67.5, lon=-157.5).item() == 0
-        assert got.sel(lat=-67.5, lon=157.5).item() == 31
-        np.savetxt(path, np.arange(9.0).reshape(3, 3), delimiter=",")
-        with pytest.raises(ProductFormatError, match="3 rows"):
-            sr.read_global_grid(path)
-
     @pytest.mark.realdata
     def test_real_maria(self, real_data):
-        albedo = sr.read_global_grid(real_data / "maps" / "Albedo_Map.csv.gz")
+        albedo = la.maps.open_map(real_data / "maps" / "Albedo_Map.csv.gz", chunks=None)
         grid = sr.GIBGrid((4, 8), (45, 45))
         got = sr.mare_class(grid.geobox, albedo=albedo)
         places = {(35, -16): 1, (27, 18): 1, (17, 59): 1, (8, 31): 1, (-43, -11): 2, (10, 160): 2}

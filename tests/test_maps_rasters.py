@@ -284,6 +284,10 @@ def test_pictures_and_tables(tmp_path, numbers):
     assert found.chunks is not None
     np.testing.assert_array_equal(found, numbers)
     np.testing.assert_allclose(found.lat, 87.5 - 5 * np.arange(36))
+    assert float(found.sel(lat=87.5, lon=-177.5)) == numbers[0, 0]
+    np.savetxt(tmp_path / "square.csv", np.arange(9.0).reshape(3, 3), delimiter=",")
+    with pytest.raises(ProductFormatError, match="3 rows"):
+        maps.open_map(tmp_path / "square.csv")
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     for name in ("bad.csv", "short.csv.gz"):
         if name.startswith("short"):

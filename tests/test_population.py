@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.linalg import null_space
 from scipy.optimize import minimize, nnls
 
+import lunarray as la
 from lunarray import superres as sr
 from lunarray.errors import (
     InputError,
@@ -643,7 +644,7 @@ class TestPopulate:
         grid = sr.GIBGrid((2, 2), (171, 171), (-45, -22.5, 0, 22.5))
         path = tmp_path / "gib.zarr"
         sr.create_gib(path, grid, ("Mg", "Al", "Si", "Fe"), features=2)
-        albedo = sr.read_global_grid(real_data / "maps" / "Albedo_Map.csv.gz")
+        albedo = la.maps.open_map(real_data / "maps" / "Albedo_Map.csv.gz", chunks=None)
         sr.classify_mare(path, albedo=albedo)
         done = sr.populate(path, fp, outside="skip")
         assert done.added > 100

@@ -305,7 +305,7 @@ def _open_map(path: Path) -> xr.DataArray:
     import lunarray as la
 
     if path.name.endswith((".csv", ".csv.gz")):
-        return la.superres.read_global_grid(path)
+        return la.maps.open_map(path, chunks=None)
     return open_map(path)
 
 

@@ -19,7 +19,6 @@ from .maps import write_element_maps as write_element_maps
 from .maps import write_element_vectors as write_element_vectors
 from .mare import classify_mare as classify_mare
 from .mare import mare_class as mare_class
-from .mare import read_global_grid as read_global_grid
 from .mrmr import select_features as select_features
 from .population import populate as populate
 from .settings import TrainSettings as TrainSettings

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import GridError, InputError, ProductFormatError
+from lunarray.errors import GridError, InputError
 from lunarray.geo import (
     as_regions,
-    assign_crs,
     assign_grid,
     geobox_of,
     grid_dims,
@@ -39,7 +38,7 @@ from lunarray.typing import typed
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
-__all__ = ["albedo_threshold", "classify_mare", "mare_class", "read_global_grid"]
+__all__ = ["albedo_threshold", "classify_mare", "mare_class"]
 
 
 @typed
@@ -282,54 +281,3 @@ def classify_mare(
     if recipe:
         update_meta(path, mare=recipe)
     return open_gib(path, incomplete=True)
-
-
-@typed
-def read_global_grid(path: str | os.PathLike[str], name: str | None = None) -> xr.DataArray:
-    """Read a map of the whole Moon from a table of numbers: row 0 at 90° N, column 0 at 180° W, pixels as squares.
-
-    Parameters
-    ----------
-    path : path
-        Text with commas, with or without compression (``.csv``, ``.csv.gz``), and no header.
-    name : str, optional
-        Of the map; by default that of the file.
-
-    Returns
-    -------
-    DataArray
-        (lat, lon), float64, in memory, with its CRS; 720 × 360 pixels are 0.5° each.
-
-    Raises
-    ------
-    ProductFormatError
-        If it is no table of numbers with twice as many columns as rows.
-    """
-    import pandas as pd
-
-    path = Path(path)
-    try:
-        values = pd.read_csv(path, header=None).to_numpy(np.float64)
-    except (OSError, ValueError) as error:
-        raise ProductFormatError(
-            f"no table of numbers ({error})", where=path, remedy="Give a map as .csv or .csv.gz"
-        ) from error
-    rows, columns = values.shape
-    if columns != 2 * rows or rows < 2:
-        raise ProductFormatError(
-            f"{rows} rows and {columns} columns",
-            where=path,
-            remedy="Give a map of the whole Moon, twice as wide as high",
-        )
-    step = 180.0 / rows
-    out = xr.DataArray(
-        values,
-        dims=("lat", "lon"),
-        coords={
-            "lat": 90.0 - (np.arange(rows) + 0.5) * step,
-            "lon": -180.0 + (np.arange(columns) + 0.5) * step,
-        },
-        name=name or path.name.split(".")[0],
-        attrs={"source": path.name},
-    )
-    return assign_crs(out, "geographic")
