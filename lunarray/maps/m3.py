@@ -17,6 +17,7 @@ from lunarray.maps.m3_files import NAME, Lines, Product, find_product, read_time
 from lunarray.readers.files import lazy_array
 from lunarray.readers.labels import number_value, text_value
 from lunarray.store.provenance import stamp
+from lunarray.typing import typed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -67,6 +68,7 @@ _BESIDE: dict[str, list[tuple[int, str, str, str, str | None]]] = {
 }  # fmt: skip
 
 
+@typed
 def open_m3(
     path: str | os.PathLike[str],
     *,
