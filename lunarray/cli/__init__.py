@@ -10,7 +10,7 @@ import typer
 from typer import Option
 
 from lunarray.cli import fractures, general, oxides, superres, xrf
-from lunarray.cli.console import friendly
+from lunarray.cli.console import Command, friendly
 from lunarray.versions import extras
 
 
@@ -96,7 +96,7 @@ def main(
 
     import lunarray as la
 
-    with friendly():
+    with friendly(context):
         context.with_resource(dask.config.set(given))
         if cluster is not None or workers is not None:
             context.with_resource(la.cluster(cluster or "local", workers=workers))
@@ -115,5 +115,5 @@ for command in (
     fractures.map_fractures,
     fractures.train_fractures,
 ):
-    app.command()(friendly()(command))
+    app.command(cls=Command)(command)
 app.add_typer(superres.gib, name="gib")

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 
 @contextmanager
-def friendly() -> Iterator[None]:
-    """Turn the errors that a user can mend into one line and exit code 1."""
+def friendly(context: typer.Context) -> Iterator[None]:
+    """Turn the errors that a user can mend into one line, in the words of the command, and exit code 1."""
     from rich.markup import escape
 
+    from lunarray.cli.words import in_words_of
     from lunarray.errors import LunarrayError, LunarrayWarning
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
@@ -29,11 +31,20 @@ def friendly() -> Iterator[None]:
             warnings.showwarning = show  # what other libraries warn of concerns programmers
             yield
     except LunarrayError as error:
-        complain(f"[bold red]Error[/] {escape(str(error))}")
+        text = in_words_of(error, context)
+        complain(f"[bold red]Error[/] {escape(text)}")
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
         print("\nInterrupted. The store can be completed by the same command.", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+class Command(TyperCommand):
+    """A command that fails with a line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with friendly(ctx):
+            return super().invoke(ctx)
 
 
 def complain(text: str) -> None:

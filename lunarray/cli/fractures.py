@@ -148,7 +148,7 @@ def map_fractures(
         raise GridError(
             "the image has no place on the ground, so that polygons would have no area",
             where=inputs[0],
-            remedy="Leave --vectors away, or map-project the image first (ISIS: cam2map)",
+            remedy="Leave out --vectors, or map-project the image first (ISIS: cam2map)",
         )
     found = la.fractures.map_fractures(
         image, model, threshold, value_range=value_range, device=device.value

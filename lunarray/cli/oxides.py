@@ -35,6 +35,15 @@ class Reflectance(StrEnum):
     REF2 = "REF2"
 
 
+class Method(StrEnum):
+    """How a map is resampled."""
+
+    auto = "auto"
+    nearest = "nearest"
+    bilinear = "bilinear"
+    average = "average"
+
+
 #: Orbits that a summary shows apart.
 MAX_COLUMNS = 6
 
@@ -298,10 +307,7 @@ def compare(
         Option("--output", "-o", help="Zarr store for the differences."),
     ] = None,
     reader: ReaderName = None,
-    method: Annotated[
-        str,
-        Option(help="How the reference is resampled: auto, nearest, bilinear or average."),
-    ] = "auto",
+    method: Annotated[Method, Option(help="How the reference is resampled.")] = Method.auto,
     regions: Annotated[
         Path | None,
         Option(help="Polygons in which to tabulate the difference (.gpkg, .shp)."),
@@ -320,7 +326,7 @@ def compare(
     mine, theirs = matched(
         open_maps(result, reader),
         open_maps(reference, reader),
-        method=method,  # type: ignore[arg-type]
+        method=method.value,
     )
     oxides = [name for name in la.oxides.OXIDES if name in mine]
     names = oxides or [str(name) for name in mine.data_vars]

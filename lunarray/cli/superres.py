@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from lunarray.cli.console import console, friendly, picture, say
+from lunarray.cli.console import Command, console, picture, say
 from lunarray.cli.inputs import ReaderName, open_dataset, open_map
 from lunarray.cli.options import Device, Output, Overwrite, Quicklook, RunDevice, TrainDevice
 
@@ -42,8 +42,7 @@ class Division(StrEnum):
     lagrangian = "lagrangian"
 
 
-@gib.command()
-@friendly()
+@gib.command(cls=Command)
 def create(
     store: Store,
     regions: Annotated[str, Option(help="Regions: rows x columns.")] = "8x8",
@@ -69,8 +68,7 @@ def create(
     say(f"Store      {store}")
 
 
-@gib.command()
-@friendly()
+@gib.command(cls=Command)
 def populate(
     store: Store,
     footprints: Annotated[
@@ -169,8 +167,7 @@ class Losses(StrEnum):
     footprint = "footprint"
 
 
-@gib.command()
-@friendly()
+@gib.command(cls=Command)
 def train(
     store: Store,
     models: Models,
@@ -248,8 +245,7 @@ def train(
     say(f"Models     {len(files)} in {models}")
 
 
-@gib.command()
-@friendly()
+@gib.command(cls=Command)
 def predict(
     store: Store,
     output: Output,

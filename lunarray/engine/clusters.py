@@ -327,7 +327,14 @@ def _brought(where: Any, stack: ExitStack) -> distributed.Client | None:
     if isinstance(where, distributed.Client):
         client = where
     elif isinstance(where, str) or hasattr(where, "scheduler_address"):
-        client = stack.enter_context(distributed.Client(where))
+        try:
+            client = stack.enter_context(distributed.Client(where))
+        except (OSError, ValueError) as error:  # a ValueError where the address is none
+            raise InputError(
+                f"no scheduler answers ({error})",
+                where=str(where),
+                remedy="See whether it runs there, and check the address",
+            ) from error
     else:
         raise InputError(
             f"no cluster can be made of a {type(where).__name__}",

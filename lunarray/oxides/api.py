@@ -228,6 +228,7 @@ def _intervals(
     return result
 
 
+@typed
 def mg_number(ds: xr.Dataset) -> xr.DataArray:
     """Compute Mg#, the magnesium in the magnesium and iron.
 

@@ -17,7 +17,7 @@ from lunarray.readers.guard import guarded
 from lunarray.readers.protocol import Reader
 from lunarray.readers.registry import available
 
-_NAME_ONE = "Name the reader: reader={0!r} or, on the command line, --reader {0} (lunarray readers lists all)"
+_NAME_ONE = "Name the reader, reader={!r}; lunarray.readers.available() lists all"
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def fill_features(
         value_range=value_range or known.get("value_range"),
     )  # fmt: skip
     low, high = setup.grey()
-    wanted = [(int(i), int(j)) for i, j in (grid.all_regions() if regions is None else regions)]
+    wanted = grid.existing(grid.all_regions() if regions is None else regions)
     there = ds["state"].values & STATE_FLAGS["features"]
     todo = [region for region in dict.fromkeys(wanted) if not there[region]]
     for region in todo:
@@ -202,7 +202,7 @@ def train_gib(
         reached = set(touched_regions(gib_footprints(path), gib_grid(ds)))
         wanted = [r for r in gib_grid(ds).all_regions() if state[r] == 7 and r in reached]
     else:
-        wanted = [(int(i), int(j)) for i, j in regions]
+        wanted = gib_grid(ds).existing(regions)
         for part in STATE_FLAGS:
             require_parts(ds, wanted, part)
     if not wanted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +158,14 @@ class GIBGrid:
                 where="GIBGrid",
                 remedy=f"Give 0 to {self.regions[axis] - 1}",
             )
+
+    def existing(self, regions: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Regions as pairs of int; GridError names the first that the grid does not have."""
+        found = [(int(i), int(j)) for i, j in regions]
+        for i, j in found:
+            self._check(i, 0)
+            self._check(j, 1)
+        return found
 
     def slices(self, i: int, j: int) -> tuple[slice, slice]:
         """Rows and columns of region (i, j) in the whole grid."""

@@ -252,7 +252,7 @@ def classify_mare(
 
     path = Path(path)
     grid = grid_of(meta_of(path))
-    wanted = list(grid.all_regions() if regions is None else regions)
+    wanted = grid.existing(grid.all_regions() if regions is None else regions)
     if not overwrite:
         state = open_gib(path, incomplete=True)["state"].values
         wanted = [r for r in wanted if not state[r] & STATE_FLAGS["mare"]]
