@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
 import numpy as np
@@ -141,6 +142,36 @@ def test_a_guess_that_raises_is_no(tmp_path):
     reader = Reader("boom", "", lambda path: None, boom, could=boom)
     assert not reader.certain("a")
     assert not reader.possible("a")
+
+
+def test_paths_of_every_sort(toy, tmp_path, monkeypatch):
+    a = write(tmp_path / "a.toy", "TOY 1")
+    b = write(tmp_path / "b.toy", "TOY 2")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for given, values in (
+        (os.fsencode(a), [1]),
+        ("~/b.toy", [2]),
+        ("a.toy", [1]),
+        ((p for p in (b, a)), [2, 1]),
+        ({"a.toy": 0}, [1]),
+        ([a, a, "a.toy", b], [1, 2]),  # each once
+        ("**/?.toy", [1, 2]),
+        (".", [1, 2]),
+    ):
+        assert la.open(given)["value"].values.tolist() == values
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_not_waited_for(engines, tmp_path):
+    os.mkfifo(tmp_path / "a.spc")
+    assert not any(
+        engines[n].guess_can_open(tmp_path / "a.spc") for n in ("kaguya-sp", "ch2-class")
+    )
+    with pytest.raises(ProductFormatError, match="neither a file nor a folder"):
+        la.open(tmp_path / "a.spc")
+    with pytest.raises(InputError, match="no files there"):
+        la.open(tmp_path)
 
 
 def test_the_table_prints():

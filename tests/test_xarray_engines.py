@@ -179,6 +179,15 @@ def test_many_files_as_one(engines, tmp_path):
     xr.testing.assert_equal(many.load(), la.open_class(frames).load())
 
 
+def test_patterns_and_single_arrays(engines, tmp_path):
+    paths = [write_product(tmp_path, f"SP_2C_02_0000{n}", seed=n) for n in range(2)]
+    own = la.open_sp(paths).load()
+    xr.testing.assert_equal(xr.open_dataset(tmp_path / "*.spc", engine="kaguya-sp").load(), own)
+    image = xr.open_dataarray(write_nac(tmp_path), engine="lroc-nac", chunks="auto")
+    assert image.chunks
+    xr.testing.assert_equal(image.load(), la.open_nac(tmp_path / "M143947267LE.tif").load())
+
+
 def test_damage_is_told_by_our_errors(engines, tmp_path):
     path = WRITERS["kaguya-sp"](tmp_path)
     ds = xr.open_dataset(path, engine="kaguya-sp")

@@ -16,6 +16,7 @@ from lunarray.readers.files import Errors, Paths, warn_skipped
 from lunarray.readers.guard import guarded
 from lunarray.readers.protocol import Reader
 from lunarray.readers.registry import available
+from lunarray.typing import typed
 
 _NAME_ONE = "Name the reader, reader={!r}; lunarray.readers.available() lists all"
 
@@ -28,6 +29,7 @@ class _Item:
     named: bool
 
 
+@typed
 def open(
     paths: Paths,
     *,
@@ -35,7 +37,7 @@ def open(
     product: str | None = None,
     errors: Errors = "raise",
     **options: Any,
-) -> Any:
+) -> xr.Dataset | xr.DataArray:
     """Open files with the reader that knows them, lazily.
 
     Parameters
@@ -250,9 +252,9 @@ def _named(reader: str | Reader) -> Reader:
 
 # ---- what is there
 def _listed(paths: Paths) -> list[str]:
-    items: Iterable[Any] = [paths] if isinstance(paths, str | os.PathLike) else paths
+    items: Iterable[Any] = [paths] if isinstance(paths, str | bytes | os.PathLike) else paths
     try:
-        return [os.path.expanduser(os.fspath(item)) for item in items]
+        return [os.path.expanduser(os.fsdecode(item)) for item in items]
     except TypeError as error:
         raise InputError(
             f"{type(paths).__name__} is no path ({error})",

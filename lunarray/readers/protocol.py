@@ -40,6 +40,8 @@ def head(path: str | os.PathLike[str], size: int = HEAD_BYTES) -> bytes:
     b''
     """
     try:
+        if not os.path.isfile(path):  # a pipe would wait for somebody to write
+            return b""
         with builtins.open(path, "rb") as stream:
             return stream.read(size)
     except (OSError, ValueError):
