@@ -294,7 +294,7 @@ class LunarDatasetAccessor:
 
     def superresolve(
         self,
-        models: str | os.PathLike[str] | Mapping[tuple[int, int], ModelSpec],
+        models: str | os.PathLike[str] | ModelSpec | Model | Mapping[tuple[int, int], ModelSpec],
         *,
         margin: int | None = None,
         max_distance: float | None = 150000.0,

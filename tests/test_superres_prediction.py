@@ -9,6 +9,8 @@ import torch
 from superres_cases import ELEMENTS, TINY, bank, fields, region
 
 import lunarray.superres as sr
+from lunarray.engine import ModelSpec, from_sklearn
+from lunarray.engine.models import Maps, Spectra
 from lunarray.errors import InputError, ModelError
 from lunarray.geo import great_circle_distance
 from lunarray.superres.architecture import Scaling
@@ -189,3 +191,53 @@ def test_fields_have_no_seam(rng):
     x = fields(rng, grid)
     inside = np.abs(np.diff(x, axis=2)).max()
     assert np.abs(x[:, :, 0] - x[:, :, -1]).max() <= 1.5 * inside
+
+
+# --- Models of pixels -----------------------------------------------------------------------------
+
+
+class _Sum:
+    """A regressor: the sum and the first of the features, and that it is off by a tenth."""
+
+    def predict(self, x, return_std=False):
+        values = np.stack([x.sum(axis=1), x[:, 0]], axis=1)
+        return (values, np.full_like(values, 0.1)) if return_std else values
+
+
+@pytest.mark.parametrize("errors", [False, True])
+def test_a_users_regressor_predicts_pixel_by_pixel(ds, tmp_path, errors):
+    model = from_sklearn(
+        _Sum(), inputs=Maps(), outputs=("Fe", "Ti"), uncertainty=errors, folder=tmp_path
+    )
+    lazy = ds.lunar.superresolve(model, max_distance=None)
+    assert isinstance(lazy["abundance"].data, da.Array)
+    whole = ds.compute().lunar.superresolve(model, max_distance=None)
+    assert list(whole["element"].values) == ["Fe", "Ti"]
+    feature = ds["feature"].transpose("feature", "lat", "lon").values
+    np.testing.assert_allclose(whole["abundance"][0], feature.sum(axis=0), atol=1e-5)
+    np.testing.assert_allclose(whole["abundance"][1], feature[0], atol=1e-6)
+    for name in ("abundance", "abundance_std", "distance"):
+        np.testing.assert_array_equal(lazy[name].values, whole[name].values)
+    if errors:
+        np.testing.assert_allclose(whole["abundance_std"], 0.1, rtol=1e-3)
+    else:
+        assert np.isnan(whole["abundance_std"]).all()
+    # What is masked for networks is masked for it.
+    near = ds.compute().lunar.superresolve(model, max_distance=1.0)
+    assert 0 < np.isnan(near["abundance"][0]).mean() < 1
+
+
+def test_models_of_pixels_that_do_not_fit(ds, tmp_path):
+    def model(**said):
+        return from_sklearn(_Sum(), folder=tmp_path, **said)
+
+    with pytest.raises(ModelError, match=r"2 features, the store has \d"):
+        ds.lunar.superresolve(model(inputs=Maps(("a", "b")), outputs=("Fe", "Ti")))
+    with pytest.raises(ModelError, match="spectra where named maps are given"):
+        ds.lunar.superresolve(ModelSpec("a:b", "w", "0", ("Fe",), inputs=Spectra()))
+    with pytest.raises(ModelError, match="does not name what it gives"):
+        ds.lunar.superresolve(ModelSpec("a:b", "w", "0", 2, inputs=Maps()))
+    with pytest.raises(ModelError, match="it gives Fe, Ti, Ti_std"):
+        ds.lunar.superresolve(ModelSpec("a:b", "w", "0", ("Fe", "Ti", "Ti_std"), inputs=Maps()))
+    with pytest.raises(ModelError, match="from_sklearn"):
+        ds.lunar.superresolve(_Sum())

@@ -261,11 +261,11 @@ def predict(
     """Predict the elements of every pixel, with their uncertainty."""
     from lunarray import plot, superres
     from lunarray.store import open_zarr, to_zarr
-    from lunarray.superres.trained import region_models
 
     ds = superres.open_gib(store)
-    specs = region_models(models, device.value)
-    maps = superres.superresolve(ds, specs, max_distance=1e3 * max_distance)
+    maps = superres.superresolve(
+        ds, str(models), max_distance=1e3 * max_distance, device=device.value
+    )
     to_zarr(maps, output, overwrite=overwrite)
     done = open_zarr(output)
     elements = [str(e) for e in done["element"].values]

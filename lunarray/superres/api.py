@@ -12,12 +12,13 @@ import numpy as np
 import xarray as xr
 
 from lunarray.engine.execution import current_client
-from lunarray.engine.models import Device, ModelSpec
+from lunarray.engine.models import Device, Model, ModelSpec
 from lunarray.engine.progress import progress_bar
 from lunarray.engine.training import Checkpoint
-from lunarray.errors import InputError, ModelError, StoreConflictError
+from lunarray.errors import InputError, StoreConflictError
 from lunarray.store.provenance import stamp as stamped
 from lunarray.superres.backbone import FEATURES, Backbone, resnet50_backbone
+from lunarray.superres.choice import elements_of, margin_of, specs_of
 from lunarray.superres.feature_tiles import WINDOW, prepare
 from lunarray.superres.features import Mode, surface_features
 from lunarray.superres.footprints import as_footprints, touched_regions
@@ -32,13 +33,11 @@ from lunarray.superres.settings import TrainSettings
 from lunarray.superres.trained import (
     model_path,
     read_region_header,
-    region_models,
     save_region_model,
 )
 from lunarray.typing import typed
 
 if TYPE_CHECKING:
-    from lunarray.superres.grid import GIBGrid
     from lunarray.superres.training import Report
 
 
@@ -344,7 +343,7 @@ def update_gib(
 @typed
 def superresolve(
     ds: xr.Dataset,
-    models: str | os.PathLike[str] | Mapping[tuple[int, int], ModelSpec],
+    models: str | os.PathLike[str] | ModelSpec | Model | Mapping[tuple[int, int], ModelSpec],
     *,
     margin: int | None = None,
     max_distance: float | None = 150_000.0,
@@ -356,8 +355,12 @@ def superresolve(
     ----------
     ds : Dataset
         Of :func:`lunarray.superres.open_gib`: surface features, mare class, and populated pixels for the mask.
-    models : path-like or mapping
-        Folder of the regions' networks, or what :func:`lunarray.superres.trained.region_models` gives.
+    models : path-like, str, ModelSpec, Model or mapping
+        Folder of the regions' networks, or what :func:`lunarray.superres.trained.region_models` gives. Or one model of
+        another library for all pixels, from the features of a pixel to its elements: a regressor by
+        ``lunarray.engine.from_sklearn(..., inputs=Maps(), outputs=("Fe", "Ti"))``, a network by
+        :func:`lunarray.engine.from_torch` or :func:`lunarray.engine.from_onnx`, or the name of a model of an installed
+        package. It is asked pixel by pixel, and what it gives is taken as it is.
     margin : int, optional
         Pixels that a network predicts beyond its region, over which it is blended with its neighbours'; by default the
         stride of its training, and half a region at most.
@@ -376,7 +379,7 @@ def superresolve(
     Raises
     ------
     ModelError
-        If there are no models, or they are of other elements, features or another grid.
+        If there are no models, they are of other elements, features or another grid, or take no maps.
     InputError
         If `ds` lacks surface features.
 
@@ -384,7 +387,7 @@ def superresolve(
     -----
     The uncertainty is the root of the sum of two squares: how far the members of the ensemble and the overlapping
     sub-regions disagree, and the misfit of the network at what it was trained on. It knows nothing of errors that all
-    members share, such as a bias of the instrument.
+    members share, such as a bias of the instrument. Of another model it is what that says (outputs ``Fe_std``), or NaN.
 
     References
     ----------
@@ -404,10 +407,9 @@ def superresolve(
             where="superresolve",
             remedy="Give the whole of the Global Information Bank, and cut the result",
         )
-    specs = dict(models) if isinstance(models, Mapping) else region_models(models, device)
-    specs = {r: s for r, s in specs.items() if r in set(grid.all_regions())}
-    elements = _check_models(ds, grid, specs)
-    plan = Plan(grid, specs, _margin(grid, specs, margin), max_distance, len(elements))
+    specs = specs_of(models, grid, device)
+    elements = elements_of(ds, grid, specs)
+    plan = Plan(grid, specs, margin_of(grid, specs, margin), max_distance, len(elements))
     arrays = {n: ds[n].transpose(..., "lat", "lon").data for n in ("feature", "mare", "abundance")}
     mean, std, distance = plan.predict(arrays)
     coords = {k: v for k, v in ds.coords.items() if set(v.dims) <= {"lat", "lon"}}
@@ -428,47 +430,5 @@ def superresolve(
         {**coords, "element": list(elements)},
         {"grid": grid.to_json(), **{k: v for k, v in ds.attrs.items() if k == "source"}},
     )
-    digest = ",".join(s.sha256[:12] for s in specs.values())
+    digest = ",".join(dict.fromkeys(s.sha256[:12] for s in specs.values()))
     return stamped(result, f"superresolve(regions={len(specs)})", model_sha256=digest)
-
-
-def _check_models(
-    ds: xr.Dataset, grid: GIBGrid, specs: Mapping[tuple[int, int], ModelSpec]
-) -> tuple[str, ...]:
-    """Elements of models that fit a store and each other."""
-    elements: tuple[str, ...] = ()
-    for region, spec in specs.items():
-        header = read_region_header(spec.weights)
-        own = tuple(header["elements"])
-        elements = elements or own
-        faults = {
-            f"elements {', '.join(own)} and {', '.join(elements)}": own != elements,
-            f"{header['features']} surface features, the store has {ds.sizes['feature']}": (
-                header["features"] != ds.sizes["feature"]
-            ),
-            "another grid than the store's": header["grid"] not in ("", grid.to_json()),
-            "surface features of another feature model than the store's": (
-                header["feature_model"] != ds.attrs.get("feature_model", "")
-            ),
-            f"made for region {tuple(header['region'])}, not {region}": (
-                tuple(header["region"]) != region
-            ),
-        }
-        for fault, wrong in faults.items():
-            if wrong:
-                raise ModelError(fault, where=spec.weights, remedy="Train on this store")
-    if not elements:
-        raise ModelError(
-            "no model of any region of this grid", where="superresolve", remedy="Train some"
-        )
-    return elements
-
-
-def _margin(grid: GIBGrid, specs: Mapping[tuple[int, int], ModelSpec], margin: int | None) -> int:
-    most = min(grid.shape) // 2
-    if margin is None:
-        first = next(iter(specs.values()))
-        margin = TrainSettings.from_json(read_region_header(first.weights)["settings"]).stride
-    elif margin < 0:
-        raise InputError(f"a margin of {margin}", where="margin", remedy="Give 0 or more")
-    return min(margin, most)

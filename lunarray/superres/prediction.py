@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from lunarray.engine.models import ModelSpec
+from lunarray.engine.pixels import map_pixels
 from lunarray.errors import ModelError, needs
 from lunarray.geo import RADIUS, unit_vectors
 from lunarray.superres.grid import GIBGrid, joined, turns
 from lunarray.superres.regions import RegionData
-from lunarray.superres.trained import TrainedRegion
+from lunarray.superres.trained import LOADER, TrainedRegion
 
 if TYPE_CHECKING:
     from lunarray.superres.subgraphs import GraphCache
@@ -173,13 +174,28 @@ class Plan:
 def _predict(
     plan: Plan, region: tuple[int, int], feature: np.ndarray, mare: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of a region and its margin by its own network."""
-    trained = cast(Any, plan.specs[region].load())
+    """Mean and variance of a region and its margin by its own network, or by a model of pixels."""
+    spec = plan.specs[region]
+    if spec.loader != LOADER:
+        return _predict_pixels(spec, np.asarray(feature))
+    trained = cast(Any, spec.load())
     lat, lon = plan.places(region)
     # NaN where xarray's `where` put it: unknown.
     mare = np.nan_to_num(np.asarray(mare)).astype(np.uint8)
     mean, variance = predict_region(trained, lat, lon, np.asarray(feature), mare)
     return mean, variance + (trained.residual**2)[:, None, None]
+
+
+def _predict_pixels(spec: ModelSpec, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, and variance where the model knows it, of each pixel by itself."""
+    found = map_pixels(spec, feature)
+    names = cast(tuple[str, ...], spec.outputs)
+    at = {name: index for index, name in enumerate(names)}
+    elements = [name for name in names if not name.endswith("_std")]
+    mean = found[[at[name] for name in elements]]
+    if f"{elements[0]}_std" not in at:
+        return mean, np.full_like(mean, np.nan)
+    return mean, found[[at[f"{name}_std"] for name in elements]] ** 2
 
 
 def _known(abundance: np.ndarray, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ _FORMAT = WeightsFormat(
     "lunarray.superres.HybridModel", "Train the region with this lunarray", versions=(2,), required=("settings",)
 )  # fmt: skip
 _FILE = re.compile(r"region_(\d+)_(\d+)\.safetensors")
-_LOADER = "lunarray.superres.trained:load_region_model"
+LOADER = "lunarray.superres.trained:load_region_model"
 
 
 @dataclass
@@ -142,7 +142,7 @@ def region_models(
         match = _FILE.fullmatch(path.name)
         if match:
             region = int(match[1]), int(match[2])
-            found[region] = ModelSpec.from_file(_LOADER, path, outputs=0, device=device)
+            found[region] = ModelSpec.from_file(LOADER, path, outputs=0, device=device)
     if not found:
         raise ModelError(
             "no models of regions", where=folder, remedy="Train some: lunarray gib train"

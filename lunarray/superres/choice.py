@@ -1,0 +1,107 @@
+"""Which model predicts which region of a bank, and whether it fits: the regions' own networks, or one of a user's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import xarray as xr
+
+from lunarray.engine.models import Device, Maps, Model, ModelSpec
+from lunarray.engine.registry import find_model
+from lunarray.errors import InputError, ModelError
+from lunarray.superres.settings import TrainSettings
+from lunarray.superres.trained import LOADER, read_region_header, region_models
+
+if TYPE_CHECKING:
+    from lunarray.superres.grid import GIBGrid
+
+Specs = Mapping[tuple[int, int], ModelSpec]
+
+
+def specs_of(
+    models: str | os.PathLike[str] | ModelSpec | Model | Specs, grid: GIBGrid, device: Device
+) -> Specs:
+    """Models by region: those of a mapping or a folder, or one for all of the grid."""
+    regions = list(grid.all_regions())
+    if isinstance(models, Mapping):
+        return {r: s for r, s in models.items() if r in regions}
+    if not (isinstance(models, (str, os.PathLike)) and Path(models).is_dir()):
+        save = "lunarray.superres.train_gib"
+        models = find_model(models, Maps, "superresolve", save=save, device=device)
+        if isinstance(models, ModelSpec):
+            return dict.fromkeys(regions, models)
+    folder = cast(str | os.PathLike[str], models)
+    return {r: s for r, s in region_models(folder, device).items() if r in regions}
+
+
+def elements_of(ds: xr.Dataset, grid: GIBGrid, specs: Specs) -> tuple[str, ...]:
+    """Elements of models that fit a bank and each other; ModelError if they do not."""
+    elements: tuple[str, ...] = ()
+    for region, spec in specs.items():
+        own, faults = (_of_region if spec.loader == LOADER else _of_pixels)(ds, grid, region, spec)
+        elements = elements or own
+        faults = {f"elements {', '.join(own)} and {', '.join(elements)}": own != elements, **faults}
+        for fault, wrong in faults.items():
+            if wrong:
+                remedy = "Train on this store" if spec.loader == LOADER else _PIXELS
+                raise ModelError(fault, where=spec.weights, remedy=remedy)
+    if not elements:
+        raise ModelError(
+            "no model of any region of this grid", where="superresolve", remedy="Train some"
+        )
+    return elements
+
+
+_PIXELS = (
+    "A model of pixels takes the features of the store, inputs=Maps(), and names the elements that it gives, "
+    "outputs=('Fe', 'Ti'), and where it knows them their standard deviations, all of them: ('Fe_std', 'Ti_std')"
+)
+
+
+def _of_pixels(
+    ds: xr.Dataset, grid: GIBGrid, region: tuple[int, int], spec: ModelSpec
+) -> tuple[tuple[str, ...], dict[str, bool]]:
+    names = () if isinstance(spec.outputs, int) else spec.outputs
+    own = tuple(name for name in names if not name.endswith("_std"))
+    wanted = spec.inputs.names if isinstance(spec.inputs, Maps) else ()
+    there = ds.sizes["feature"]
+    return own, {
+        "it does not name what it gives": not own,
+        f"it gives {', '.join(names)}": set(names) - set(own)
+        not in (set(), {f"{n}_std" for n in own}),
+        f"{len(wanted)} features, the store has {there}": bool(wanted) and len(wanted) != there,
+    }
+
+
+def _of_region(
+    ds: xr.Dataset, grid: GIBGrid, region: tuple[int, int], spec: ModelSpec
+) -> tuple[tuple[str, ...], dict[str, bool]]:
+    header = read_region_header(spec.weights)
+    return tuple(header["elements"]), {
+        f"{header['features']} surface features, the store has {ds.sizes['feature']}": (
+            header["features"] != ds.sizes["feature"]
+        ),
+        "another grid than the store's": header["grid"] not in ("", grid.to_json()),
+        "surface features of another feature model than the store's": (
+            header["feature_model"] != ds.attrs.get("feature_model", "")
+        ),
+        f"made for region {tuple(header['region'])}, not {region}": (
+            tuple(header["region"]) != region
+        ),
+    }
+
+
+def margin_of(grid: GIBGrid, specs: Specs, margin: int | None) -> int:
+    """Pixels that models predict beyond their region: none for a model of pixels, unless it is asked for."""
+    most = min(grid.shape) // 2
+    if margin is None:
+        first = next(iter(specs.values()))
+        if first.loader != LOADER:
+            return 0
+        margin = TrainSettings.from_json(read_region_header(first.weights)["settings"]).stride
+    elif margin < 0:
+        raise InputError(f"a margin of {margin}", where="margin", remedy="Give 0 or more")
+    return min(margin, most)
