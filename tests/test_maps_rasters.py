@@ -179,6 +179,63 @@ def test_a_camera_s_label_that_counts_lines_southwards(tmp_path, numbers):
         maps.open_map(write_lola(tmp_path, numbers[:5, :9], name="C", line=5, **keys))
 
 
+@pytest.mark.parametrize("inner", [True, False])
+def test_a_qube_of_clementine_is_where_its_data_set_says(tmp_path, rng, inner):
+    """The sinusoidal formulas of the data set, with the latitude that the label begins at; five filters, scaled, with
+    the special pixels of ISIS. Whether the projection stands in the QUBE or behind it is all one."""
+    bands, lines, samples, offset = 5, 10, 20, 1066.5
+    values = rng.integers(0, 3000, (bands, lines, samples)).astype(">i2")
+    values[0, 0, :3] = -32768, -32764, -32752
+    projection = f"""OBJECT = IMAGE_MAP_PROJECTION
+ MAP_PROJECTION_TYPE = "SINUSOIDAL"
+ A_AXIS_RADIUS = 1737.4 <KM>
+ B_AXIS_RADIUS = 1737.4 <KM>
+ C_AXIS_RADIUS = 1737.4 <KM>
+ POSITIVE_LONGITUDE_DIRECTION = EAST
+ CENTER_LATITUDE = 0.0
+ CENTER_LONGITUDE = 45.0
+ MAXIMUM_LATITUDE = {np.rad2deg((offset + 0.5) * 100 / R):.4f}
+ MAP_SCALE = 0.1 <KM/PIXEL>
+ LINE_PROJECTION_OFFSET = {offset}
+ SAMPLE_PROJECTION_OFFSET = 9.5
+END_OBJECT = IMAGE_MAP_PROJECTION
+"""
+    label = f"""PDS_VERSION_ID = PDS3
+RECORD_TYPE = FIXED_LENGTH
+RECORD_BYTES = {2 * samples}
+FILE_RECORDS = {60 + bands * lines}
+LABEL_RECORDS = 60
+^QUBE = 61
+DATA_SET_ID = "CLEM1-L-U-5-DIM-UVVIS-V1.0"
+TARGET_NAME = "MOON"
+OBJECT = QUBE
+ AXES = 3
+ AXIS_NAME = (SAMPLE,LINE,BAND)
+ CORE_ITEMS = ({samples},{lines},{bands})
+ CORE_ITEM_BYTES = 2
+ CORE_ITEM_TYPE = MSB_INTEGER
+ CORE_BASE = 0.0
+ CORE_MULTIPLIER = 1.35E-04
+ CORE_NULL = -32768
+ SUFFIX_BYTES = 4
+ SUFFIX_ITEMS = (0,0,0)
+{projection if inner else ""}END_OBJECT = QUBE
+{"" if inner else projection}END
+""".replace("\n", "\r\n").encode()
+    path = tmp_path / "ui03n045.img"
+    path.write_bytes(label.ljust(60 * 2 * samples) + values.tobytes())
+    found = maps.open_map(path)
+    assert found.dims == ("band", "y", "x")
+    assert np.isnan(found.values[0, 0, :2]).all()
+    np.testing.assert_allclose(found.values[1:], values[1:] * 1.35e-4, rtol=1e-6)
+    lon, lat = geo.lonlat(geo.geobox_of(found))
+    line, sample = np.meshgrid(np.arange(lines), np.arange(samples), indexing="ij")
+    resolution = np.deg2rad(1) * R / 100
+    expected = (offset - line) / resolution
+    np.testing.assert_allclose(lat, expected)
+    np.testing.assert_allclose(lon, 45 + (sample - 9.5) / resolution / np.cos(np.deg2rad(expected)))
+
+
 def test_missing_numbers_of_a_label(tmp_path, numbers):
     numbers[3, 4], numbers[5, 6] = 7, -32768
     found = maps.open_map(write_lola(tmp_path, numbers, offset="0\r\n MISSING_CONSTANT = 7"))
@@ -289,9 +346,10 @@ def test_pictures_and_tables(tmp_path, numbers):
     with pytest.raises(ProductFormatError, match="3 rows"):
         maps.open_map(tmp_path / "square.csv")
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
-    for name in ("bad.csv", "short.csv.gz"):
-        if name.startswith("short"):
-            (tmp_path / name).write_bytes(table.read_bytes()[:60])
+    packed = table.read_bytes()
+    (tmp_path / "short.csv.gz").write_bytes(packed[:60])
+    (tmp_path / "changed.csv.gz").write_bytes(packed[:40] + b"\xff" * 40 + packed[80:])
+    for name in ("bad.csv", "short.csv.gz", "changed.csv.gz"):
         with pytest.raises(ProductFormatError):
             maps.open_map(tmp_path / name)
     with pytest.raises(InputError, match="no such file"):

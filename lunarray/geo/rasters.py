@@ -430,7 +430,7 @@ def _described_by(name: str) -> str:
     stem, ending = os.path.splitext(name)
     if ending.lower() not in (".img", ".jp2"):
         return name
-    labels = [stem + own for own in (".lbl", ".LBL", ".Lbl")]
+    labels = [stem + own for own in (".lbl", ".LBL", ".lab", ".LAB")]
     headers = [stem + own for own in (".hdr", ".HDR")] + [name + ".hdr"]
     found = next((label for label in labels if os.path.exists(label)), None)
     if found is None or any(map(os.path.exists, headers)):

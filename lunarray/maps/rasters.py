@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from lunarray.geo import (
     to_lonlat,
 )
 from lunarray.geo.crs import period_of
+from lunarray.readers import head
 from lunarray.readers.labels import LabelObject, number_value, read_label, text_value
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
@@ -136,7 +138,8 @@ def _raster(
     path: Any, bands: Any, bounds: Any, crs: Any, nodata: float | None, chunks: Any
 ) -> xr.DataArray:
     info = raster_info(path)
-    label = read_label(info.path) if info.driver == "PDS" else None
+    labelled = info.driver in ("PDS", "ISIS2") and head(info.path, 14) == b"PDS_VERSION_ID"
+    label = read_label(info.path) if labelled else None
     if label is not None and bounds is None and crs is None:
         info = _placed(info, label)
     if bounds is not None:
@@ -226,7 +229,7 @@ def _placed(info: RasterInfo, label: LabelObject) -> RasterInfo:
     from affine import Affine
 
     projection = label.find("IMAGE_MAP_PROJECTION")
-    if projection is None or info.transform is None:
+    if projection is None:
         return info
 
     def number(key: str) -> float:
@@ -234,13 +237,18 @@ def _placed(info: RasterInfo, label: LabelObject) -> RasterInfo:
         return math.nan if value is None else value
 
     kind = (text_value(projection.keywords.get("MAP_PROJECTION_TYPE")) or "").upper()
+    if kind == "SINUSOIDAL":
+        info = _sinusoidal(info, projection)
+    if info.transform is None:
+        return info
     affine, (rows, columns) = info.transform, info.shape
     if "STEREOGRAPHIC" in kind and rows == columns and abs(number("CENTER_LATITUDE")) == 90.0:
         edge = affine.a * columns / 2
         if max(abs(affine.c + edge), abs(affine.f - edge)) <= 1.01 * affine.a:
             return replace(info, transform=Affine(affine.a, 0.0, -edge, 0.0, affine.e, edge))
     if kind not in ("SIMPLE CYLINDRICAL", "SIMPLE_CYLINDRICAL", "EQUIRECTANGULAR"):
-        return info
+        north = number("MAXIMUM_LATITUDE") if kind == "SINUSOIDAL" else math.nan
+        return replace(info, transform=_checked_top(info, north))
     top, bottom = number("MAXIMUM_LATITUDE"), number("MINIMUM_LATITUDE")
     west, east = number("WESTERNMOST_LONGITUDE"), number("EASTERNMOST_LONGITUDE")
     if east <= west:
@@ -262,6 +270,29 @@ def _placed(info: RasterInfo, label: LabelObject) -> RasterInfo:
             exact = Affine(dx, 0.0, west - half * dx, 0.0, -dy, top + half * dy)
             return replace(info, transform=exact, crs=moon_crs("geographic"))
     return replace(info, transform=_checked_top(info, top))
+
+
+def _sinusoidal(info: RasterInfo, projection: LabelObject) -> RasterInfo:
+    """As Clementine's data set says: the offsets are those of the projection's origin from the first pixel's centre.
+
+    GDAL takes what is a QUBE for a cube of ISIS2, whose offsets have the other sign, or finds no place.
+    """
+    from affine import Affine
+
+    def number(key: str) -> float:
+        value = number_value(projection.keywords.get(key))
+        return math.nan if value is None else value
+
+    text = (projection.keywords.get("MAP_SCALE") or "").upper()
+    size = number("MAP_SCALE") * (1000.0 if "KM" in text or "KILOMET" in text else 1.0)
+    line, sample = number("LINE_PROJECTION_OFFSET"), number("SAMPLE_PROJECTION_OFFSET")
+    east = (text_value(projection.keywords.get("POSITIVE_LONGITUDE_DIRECTION")) or "EAST").upper()
+    if not all(map(math.isfinite, (size, line, sample))) or size <= 0 or east != "EAST":
+        return info
+    affine = Affine(size, 0.0, -(sample + 0.5) * size, 0.0, -size, (line + 0.5) * size)
+    centre = number("CENTER_LONGITUDE")
+    crs = f"+proj=sinu +lon_0={centre if math.isfinite(centre) else 0} +R={RADIUS} +units=m"
+    return replace(info, transform=affine, crs=moon_crs(crs))
 
 
 def _checked_top(info: RasterInfo, top: float) -> Affine:
@@ -378,7 +409,7 @@ def _table(path: Path, bounds: Any, chunks: Any) -> xr.DataArray:
         raise InputError("no such file", where=path, remedy="Check the path")
     try:
         values = pd.read_csv(path, header=None).to_numpy(np.float64)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise ProductFormatError(
             f"no table of numbers ({error})", where=path, remedy="Give a map as .csv or .csv.gz"
         ) from error
