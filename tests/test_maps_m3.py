@@ -256,7 +256,7 @@ def _cut(name):
     [
         (_cut("RDN.IMG"), "truncated"),
         (_cut("LOC.IMG"), "truncated"),
-        (_cut("TIM.TAB"), "times for 6 lines"),
+        (_cut("TIM.TAB"), "times for 6 lines|no table of times"),
         (_cut("L1B.LBL"), "cut short"),
         (_edit("LINE_INTERLEAVED", "BAND_SEQUENTIAL"), "BAND_SEQUENTIAL"),
         (_edit("TARGET_NAME = MOON", "TARGET_NAME = MARS"), "target MARS"),
@@ -276,6 +276,15 @@ def test_what_is_damaged_is_named(tmp_path, change, told):
         return
     with pytest.raises(ProductFormatError, match=told):
         maps.open_m3(path)
+
+
+def test_a_leap_second_is_no_fault(tmp_path):
+    write_observation(tmp_path)
+    path = tmp_path / f"{GLOBAL}_V03_TIM.TAB"
+    text = path.read_text().replace("2009-02-07T09:02:54.101700", "2008-12-31T23:59:60.500000")
+    path.write_text(text)
+    ds = maps.open_m3(tmp_path / f"{GLOBAL}_V03_L1B.LBL")
+    assert str(ds.time.values[1]) == "2009-01-01T00:00:00.500000000"
 
 
 def test_what_has_changed_since_it_was_opened(tmp_path):

@@ -249,7 +249,10 @@ def read_times(path: Path, lines: int) -> np.ndarray:
     try:
         rows = path.read_text(encoding="ascii").split("\n")
         times = [row[7:33].strip() for row in rows if row.strip()]
-        found = np.array(times, "M8[ns]")
+        minutes = np.array([text[:16] for text in times], "M8[m]")
+        # Apart, for the sixtieth second that a minute of 2008 has.
+        seconds = np.array([text[17:] for text in times], np.float64)
+        found = minutes.astype("M8[ns]") + np.round(seconds * 1e9).astype("m8[ns]")
     except (OSError, ValueError) as error:
         raise damaged(f"no table of times ({error})", path) from error
     if found.size != lines:
