@@ -38,7 +38,7 @@ class FileId:
 
     size: int
     digest: str
-    status: tuple[int, ...] = field(compare=False, default=())
+    status: tuple[int, ...] = field(compare=False, repr=False, default=())
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return ("lunarray.FileId", self.size, self.digest)

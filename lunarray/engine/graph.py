@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dask
@@ -256,6 +257,47 @@ def steps(arrays: Sequence[Any]) -> list[Step]:
         )
         for name, layer in layers.items()
     ]
+
+
+def rooms_of(arrays: Sequence[Any]) -> set[str]:
+    """Name the rooms of lunarray whose functions, or models, lazy arrays are computed by; nothing is computed."""
+    layers: dict[str, Any] = {}
+    for array in arrays:
+        graph = array.__dask_graph__()
+        layers.update(getattr(graph, "layers", None) or {"": graph})
+    modules: set[str] = set()
+    seen: set[int] = set()
+    for layer in layers.values():
+        if isinstance(layer, Blockwise):
+            for value in (layer.task, *(v for v, labels in layer.indices if labels is None)):
+                _collect(value, modules, seen)
+        else:
+            for node in layer.values():
+                _collect(node, modules, seen)
+    return {name.split(".")[1] for name in modules if name.startswith("lunarray.")}
+
+
+def _collect(value: Any, modules: set[str], seen: set[int]) -> None:
+    """Gather the modules of the functions and models in a node of a graph, wherever they are in it."""
+    if isinstance(value, str | bytes | int | float | np.ndarray | TaskRef | None):
+        return
+    if isinstance(value, DataNode):
+        _collect(value.value, modules, seen)
+    elif isinstance(value, Task):
+        for part in (value.func, *value.args, *value.kwargs.values()):
+            _collect(part, modules, seen)
+    elif isinstance(value, list | tuple | set):
+        for part in value:
+            _collect(part, modules, seen)
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            _collect(part, modules, seen)
+    elif id(value) not in seen:
+        seen.add(id(value))
+        if isinstance(value, partial):
+            _collect((value.func, *value.args, *value.keywords.values()), modules, seen)
+        modules.add(str(getattr(value, "loader", "")).partition(":")[0])
+        modules.add(getattr(value, "__module__", None) or type(value).__module__)
 
 
 def literals(layer: Any) -> Iterator[tuple[str, Any]]:

@@ -329,7 +329,7 @@ class _Reading:
 
     def __dask_tokenize__(self) -> Any:
         # Not the paths: the same bytes elsewhere are the same pixels. What is not on disk has only its name.
-        where = [known for _, known in self.files] or self.path
+        where = [(known.size, known.digest) for _, known in self.files] or self.path
         return ("lunarray.geo._Reading", where, self.bands, self.dtype, self.values)
 
     def __call__(self, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:

@@ -12,12 +12,14 @@ from typing import Any
 import dask
 import xarray as xr
 
+from lunarray.engine.graph import rooms_of
 from lunarray.errors import InputError, StoreConflictError
 from lunarray.store import regions
 from lunarray.store.provenance import stamp
 from lunarray.store.state import FORMAT_VERSION, set_state
 from lunarray.store.transaction import appearing, sync_folders
 from lunarray.store.verification import Fault
+from lunarray.versions import numeric_versions
 
 #: A plain DataArray without a name is stored under this one.
 UNNAMED = "data"
@@ -48,12 +50,18 @@ def missing(variable: xr.Variable) -> dict[str, Any]:
 
 
 def identity(ds: xr.Dataset) -> str:
-    """Name the content by what it is computed from; times of day in `history` do not count."""
+    """Name the content by what it is computed from; times of day in `history` do not count.
+
+    Names of lazy arrays contain the ids of what they are read from, the parameters, and the digests of models; the
+    versions of the numbers of the rooms that compute them are added here.
+    """
     content = [
         (str(name), v.dims, str(v.dtype), v.data)
         for name, v in sorted(ds.variables.items(), key=str)
     ]
-    return dask.base.tokenize(FORMAT_VERSION, content)
+    lazy = [v.data for v in ds.variables.values() if dask.is_dask_collection(v.data)]
+    numbers = numeric_versions(rooms_of(lazy))
+    return dask.base.tokenize(FORMAT_VERSION, content, sorted(numbers.items()))
 
 
 def storable(ds: xr.Dataset) -> xr.Dataset:

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.engine import graph
+from lunarray.versions import numeric_versions
 
 #: Values of parameters that are kept readable, in characters; longer ones are kept as digests.
 MAX_VALUE = 200
@@ -25,9 +26,10 @@ def contents(ds: xr.Dataset) -> dict[str, Any]:
     """Describe what the variables of a Dataset are computed from.
 
     `ds`: nothing is computed. Returns - ``input``: digest of the arrays in memory and the sources of the lazy ones
-    (files with their times of modification, as their readers name them); - ``models``: list of ``{"loader",
+    (stores and files by what they hold, as their readers name them); - ``models``: list of ``{"loader",
     "sha256"}``; - ``parameters``: list of ``{"step", "values", "digest"}``, a step for each block-wise operation in the
-    graph: its plain arguments readable, the digest of all of them without what comes from upstream.
+    graph: its plain arguments readable, the digest of all of them without what comes from upstream; - ``numbers``: the
+    version of the numbers of each room that computes them (:data:`lunarray.versions.NUMERIC_VERSION`).
     """
     lazy, loaded = [], []
     for name, variable in sorted(ds.variables.items(), key=str):
@@ -58,6 +60,7 @@ def contents(ds: xr.Dataset) -> dict[str, Any]:
         "input": dask.base.tokenize(sorted(step.name for step in steps if step.root), loaded),
         "models": [models[key] for key in sorted(models)],
         "parameters": sorted(parameters.values(), key=lambda step: (step["step"], step["digest"])),
+        "numbers": numeric_versions(graph.rooms_of(lazy)),
     }
 
 
@@ -86,6 +89,12 @@ def explain(stored: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> 
     for name in sorted({s["step"] for s in [*gone, *new]}):
         a, b = (_values(s for s in side if s["step"] == name) for side in (gone, new))
         parts.append(f"the parameters of step {name!r} differ ({a} there, {b} here)")
+    there, here = (side.get("numbers", {}) for side in (stored, now))
+    parts += [
+        f"the versions of the numbers of {room!r} differ ({there.get(room)} there, {here.get(room)} here)"
+        for room in sorted({*there, *here})
+        if there.get(room) != here.get(room)
+    ]
     if not parts:
         return (
             "the input, the models and the parameters are the same, but not the steps between them"
