@@ -70,7 +70,7 @@ def info(
     from lunarray.store import describe
 
     # An interrupted store cannot be opened, and is described.
-    name = reader or reader_for(inputs, "lroc-nac")
+    name = reader or reader_for(inputs, "lunar-map")
     if name == "lunarray" and len(inputs) == 1:
         found = describe(inputs[0])
         ds = found.dataset

@@ -78,6 +78,18 @@ def _goes_around(path: str) -> bool:
     return closure_of(GeoBox(info.shape, info.transform, info.crs)).around
 
 
+def _may_be_a_map(path: str) -> bool:
+    """A picture, or a raster of one band with a place on the Moon: that may be an image of the NAC as well."""
+    from lunarray.geo import MOON, raster_info
+
+    if path.lower().endswith((".jpg", ".jpeg")):
+        return True
+    if not path.lower().endswith((".tif", ".tiff", ".cub", ".img")):
+        return False
+    info = raster_info(path)
+    return info.count == 1 and None not in (info.transform, info.crs) and MOON.holds(info.crs)
+
+
 M3 = Reader(
     name="m3",
     description="Moon Mineralogy Mapper of Chandrayaan-1, Levels 1B and 2",
@@ -100,7 +112,7 @@ MAP = Reader(
     opens="lunarray.maps:open_map",
     guess=_is_map,
     extensions=(".lbl", ".img", ".cub", ".tif", ".tiff", ".jpg", ".jpeg", ".csv", ".csv.gz"),
-    could=lambda path: path.lower().endswith((".jpg", ".jpeg")),
+    could=_may_be_a_map,
 )
 
 M3Backend = backend(M3)
