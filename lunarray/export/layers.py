@@ -52,6 +52,15 @@ def write_layer(
     if driver == "ESRI Shapefile":
         short = _short_names(names, {**_SHORT, **(abbreviations or {})})
         frame = frame.rename(columns=short)
+        # Shapefiles have dates and no times of day: pyogrio before 0.12 cuts them off, later ones write this text.
+        for name in frame.columns:
+            if frame[name].dtype.kind == "M":
+                frame[name] = (
+                    frame[name]
+                    .dt.strftime("%Y/%m/%d %H:%M:%S.%f")
+                    .str[:-3]
+                    .str.removesuffix(".000")
+                )
     layer = layer or path.stem
     text = None
     if style != "" and (style or numbers):
