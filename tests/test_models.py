@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import pickle
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def image():
     return xr.DataArray(values, dims=("y", "x"))
 
 
-def onnx_dense(path, weight, bias, batch="n"):
+def onnx_dense(path, weight, bias, batch="n", **said):
     """Write a graph of one dense layer: (batch, band) to (batch, output)."""
     onnx = pytest.importorskip("onnx", reason="lunarray[bench] brings onnx")
     from onnx import TensorProto, helper, numpy_helper
@@ -62,7 +63,10 @@ def onnx_dense(path, weight, bias, batch="n"):
         [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")],
     )
     opset = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    if said:
+        helper.set_model_props(model, {"lunarray": json.dumps(said)})
+    onnx.save(model, path)
     return path
 
 
@@ -360,6 +364,49 @@ def test_exported_networks_are_read(spectra, tmp_path):
     torch.save(network.state_dict(), tmp_path / "state.pt")
     with pytest.raises(ModelError, match="not an exported network"):
         spectra.lunar.invert_oxides(from_torch(tmp_path / "state.pt", **said))
+
+
+def test_an_onnx_file_that_says_what_it_eats(spectra, tmp_path):
+    weight, bias = np.ones((4, 1), np.float32), np.zeros(1, np.float32)
+    path = onnx_dense(
+        tmp_path / "mine.onnx", weight, bias, outputs={"FeO": "wt%"}, wavelengths=list(WAVES)
+    )
+    for given in (path, str(path)):
+        maps = spectra.lunar.invert_oxides(given)
+        np.testing.assert_allclose(maps.FeO, spectra.sum("wavelength", skipna=False), rtol=1e-5)
+    with pytest.raises(BandMismatchError):
+        spectra[:3].lunar.invert_oxides(path)
+    rule = {"mean": [0, 0, 0], "std": [1, 1, 1]}
+    tiles = onnx_dense(tmp_path / "t.onnx", weight, bias, outputs=["p"], tiles=rule)
+    assert from_onnx(tiles).inputs == Tiles(mean=(0, 0, 0), std=(1, 1, 1), tile=4)
+    silent = onnx_dense(tmp_path / "silent.onnx", weight, bias)
+    with pytest.raises(ModelError, match=r"does not say what it takes.*from_onnx\("):
+        spectra.lunar.invert_oxides(silent)
+    odd = onnx_dense(tmp_path / "odd.onnx", weight, bias, outputs=["p"], tiles={"side": 3})
+    with pytest.raises(ModelError, match="is not understood"):
+        spectra.lunar.invert_oxides(odd)
+    with pytest.raises(ModelError, match="from_torch"):
+        spectra.lunar.invert_oxides(tmp_path / "mine.pt2")
+
+
+def test_the_command_takes_a_model_by_name_and_by_file(package, spectra, tmp_path):
+    from typer.testing import CliRunner
+
+    from lunarray.cli import app
+
+    cube = tmp_path / "cube.zarr"
+    spectra.rename("reflectance").to_dataset().lunar.to_zarr(cube)
+    weight, bias = np.ones((4, 1), np.float32), np.zeros(1, np.float32)
+    said = {"outputs": ["CaO"], "wavelengths": list(WAVES)}
+    path = onnx_dense(tmp_path / "mine.onnx", weight, bias, **said)
+    for model, names in (("twice", {"FeO", "TiO2"}), (str(path), {"CaO"})):
+        out = tmp_path / f"{len(names)}.zarr"
+        done = CliRunner().invoke(
+            app, ["invert-oxides", str(cube), "-o", str(out), "--model", model]
+        )
+        assert done.exit_code == 0, done.output
+        assert names < set(la.open_zarr(out).data_vars)
+        assert min(names) in done.output
 
 
 def test_pickles_of_others_are_refused(tmp_path, spectra):

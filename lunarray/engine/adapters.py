@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import threading
@@ -22,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lunarray.engine.batches import threads_here, torch_threads
-from lunarray.engine.models import Device, Inputs, Model, ModelSpec, Predictor, Spectra, Tiles
+from lunarray.engine.models import Device, Inputs, Maps, Model, ModelSpec, Predictor, Spectra, Tiles
 from lunarray.errors import MissingDependencyError, ModelError, needs
 
 #: Folder of pickled models, where the user's cache does not serve: one that all workers see.
@@ -91,7 +92,7 @@ def from_torch(
 def from_onnx(
     path: str | os.PathLike[str],
     *,
-    outputs: Outputs,
+    outputs: Outputs | None = None,
     wavelengths: Sequence[float] | None = None,
     inputs: Inputs | None = None,
     device: Device = "auto",
@@ -102,8 +103,9 @@ def from_onnx(
     ----------
     path : path
         The file, with its weights in it. Every worker must see it.
-    outputs : sequence of str, or mapping of str to str
-        As for :func:`from_torch`. Outputs of the graph that are several are put beside each other.
+    outputs : sequence of str, or mapping of str to str, optional
+        As for :func:`from_torch`. Outputs of the graph that are several are put beside each other. By default what the
+        file says, see the notes.
     wavelengths : sequence of float, optional
         Of the bands of a network of spectra, nm; short for ``inputs=Spectra(wavelengths)``.
     inputs : Spectra, Tiles or Maps, optional
@@ -119,15 +121,25 @@ def from_onnx(
     Raises
     ------
     ModelError
-        If the file cannot be read, or gives another number of values than there are names.
+        If the file cannot be read, gives another number of values than there are names, or neither it nor you say what
+        it gives.
+
+    Notes
+    -----
+    A file may say itself what it takes and gives, as JSON under the key "lunarray" of its metadata: ``{"outputs":
+    ["FeO"], "wavelengths": [750, 950]}``, or ``"tiles"`` or ``"maps"`` with the fields of
+    :class:`~lunarray.engine.models.Tiles` or :class:`~lunarray.engine.models.Maps` in the place of the wavelengths.
+    Then its path alone is enough wherever a model is asked for, on the command line too.
 
     Examples
     --------
     >>> from_onnx("mine.onnx", wavelengths=(750, 950), outputs=("FeO",))  # doctest: +SKIP
     """
+    session = _session(Path(path), 1, ["CPUExecutionProvider"])
+    if outputs is None:
+        outputs, inputs = _said(session, Path(path))
     inputs = _inputs(wavelengths, inputs)
     names = [outputs] if isinstance(outputs, str) else list(outputs)
-    session = _session(Path(path), 1, ["CPUExecutionProvider"])
     side = session.get_inputs()[0].shape[-1]
     if isinstance(inputs, Tiles):
         if inputs.tile is None and isinstance(side, int):
@@ -141,6 +153,28 @@ def from_onnx(
                 remedy="Name what it gives, in order",
             )
     return _spec("load_onnx", Path(path), outputs=outputs, inputs=inputs, device=device)
+
+
+def _said(session: Any, path: Path) -> tuple[Outputs, Inputs]:
+    """Outputs and inputs by an ONNX file's own words."""
+    text = session.get_modelmeta().custom_metadata_map.get("lunarray")
+    try:
+        said = json.loads(text) if text else None
+        if said is not None:
+            kinds: dict[str, Any] = {"tiles": Tiles, "maps": Maps}
+            for key in kinds.keys() & said.keys():
+                fields = {k: tuple(v) if isinstance(v, list) else v for k, v in said[key].items()}
+                return said["outputs"], kinds[key](**fields)
+            return said["outputs"], _inputs(said.get("wavelengths"), None)
+        fault = "the file does not say what it takes and what it gives"
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        fault = f"what the file says of itself is not understood ({type(error).__name__}: {error})"
+    raise ModelError(
+        fault,
+        where=path,
+        remedy="Say it with lunarray.engine.from_onnx(path, outputs=..., wavelengths=... or inputs=...), or in the "
+        "file's metadata, as the notes of from_onnx show",
+    )
 
 
 def from_sklearn(

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from lunarray.engine.adapters import from_object
+from lunarray.engine.adapters import from_object, from_onnx
 from lunarray.engine.models import Device, Inputs, Maps, Model, ModelSpec, Spectra, Tiles
 from lunarray.errors import LunarrayWarning, ModelError
 
@@ -20,6 +20,8 @@ _OWN = {
     "oxides": "lunarray.oxides.api:oxide_model",
     "fractures": "lunarray.fractures.detection:fracture_model",
 }
+#: What makes models of files that hold a network or regressor and do not say what it takes.
+_ADAPTERS = {".pt2": "from_torch", ".skops": "from_sklearn", ".joblib": "from_sklearn"}
 
 
 def available_models() -> dict[str, ModelSpec]:
@@ -56,7 +58,7 @@ def available_models() -> dict[str, ModelSpec]:
 def find_model(
     model: object, kind: type[Inputs], verb: str, *, save: str, device: Device = "auto"
 ) -> Any:
-    """The spec of what a user gave as model; a path, or None, is given back, for it is the room's own affair.
+    """The spec of what a user gave as model; a path of the room's own files, or None, is given back.
 
     `model`: a :class:`ModelSpec`, the name of an available model, or a :class:`Model`, object or class; `kind`: what
     the verb feeds it, one of Spectra, Tiles, Maps; `verb` and `save`, what writes the room's own files: for
@@ -68,15 +70,17 @@ def find_model(
         return None
     if isinstance(model, str) and Path(model).name == model:
         if model in _offers():
-            spec = _offered(model).on(device)
+            spec = _on(_offered(model), device)
         elif "." not in model and not Path(model).exists():
             raise ModelError(
                 f"no file and no installed model is called {model!r}",
                 where=verb,
                 remedy=f"Give a file, or one of {', '.join(sorted(_offers()))}",
             )
+    if isinstance(model, (str, os.PathLike)) and spec is model:
+        spec = _of_another(Path(model), device)
     elif not isinstance(model, (ModelSpec, str, os.PathLike)):
-        spec = _spec_of(model, verb, save).on(device)
+        spec = _on(_spec_of(model, verb, save), device)
     if isinstance(spec, ModelSpec) and not isinstance(spec.inputs, (kind, type(None))):
         eats = {Spectra: "spectra", Tiles: "tiles of an image", Maps: "named maps"}
         raise ModelError(
@@ -85,6 +89,23 @@ def find_model(
             remedy="Choose a model made for this verb",
         )
     return spec
+
+
+def _on(spec: ModelSpec, device: Device) -> ModelSpec:
+    return spec if device == "auto" else spec.on(device)
+
+
+def _of_another(path: Path, device: Device) -> ModelSpec | Path:
+    """The spec of an ONNX file that says what it takes; other paths as they are, for they are the room's own affair."""
+    if path.suffix == ".onnx":
+        return from_onnx(path, device=device)
+    if path.suffix in _ADAPTERS:
+        raise ModelError(
+            "the file does not say what it takes and what it gives",
+            where=path,
+            remedy=f"Say it with lunarray.engine.{_ADAPTERS[path.suffix]}, and give what that returns",
+        )
+    return path
 
 
 def _offers() -> dict[str, str]:
