@@ -349,7 +349,9 @@ def no_chunk_is_torn(store: Path) -> None:
 
 
 #: Ten times in `LUNARRAY_KILLS=10 pytest tests/test_faults.py -k sigkill`.
-KILLS = int(os.environ.get("LUNARRAY_KILLS", 1))
+KILLS = {"few": 1, "each": 1, "all": 10}.get(os.environ.get("LUNARRAY_KILLS", "few")) or int(
+    os.environ["LUNARRAY_KILLS"]
+)
 
 
 def kill_and_resume(tmp_path: Path, seed: int) -> dict[str, int]:

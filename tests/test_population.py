@@ -530,7 +530,7 @@ class TestPopulate:
         def failing(*args, **kwargs):
             calls.append(1)
             if len(calls) == 3:
-                root, _, region = args[:3]
+                root, _, _, region = args[:4]
                 root["populated"][region] = -1
                 raise OSError(28, "No space left on device")
             real(*args, **kwargs)

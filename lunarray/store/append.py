@@ -33,7 +33,7 @@ from lunarray.store.locks import WriteLock
 from lunarray.store.provenance import stamp
 from lunarray.store.reading import open_zarr
 from lunarray.store.regions import sweep
-from lunarray.store.state import FORMAT_VERSION, KEY, OPEN, set_state, state_of
+from lunarray.store.state import FORMAT_VERSION, set_state, state_of
 from lunarray.store.transaction import (
     appearing,
     beside,
@@ -109,10 +109,11 @@ class Appending:
             discard(self.place, path)
         begun = state_of(self.place)
         if begun is not None:
-            _roll_back(self.place, begun, dim)
+            sweep(self.place)
+            _resize(self.place, dim, begun["committed"])
         elif there is not None and not there["complete"]:
             _copy(path, self.place)
-            _roll_back(self.place, there, dim)
+            _resize(self.place, dim, there["committed"])
 
     def held(self, name: str) -> set[str]:
         """Values of a text variable, along the axis that grows, in the rows that are committed."""
@@ -255,8 +256,8 @@ def _begin(first: xr.Dataset, path: Path, dim: str, length: int) -> None:
         )
 
 
-def _roll_back(path: Path, state: dict[str, Any], dim: str) -> None:
-    """Drop rows that an interrupted call wrote but did not commit."""
+def _resize(path: Path, dim: str, rows: int) -> None:
+    """Make the arrays of a store as long as so many rows; more rows than these are dropped."""
     import zarr
 
     root = zarr.open_group(Folder(path), mode="r+", use_consolidated=False)
@@ -264,8 +265,7 @@ def _roll_back(path: Path, state: dict[str, Any], dim: str) -> None:
         names = getattr(array.metadata, "dimension_names", None) or ()
         if dim in names:
             shape = tuple(
-                state["committed"] if name == dim else size
-                for name, size in zip(names, array.shape, strict=True)
+                rows if name == dim else size for name, size in zip(names, array.shape, strict=True)
             )
             if shape != array.shape:
                 array.resize(shape)
@@ -295,22 +295,21 @@ def _check_same(ds: xr.Dataset, path: Path, dim: str) -> None:
 
 
 def _append(rows: xr.Dataset, path: Path, dim: str) -> None:
+    """Write rows behind those that are committed, and commit them."""
     import zarr
 
     state = state_of(path) or {}
-    loaded = rows.compute()
+    loaded = rows.compute().drop_attrs().drop_encoding()
     there = open_zarr(path, incomplete=True)
-    count = rows.sizes[dim]
-    stamped = stamp(loaded.assign_attrs(there.attrs), f"append_zarr, {count} rows")
-    # xarray replaces the attributes of the group: the state goes along, as it is.
-    stamped.attrs[KEY] = {**state, "seal": OPEN}
-    for variable in stamped.variables.values():
-        variable.encoding.clear()
-    stamped = stamped.drop_vars(
-        [name for name, v in stamped.variables.items() if dim not in v.dims]
-    )
+    begin, count = state["committed"], rows.sizes[dim]
+    _resize(path, dim, begin + count)
+    own = loaded.drop_vars([name for name, v in loaded.variables.items() if dim not in v.dims])
+    own = own.drop_indexes(list(own.indexes))  # xarray writes no index into a region
+    place = {dim: slice(begin, begin + count)}
+    # Nothing of the store's own words is changed by this: they tell what is committed, in one step, when it is there.
     with zarr.config.set({"array.write_empty_chunks": True}):
-        stamped.to_zarr(Folder(path), mode="a", append_dim=dim, zarr_format=3, consolidated=False)
-    committed = state["committed"] + count
+        own.to_zarr(Folder(path), mode="r+", region=place, zarr_format=3, consolidated=False)
+    told = stamp(xr.Dataset(attrs=there.attrs), f"append_zarr, {count} rows").attrs
     length = state["groups"][0]["sizes"][0]
-    set_state(path, committed=committed, regions=math.ceil(committed / length))
+    regions = math.ceil((begin + count) / length)
+    set_state(path, told, committed=begin + count, regions=regions)

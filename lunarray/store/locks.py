@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -50,6 +52,7 @@ class WriteLock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             while not self._place():
                 self._break_or_refuse()
+            self._sweep()
         self._thread = threading.Thread(target=self._beat, name="lunarray-lock", daemon=True)
         self._thread.start()
         return self
@@ -109,13 +112,23 @@ class WriteLock:
         except FileNotFoundError:
             return  # another one was quicker
         taken = _owner(aside)
-        if taken != holder:
+        if taken and taken != holder:
             # Another writer broke the stale lock before us and what we hold is its own: give it back.
             try:
                 os.link(aside, self.file)
             except OSError:
                 os.replace(aside, self.file)
         aside.unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Delete what writers that died while they were about to take the lock have left."""
+        left = re.compile(rf"{re.escape(self.file.name)}\.[0-9a-f]{{32}}(\.stale)?")
+        for name in os.listdir(self.file.parent):
+            file = self.file.with_name(name)
+            if left.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    if not _alive(_owner(file), self.file.stat().st_mtime - file.stat().st_mtime):
+                        file.unlink()
 
     def _silence(self) -> float:
         """Seconds since the last sign of life, by the clock of the file system alone."""

@@ -36,9 +36,6 @@ KEY = "lunarray_store"
 #: What stands in place of the seal when it is made.
 _BLANK = "0" * 64
 
-#: The seal of a store to which rows are being appended: what writes them changes the text too.
-OPEN = "open"
-
 #: What only a complete store says.
 _OF_COMPLETE = ("objects", "content_id")
 
@@ -101,8 +98,6 @@ def _whole(state: Mapping[str, Any]) -> bool:
 def sealed(state: Mapping[str, Any], text: str) -> bool:
     """Tell whether the text that a state stands in is the one that was written."""
     seal = state.get("seal")
-    if seal == OPEN:
-        return state.get("complete") is False
     return isinstance(seal, str) and seal == digest_of(_with_seal(text, seal, _BLANK).encode())
 
 
@@ -120,14 +115,17 @@ def damaged_metadata(file: Path) -> StoreDamagedError:
     )
 
 
-def set_state(path: Path, **state: Any) -> None:
+def set_state(path: Path, told: Mapping[str, Any] | None = None, **state: Any) -> None:
     """Change entries of the state of a store in one step; None takes one away.
+
+    `told`: other attributes of the store to change in the same step.
 
     With ``complete=True`` it is looked at whether every object is there, their digests are recorded, and the metadata
     are consolidated. StoreIncompleteError if an object is missing then.
     """
     root = json.loads((path / "zarr.json").read_text("utf-8"))
     attributes = root.setdefault("attributes", {})
+    attributes.update(told or {})
     new = {k: v for k, v in {**attributes.get(KEY, {}), **state}.items() if v is not None}
     metadata = objects.arrays(path)
     new["metadata"] = {name: digest_of(text) for name, text in metadata.items()}

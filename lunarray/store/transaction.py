@@ -97,7 +97,9 @@ def settle(path: Path) -> None:
             os.rename(beside(path) if beside(path).exists() else old, path)
             sync_folder(path.parent)
         discard(old, path)
-    debris = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}\.(begun|gone)")
+    # Begun, or to be gone, in place of the store or of its successor.
+    names = "|".join(re.escape(place.name) for place in (path, beside(path)))
+    debris = re.compile(rf"\.({names})\.[0-9a-f]{{32}}\.(begun|gone)")
     for name in os.listdir(path.parent):
         if debris.fullmatch(name):
             shutil.rmtree(path.parent / name, ignore_errors=True)

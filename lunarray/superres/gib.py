@@ -37,6 +37,7 @@ from lunarray.superres.gib_layout import (
     open_root,
     require_settled,
     state_of,
+    sweep,
     update_meta,
 )
 from lunarray.superres.gib_reading import IDS, Part, Watched, content_id
@@ -406,6 +407,7 @@ def write_region(
                     root["populated"][k, m] = -1
         for name, flag in (("feature", "has_features"), ("mare", "has_mare")):
             if name in checked:
+                sweep(path, (name, IDS[name], flag), region)
                 root[IDS[name]][i, j] = 0
                 root[flag][i, j] = 0
                 root[name][..., rows, columns] = checked[name]
@@ -413,7 +415,7 @@ def write_region(
                 root[IDS[name]][i, j] = content_id(checked[name])
                 root[flag][i, j] = 1
         if "abundance" in checked:
-            write_population(root, grid, region, checked, rows_of_table=0)
+            write_population(root, path, grid, region, checked, rows_of_table=0)
     except OSError as error:
         raise StoreError(
             f"writing of region {(i, j)} stopped ({error.strerror or error})",
@@ -424,6 +426,7 @@ def write_region(
 
 def write_population(
     root: Any,
+    path: Path,
     grid: GIBGrid,
     region: tuple[int, int],
     arrays: Mapping[str, np.ndarray],
@@ -432,10 +435,12 @@ def write_population(
 ) -> None:
     """Write the abundances of a region; it counts as unpopulated until all of them are there.
 
-    `root`: the store, open for writing; `grid`: its grid; `region` (int, int): which region; `arrays`: ``abundance``,
-    ``abundance_std``, ``count``, ``provenance``; `rows_of_table`: footprints that they take account of.
+    `root`: the store, open for writing; `path`: where it is; `grid`: its grid; `region` (int, int): which region;
+    `arrays`: ``abundance``, ``abundance_std``, ``count``, ``provenance``; `rows_of_table`: footprints that they take
+    account of.
     """
     rows, columns = grid.slices(*region)
+    sweep(path, (*POPULATION, "id_population", "populated"), region)
     root["id_population"][region] = 0
     root["populated"][region] = -1
     for name in POPULATION:

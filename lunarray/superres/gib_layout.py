@@ -20,7 +20,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -180,20 +181,38 @@ def update_meta(path: Path, **changes: Any) -> None:
     `path`: the store; `**changes`: entries of the attribute ``lunarray_gib``.
     """
     meta_of(path)
+    with meta_lock(path):
+        change_attribute(path, KEY, lambda old: {**old, **changes})
+
+
+@contextmanager
+def meta_lock(path: Path) -> Iterator[None]:
+    """Hold the lock of what a bank says of itself: one of its own, for others write regions meanwhile.
+
+    It is held for a moment, and waited for; StoreLockedError if it is held longer. The lock of a dead writer goes.
+    """
     path = real(path)
-    # A lock of its own, held for a moment: others write regions meanwhile, and say so here.
-    for _ in range(1000):
-        try:
-            with WriteLock(path.with_name(f"{path.name}.meta")):
-                change_attribute(path, KEY, lambda old: {**old, **changes})
-            return
-        except StoreLockedError:
-            time.sleep(0.01)
-    raise StoreLockedError(
-        "the bank's metadata are being changed by another writer",
-        where=path,
-        remedy="Wait for it to finish or stop it",
-    )
+    lock = path.with_name(f"{path.name}.meta")
+    with ExitStack() as stack:
+        for left in reversed(range(1000)):
+            try:
+                stack.enter_context(WriteLock(lock))
+                break
+            except StoreLockedError:
+                if not left:
+                    raise
+                time.sleep(0.01)
+        for file in path.glob("zarr.json.*.partial"):
+            file.unlink(missing_ok=True)
+        yield
+
+
+def sweep(path: Path, names: Sequence[str], region: tuple[int, int]) -> None:
+    """Delete what a stopped writer left beside the objects of a region, in some arrays; others write other regions."""
+    i, j = region
+    for name in names:
+        for file in (path / name / "c").glob(f"**/{i}/{j}.*.partial"):
+            file.unlink(missing_ok=True)
 
 
 def meta_of(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from lunarray.superres.gib_layout import (
     POPULATION,
     SPATIAL,
     grid_of,
+    meta_lock,
     meta_of,
     open_root,
     update_meta,
@@ -237,6 +238,8 @@ def populate(
 @contextmanager
 def _populating(path: Path, meta: Any, recipe: Any, needed: bool) -> Iterator[None]:
     """Let a bank say, until all is there, that it is neither what it was nor what it will be."""
+    with meta_lock(path):
+        pass  # that of a dead writer goes, also where there is nothing to say
     if needed:
         update_meta(path, populating=True, population=recipe or meta["population"])
     yield
@@ -381,7 +384,7 @@ def _populate_regions(
             for region in regions:
                 own = at == region[0] * grid.regions[1] + region[1]
                 arrays = _dense(grid, region, {k: v[own] for k, v in hits.items()}, involved)
-                write_population(root, grid, region, arrays, rows_of_table=total)
+                write_population(root, path, grid, region, arrays, rows_of_table=total)
                 step()
     except OSError as error:
         raise StoreError(
