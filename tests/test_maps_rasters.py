@@ -328,6 +328,7 @@ def test_pictures_and_tables(tmp_path, numbers):
     found = maps.open_map(picture, bounds=(-180, -90, 180, 90))
     assert found.dims == ("band", "lat", "lon")
     np.testing.assert_allclose(found.lon, -177.5 + 5 * np.arange(72))
+    assert found.attrs["valid_range"] == [0, 255]
     polar = maps.open_map(picture, bounds=(-2000, -1000, 2000, 1000), crs="south", bands=1)
     assert geo.crs_name(geo.crs_of(polar)) == "south"
     with pytest.raises(InputError, match="bounds"):

@@ -64,6 +64,10 @@ def test_each_is_known_and_opens_as_by_its_own_function(files, name, reader, ope
 
 
 def test_what_is_like_them_is_not_taken(files):
+    label = (files / "LDEM_02.LBL").read_text()
+    frame = files / "M123456789LE.LBL"
+    frame.write_text(label.replace("TARGET_NAME", "FRAME_ID = LEFT\nTARGET_NAME"))
+    assert not la.readers.available()["lunar-map"].certain(str(frame))
     assert la.readers.reader_of(files / "part.tif").name == "lroc-nac"
     for name in ("other.tab", "spectra.csv", "elements.tab"):
         readers = la.readers.available()

@@ -164,6 +164,9 @@ def _raster(
         info, bands=bands, chunks=chunks, crs=crs, body=MOON, nodata=nodata, scale=scale
     )
     array.attrs |= _described(info, image)
+    if set(info.dtypes) == {"uint8"} and set(info.scales) == {1.0} and set(info.offsets) == {0.0}:
+        # Black and white of a picture, for those who look at it as one.
+        array.attrs["valid_range"] = [0.0, 255.0]
     if label is not None:
         product = text_value(label.keywords.get("PRODUCT_ID"))
         dataset = text_value(label.keywords.get("DATA_SET_ID"))

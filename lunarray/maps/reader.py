@@ -13,6 +13,7 @@ _M3 = re.compile(
     r"M3[GT]\d{8}T\d{6}_V\d\d_(?:(?:RDN|RFL).*\.IMG|(?:L1B|L2).*\.LBL)$", re.IGNORECASE
 )
 _OF_AN_INSTRUMENT = re.compile(rb"Group\s*=\s*Instrument", re.IGNORECASE)
+_OF_A_FRAME = re.compile(rb"\bFRAME_ID\s*=\s*\"?(?:LEFT|RIGHT)\b")
 _ON_A_MAP = re.compile(rb"Group\s*=\s*Mapping", re.IGNORECASE)
 #: Columns of the narrowest table that is taken for a map of the whole Moon: pixels of 10°.
 _COLUMNS = 36
@@ -61,7 +62,10 @@ def _is_map_of_pds(path: str) -> bool:
         stem = os.path.splitext(path)[0]
         label = next((b for e in (".lbl", ".LBL") if (b := head(stem + e))), b"")
     return (
-        label.startswith(_LABEL) and b"MOON" in label.upper() and b"IMAGE_MAP_PROJECTION" in label
+        label.startswith(_LABEL)
+        and b"MOON" in label.upper()
+        and b"IMAGE_MAP_PROJECTION" in label
+        and not _OF_A_FRAME.search(label)
     )
 
 
