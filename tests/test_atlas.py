@@ -62,7 +62,7 @@ def test_difference_against_the_same_grid_is_subtraction(made):
     assert set(off.data_vars) == {"FeO", "MgO"}
     seen = np.isfinite(made["north"].FeO.values)
     np.testing.assert_allclose(off.FeO.values[seen], 1, atol=1e-5)
-    assert off.FeO.attrs["units"] == "wt%"
+    assert off.FeO.attrs["units"] == "percent"
 
 
 def test_difference_against_other_grids(moon):
@@ -196,6 +196,6 @@ def test_command_errors_are_one_line(run, stores, tmp_path):
     assert "no reference maps" in text
     text = run("atlas", stores / "north.zarr", stores / "north.zarr", "-o", tmp_path / "a", code=1)
     assert "second cube" in text
-    text = run("compare", stores / "north.zarr", stores / "reference", "--method", "cubic", code=1)
+    text = run("compare", stores / "north.zarr", stores / "reference", "--method", "cubic", code=2)
     assert "Error" in text
     assert not (tmp_path / "a").exists()

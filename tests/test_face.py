@@ -26,6 +26,7 @@ from PIL import Image
 
 import lunarray as la
 from lunarray import errors
+from lunarray.units import unit_label
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -276,3 +277,31 @@ def test_a_notebook_shows_a_picture_once(shell):
     assert abs(found.width / found.height - width / height) < 0.02
     # A figure looks the same after it has been shown, and pickles as it did.
     assert pickle.loads(pickle.dumps(figure)).get_size_inches().tolist() == [width, height]
+
+
+# ------------------------------------------------------------------ units
+
+
+def test_units_are_read_by_other_programs_and_shown_as_people_write_them():
+    import pint
+
+    registry = pint.UnitRegistry()
+    soils = la.simulate.soils(8, seed=1)
+    maps = la.simulate.polar_scene("north", resolution=24000, latitude=87).lunar.invert_oxides()
+    for ds in (soils, maps, la.oxides.metrics(soils, soils * 1.1)):
+        for name, variable in ds.variables.items():
+            units = variable.attrs.get("units", "1")
+            if "since" not in units and units not in ("degrees_north", "degrees_east"):
+                assert registry.parse_units(units) is not None, name
+    assert registry.Quantity(1, maps.FeO.attrs["units"]).to("").magnitude == 0.01
+    assert "FeO (wt%)" in la.plot.maps(maps).axes[0].get_title() + "".join(
+        text for axes in la.plot.maps(maps).axes for text in (axes.get_xlabel(), axes.get_ylabel())
+    ).replace("$_", "").replace("$", "")
+
+
+def test_a_store_whose_units_are_of_before_is_understood():
+    """Stores of earlier versions say wt%."""
+    before = xr.DataArray(10.0, name="FeO", attrs={"units": "wt%"})
+    assert unit_label(before) == unit_label(before.assign_attrs(units="percent")) == "wt%"
+    cloud = xr.DataArray(10.0, name="cover", attrs={"units": "percent"})
+    assert unit_label(cloud) == "percent"

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: From the ground up: a room imports from those before it, and from nothing beside or above it.
 LAYERS = (
-    {"errors", "typing"},
+    {"errors", "typing", "units"},
     {"versions"},
     {"engine"},
     {"geo"},

@@ -81,7 +81,7 @@ def test_agrees_with_the_network_pixel_by_pixel(model):
 
 def test_metadata(model):
     result = cube().lunar.invert_oxides(model)
-    assert result.FeO.attrs["units"] == "wt%"
+    assert result.FeO.attrs["units"] == "percent"
     assert result.Mg_number.attrs["long_name"] == "Mg#"
     assert result.FeO.attrs["model_sha256"] == result.attrs["model_sha256"]
     assert len(result.attrs["model_sha256"]) == 64
@@ -196,7 +196,7 @@ def test_a_model_of_two_oxides_gives_two_maps(tmp_path):
     spectra = xr.DataArray(x, {"wavelength": waves}, ("wavelength", "y", "x"))
     maps = la.oxides.invert_oxides(spectra, path)
     assert list(maps.data_vars) == ["TiO2", "FeO", "novelty", "quality"]
-    assert {maps.FeO.attrs["units"], maps.TiO2.attrs["units"]} == {"wt%"}
+    assert {maps.FeO.attrs["units"], maps.TiO2.attrs["units"]} == {"percent"}
     assert maps.FeO.attrs["long_name"] == "iron(II) oxide"
     with torch.no_grad():
         expected = net(torch.from_numpy(x.reshape(5, -1).T.copy())).numpy().T.reshape(2, 4, 6)

@@ -62,7 +62,7 @@ def test_table_is_read_as_written(tmp_path, height):
         np.testing.assert_allclose(ds[name], values[:, k] * scale[k], rtol=1e-4)
         std = np.sqrt(covariance[:, k, k]) * scale[k]
         np.testing.assert_allclose(ds[f"{name}_std"], std, rtol=1e-4)
-        assert ds[name].attrs["units"] == ("wt%" if k < 6 else "ug g-1")
+        assert ds[name].attrs["units"] == ("percent" if k < 6 else "ug g-1")
     np.testing.assert_allclose(
         ds.covariance, covariance * scale[:, None] * scale, rtol=1e-3, atol=1e-12
     )

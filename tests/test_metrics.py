@@ -71,7 +71,7 @@ def test_metrics_are_the_equations(rng):
         for name in NAMES:
             assert np.isclose(found[name].sel(oxide=oxide), wanted[name], rtol=1e-9), name
     assert 0.9 < found["R"][0] < 1
-    assert found["RMSE"].attrs["units"] == "wt%"
+    assert found["RMSE"].attrs["units"] == "percent"
     assert found["r2_determination"].attrs["units"] == "1"
 
 

@@ -190,7 +190,7 @@ def test_a_regressor_for_oxides(spectra):
     good = spectra.notnull().all("wavelength")
     np.testing.assert_allclose(maps.FeO, 20 - 50 * spectra[1].where(good), rtol=1e-4)
     np.testing.assert_allclose(maps.TiO2, 9 * spectra[2].where(good), rtol=1e-4)
-    assert maps.FeO.attrs["units"] == "wt%"
+    assert maps.FeO.attrs["units"] == "percent"
 
 
 @pytest.mark.parametrize("batch", ["n", 7])
@@ -345,7 +345,7 @@ def test_a_regressor_that_knows_its_errors(spectra):
     good = np.isfinite(maps.FeO.values)
     np.testing.assert_allclose(maps.FeO_std.values[good], 0.1, rtol=1e-6)
     np.testing.assert_allclose((maps.FeO_upper - maps.FeO).values[good], 0.164485, rtol=1e-4)
-    assert maps.FeO_std.attrs["units"] == "wt%"
+    assert maps.FeO_std.attrs["units"] == "percent"
 
 
 # --- Files ----------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ def test_default_lattice_is_the_papers(north, south, reference):
     assert (found.lat > 0).sum() == 69 * 14
     assert found["reflectance"].dims == ("sample", "wavelength")
     assert {v.dtype for v in found.data_vars.values()} == {np.dtype("f4"), np.dtype("u1")}
-    assert found["FeO"].attrs["units"] == "wt%"
+    assert found["FeO"].attrs["units"] == "percent"
     assert "lunarray_version" in found.attrs
 
 
@@ -479,7 +479,7 @@ def test_the_error_of_the_reference_goes_with_the_samples(north, reference):
     found = select_samples(built)
     assert {name for name in found if name.endswith("_std")} == {"FeO_std", "MgO_std"}
     np.testing.assert_array_equal(found.FeO_std, np.float32(0.3))
-    assert found.FeO_std.attrs["units"] == "wt%"
+    assert found.FeO_std.attrs["units"] == "percent"
     for wrong in ({"K2O": 0.1}, {"FeO": -1}, {"FeO": np.nan}):
         with pytest.raises(InputError, match="reference_std"):
             build_samples(north, reference, reference_std=wrong)

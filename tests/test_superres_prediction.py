@@ -53,7 +53,7 @@ def test_chunked_is_whole(study, ds):
     assert (whole["abundance_std"] > 0).all()
     assert whole["abundance"].dims == ("element", "lat", "lon")
     assert list(whole["element"].values) == list(ELEMENTS)
-    assert whole["abundance"].attrs["units"] == "wt%"
+    assert whole["abundance"].attrs["units"] == "percent"
     assert "superresolve" in whole.attrs["history"]
     assert whole["lon"].equals(ds["lon"])
 

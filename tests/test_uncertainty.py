@@ -223,7 +223,7 @@ def test_intervals_are_their_definition(path):
         for suffix, expected in zip(SUFFIXES, (sigma, values - half, values + half), strict=True):
             got = maps[f"{oxide}_{suffix}"]
             assert got.dtype == np.float32
-            assert got.attrs["units"] == "wt%"
+            assert got.attrs["units"] == "percent"
             np.testing.assert_allclose(np.delete(got.values, 4), expected[i], rtol=1e-3, atol=1e-3)
     assert "80 %" in maps.FeO_lower.attrs["long_name"]
 

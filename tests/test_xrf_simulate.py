@@ -184,7 +184,7 @@ class TestFitElements:
     def test_shapes_metadata_and_footprints(self, frames, result) -> None:
         assert result["abundance"].dims == ("time", "element")
         assert list(result["element"].values) == list(ELEMENTS)
-        assert result["abundance"].attrs["units"] == "wt%"
+        assert result["abundance"].attrs["units"] == "percent"
         assert result["covariance"].shape == (12, 8, 8)
         for name in ("corner_lat", "corner_lon", "lat", "incidence", "start"):
             xr.testing.assert_equal(

@@ -23,6 +23,7 @@ from lunarray.cli.options import (
     TrainDevice,
     WeightsOutput,
 )
+from lunarray.units import unit_label
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -271,7 +272,7 @@ def atlas(
             files = stored[names].lunar.to_cog(output / f"geotiff_{pole}")
             for variable, file in zip(names, files, strict=True):
                 low, high, _ = limits([stored[variable].values], None, None)
-                unit = stored[variable].attrs.get("units", "")
+                unit = unit_label(stored[variable], "")
                 la.export.raster_style(file, low, high, label=unit)
             say(f"GeoTIFF    {output / f'geotiff_{pole}'}")
         wanted = own or (la.oxides.artemis3_regions(radius) if pole == "south" else [])
@@ -400,7 +401,7 @@ def _summary(ds: xr.Dataset) -> None:
         parts = {f"orbit {orbit}": part for orbit, part in loaded.groupby("orbit")}
     table = Table("mean ± spread", *parts)
     for name in names:
-        label = "Mg#, %" if name == "Mg_number" else f"{name}, {ds[name].attrs.get('units', '1')}"
+        label = "Mg#, %" if name == "Mg_number" else f"{name}, {unit_label(ds[name])}"
         cells = [
             f"{float(p[name].mean()):.1f} ± {float(p[name].std()):.1f}" for p in parts.values()
         ]

@@ -13,12 +13,13 @@ from lunarray.errors import InputError, ProductFormatError
 from lunarray.geo import wrap_longitude
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
+from lunarray.units import WEIGHT
 
 __all__ = ["open_lunar_prospector"]
 
 #: What a row holds after the cell's number and bounds, in its order: unit and factor from what is stored.
 SPECIES = {
-    **dict.fromkeys(("MgO", "Al2O3", "SiO2", "CaO", "TiO2", "FeO"), ("wt%", 100.0)),
+    **dict.fromkeys(("MgO", "Al2O3", "SiO2", "CaO", "TiO2", "FeO"), (WEIGHT, 100.0)),
     **dict.fromkeys(("K", "Th", "U"), ("ug g-1", 1.0)),
 }
 _FIRST = 7

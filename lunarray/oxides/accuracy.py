@@ -13,6 +13,7 @@ import xarray as xr
 from lunarray.errors import InputError
 from lunarray.oxides.constants import choose_oxides
 from lunarray.typing import typed
+from lunarray.units import WEIGHT
 
 # The module is not called "metrics": it would hide the function of that name in lunarray.oxides.
 
@@ -20,9 +21,9 @@ _ATTRS = {
     "R": ("Pearson correlation", "1"),
     "r2_correlation": ("squared correlation, R² of Bian et al. (2025), eq. 2", "1"),
     "r2_determination": ("coefficient of determination, 1 - SSE / SST", "1"),
-    "RMSE": ("root mean square error", "wt%"),
-    "MAE": ("mean absolute error", "wt%"),
-    "bias": ("mean of predicted less reference", "wt%"),
+    "RMSE": ("root mean square error", WEIGHT),
+    "MAE": ("mean absolute error", WEIGHT),
+    "bias": ("mean of predicted less reference", WEIGHT),
     "count": ("pairs compared", "1"),
 }
 

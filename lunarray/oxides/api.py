@@ -35,6 +35,7 @@ from lunarray.oxides.weights import DEFAULT_WEIGHTS, read_header
 from lunarray.sp import condition, is_native, resample_bands, sp_scale, spectra_of
 from lunarray.store.provenance import stamp
 from lunarray.typing import T, typed
+from lunarray.units import WEIGHT
 
 POLES = ("north", "south")
 
@@ -309,7 +310,7 @@ def feo_lucey2000(
     r750, r950 = (pair.isel(wavelength=i, drop=True) for i in (0, 1))
     theta = -xr.ufuncs.arctan2(r950 / r750 - 1.19, r750 - 0.08)
     result = (17.427 * theta - 7.565).astype(np.float32).rename("FeO_Lucey2000")
-    result.attrs = {"long_name": "FeO by the band ratio of Lucey et al. (2000)", "units": "wt%"}
+    result.attrs = {"long_name": "FeO by the band ratio of Lucey et al. (2000)", "units": WEIGHT}
     return _keep_crs(result, reflectance)
 
 

@@ -15,6 +15,7 @@ import xarray as xr
 from lunarray.oxides.accuracy import metrics
 from lunarray.oxides.networks import State, network_of, predict_state
 from lunarray.oxides.settings import TrainSettings
+from lunarray.units import WEIGHT
 
 if TYPE_CHECKING:
     from lunarray.oxides.model import OxideCNN
@@ -172,7 +173,7 @@ def oxide_dataset(values: np.ndarray, names: Sequence[str], coords: Any) -> xr.D
     """Oxides (sample, oxide) by name."""
     return xr.Dataset(
         {
-            name: ("sample", values[:, i], {"long_name": f"{name} abundance", "units": "wt%"})
+            name: ("sample", values[:, i], {"long_name": f"{name} abundance", "units": WEIGHT})
             for i, name in enumerate(names)
         },
         coords=coords,

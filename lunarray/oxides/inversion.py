@@ -15,6 +15,7 @@ from lunarray.oxides import uncertainty as intervals
 from lunarray.oxides.constants import OXIDES
 from lunarray.oxides.predictor import OUTPUTS
 from lunarray.oxides.weights import load_calibration, read_header
+from lunarray.units import WEIGHT
 
 #: Sums of the six oxides outside of this (wt%) are flagged: soils hold one or two per cent of others.
 SUM_RANGE = (95.0, 105.0)
@@ -101,7 +102,7 @@ def layout_of(spec: ModelSpec) -> Layout:
             f"of FeO FeO_std; {', '.join(_RESERVED[:2])} are made of them",
         )
     std = tuple(at[f"{name}_std"] for name in names if f"{name}_std" in at)
-    percent = tuple(at[name] for name in names if units_of(spec, name) == "wt%")
+    percent = tuple(at[name] for name in names if units_of(spec, name) == WEIGHT)
     return Layout(
         names=names,
         places=tuple(at[name] for name in names),
@@ -112,8 +113,9 @@ def layout_of(spec: ModelSpec) -> Layout:
 
 
 def units_of(spec: ModelSpec, name: str) -> str:
-    """Units of what a model gives; of abundances, unless it says otherwise, wt%."""
-    return dict(spec.units).get(name, "wt%")
+    """Units of what a model gives; of abundances, unless it says otherwise, percent by weight, however it says so."""
+    units = dict(spec.units).get(name, WEIGHT)
+    return WEIGHT if units == "wt%" else units
 
 
 def _is_ours(spec: ModelSpec) -> bool:

@@ -18,6 +18,7 @@ from lunarray.oxides.lattice import Places, lattice_points
 from lunarray.sp import spectra_of
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
+from lunarray.units import WEIGHT
 
 #: What became of a point of the lattice, in the order of the steps: the values of the variable `status`.
 STATUS = (
@@ -333,7 +334,7 @@ def _require_overlap(inside: Sequence[np.ndarray]) -> None:
     )
 
 
-def _of_samples(values: Any, long_name: str, units: str = "wt%") -> tuple[Any, ...]:
+def _of_samples(values: Any, long_name: str, units: str = WEIGHT) -> tuple[Any, ...]:
     dims = ("sample", "wavelength")[: values.ndim]
     return dims, values, {"long_name": long_name, "units": units}
 

@@ -15,6 +15,7 @@ import xarray as xr
 
 from lunarray.errors import GridError, InputError
 from lunarray.geo import geobox_of, moon_crs, spatial_dims
+from lunarray.units import unit_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -334,7 +335,7 @@ def name_of(array: xr.DataArray) -> str:
 
 def label_of(array: xr.DataArray) -> str:
     """Name and unit."""
-    units = str(array.attrs.get("units", "1"))
+    units = unit_label(array)
     return (
         name_of(array)
         if units in ("1", "", "%") and name_of(array) != "Mg#"

@@ -20,6 +20,7 @@ from lunarray.plot.drawing import (
     new_figure,
 )
 from lunarray.plot.mapping import draw_base, draw_map, frame_of
+from lunarray.units import WEIGHT, unit_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +52,7 @@ def _one_map(maps: xr.Dataset | xr.DataArray, element: str | None) -> xr.DataArr
             raise InputError(
                 f"no map of {element}", where="element", remedy=f"Give one of {', '.join(known)}"
             )
-        units = array.attrs.get("units", "wt%")
+        units = array.attrs.get("units", WEIGHT)
         array = array.sel(element=element, drop=True).rename(element)
         array.attrs = {"long_name": element, "units": units}
     if array.ndim != 2 or spatial_dims(array) is None:
@@ -141,7 +142,7 @@ def _colour_bar(
     from matplotlib.colors import Normalize
 
     low, high, extend = scale
-    label = f"{array.attrs.get('long_name', array.name)} ({array.attrs.get('units', 'wt%')})"
+    label = f"{array.attrs.get('long_name', array.name)} ({unit_label(array, 'wt%')})"
     colours = ScalarMappable(Normalize(low, high), colormap(cmap))
     figure.colorbar(colours, ax=axes, label=label, shrink=0.8, extend=extend)
 

@@ -22,6 +22,7 @@ from lunarray.plot.drawing import (
     new_figure,
 )
 from lunarray.plot.mapping import draw_base, frame_of
+from lunarray.units import unit_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,7 +108,7 @@ def footprints(
     axes.add_collection(drawn)
     empty = [r for r, k in zip(rings, known, strict=True) if not k]
     axes.add_collection(PolyCollection(empty, facecolor="none", edgecolor=GREY, lw=0.4, zorder=2))
-    units = result["abundance"].attrs.get("units", "wt%")
+    units = unit_label(result["abundance"], "wt%")
     figure.colorbar(drawn, ax=axes, label=f"{element} ({units})", shrink=0.8, extend="both")
     if zoom and rings:
         points = np.concatenate(rings)
@@ -318,7 +319,7 @@ def graduated_map(
     drawn.set_array(colours)
     axes.add_collection(drawn)
     _degree_axes(axes, west, south, east, north)
-    units = rows["abundance"].attrs.get("units", "wt%")
+    units = unit_label(rows["abundance"], "wt%")
     _class_legend(figure, ramp, edges, colours, f"{element} ({units})")
     return finish(figure, output, axes=axes)
 

@@ -29,6 +29,7 @@ from lunarray.plot.drawing import (
 )
 from lunarray.plot.mapping import draw_map
 from lunarray.plot.tracks import draw_tracks
+from lunarray.units import unit_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -152,7 +153,7 @@ def _compare(
     image = draw_map(panels[1], found, scale, cmap, labels=False, scale_bar=False)
     bare: dict[str, Any] = {"labels": False, "graticule": False, "scale_bar": False}
     off = draw_map(panels[2], error, (-span, span, "both"), DIVERGING, **bare)
-    name, unit = name_of(found), found.attrs.get("units", "")
+    name, unit = name_of(found), unit_label(found, "")
     style: dict[str, Any] = {"fontsize": 8.5, "ticks": 7.5, "orientation": "horizontal"}
     style |= {"pad": 0.02, "aspect": 18, "shrink": 0.92}
     colour_bar(figure, image, list(panels[:2]), f"{name} ({unit})", extend=scale[2], **style)

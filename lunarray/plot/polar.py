@@ -36,6 +36,7 @@ from lunarray.plot.drawing import (
     require_pole,
 )
 from lunarray.plot.mapping import draw_map
+from lunarray.units import unit_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -227,7 +228,7 @@ def difference_map(
         joined = np.concatenate(values) if values else np.empty(0)
         limit = float(np.percentile(joined, 98)) if joined.size else 1.0
     if label is None and there:
-        label = f"difference of {name_of(there[0])} ({there[0].attrs.get('units', '1')})"
+        label = f"difference of {name_of(there[0])} ({unit_label(there[0])})"
     end = limit or 1.0
     return polar_map(*maps, cmap=DIVERGING, vmin=-end, vmax=end, label=label, **output)
 

@@ -33,6 +33,7 @@ from lunarray.plot.drawing import (
     require_pole,
 )
 from lunarray.plot.mapping import draw_map
+from lunarray.units import unit_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,7 +112,7 @@ def _triptych(
             axes.set_aspect(_stretch(panel))  # as wide as the ground is at the middle parallel
     panels[1].tick_params(labelleft=False)
     style: dict[str, Any] = {"fontsize": 9, "shrink": 0.85, "aspect": 24}
-    label = f"{name_of(array)} ({array.attrs.get('units', '1')})"
+    label = f"{name_of(array)} ({unit_label(array)})"
     colour_bar(figure, images[1], list(panels[:2]), label, extend=scale[2], pad=0.015, **style)
     colour_bar(figure, images[2], panels[2], "difference", extend="both", pad=0.03, **style)
     finite = off.values[np.isfinite(off.values)]

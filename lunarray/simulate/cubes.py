@@ -12,6 +12,7 @@ from lunarray.oxides.constants import OXIDES
 from lunarray.simulate import instrument, priors
 from lunarray.simulate.spectra import smoothed
 from lunarray.sp.bands import WAVELENGTHS_150
+from lunarray.units import WEIGHT
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -129,7 +130,7 @@ def cube(
         )
     }
     for values, oxide in zip(truth, OXIDES, strict=True):
-        about = {"long_name": f"true {oxide} abundance", "units": "wt%"}
+        about = {"long_name": f"true {oxide} abundance", "units": WEIGHT}
         variables[f"{oxide}_true"] = (("y", "x"), values, about)
     wavelength = ("wavelength", nm, {"long_name": "wavelength", "units": "nm"})
     coords = {"wavelength": wavelength, **grid_coords(geobox)}

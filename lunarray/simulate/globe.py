@@ -27,6 +27,7 @@ from lunarray.simulate.cubes import (
 from lunarray.simulate.noise import hash_normal, hash_uniform
 from lunarray.simulate.surface import Surface, draw_waves, random_fields, unit_vector
 from lunarray.typing import typed
+from lunarray.units import WEIGHT
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -274,7 +275,7 @@ class _Errors(_Place):
             oxide: (
                 grid_dims(self.geobox),
                 values,
-                {"long_name": f"{oxide} abundance", "units": "wt%"},
+                {"long_name": f"{oxide} abundance", "units": WEIGHT},
             )
             for oxide, values in zip(self.noise, layers, strict=True)
         }

@@ -12,6 +12,7 @@ from lunarray.simulate import instrument, kernels, priors
 from lunarray.simulate.minerals import MINERALS
 from lunarray.sp.bands import WAVELENGTHS_150
 from lunarray.typing import typed
+from lunarray.units import WEIGHT
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -89,7 +90,7 @@ def soils(n: int, seed: int, wavelengths: np.ndarray | None = None) -> xr.Datase
                 reflectance,
                 {"long_name": "bidirectional reflectance at 30°/0°/30°", "units": "1"},
             ),
-            **{o: variable(oxides[:, i], f"{o} abundance", "wt%") for i, o in enumerate(OXIDES)},
+            **{o: variable(oxides[:, i], f"{o} abundance", WEIGHT) for i, o in enumerate(OXIDES)},
             "modes": (
                 ("sample", "mineral"),
                 drawn["modes"],
@@ -98,9 +99,9 @@ def soils(n: int, seed: int, wavelengths: np.ndarray | None = None) -> xr.Datase
             "anorthite": variable(drawn["anorthite"], "An of plagioclase", "mol%"),
             "mg_number": variable(drawn["mg_number"], "Mg# of mafic minerals", "mol%"),
             "wollastonite": variable(drawn["wollastonite"], "Wo of clinopyroxene", "mol%"),
-            "plagioclase_feo": variable(drawn["plagioclase_feo"], "FeO in plagioclase", "wt%"),
+            "plagioclase_feo": variable(drawn["plagioclase_feo"], "FeO in plagioclase", WEIGHT),
             "glass": variable(drawn["glass"], "weight fraction of glass and agglutinates", "1"),
-            "smfe": variable(drawn["smfe"], "submicroscopic iron", "wt%"),
+            "smfe": variable(drawn["smfe"], "submicroscopic iron", WEIGHT),
             "opaque_iron": variable(drawn["opaque_iron"], "opaque share of cross section", "1"),
             "grain_size": variable(drawn["grain_size"], "effective grain diameter", "um"),
             "maturity": variable(drawn["maturity"], "maturity", "1"),

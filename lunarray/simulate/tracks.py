@@ -23,6 +23,7 @@ from lunarray.simulate import priors
 from lunarray.simulate.noise import hash_normal
 from lunarray.simulate.surface import RADIUS_KM, Surface, draw_waves, random_fields, unit_vector
 from lunarray.store.provenance import stamp
+from lunarray.units import WEIGHT
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -209,7 +210,7 @@ def track_scene(
     }
     element = list(ELEMENTS)
     truth = elements_of(_soils(surface, lat, lon)).reshape(len(element), len(lat), len(lon))
-    true = (("element", "lat", "lon"), truth, {"units": "wt%", "long_name": "true abundance"})
+    true = (("element", "lat", "lon"), truth, {"units": WEIGHT, "long_name": "true abundance"})
     maps = xr.Dataset({"abundance": true}, {"element": element, **coords})
     errors = [
         np.array([{**default, **(given or {})}[e] for e in element])
@@ -303,7 +304,7 @@ def _measure(
     joined = {k: np.concatenate(v) for k, v in tables.items()}
     corner, by_element = ("footprint", "corner"), ("footprint", "element")
     about = {"abundance": "abundance", "abundance_std": "error of the abundance"}
-    wt = {name: {"units": "wt%", "long_name": text} for name, text in about.items()}
+    wt = {name: {"units": WEIGHT, "long_name": text} for name, text in about.items()}
     footprints = xr.Dataset(
         {
             "corner_lat": (corner, joined["lat"], {"units": "degrees_north"}),

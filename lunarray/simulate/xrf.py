@@ -12,6 +12,7 @@ from lunarray.errors import InputError
 from lunarray.geo import RADIUS, lonlat_of, unit_vectors
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
+from lunarray.units import WEIGHT
 from lunarray.xrf.constants import CLASS_FIELD_DEG, ELEMENTS
 from lunarray.xrf.frames import described
 
@@ -354,7 +355,7 @@ def class_counts(
         {
             "counts": described(spectrum, counts.astype("f4"), "1", "counts"),
             "expected": described(spectrum, expected, "1", "expected counts"),
-            "abundance_true": described(("time", "element"), mean, "wt%", what),
+            "abundance_true": described(("time", "element"), mean, WEIGHT, what),
         },
         {
             **orbit.coords,

@@ -12,6 +12,7 @@ from lunarray.errors import GridError, InputError, ProductFormatError
 from lunarray.geo import MOON, open_raster, raster_info
 from lunarray.store.reading import open_zarr
 from lunarray.typing import typed
+from lunarray.units import WEIGHT
 
 #: Side of the chunks of a raster.
 CHUNK = 1024
@@ -87,7 +88,7 @@ def _open(file: Path, chunks: int) -> xr.DataArray:
     array = open_raster(info, bands=1, chunks=chunks, body=MOON).rename(file.stem)
     told = {"units": info.units[0], "long_name": info.tags.get("long_name")}
     array.attrs = {
-        "units": "wt%" if file.stem in _OXIDES else "1",
+        "units": WEIGHT if file.stem in _OXIDES else "1",
         **array.attrs,
         **{k: v for k, v in told.items() if v},
     }

@@ -36,6 +36,7 @@ from lunarray.superres.trained import (
     save_region_model,
 )
 from lunarray.typing import typed
+from lunarray.units import WEIGHT
 
 if TYPE_CHECKING:
     from lunarray.superres.training import Report
@@ -420,8 +421,8 @@ def superresolve(
             {"units": units, "long_name": text},
         )
         for name, values, units, text in (
-            ("abundance", mean, "wt%", "abundance of the element"),
-            ("abundance_std", std, "wt%", "uncertainty of the abundance (1 sigma)"),
+            ("abundance", mean, WEIGHT, "abundance of the element"),
+            ("abundance_std", std, WEIGHT, "uncertainty of the abundance (1 sigma)"),
             ("distance", distance, "km", "distance to the nearest populated pixel"),
         )
     }

@@ -17,6 +17,7 @@ from lunarray.superres.regions import assemble_region
 from lunarray.superres.settings import TrainSettings
 from lunarray.superres.support import support_of
 from lunarray.typing import typed
+from lunarray.units import WEIGHT
 
 if TYPE_CHECKING:
     from lunarray.superres.grid import GIBGrid
@@ -106,7 +107,7 @@ def score_table(
     elements of rmse over the standard deviation of `known`, by which methods may be ranked.
     """
     scores = {name: score(values, known) for name, values in predictions.items()}
-    units = {"rmse": "wt%", "mae": "wt%", "bias": "wt%", "r": "1", "skill": "1"}
+    units = {"rmse": WEIGHT, "mae": WEIGHT, "bias": WEIGHT, "r": "1", "skill": "1"}
     arrays: dict[str, Any] = {
         n: (("method", "element"), np.stack([s[n] for s in scores.values()]), {"units": u})
         for n, u in units.items()

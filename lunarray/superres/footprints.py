@@ -19,6 +19,7 @@ from lunarray.errors import (
 )
 from lunarray.readers import reads
 from lunarray.typing import typed
+from lunarray.units import WEIGHT
 
 if TYPE_CHECKING:
     from lunarray.superres.grid import GIBGrid
@@ -192,8 +193,8 @@ def as_footprints(ds: xr.Dataset, *, errors: Literal["raise", "skip"] = "raise")
     attributes = {
         "corner_lat": {"units": "degrees_north"},
         "corner_lon": {"units": "degrees_east"},
-        "abundance": {"units": "wt%", "long_name": "abundance"},
-        "abundance_std": {"units": "wt%", "long_name": "error of the abundance"},
+        "abundance": {"units": WEIGHT, "long_name": "abundance"},
+        "abundance_std": {"units": WEIGHT, "long_name": "error of the abundance"},
     }
     variables = {
         name: (("footprint", "corner" if "corner" in name else "element"), arrays[name][good], own)

@@ -35,6 +35,7 @@ from lunarray.store.provenance import stamp
 from lunarray.store.transaction import appearing, change_attribute, read_attribute, real
 from lunarray.superres.gib_reading import IDS
 from lunarray.superres.grid import GIBGrid
+from lunarray.units import WEIGHT
 
 #: Attribute of the root group that makes a Zarr group a Global Information Bank.
 KEY = "lunarray_gib"
@@ -67,8 +68,8 @@ ATTRS: dict[str, dict[str, Any]] = {
         "flag_values": [0, 1, 2],
         "flag_meanings": "unknown mare highland",
     },
-    "abundance": {"long_name": "abundance", "units": "wt%"},
-    "abundance_std": {"long_name": "error of the abundance", "units": "wt%"},
+    "abundance": {"long_name": "abundance", "units": WEIGHT},
+    "abundance_std": {"long_name": "error of the abundance", "units": WEIGHT},
     "count": {"long_name": "number of footprints", "units": "1"},
     "provenance": {"long_name": "footprint that weighs most, as row of the table", "units": "1"},
 }

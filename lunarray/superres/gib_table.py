@@ -13,6 +13,7 @@ from lunarray.store.folder import Folder
 from lunarray.store.transaction import appearing, real, settle
 from lunarray.superres.gib_layout import meta_of, open_root, require_settled
 from lunarray.typing import typed
+from lunarray.units import WEIGHT
 
 _BATCH = re.compile(r"\d{4,}")
 _COLUMNS = ("corner_lat", "corner_lon", "abundance", "abundance_std", "time")
@@ -68,7 +69,7 @@ def gib_footprints(path: str | os.PathLike[str], *, incomplete: bool = False) ->
         for name in _COLUMNS
     }
     time = columns.pop("time").astype("i8").view("M8[ns]")
-    units = ("degrees_north", "degrees_east", "wt%", "wt%")
+    units = ("degrees_north", "degrees_east", WEIGHT, WEIGHT)
     variables = {
         name: (("footprint", "corner" if "corner" in name else "element"), values, {"units": unit})
         for (name, values), unit in zip(columns.items(), units, strict=True)

@@ -12,6 +12,7 @@ import xarray as xr
 
 from lunarray.errors import InputError
 from lunarray.superres.footprints import as_footprints
+from lunarray.units import unit_label
 
 if TYPE_CHECKING:
     import geopandas
@@ -94,7 +95,7 @@ def write_element_maps(
             own = scale if name == element else _scale(layer, percentiles)
             if own is None:
                 continue
-            units = layer.attrs.get("units", "wt%")
+            units = unit_label(layer, "wt%")
             files = to_cog(layer.rename(name).astype("f4"), folder / f"{name}.tif")
             written += [*files, raster_style(files[0], *own, cmap=cmap, label=str(units))]
     if std and "count" in ds.data_vars:

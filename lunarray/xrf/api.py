@@ -10,6 +10,7 @@ import xarray as xr
 from lunarray.errors import InputError, require_choice
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
+from lunarray.units import WEIGHT
 from lunarray.xrf.atomic import AtomicTables, atomic_tables
 from lunarray.xrf.class_files import CLASS_DETECTORS
 from lunarray.xrf.frames import described, flag_attrs, is_lazy, require_frames, require_variables
@@ -335,10 +336,10 @@ def _result(
     what = "what is to be known of the abundance"
     quality = packed[:, SCALARS.index("quality")].astype("u2")
     variables = {
-        "abundance": described(per_element, abundance, "wt%", "abundance of the element"),
-        "abundance_std": described(per_element, std, "wt%", "statistical error of the abundance"),
+        "abundance": described(per_element, abundance, WEIGHT, "abundance of the element"),
+        "abundance_std": described(per_element, std, WEIGHT, "statistical error of the abundance"),
         "element_flags": (per_element, bits, flag_attrs(what, ELEMENT_FLAGS, "u1")),
-        "covariance": described(per_pair, pairs.astype("f4"), "wt%2", "covariance of the abundances"),
+        "covariance": described(per_pair, pairs.astype("f4"), f"{WEIGHT}^2", "covariance of the abundances"),
         "correlation": described(per_pair, correlation, "1", "correlation of the abundances"),
         **{
             name: described(

@@ -10,6 +10,7 @@ import xarray as xr
 from lunarray.errors import InputError
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
+from lunarray.units import WEIGHT
 from lunarray.xrf.constants import ELEMENTS
 from lunarray.xrf.frames import require_variables
 
@@ -118,7 +119,7 @@ def _stack(columns: list[xr.DataArray], elements: Any, name: str) -> xr.DataArra
         if array.dims[-2:] in (("y", "x"), ("lat", "lon"))
         else array.transpose(..., "element")
     )
-    return array.assign_attrs(units="wt%", long_name=name)
+    return array.assign_attrs(units=WEIGHT, long_name=name)
 
 
 @typed
@@ -158,6 +159,6 @@ def elements_to_oxides(ds: xr.Dataset | xr.DataArray) -> xr.Dataset:
                 one = array.sel(element=element, drop=True) / element_fraction(oxide)
                 what = "error of the abundance" if suffix else "abundance"
                 variables[f"{oxide}{suffix}"] = one.astype(array.dtype).assign_attrs(
-                    units="wt%", long_name=f"{what} of {oxide}"
+                    units=WEIGHT, long_name=f"{what} of {oxide}"
                 )
     return stamp(xr.Dataset(variables, attrs=ds.attrs), "elements_to_oxides")

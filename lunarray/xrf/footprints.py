@@ -13,6 +13,7 @@ from lunarray.errors import InputError, needs
 from lunarray.geo import densify, footprint_polygons, lonlat_of, unit_vectors
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
+from lunarray.units import WEIGHT
 from lunarray.xrf.frames import described, require_variables
 
 if TYPE_CHECKING:
@@ -164,8 +165,8 @@ def grid_footprints(
     bands, number = ("element", *dims), out[2 * n].astype("i4")
     result = xr.Dataset(
         {
-            "abundance": described(bands, out[:n], "wt%", "abundance of the element"),
-            "abundance_std": described(bands, out[n : 2 * n], "wt%", "error of the abundance"),
+            "abundance": described(bands, out[:n], WEIGHT, "abundance of the element"),
+            "abundance_std": described(bands, out[n : 2 * n], WEIGHT, "error of the abundance"),
             "n_footprints": described(dims, number, "1", "number of footprints"),
         },
         {**grid_coords(geobox), "element": ds["element"]},
