@@ -14,7 +14,7 @@ import xarray as xr
 from affine import Affine
 
 import lunarray as la
-from lunarray.errors import GridError
+from lunarray.errors import GridError, InputError
 from lunarray.readers import backend
 
 
@@ -68,7 +68,10 @@ def test_what_is_like_them_is_not_taken(files):
     frame = files / "M123456789LE.LBL"
     frame.write_text(label.replace("TARGET_NAME", "FRAME_ID = LEFT\nTARGET_NAME"))
     assert not la.readers.available()["lunar-map"].certain(str(frame))
-    assert la.readers.reader_of(files / "part.tif").name == "lroc-nac"
+    with pytest.raises(InputError, match="2 readers may be meant: lroc-nac, lunar-map"):
+        la.open(files / "part.tif")  # heights, or an image: the file does not say
+    for reader, kind in (("lroc-nac", "image"), ("lunar-map", "part")):
+        assert la.open(files / "part.tif", reader=reader).name == kind
     for name in ("other.tab", "spectra.csv", "elements.tab"):
         readers = la.readers.available()
         own = [n for n in ("m3", "lunar-prospector", "lunar-map") if readers[n].certain(str(files / name))]  # fmt: skip
