@@ -444,6 +444,21 @@ def test_faults_are_told_when_the_model_is_made(tmp_path):
         from_sklearn((i for i in ()), wavelengths=WAVES, outputs=("FeO",))
 
 
+def test_a_network_that_fails_is_told_so(spectra, tmp_path):
+    weight, bias = np.ones((3, 1), np.float32), np.zeros(1, np.float32)
+    path = onnx_dense(tmp_path / "three.onnx", weight, bias)
+    with pytest.raises(ModelError, match=r"three\.onnx: the network fails on an array \(\d+, 4\)"):
+        spectra.lunar.invert_oxides(from_onnx(path, outputs=("FeO",)))
+
+
+def test_a_torch_network_that_fails_is_told_so(spectra):
+    import torch
+
+    network = torch.nn.Linear(3, 1)
+    with pytest.raises(ModelError, match=r"the network fails on an array \(\d+, 4\)"):
+        spectra.chunk(x=2).lunar.invert_oxides(from_torch(network, outputs=("FeO",))).compute()
+
+
 def test_a_model_of_something_else_is_refused(spectra, image):
     tiles = from_sklearn(_Doubling(), inputs=Tiles(), outputs=("p",))
     with pytest.raises(ModelError, match="tiles of an image where spectra are given"):

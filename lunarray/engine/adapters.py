@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lunarray.engine.batches import threads_here, torch_threads
+from lunarray.engine.batches import out_of_memory, threads_here, torch_threads
 from lunarray.engine.models import Device, Inputs, Maps, Model, ModelSpec, Predictor, Spectra, Tiles
 from lunarray.errors import MissingDependencyError, ModelError, needs
 
@@ -412,9 +412,10 @@ def _read_regressor(path: Path, trusted: bool) -> Any:
                 where=path,
                 remedy="Give trusted=True if the file is your own, or save the regressor with skops",
             )
-        import joblib
+        with needs("sklearn", f"the regressor {path.name}"):
+            import joblib
 
-        return joblib.load(path)
+            return joblib.load(path)
     except (ModelError, MissingDependencyError):
         raise
     except Exception as error:  # whatever the objects within raise
@@ -474,7 +475,7 @@ def _torch_predictor(network: Any, device: str, rule: Tiles | None) -> Predictor
         with one_at_a_time:
             return run(values)
 
-    return _ruled(run if device == "cpu" else on_gpu, rule)
+    return _ruled(run if device == "cpu" else on_gpu, rule, "torch")
 
 
 def _beside(parts: list[np.ndarray]) -> np.ndarray:
@@ -482,10 +483,25 @@ def _beside(parts: list[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
-def _ruled(run: Callable[[np.ndarray], np.ndarray], rule: Tiles | None) -> Predictor:
+def _ruled(run: Callable[[np.ndarray], np.ndarray], rule: Tiles | None, name: str) -> Predictor:
+    """A network that gets what it wants of tiles, and whose own errors are told in our words."""
+
+    def told(values: np.ndarray) -> np.ndarray:
+        try:
+            return run(values)
+        except Exception as error:  # torch's and ONNX Runtime's have no common base
+            first = (str(error) or type(error).__name__).splitlines()[0]
+            if out_of_memory(error) or "allocate memory" in first:
+                raise MemoryError(first) from error
+            raise ModelError(
+                f"the network fails on an array {values.shape} ({type(error).__name__}: {first})",
+                where=name,
+                remedy="Say with wavelengths or inputs what it takes, and see that the data have it",
+            ) from error
+
     if rule is None:
-        return run
-    return lambda tiles: rule.probability(run(rule.prepared(tiles)))
+        return told
+    return lambda tiles: rule.probability(told(rule.prepared(tiles)))
 
 
 def load_onnx(path: Path, device: str, rule: Tiles | None = None) -> Predictor:
@@ -507,7 +523,7 @@ def load_onnx(path: Path, device: str, rule: Tiles | None = None) -> Predictor:
         found = [_beside(session.run(None, {into.name: part})) for part in parts]
         return np.concatenate(found)[: len(values)]
 
-    return _ruled(run, rule)
+    return _ruled(run, rule, path.name)
 
 
 def _padded(values: np.ndarray, size: int) -> np.ndarray:
