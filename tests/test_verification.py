@@ -304,6 +304,15 @@ def test_other_programs_open_it_without_a_warning(tmp_path, layout):
         assert len(list(zarr.open_group(path, mode="r", use_consolidated=False).arrays())) == 8
 
 
+def test_a_store_whose_name_for_itself_is_damaged_is_no_other_programs(tmp_path):
+    path = tmp_path / "a.zarr"
+    to_zarr(maps(), path)
+    file = path / "zarr.json"
+    file.write_bytes(file.read_bytes().replace(b'"lunarray_store"', b'"lunarray_stose"'))
+    with pytest.raises(errors.StoreFormatError, match="damaged"):
+        lunarray.open(path)
+
+
 @pytest.mark.parametrize("name", ["zarr.json", "abundance/zarr.json"])
 def test_metadata_of_any_kind_are_an_error_of_ours_in_bounded_time(tmp_path, name):
     path = tmp_path / "a.zarr"

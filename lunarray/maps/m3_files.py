@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lunarray.engine.files import file_id
 from lunarray.errors import InputError, ProductFormatError
 from lunarray.readers.labels import (
     LabelObject,
@@ -68,24 +69,30 @@ class Lines:
         self.image, self.bands, self.add = image, np.asarray(bands), add
         self.dtype = np.dtype(dtype)
         self.shape = (image.lines, self.bands.size, image.samples)
-        status = os.stat(image.path)
-        self.stamp = (os.path.abspath(image.path), status.st_size, status.st_mtime_ns)
+        self.path, self.file = os.path.abspath(image.path), file_id(image.path)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        own = (self.image, tuple(self.bands.tolist()), self.dtype.str, self.add)
-        return ("lunarray.maps.Lines", *own, *self.stamp)
+        # Not where it lies: the same bytes elsewhere are the same lines.
+        own = (
+            repr(replace(self.image, path="")),
+            tuple(self.bands.tolist()),
+            self.dtype.str,
+            self.add,
+        )
+        return ("lunarray.maps.Lines", *own, self.file.size, self.file.digest)
 
     def __getitem__(self, key: tuple[Any, ...]) -> np.ndarray:
         image = self.image
         shape = (image.lines, image.bands, image.samples)
         try:
-            stored = np.memmap(image.path, image.dtype, "r", image.offset, shape)
+            stored = np.memmap(self.path, image.dtype, "r", image.offset, shape)
         except (OSError, ValueError) as error:
             raise ProductFormatError(
                 f"truncated or removed since it was opened ({error})",
                 where=image.path,
                 remedy="Fetch the product again, then open it again",
             ) from error
+        self.file.require(self.path)
         lines, bands, samples = key
         block = np.asarray(stored[lines][:, self.bands[bands]][..., samples])
         # -999 is written in one precision; beyond it nothing is near.

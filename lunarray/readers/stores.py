@@ -13,6 +13,8 @@ from lunarray.readers.protocol import Reader, head
 
 #: Attributes of the root by which stores of ours are known.
 _OURS = (b'"lunarray_store"', b'"lunarray_gib"')
+#: What else such a store says of itself: where the attribute's name is damaged, it is no store of another program.
+_TRACES = (b'"seal"', b'"token"', b'"groups"', b'"metadata"')
 _METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 
 
@@ -22,7 +24,8 @@ def _root(path: str) -> bytes:
 
 
 def _is_store(path: str) -> bool:
-    return _OURS[0] in _root(path)
+    root = _root(path)
+    return _OURS[0] in root or all(word in root for word in _TRACES)
 
 
 def _is_zarr(path: str) -> bool:
@@ -32,7 +35,7 @@ def _is_zarr(path: str) -> bool:
 
 
 def _is_foreign_zarr(path: str) -> bool:
-    return _is_zarr(path) and not any(key in _root(path) for key in _OURS)
+    return _is_zarr(path) and not _is_store(path) and _OURS[1] not in _root(path)
 
 
 def _is_netcdf(path: str) -> bool:

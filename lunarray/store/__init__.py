@@ -1,4 +1,10 @@
-"""The Zarr convention: write, resume, open, describe, verify."""
+"""The Zarr convention: write, resume, open, describe, verify.
+
+A store is a Zarr 3 group, whose chunks are compressed by blosc and end with their crc32c, and whose metadata are
+consolidated: what reads these (xarray and zarr-python without a warning) needs no lunarray. GDAL does so far not: 3.10
+lists the variables and reads none of them ("Unsupported codec: bytes"); for QGIS and the like there is
+:func:`lunarray.export.to_cog`.
+"""
 
 from __future__ import annotations
 
