@@ -79,6 +79,14 @@ class BodyMismatchError(InputError):
     """A coordinate reference system of a body other than the Moon."""
 
 
+class MainGuardError(InputError, SystemExit):
+    """A script that starts processes as it is imported, which those do too: where nobody catches it, one line."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+        self.code = f"lunarray: {self}"
+
+
 class WrongKindError(InputError, AttributeError):
     """A verb of Datasets that is asked of a DataArray."""
 

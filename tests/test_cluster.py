@@ -434,3 +434,30 @@ def test_missing_things_are_named(monkeypatch):
     wrong = pytest.raises(errors.MissingDependencyError, match=r"lunarray\[hpc\]")
     with wrong, lunarray.cluster("slurm", workers=1, memory_limit="1GB"):
         pass
+
+
+def test_a_script_without_a_main_guard_is_told_so_in_one_line(tmp_path):
+    script = tmp_path / "script.py"
+    body = "import lunarray as la\nwith la.cluster(workers=1):\n    pass\n"
+    script.write_text(body)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"{script}:2" in line
+    assert 'if __name__ == "__main__":' in line
+
+
+def test_where_a_guard_is_looked_for(tmp_path, monkeypatch):
+    script = tmp_path / "script.py"
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script))
+
+    def run(text):
+        script.write_text(text)
+        own = vars(sys.modules["__main__"])
+        monkeypatch.setitem(own, "_look", clusters._require_guard)
+        exec(compile(text, str(script), "exec"), own)
+
+    run('def main():\n    _look()\n\nif __name__ == "__main__":\n    main()\n')
+    for text in ("_look()\n", "def main():\n    _look()\n\nif True:\n    main()\n"):
+        with pytest.raises(errors.MainGuardError, match="below a line"):
+            run(text)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dask
 from dask.system import CPU_COUNT
@@ -15,7 +17,7 @@ from dask.system import CPU_COUNT
 from lunarray.engine.accounts import log
 from lunarray.engine.execution import labels
 from lunarray.engine.pixels import CPU, GPU
-from lunarray.errors import InputError, needs
+from lunarray.errors import InputError, MainGuardError, needs
 
 if TYPE_CHECKING:
     import distributed
@@ -89,6 +91,8 @@ def cluster(
     ------
     InputError
         If there is no such place, or something that it needs is not given.
+    MainGuardError
+        If a script calls it outside of ``if __name__ == "__main__":``; uncaught, it ends the script with one line.
     MissingDependencyError
         If dask-jobqueue is needed and not installed.
 
@@ -138,9 +142,41 @@ def _begun(where: str, wanted: _Wanted, stack: ExitStack) -> distributed.Client:
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.nanny.pre-spawn-environ": {**environment, **ONE_THREAD},
     }
+    if where in ("local", "gpus"):
+        _require_guard()
     with dask.config.set(settings):
         made = stack.enter_context(maker(where, wanted))
     return stack.enter_context(distributed.Client(made))
+
+
+def _require_guard() -> None:
+    """MainGuardError if a script calls from outside of ``if __name__ == "__main__":``, for its workers import it."""
+    main = sys.modules.get("__main__")
+    script = getattr(main, "__file__", None)
+    if main is None or script is None:
+        return
+    frame = sys._getframe()
+    while frame is not None and frame.f_globals is not vars(main):
+        frame = cast(Any, frame.f_back)
+    while frame is not None and frame.f_code.co_name != "<module>":
+        frame = cast(Any, frame.f_back)
+    if frame is None or os.path.abspath(frame.f_code.co_filename) != os.path.abspath(script):
+        return
+    try:
+        tree = ast.parse(Path(script).read_text("utf-8"))
+    except (OSError, ValueError, SyntaxError):
+        return
+    line = frame.f_lineno
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and node.lineno <= line <= (node.end_lineno or 0):
+            names = {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}
+            if "__name__" in names:
+                return
+    raise MainGuardError(
+        "la.cluster() starts processes that import this script, and would start it again in each of them",
+        where=f"{script}:{line}",
+        remedy='Put what the script does below a line if __name__ == "__main__":',
+    )
 
 
 @dataclass
