@@ -451,6 +451,18 @@ def test_a_network_that_fails_is_told_so(spectra, tmp_path):
         spectra.lunar.invert_oxides(from_onnx(path, outputs=("FeO",)))
 
 
+def test_a_gpu_that_is_asked_for_is_not_replaced_by_the_cpu(tmp_path):
+    from lunarray.engine.adapters import load_onnx
+
+    path = onnx_dense(tmp_path / "mine.onnx", np.ones((4, 1), np.float32), np.zeros(1, np.float32))
+    said = {"wavelengths": WAVES, "outputs": ("FeO",)}
+    options = dict(from_onnx(path, device="cuda", **said).options)
+    assert dict(from_onnx(path, device="auto", **said).options) == {}
+    with pytest.raises(MissingDependencyError, match="onnxruntime-gpu"):
+        load_onnx(path, "cpu", **options)
+    assert load_onnx(path, "cpu")(np.ones((2, 4), np.float32)).tolist() == [[4.0], [4.0]]
+
+
 def test_a_torch_network_that_fails_is_told_so(spectra):
     import torch
 

@@ -276,9 +276,11 @@ def _spec(
 ) -> ModelSpec:
     # What networks of other libraries see of tiles is prepared for them; objects of one's own take them as they are.
     prepared = isinstance(inputs, Tiles) and loader in _NETWORKS
-    rule: dict[str, Any] = {"rule": inputs} if prepared else {}
+    more: dict[str, Any] = {"rule": inputs} if prepared else {}
+    if loader == "load_onnx" and device == "cuda":
+        more["gpu_only"] = True
     return ModelSpec.from_file(
-        f"{_HERE}:{loader}", path, outputs=outputs, inputs=inputs, device=device, **rule
+        f"{_HERE}:{loader}", path, outputs=outputs, inputs=inputs, device=device, **more
     )
 
 
@@ -504,13 +506,21 @@ def _ruled(run: Callable[[np.ndarray], np.ndarray], rule: Tiles | None, name: st
     return lambda tiles: rule.probability(told(rule.prepared(tiles)))
 
 
-def load_onnx(path: Path, device: str, rule: Tiles | None = None) -> Predictor:
+def load_onnx(
+    path: Path, device: str, rule: Tiles | None = None, gpu_only: bool = False
+) -> Predictor:
     """Load an ONNX file."""
     import onnxruntime
 
     providers = ["CPUExecutionProvider"]
     if device == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, "CUDAExecutionProvider")
+    elif gpu_only:
+        raise MissingDependencyError(
+            "this ONNX Runtime runs on the CPU alone",
+            where="device='cuda'",
+            remedy="Install onnxruntime-gpu in the place of onnxruntime, or pass device='auto' or 'cpu'",
+        )
     sessions = Sessions(lambda threads: _session(path, threads, providers))
 
     def run(values: np.ndarray) -> np.ndarray:
