@@ -77,7 +77,7 @@ def open_maps(path: Path, reader: str | None = None) -> xr.Dataset:
     folder = path.is_dir() and not any(r.certain(str(path)) for r in available().values())
     if reader is None and (tiff or folder or not path.exists()):
         return open_rasters(path)
-    return open_dataset([path], reader)[0]
+    return open_dataset([path], reader, otherwise="lunar-map")[0]
 
 
 def open_map(path: Path, reader: str | None = None) -> xr.DataArray:
