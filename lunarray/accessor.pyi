@@ -136,7 +136,7 @@ class LunarDatasetAccessor:
         seam_share: float = 0.5,
         within: Any = None,
         within_share: float = 0.5,
-        connectivity: int = 8,
+        connectivity: Literal[4, 8] = 8,
         centrelines: bool = True,
     ) -> geopandas.GeoDataFrame:
         """Outline and measure every connected feature of a mask."""
@@ -456,7 +456,7 @@ class LunarDataArrayAccessor:
         seam_share: float = 0.5,
         within: Any = None,
         within_share: float = 0.5,
-        connectivity: int = 8,
+        connectivity: Literal[4, 8] = 8,
         centrelines: bool = True,
     ) -> geopandas.GeoDataFrame:
         """Outline and measure every connected feature of a mask."""

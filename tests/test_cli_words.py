@@ -92,7 +92,7 @@ CASES = {
     "info {0}/absent.zarr": "no such",
     "info {0}/bad.tif": "bad.tif",
     "info {0}/bad.pt": "Name the reader, --reader ",
-    "demo -o {0}/d --pole geographic": "--pole: 'geographic' is not a pole",
+    "demo -o {0}/d --pole geographic": "--pole",
     "--cluster nix info {0}/cube.zarr": "--cluster: unknown cluster 'nix'",
     "--cluster tcp://127.0.0.1:1 info {0}/cube.zarr": "no scheduler answers",
     "--report {0}/r.xyz invert-oxides {0}/cube.zarr -o {0}/o.zarr": "r.xyz",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import functools
+import importlib
 import inspect
 import io
 import json
@@ -15,6 +16,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import cloudpickle
 import numpy as np
@@ -22,7 +24,9 @@ import pytest
 import stubs
 import xarray as xr
 from dask.base import tokenize
+from numpydoc.docscrape import FunctionDoc
 from PIL import Image
+from test_docstrings import public_objects
 
 import lunarray as la
 from lunarray import errors
@@ -305,3 +309,66 @@ def test_a_store_whose_units_are_of_before_is_understood():
     assert unit_label(before) == unit_label(before.assign_attrs(units="percent")) == "wt%"
     cloud = xr.DataArray(10.0, name="cover", attrs={"units": "percent"})
     assert unit_label(cloud) == "percent"
+
+
+# ------------------------------------------------------------------ annotations of what is public
+
+
+class _Known(dict):
+    """Names of a module, also those that it imports for types alone; what is no name of either is anything."""
+
+    def __init__(self, function):
+        super().__init__(function.__globals__)
+        self.for_types = stubs.imported(function.__module__)
+
+    def __missing__(self, name):
+        module, what = self.for_types.get(name, ("builtins", name))
+        return getattr(importlib.import_module(module), what, Any) if what else Any
+
+
+FUNCTIONS = {path: f for path, f in public_objects().items() if inspect.isfunction(f)}
+
+
+def _choices(annotation):
+    """The values of every Literal in an annotation, and None where it may be left out."""
+    if get_origin(annotation) is Literal:
+        return set(get_args(annotation))
+    if annotation is type(None):
+        return {None}
+    return set().union(*(_choices(part) for part in get_args(annotation)))
+
+
+@pytest.mark.parametrize("path", sorted(FUNCTIONS))
+def test_what_is_public_says_its_types(path):
+    """Every parameter and result; of a choice, a Literal of what the documentation names."""
+    function = FUNCTIONS[path]
+    signature = inspect.signature(function)
+    bare = [n for n, p in signature.parameters.items() if p.annotation is inspect.Parameter.empty]
+    assert not bare, f"{path}: no types of {bare}"
+    assert signature.return_annotation is not inspect.Signature.empty, path
+    for text in FunctionDoc(function)["Parameters"]:
+        listed = re.match(r"\{.*?\}", text.type)
+        if listed is None or "path" in text.type:  # the names beside which a file may be given
+            continue
+        values = set(ast.literal_eval(listed[0]))
+        for name in text.name.split(", "):
+            annotation = signature.parameters[name.lstrip("*")].annotation
+            found = eval(annotation, {}, _Known(function)) if isinstance(annotation, str) else annotation  # fmt: skip
+            missing = values - {None} ^ (_choices(found) - {None})
+            assert not missing, f"{path}({name}): {annotation} and {listed[0]} differ by {missing}"
+
+
+def test_what_gives_objects_of_xarray_gives_them_with_their_verbs():
+    """A public function that returns a Dataset or DataArray is ``@typed``, so that a user's checker goes on knowing."""
+    plain = [
+        path
+        for path, function in FUNCTIONS.items()
+        if re.search(r"\bxr\.Data", str(inspect.signature(function).return_annotation))
+        and not any(
+            getattr(decorator, "id", "") == "typed"
+            for decorator in stubs.definition(f"{function.__module__}:{function.__name__}")[
+                1
+            ].decorator_list
+        )
+    ]
+    assert not plain, f"not @typed: {plain}"

@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from lunarray.cli.console import console, say
 from lunarray.cli.inputs import ReaderName, open_dataset, reader_for
-from lunarray.cli.options import Grid
+from lunarray.cli.options import Pole
 from lunarray.cli.superres import bank_table
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def demo(
     output: Annotated[
         Path, Option("--output", "-o", help="Folder for what the demo writes.")
     ] = Path("lunarray-demo"),
-    pole: Annotated[Grid, Option(help="Which pole: north or south.")] = Grid.north,
+    pole: Annotated[Pole, Option(help="Which pole.")] = Pole.north,
     resolution: Annotated[float, Option(min=100, help="Pixel of the scene in m.")] = 2000.0,
     latitude: Annotated[
         float,

@@ -19,6 +19,13 @@ class Grid(StrEnum):
     geographic = "geographic"
 
 
+class Pole(StrEnum):
+    """Poles by name."""
+
+    north = "north"
+    south = "south"
+
+
 class Device(StrEnum):
     """Where a model runs."""
 

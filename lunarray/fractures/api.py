@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import dask.array as da
 import numpy as np
@@ -297,7 +297,7 @@ def vectorize(
     seam_share: float = 0.5,
     within: Any = None,
     within_share: float = 0.5,
-    connectivity: int = 8,
+    connectivity: Literal[4, 8] = 8,
     centrelines: bool = True,
 ) -> geopandas.GeoDataFrame:
     """Outline and measure every connected feature of a mask.
@@ -457,7 +457,7 @@ def density(
     *,
     like: Any = None,
     radius: float | None = None,
-    quantity: str = "length",
+    quantity: Literal["length", "count"] = "length",
 ) -> xr.DataArray:
     """Map of the density of fractures.
 

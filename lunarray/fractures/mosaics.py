@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -16,6 +16,7 @@ from lunarray.fractures.ground import box_of
 from lunarray.fractures.io import open_nac
 from lunarray.geo import (
     BODIES,
+    Method,
     assign_grid,
     body_of,
     covering_box,
@@ -41,7 +42,8 @@ __all__ = ["mosaic"]
 RESOLUTION = 1.5
 #: Side of the chunks of a mosaic.
 CHUNK = 2048
-OVERLAPS = ("first", "last", "mean")
+Overlap = Literal["first", "last", "mean"]
+OVERLAPS = get_args(Overlap)
 
 
 @typed
@@ -52,8 +54,8 @@ def mosaic(
     crs: Any = None,
     grid: Any = None,
     order: str | Sequence[int] = "given",
-    overlap: str = "first",
-    method: str = "auto",
+    overlap: Overlap = "first",
+    method: Method = "auto",
     min_valid: float = 0.5,
     chunks: int | tuple[int, int] = CHUNK,
 ) -> xr.Dataset:

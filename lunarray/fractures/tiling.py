@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -316,7 +316,10 @@ def _count(layer: np.ndarray, edges: Any) -> np.ndarray:
 
 
 def split(
-    tile_set: TileSet, by: str = "image", fraction: float = 0.2, seed: int = 0
+    tile_set: TileSet,
+    by: Literal["image", "area", "tile"] = "image",
+    fraction: float = 0.2,
+    seed: int = 0,
 ) -> tuple[TileSet, TileSet]:
     """Split tiles into those to train on and those to validate with.
 

@@ -43,6 +43,8 @@ from lunarray.geo.georeference import (
     spatial_dims,
 )
 from lunarray.geo.grid import (
+    POLES,
+    Pole,
     covering_box,
     grid_token,
     lonlat,

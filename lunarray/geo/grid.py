@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -39,7 +39,11 @@ DEFAULT_RESOLUTION = {"north": 500.0, "south": 500.0, "equirectangular": 500.0, 
 _DECIMALS = 8
 
 
-def polar_grid(pole: str, resolution: float = 500.0, latitude: float = 65.0) -> GeoBox:
+Pole = Literal["north", "south"]
+POLES: tuple[Pole, ...] = ("north", "south")
+
+
+def polar_grid(pole: Pole, resolution: float = 500.0, latitude: float = 65.0) -> GeoBox:
     """Square polar stereographic grid, centred on a pole.
 
     Parameters
@@ -133,8 +137,9 @@ def lunar_grid(
         resolution = DEFAULT_RESOLUTION.get(name, 0.5 if crs.is_geographic else 500.0)
     resolution = _check_resolution(resolution)
     if bounds is None:
-        if name in ("north", "south"):
-            return polar_grid(name, resolution, latitude)
+        for pole in POLES:
+            if name == pole:
+                return polar_grid(pole, resolution, latitude)
         if crs.is_geographic:
             bounds = (-180.0, -90.0, 180.0, 90.0)
         elif (period := period_of(crs)) is not None:

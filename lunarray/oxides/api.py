@@ -352,7 +352,7 @@ def atlas(
     GridError
         A cube that is not on a polar grid, of the pole that it was given for, or nowhere as near to it as `latitude`.
     """
-    given = {"north": north, "south": south}
+    given: dict[Literal["north", "south"], Any] = {"north": north, "south": south}
     cubes = {pole: cube for pole, cube in given.items() if cube is not None}
     if not cubes:
         raise InputError("there is no cube", where="atlas", remedy="Give the north, the south, or both")  # fmt: skip
@@ -372,7 +372,10 @@ def atlas(
 
 
 def polar_cap(
-    obj: xr.Dataset | xr.DataArray, latitude: float = 65.0, *, pole: str | None = None
+    obj: xr.Dataset | xr.DataArray,
+    latitude: float = 65.0,
+    *,
+    pole: Literal["north", "south"] | None = None,
 ) -> Any:
     """Cut what is poleward of a latitude out of a polar map.
 

@@ -10,7 +10,9 @@ import xarray as xr
 
 from lunarray.errors import InputError
 from lunarray.geo import (
+    POLES,
     RADIUS,
+    Pole,
     assign_crs,
     geobox_of,
     grid_coords,
@@ -95,7 +97,7 @@ def polar_map(
             continue
         array = decimate(_pick(given, variable), max_pixels)
         if spatial_dims(array) not in (("y", "x"), None):
-            panels.update({pole: _cap(array, pole, latitude) for pole in ("north", "south")})
+            panels.update({pole: _cap(array, pole, latitude) for pole in POLES})
             continue
         pole = require_pole(array)
         if pole in panels:
@@ -255,7 +257,7 @@ def _poles(atlas: Any) -> dict[str, xr.Dataset]:
     return {pole: out[pole] for pole in ("north", "south") if pole in out}
 
 
-def _cap(array: xr.DataArray, pole: str, latitude: float) -> xr.DataArray:
+def _cap(array: xr.DataArray, pole: Pole, latitude: float) -> xr.DataArray:
     """Polar view of a map in longitude and latitude: the nearest value at each pixel."""
     source = geobox_of(array)
     pixel = np.pi * RADIUS / 180.0 * abs(source.transform.e)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lunarray.errors import InputError, require_number
-from lunarray.geo import RADIUS, to_lonlat
+from lunarray.geo import POLES, RADIUS, to_lonlat
 from lunarray.oxides.constants import OXIDES
 from lunarray.simulate.cubes import (
     Tokenized,
@@ -136,7 +136,7 @@ def moon(
     gaps = np.column_stack([rng.uniform(-180, 180, 50), rng.uniform(0.05, 0.35, 50)])
     patches = draw_waves(rng, len(OXIDES) + 1, 20, 100.0, 500.0, slope=0.0)
     cubes, second = [], []
-    for number, pole in enumerate(("north", "south")):
+    for number, pole in enumerate(POLES):
         grid = polar_grid(pole, resolution, latitude)
         sight = _Sight(surface, grid, seed * 4 + number, nm, calibration, gaps)
         cubes.append(cube(sight, grid, nm, chunks, {"source": f"{source}: {pole}"}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -184,7 +184,7 @@ def _soils(scene: Scene, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
 
 @typed
 def polar_scene(
-    pole: str = "north",
+    pole: Literal["north", "south"] = "north",
     resolution: float = 2000.0,
     latitude: float = 80.0,
     seed: int = 0,
