@@ -38,7 +38,7 @@ def tiles_of(image: xr.DataArray) -> np.ndarray:
 
 
 def test_the_graph_is_what_its_script_writes():
-    pytest.importorskip("onnx", reason="lunarray[bench] brings onnx, which writes the graph")
+    pytest.importorskip("onnx", reason="lunarray[test] brings onnx, which writes the graph")
     assert GRAPH.read_bytes() == build_graph()
     assert GRAPH.stat().st_size < 20_000, "weights are in the one file of weights"
 

@@ -52,7 +52,7 @@ def image():
 
 def onnx_dense(path, weight, bias, batch="n", **said):
     """Write a graph of one dense layer: (batch, band) to (batch, output)."""
-    onnx = pytest.importorskip("onnx", reason="lunarray[bench] brings onnx")
+    onnx = pytest.importorskip("onnx", reason="lunarray[test] brings onnx")
     from onnx import TensorProto, helper, numpy_helper
 
     graph = helper.make_graph(
@@ -72,7 +72,7 @@ def onnx_dense(path, weight, bias, batch="n", **said):
 
 def onnx_dark(path, side="s", channels=1):
     """Write a graph of images: the logit of a pixel falls with its brightness."""
-    onnx = pytest.importorskip("onnx", reason="lunarray[bench] brings onnx")
+    onnx = pytest.importorskip("onnx", reason="lunarray[test] brings onnx")
     from onnx import TensorProto, helper, numpy_helper
 
     shape = ["n", channels, side, side]
