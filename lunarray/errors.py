@@ -141,6 +141,8 @@ EXTRAS = {
     "dask_jobqueue": "hpc",
     "kalasiris": "isis",
     "pyatomdb": "solar",
+    "obstore": "cloud",
+    "icechunk": "cloud",
 }
 
 

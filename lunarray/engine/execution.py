@@ -99,6 +99,14 @@ def current_client() -> Any:
         return None
 
 
+def in_one_process(client: Any) -> bool:
+    """Whether tasks run in this process; `client`: the one in force, if there is one."""
+    if client is None:
+        return "process" not in _scheduler_name(dask.base.get_scheduler() or dask.threaded.get)
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    return all(address.startswith("inproc://") for address in workers)
+
+
 def labels(client: Any) -> dict[str, int]:
     """Count the workers of a cluster that carry each resource label."""
     found: dict[str, int] = {}

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, get_args
 
 import dask
@@ -28,12 +27,21 @@ from lunarray.errors import (
     require_number,
     store_errors,
 )
-from lunarray.store import manifest, regions
+from lunarray.store import manifest, promotion, regions
 from lunarray.store.content import as_dataset, create, identity, mend, storable
-from lunarray.store.locks import WriteLock
+from lunarray.store.object_lock import write_lock
+from lunarray.store.places import Place, Remote
 from lunarray.store.reading import open_zarr
 from lunarray.store.state import begun_with, require_ours, set_state, state_of
-from lunarray.store.transaction import beside, discard, real, settle, sync_folders, take_place
+from lunarray.store.transaction import (
+    beside,
+    discard,
+    located,
+    settle,
+    sync_folders,
+    take_place,
+    unsettled,
+)
 from lunarray.store.verification import Fault, faults
 from lunarray.typing import typed
 from lunarray.versions import __version__
@@ -42,7 +50,7 @@ from lunarray.versions import __version__
 @typed
 def to_zarr(
     obj: xr.Dataset | xr.DataArray,
-    path: str | os.PathLike[str],
+    path: Any,
     *,
     overwrite: bool = False,
     token: str | None = None,
@@ -51,6 +59,7 @@ def to_zarr(
     errors: execution.Errors | None = None,
     retries: int | None = None,
     report: str | os.PathLike[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Write to a Zarr store, region by region; go on where an interrupted write stopped.
 
@@ -67,8 +76,10 @@ def to_zarr(
     obj : Dataset or DataArray
         What to write; lazy variables are computed region by region on the Dask scheduler in force (threads, processes,
         or the cluster of the current client), with bounded memory.
-    path : path
-        A folder on a local or shared file system.
+    path : path, URL, zarr Store or icechunk Session
+        A folder on a local or shared file system; ``s3://``, ``gs://``, ``az://`` (extra ``cloud``), ``file://`` or
+        ``memory://``; a store object of Zarr; or a writable session of icechunk, which is committed when all is there:
+        what was there before stays in the history of its repository.
     overwrite : bool, default False
         Write it anew, whatever store is there. That one stays, for whoever reads it and for `obj` itself, until the
         new one is complete and takes its place in one step; then it is deleted. Who has it open and goes on reading
@@ -84,14 +95,17 @@ def to_zarr(
         What follows when a block fails for good. "raise" (the default) stops with its exception; what was written
         stays, and the next call goes on. "nan" records it, goes on with the others, and leaves what depends on it
         missing: NaN, or in variables of integers the value that the attribute ``nodata`` names, 255 in a mask of bytes
-        (of booleans: False). Calling `to_zarr` again tries them again. The default
-        can be set as ``lunarray.errors`` in Dask's configuration.
+        (of booleans: False). The same call tries them again. Default: ``lunarray.errors`` in Dask's configuration.
     retries : int, optional
         How often a block that fails is tried again before that (2; ``lunarray.retries`` in Dask's configuration). A
         cluster may try elsewhere, and does so anyway with the work of workers that it has lost.
     report : path, optional
         Where to write the report of the run: a .json or .html file, or a folder for both (``lunarray.report``). It is
         written also when the run stops. :func:`lunarray.engine.last_report` has it too.
+    storage_options : mapping, optional
+        Of the object store that a URL names, such as ``endpoint``, ``region``, ``access_key_id`` (of obstore; the names
+        that fsspec has for them are taken too). They are written nowhere. By default all is by the environment
+        (``AWS_…``, ``GOOGLE_…``, ``AZURE_…``) and the machine's own role.
 
     Returns
     -------
@@ -112,10 +126,13 @@ def to_zarr(
     StoreError
         If `path` cannot be written.
     InputError
-        If `obj` is no xarray object, or has axes or data that Zarr cannot hold.
+        If `obj` is no xarray object, or has axes or data that Zarr cannot hold; if no store can be at `path`, or the
+        processes that compute cannot reach it.
+    MissingDependencyError
+        If `path` needs a backend that is not installed.
     """
     ds = as_dataset(obj)
-    path = real(path)
+    path = located(path, storage_options)
     policy = _policy(errors, retries, report)
     name = token or identity(ds)
     contents = {"token": token} if token else manifest.contents(ds)
@@ -123,27 +140,25 @@ def to_zarr(
         return open_zarr(path)
     ds = storable(ds)
     groups = regions.plan(ds)
-    with WriteLock(path) as lock:
+    with write_lock(path) as lock:
         settle(path)
         place = _prepared(ds, groups, path, name, contents, overwrite, progress)
-        if place is None:
-            return open_zarr(path)
-        text = description or f"Writing {path.name}"
-        _fill(ds, groups, place, path, policy, lock, text, progress)
-        if overwrite:
-            _replace(path, lock)
+        if place is not None:
+            text = description or f"Writing {path.name}"
+            _fill(ds, groups, place, path, policy, lock, text, progress)
+            _end(ds, path, overwrite, lock)
     return open_zarr(path)
 
 
 def _prepared(
     ds: xr.Dataset,
     groups: list[regions.Group],
-    path: Path,
+    path: Place,
     token: str,
     contents: dict[str, Any],
     overwrite: bool,
     progress: bool | None,
-) -> Path | None:
+) -> Place | None:
     """Lay out what is to be written, or mend what was begun; give where, or None where nothing is left to do."""
     place = path
     if overwrite:
@@ -163,7 +178,7 @@ def _prepared(
     return place
 
 
-def _say_faults(path: Path, found: list[Fault]) -> None:
+def _say_faults(path: Place, found: list[Fault]) -> None:
     first = found[0]
     warnings.warn(
         f"{path}: {len(found)} objects or files are not as they were written and are written anew (first: "
@@ -191,7 +206,7 @@ def _policy(errors: Any, retries: Any, report: Any) -> _Policy:
     return _Policy(errors, int(retries), report)
 
 
-def _finished(path: Path, token: str, contents: dict[str, Any]) -> bool:
+def _finished(path: Place, token: str, contents: dict[str, Any]) -> bool:
     """Tell whether nothing is left to do; raise where the store is one of something else."""
     state = state_of(path)
     if state is None:
@@ -204,16 +219,16 @@ def _finished(path: Path, token: str, contents: dict[str, Any]) -> bool:
             where=path,
             remedy="Choose another path, or give overwrite=True to write it anew",
         )
-    return bool(state["complete"]) and not state.get("failed")
+    return bool(state["complete"]) and not state.get("failed") and not unsettled(path)
 
 
 def _fill(
     ds: xr.Dataset,
     groups: list[regions.Group],
-    path: Path,
-    named: Path,
+    path: Place,
+    named: Place,
     policy: _Policy,
-    lock: WriteLock,
+    lock: Any,
     description: str,
     progress: bool | None,
 ) -> None:
@@ -223,10 +238,12 @@ def _fill(
     for gap in (state_of(path) or {}).get("failed", ()):
         there[gap["group"]].discard(tuple(gap["index"]))
     client = execution.current_client()
+    if isinstance(path, Remote):
+        promotion.require_reach(path.bucket, execution.in_one_process(client))
     todo = regions.writes(
         ds,
         groups,
-        os.fspath(path),
+        path,
         there,
         labels=execution.labels(client),
         threads=execution.threads(),
@@ -267,7 +284,7 @@ def _fill(
         # Of the store's own files, or of a block's input: only the former is the store's fault.
         full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
         if not path.exists() or error.errno in full:
-            stopped = regions.write_error(os.fspath(path), error)
+            stopped = regions.write_error(path, error)
             raise stopped from error
         raise StoreError(
             f"writing stopped ({error.strerror or error})",
@@ -302,7 +319,7 @@ def _gaps(
 
 
 def _record_gaps(
-    path: Path, outcome: execution.Outcome, places: Mapping[Any, Mapping[str, Any]]
+    path: Place, outcome: execution.Outcome, places: Mapping[Any, Mapping[str, Any]]
 ) -> None:
     """Say which regions failed before anything of them is written: an object that is there counts as done otherwise."""
     gaps = _gaps(outcome, places)
@@ -312,8 +329,11 @@ def _record_gaps(
     set_state(path, failed=gaps)
 
 
-def _replace(path: Path, lock: WriteLock) -> None:
-    """Put what was written beside a store in its place."""
+def _end(ds: xr.Dataset, path: Place, overwrite: bool, lock: Any) -> None:
+    """Commit what was written to an icechunk session, or put what was written beside a store in its place."""
+    promotion.commit(path, f"to_zarr: {', '.join(map(str, ds.data_vars))}")
+    if not overwrite:
+        return
     lock.check()
     require_ours(path)
     with store_errors(
@@ -327,9 +347,9 @@ def _replace(path: Path, lock: WriteLock) -> None:
 def _salvage(
     ds: xr.Dataset,
     groups: list[regions.Group],
-    path: Path,
+    path: Place,
     policy: _Policy,
-    lock: WriteLock,
+    lock: Any,
     outcome: execution.Outcome,
     places: dict[Any, Mapping[str, Any]],
 ) -> None:
@@ -357,9 +377,7 @@ def _salvage(
             if "blocks" in record
         ]
         if found:
-            outcome.records.append(
-                regions.write_pieces(ds, group, place["extent"], found, os.fspath(path))
-            )
+            outcome.records.append(regions.write_pieces(ds, group, place["extent"], found, path))
         outcome.records += parts.records
         outcome.failures += parts.failures
         outcome.retries += parts.retries
@@ -368,7 +386,7 @@ def _salvage(
 
 
 def _report(
-    path: Path,
+    path: Place,
     policy: _Policy,
     places: Mapping[Any, Mapping[str, Any]],
     todo: int,
@@ -425,8 +443,12 @@ def _report(
             accounts.log("store", "no_report", str(error), level=logging.WARNING)
 
 
-def _clear_debris(path: Path, groups: list[dict[str, Any]]) -> None:
+def _clear_debris(path: Place, groups: list[dict[str, Any]]) -> None:
     """Delete the objects that blocks under way still wrote after the store's folder had been deleted."""
+    if isinstance(path, Remote):
+        if not path.is_file() and not (path / "zarr.json").is_file():
+            path.clear()
+        return
     if path.is_dir() and not (path / "zarr.json").exists():
         for group in groups:
             for name in group["dims"]:

@@ -13,7 +13,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -26,19 +25,21 @@ from lunarray.errors import (
     StoreFormatError,
     store_errors,
 )
+from lunarray.store import promotion
 from lunarray.store.content import codecs, missing
-from lunarray.store.folder import Folder
+from lunarray.store.folder import target
 from lunarray.store.layout import CHUNK_BYTES
-from lunarray.store.locks import WriteLock
+from lunarray.store.object_lock import write_lock
+from lunarray.store.places import Place, Remote
 from lunarray.store.provenance import stamp
 from lunarray.store.reading import open_zarr
 from lunarray.store.regions import sweep
-from lunarray.store.state import FORMAT_VERSION, set_state, state_of
+from lunarray.store.state import FORMAT_VERSION, set_state, state_of, with_state
 from lunarray.store.transaction import (
     appearing,
     beside,
     discard,
-    real,
+    located,
     settle,
     sync_folders,
     take_place,
@@ -56,7 +57,7 @@ _EPOCH = "nanoseconds since 2000-01-01"
 
 def append_zarr(
     ds: xr.Dataset,
-    path: str | os.PathLike[str],
+    path: Any,
     *,
     dim: str,
     progress: bool | None = None,
@@ -79,19 +80,20 @@ def append_zarr(
 
 
 @contextmanager
-def appending(path: str | os.PathLike[str], dim: str) -> Iterator[Appending]:
+def appending(path: Any, dim: str) -> Iterator[Appending]:
     """Append to a store for as long as the context lasts; at its end the rows are there for all to read.
 
     `path`, `dim`: as of :func:`append_zarr`, and so are the errors. What a stopped writer did not commit is dropped
     first, under the lock.
     """
-    path = real(path)
+    path = located(path)
     remedy = "Mend the cause and do the same again: it goes on behind what was committed"
-    with store_errors("writing stopped", path, remedy), WriteLock(path) as lock:
+    with store_errors("writing stopped", path, remedy), write_lock(path) as lock:
         settle(path)
         end = Appending(path, dim)
         yield end
         end.finish(lock)
+        promotion.commit(path, f"rows appended along {dim!r}")
 
 
 class Appending:
@@ -100,12 +102,12 @@ class Appending:
     `path`: the store; `dim`: axis to grow.
     """
 
-    def __init__(self, path: Path, dim: str) -> None:
+    def __init__(self, path: Place, dim: str) -> None:
         self.path, self.dim, self.place = path, dim, beside(path)
         there = state_of(path)
         if there is not None:
             _require_appendable(path, there, dim)
-        if not _goes_on(self.place, path):
+        if self.place != path and not _goes_on(self.place, path):
             discard(self.place, path)
         begun = state_of(self.place)
         if begun is not None:
@@ -144,7 +146,7 @@ class Appending:
                 _append(ds.isel({dim: slice(begin, begin + batch)}), path, dim)
                 step()
 
-    def finish(self, lock: WriteLock) -> None:
+    def finish(self, lock: Any) -> None:
         """Let the rows that were committed be seen."""
         if self.place.exists():
             sweep(self.place)
@@ -154,25 +156,28 @@ class Appending:
             take_place(self.path)
 
 
-def held(path: str | os.PathLike[str], name: str, *, complete: bool = False) -> set[str]:
+def held(path: Any, name: str, *, complete: bool = False) -> set[str]:
     """Values of a text variable in the committed rows of a store.
 
     `path`: a store that :func:`append_zarr` wrote, complete or not; `name`: of the variable, along the axis that grows;
-    `complete`: an incomplete store holds nothing. Returns empty where there is no store.
+    `complete`: an incomplete store holds nothing, nor one that is on its way to its place. Returns empty where there is
+    no store.
     """
     import zarr
 
-    state = state_of(real(path))
-    if state is None or (complete and not state["complete"]):
+    named = located(path)
+    state = state_of(named)
+    place = promotion.current(named) if isinstance(named, Remote) else named
+    if state is None or (complete and (not state["complete"] or place != named)):
         return set()
     if "committed" not in state:
-        _require_appendable(Path(path), state, None)
+        _require_appendable(named, state, None)
     # The one array, for others may be longer by now, of rows that were not committed.
-    array: Any = zarr.open_array(os.fspath(real(path) / name), mode="r")
+    array: Any = zarr.open_array(target(place, read_only=True), path=name, mode="r")
     return {str(value) for value in array[: state["committed"]]}
 
 
-def _goes_on(place: Path, path: Path) -> bool:
+def _goes_on(place: Place, path: Place) -> bool:
     """Tell whether rows are being appended at `place` to what is at `path` now, and not to what was there once."""
     try:
         state = state_of(place)
@@ -181,14 +186,14 @@ def _goes_on(place: Path, path: Path) -> bool:
     return state is not None and not state["complete"] and state.get("base") == _base(path)
 
 
-def _base(path: Path) -> str:
+def _base(path: Place) -> str:
     """Name what rows are appended to."""
     if not path.exists():
         return "nothing"
     return hashlib.sha256((path / "zarr.json").read_bytes()).hexdigest()
 
 
-def _copy(path: Path, place: Path) -> None:
+def _copy(path: Place, place: Place) -> None:
     """Begin the successor of a store with all that is in it; its files have two names then, or are copied."""
 
     def link(source: str, target: str) -> None:
@@ -197,6 +202,12 @@ def _copy(path: Path, place: Path) -> None:
         except OSError:
             shutil.copyfile(source, target)
 
+    if isinstance(path, Remote) and isinstance(place, Remote):
+        with promotion.begun(place) as finish:
+            promotion.copy(path, place)
+            root = (path / "zarr.json").read_bytes()
+            finish(with_state(place, root, complete=False, base=_base(path)))
+        return
     with appearing(place) as begun:
         shutil.copytree(path, begun, copy_function=link)
         set_state(begun, complete=False, base=_base(path))
@@ -207,7 +218,7 @@ def _row_bytes(ds: xr.Dataset, dim: str) -> int:
     return max(v.nbytes // rows for v in ds.variables.values() if dim in v.dims)
 
 
-def _require_appendable(path: Path, state: dict[str, Any], dim: str | None) -> None:
+def _require_appendable(path: Place, state: dict[str, Any], dim: str | None) -> None:
     if state.get("append_dim") != dim or dim is None:
         raise StoreConflictError(
             "this store was not laid out to be appended to"
@@ -217,7 +228,7 @@ def _require_appendable(path: Path, state: dict[str, Any], dim: str | None) -> N
         )
 
 
-def _begin(first: xr.Dataset, path: Path, dim: str, length: int) -> None:
+def _begin(first: xr.Dataset, path: Place, dim: str, length: int) -> None:
     """Write the first batch, such that the store appears all at once."""
     import zarr
 
@@ -242,7 +253,9 @@ def _begin(first: xr.Dataset, path: Path, dim: str, length: int) -> None:
     loaded = first.compute()
     stamped = stamp(loaded, f"append_zarr, {rows} rows")
     with appearing(path) as begun, zarr.config.set({"array.write_empty_chunks": True}):
-        stamped.to_zarr(begun, mode="w-", zarr_format=3, consolidated=False, encoding=encoding)
+        stamped.to_zarr(
+            target(begun), mode="w-", zarr_format=3, consolidated=False, encoding=encoding
+        )
         set_state(
             begun,
             version=FORMAT_VERSION,
@@ -256,11 +269,11 @@ def _begin(first: xr.Dataset, path: Path, dim: str, length: int) -> None:
         )
 
 
-def _resize(path: Path, dim: str, rows: int) -> None:
+def _resize(path: Place, dim: str, rows: int) -> None:
     """Make the arrays of a store as long as so many rows; more rows than these are dropped."""
     import zarr
 
-    root = zarr.open_group(Folder(path), mode="r+", use_consolidated=False)
+    root = zarr.open_group(target(path), mode="r+", use_consolidated=False)
     for _, array in root.arrays():
         names = getattr(array.metadata, "dimension_names", None) or ()
         if dim in names:
@@ -271,7 +284,7 @@ def _resize(path: Path, dim: str, rows: int) -> None:
                 array.resize(shape)
 
 
-def _check_same(ds: xr.Dataset, path: Path, dim: str) -> None:
+def _check_same(ds: xr.Dataset, path: Place, dim: str) -> None:
     there = open_zarr(path, incomplete=True)
     problem = None
     if set(map(str, ds.variables)) != set(map(str, there.variables)):
@@ -294,7 +307,7 @@ def _check_same(ds: xr.Dataset, path: Path, dim: str) -> None:
         )
 
 
-def _append(rows: xr.Dataset, path: Path, dim: str) -> None:
+def _append(rows: xr.Dataset, path: Place, dim: str) -> None:
     """Write rows behind those that are committed, and commit them."""
     import zarr
 
@@ -308,7 +321,7 @@ def _append(rows: xr.Dataset, path: Path, dim: str) -> None:
     place = {dim: slice(begin, begin + count)}
     # Nothing of the store's own words is changed by this: they tell what is committed, in one step, when it is there.
     with zarr.config.set({"array.write_empty_chunks": True}):
-        own.to_zarr(Folder(path), mode="r+", region=place, zarr_format=3, consolidated=False)
+        own.to_zarr(target(path), mode="r+", region=place, zarr_format=3, consolidated=False)
     told = stamp(xr.Dataset(attrs=there.attrs), f"append_zarr, {count} rows").attrs
     length = state["groups"][0]["sizes"][0]
     regions = math.ceil((begin + count) / length)

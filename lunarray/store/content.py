@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import uuid
-from pathlib import Path
 from typing import Any
 
 import dask
@@ -15,9 +11,11 @@ import xarray as xr
 from lunarray.engine.graph import rooms_of
 from lunarray.errors import InputError, StoreConflictError
 from lunarray.store import regions
+from lunarray.store.folder import target
+from lunarray.store.places import Place
 from lunarray.store.provenance import stamp
 from lunarray.store.state import FORMAT_VERSION, set_state
-from lunarray.store.transaction import appearing, sync_folders
+from lunarray.store.transaction import appearing, moved, scratch, sync_folders, vacant
 from lunarray.store.verification import Fault
 from lunarray.versions import numeric_versions
 
@@ -97,7 +95,7 @@ def codecs() -> tuple[Any, ...]:
 def create(
     ds: xr.Dataset,
     groups: list[regions.Group],
-    path: Path,
+    path: Place,
     token: str,
     contents: dict[str, Any],
 ) -> None:
@@ -109,7 +107,7 @@ def create(
     """
     import zarr
 
-    if path.exists():
+    if not vacant(path):
         raise StoreConflictError(
             "something else than a lunarray store is there",
             where=path,
@@ -131,7 +129,12 @@ def create(
     # An object that is missing is known to be so only where those that hold fill values alone are there.
     with appearing(path) as begun, zarr.config.set({"array.write_empty_chunks": True}):
         template.to_zarr(
-            begun, mode="w-", compute=False, zarr_format=3, consolidated=False, encoding=encoding
+            target(begun),
+            mode="w-",
+            compute=False,
+            zarr_format=3,
+            consolidated=False,
+            encoding=encoding,
         )
         set_state(
             begun,
@@ -157,7 +160,7 @@ def create(
 def mend(
     ds: xr.Dataset,
     groups: list[regions.Group],
-    path: Path,
+    path: Place,
     found: list[Fault],
     contents: dict[str, Any],
 ) -> None:
@@ -167,8 +170,7 @@ def mend(
     has; `found`: its faults.
     """
     lazy = {f"{name}/c" for group in groups for name in group.dims}
-    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.begun")
-    try:
+    with scratch(path) as fresh:
         for fault in found:
             file = path / fault.name
             if fault.problem != "metadata" and fault.name.startswith(tuple(lazy)):
@@ -176,9 +178,6 @@ def mend(
                 continue
             if not fresh.exists():
                 create(ds, groups, fresh, "", contents)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(fresh / fault.name, file)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+            moved(fresh / fault.name, file)
     set_state(path, complete=False)
     sync_folders(path)

@@ -1,4 +1,4 @@
-"""A folder that Zarr writes objects to: they are on the disk when they are there."""
+"""What Zarr writes the objects of a store to: an object store, or a folder, on whose disk they then are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from typing import Any
 
 from zarr.storage import LocalStore
 
+from lunarray.store.buckets import Within
+from lunarray.store.places import Place, Remote
 from lunarray.store.transaction import write_file
+
+
+def target(path: Place, *, read_only: bool = False) -> Any:
+    """What Zarr reads and writes the objects of a store by."""
+    if isinstance(path, Remote):
+        return Within(path.bucket.zarr(read_only=read_only), path.prefix, str(path))
+    return LocalStore(path, read_only=True) if read_only else Folder(path)
 
 
 class Folder(LocalStore):

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from zarr.abc.store import RangeByteRequest, SuffixByteRequest
-from zarr.storage import LocalStore, WrapperStore
+from zarr.storage import WrapperStore
 
 from lunarray.errors import LunarrayError, StoreChangedError, StoreDamagedError, StoreError
+from lunarray.store.folder import target
 from lunarray.store.objects import Cut, digest, sound
+from lunarray.store.places import Place
 
 #: What to do about damage.
 REMEDY = (
@@ -120,22 +121,24 @@ def damaged(where: str | os.PathLike[str], how: str) -> StoreDamagedError:
 
 
 def checked_store(
-    path: Path, cuts: Mapping[str, Cut], digests: Mapping[str, np.ndarray]
+    path: Place, cuts: Mapping[str, Cut], digests: Mapping[str, np.ndarray]
 ) -> CheckedStore:
     """Open the Zarr store at `path` for reading."""
-    return CheckedStore(LocalStore(path, read_only=True), cuts, digests)
+    return CheckedStore(target(path, read_only=True), cuts, digests)
 
 
 class Stored:
     """A variable of a store as an array that reads what it is asked for; whatever fails is an error of lunarray.
 
-    `variable`: as xarray opens it, not in memory; `path`: the store; `cut`: of its array.
+    `variable`: as xarray opens it, not in memory; `path`: the store; `cut`: of its array; `seal`: of the
+    store as it was opened.
     """
 
-    def __init__(self, variable: xr.Variable, path: Path, cut: Cut) -> None:
+    def __init__(self, variable: xr.Variable, path: Place, cut: Cut, seal: str) -> None:
         self.variable = variable
         self.path = path
         self.cut = cut
+        self.seal = seal
         self.shape = variable.shape
         self.dtype = variable.dtype
         self.ndim = variable.ndim
@@ -143,12 +146,28 @@ class Stored:
     def __getitem__(self, key: Any) -> np.ndarray:
         try:
             return np.asarray(self.variable[key].values)
+        except StoreDamagedError as error:
+            if self._is_another():
+                raise StoreChangedError(
+                    "the store was written anew after it had been opened",
+                    where=error.where,
+                    remedy="Open the store again, and compute again from what it holds now",
+                ) from error
+            raise
         except LunarrayError:
             raise
         except MemoryError:
             raise
         except Exception as error:
             raise self._why(key, error) from error
+
+    def _is_another(self) -> bool:
+        """Whether another store has taken the place of the one that was opened."""
+        try:
+            text = (self.path / "zarr.json").read_bytes()
+        except OSError:
+            return False
+        return f'"seal": "{self.seal}"'.encode() not in text
 
     def _why(self, key: Any, error: Exception) -> StoreError:
         """Find the object that cannot be read."""

@@ -71,14 +71,14 @@ class WriteLock:
         """Make sure that the lock is still ours: StoreLockedError if another writer took it, believing us dead."""
         if self._lost:
             raise StoreLockedError(
-                f"another writer has taken the store over: {_say(_owner(self.file))}",
+                f"another writer has taken the store over: {in_words(_owner(self.file))}",
                 where=self.path,
                 remedy="Let that one finish; this run gave no sign of life for too long (a suspended machine?)",
             )
 
     def _place(self) -> bool:
         """Put the lock there with its content in one step; False where there is one already."""
-        content = json.dumps(_card(self.owner))
+        content = json.dumps(card(self.owner))
         mine = self.file.with_name(f"{self.file.name}.{self.owner}")
         try:
             mine.write_text(content)
@@ -99,13 +99,15 @@ class WriteLock:
     def _break_or_refuse(self) -> None:
         """Take away the lock of a dead writer; raise where it lives."""
         holder = _owner(self.file)
-        if _alive(holder, self._silence()):
+        if alive(holder, self._silence()):
             raise StoreLockedError(
-                f"the store is being written by {_say(holder)}",
+                f"the store is being written by {in_words(holder)}",
                 where=self.path,
                 remedy=f"Wait for it to finish or stop it; if you are sure that it is gone, delete {self.file}",
             )
-        log("store", "stale_lock", f"taking over {self.path} from {_say(holder)}, which is gone")
+        log(
+            "store", "stale_lock", f"taking over {self.path} from {in_words(holder)}, which is gone"
+        )
         aside = self.file.with_name(f"{self.file.name}.{self.owner}.stale")
         try:
             os.rename(self.file, aside)
@@ -127,7 +129,7 @@ class WriteLock:
             file = self.file.with_name(name)
             if left.fullmatch(name):
                 with contextlib.suppress(OSError):
-                    if not _alive(_owner(file), self.file.stat().st_mtime - file.stat().st_mtime):
+                    if not alive(_owner(file), self.file.stat().st_mtime - file.stat().st_mtime):
                         file.unlink()
 
     def _silence(self) -> float:
@@ -153,7 +155,8 @@ class WriteLock:
                 continue  # perhaps it passes; a deleted folder is noticed by the writes
 
 
-def _card(owner: str) -> dict[str, Any]:
+def card(owner: str) -> dict[str, Any]:
+    """Say who is writing."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
@@ -182,7 +185,8 @@ def _owner(file: Path) -> dict[str, Any]:
     return {}
 
 
-def _say(holder: dict[str, Any]) -> str:
+def in_words(holder: dict[str, Any]) -> str:
+    """Say of a card who is writing."""
     if not holder:
         return "a writer that does not say who it is"
     return (
@@ -191,7 +195,8 @@ def _say(holder: dict[str, Any]) -> str:
     )
 
 
-def _alive(holder: dict[str, Any], silence: float) -> bool:
+def alive(holder: dict[str, Any], silence: float) -> bool:
+    """Tell whether the writer of a card lives; `silence`: seconds since its last sign of life."""
     machine = _machine()
     if machine is not None and holder.get("machine") == machine:
         # The same table of processes: no waiting. Numbers are used again, so the time of the start is compared too.

@@ -24,6 +24,9 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from lunarray.store import buckets
+from lunarray.store.places import Place, Remote
+
 #: Length and offset of a chunk that a shard does not hold.
 _NONE = 2**64 - 1
 
@@ -105,12 +108,19 @@ def cut_of(name: str, metadata: Mapping[str, Any]) -> Cut:
     )
 
 
-def arrays(path: Path) -> dict[str, bytes]:
+def arrays(path: Place) -> dict[str, bytes]:
     """Find the arrays of a store, also in groups below it.
 
     Returns the content of each one's ``zarr.json`` by the array's path in the store, in order.
     """
-    found = {}
+    found: dict[str, bytes] = {}
+    if isinstance(path, Remote):
+        names = [n for n in path.sizes() if n.endswith("/zarr.json")]
+        texts = buckets.each(lambda name: (path / name).read_bytes(), names)
+        for name, text in sorted(zip(names, texts, strict=True)):
+            if b'"array"' in text:
+                found[name.removesuffix("/zarr.json")] = text
+        return found
     for folder, folders, files in os.walk(path):
         # A pipe, say, would be waited for.
         if "zarr.json" in files and Path(folder) != path and Path(folder, "zarr.json").is_file():
@@ -128,8 +138,14 @@ def cuts(metadata: Mapping[str, bytes]) -> dict[str, Cut]:
     return {name: cut_of(name, json.loads(text)) for name, text in metadata.items()}
 
 
-def digests(path: Path, cut: Cut) -> np.ndarray:
-    """Digests of the objects of an array, in the order of :meth:`Cut.keys`: uint64, 0 for those that are missing."""
+def digests(path: Place, cut: Cut, known: np.ndarray | None = None) -> np.ndarray:
+    """Digests of the objects of an array, in the order of :meth:`Cut.keys`: uint64, 0 for those that are missing.
+
+    `known`: as they were written. In an object store, where a list tells sizes and each look into an object is a
+    request, an object of the right size is taken to be the one that was written until it is read.
+    """
+    if isinstance(path, Remote):
+        return _of_objects(path, cut, known)
     return np.array(each(lambda key: _of_file(path / key, cut), list(cut.keys())), np.uint64)
 
 
@@ -140,6 +156,28 @@ def each(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
         return [function(item) for item in items]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(function, items, chunksize=64))
+
+
+def _of_objects(path: Remote, cut: Cut, known: np.ndarray | None) -> np.ndarray:
+    sizes = path.sizes(cut.name)
+    keys = list(cut.keys())
+    found = np.zeros(len(keys), np.uint64)
+    wanted = []
+    for number, key in enumerate(keys):
+        size = sizes.get(key, 0)
+        if known is not None and number < len(known) and int(known[number]) >> 32 == size & 0xFFFFFFFF:  # fmt: skip
+            found[number] = known[number]
+        elif size:
+            wanted.append((number, key, size))
+
+    def look(job: tuple[int, str, int]) -> int:
+        _, key, size = job
+        file = path / key
+        return digest(lambda begin, n: file.bucket.part(file.key, begin, n), size, cut)
+
+    if wanted:
+        found[[number for number, _, _ in wanted]] = buckets.each(look, wanted)
+    return found
 
 
 def _of_file(file: Path, cut: Cut) -> int:

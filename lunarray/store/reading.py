@@ -23,12 +23,19 @@ from lunarray.errors import (
 )
 from lunarray.store import objects, regions
 from lunarray.store.guard import REMEDY, Stored, checked_store
-from lunarray.store.state import KEY, damaged_metadata, digest_of, recorded, state_of
+from lunarray.store.places import Place, Remote, remote
+from lunarray.store.promotion import KEY, current
+from lunarray.store.state import damaged_metadata, digest_of, recorded, state_of
 from lunarray.typing import typed
 
 
 @typed
-def open_zarr(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.Dataset:
+def open_zarr(
+    path: Any,
+    *,
+    incomplete: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
     """Open a store written by :func:`to_zarr`, lazily.
 
     It is looked at whether every object of the store is there, and whether the metadata are those that were written.
@@ -37,10 +44,12 @@ def open_zarr(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.D
 
     Parameters
     ----------
-    path : path
-        The store.
+    path : path, URL, zarr Store or icechunk Session
+        The store, wherever :func:`to_zarr` writes one.
     incomplete : bool, default False
         Open it though its writing was interrupted, or objects are missing; what is missing reads as fill values.
+    storage_options : mapping, optional
+        Of the object store that a URL names, as in :func:`to_zarr`.
 
     Returns
     -------
@@ -66,10 +75,32 @@ def open_zarr(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.D
     LunarrayWarning
         If another program has written objects anew: what it wrote is read.
     """
-    path = absolute(path)
+    named = absolute(path, storage_options)
+    place = _now(named)
+    try:
+        ds = _open(place, incomplete)
+    except StoreError:
+        if _now(named) != place:
+            return open_zarr(named, incomplete=incomplete)
+        raise
+    if ds is None or _now(named) != place:
+        # Another store took its place meanwhile.
+        return open_zarr(named, incomplete=incomplete)
+    ds.encoding["source"] = os.fspath(named)
+    return ds
+
+
+def _now(path: Place) -> Place:
+    """Where the objects of a store are now."""
+    return current(path) if isinstance(path, Remote) else path
+
+
+def _open(path: Place, incomplete: bool) -> xr.Dataset | None:
+    """Open a store where its objects are; None if it was exchanged while it was being opened."""
     state = state_of(path)
     if state is None:
         raise StoreError("no such store", where=path, remedy="Check the path")
+    path = path.as_it_is() if isinstance(path, Remote) else path
     if not (state["complete"] or incomplete):
         raise StoreIncompleteError(
             "the writing of this store was interrupted",
@@ -79,9 +110,12 @@ def open_zarr(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.D
     try:
         metadata = arrays_of(path, state)
         cuts = objects.cuts(metadata)
-        digests = {name: objects.digests(path, cut) for name, cut in cuts.items()}
+        written = recorded(state) if state["complete"] else {}
+        digests = {
+            name: objects.digests(path, cut, written.get(name)) for name, cut in cuts.items()
+        }
         if state["complete"]:
-            _hold_to(path, cuts, digests, recorded(state), incomplete)
+            _hold_to(path, cuts, digests, written, incomplete)
         ids = {name: objects.array_id(metadata[name], digests[name]) for name in cuts}
         stored = xr.open_dataset(
             cast(Any, checked_store(path, cuts, digests)),
@@ -102,23 +136,26 @@ def open_zarr(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.D
             remedy=REMEDY,
         ) from error
     if state_of(path) != state:
-        return open_zarr(path, incomplete=incomplete)  # another store took its place meanwhile
+        return None
     ds.attrs.pop(KEY, None)
     if state.get("failed"):
         ds.attrs["missing_regions"] = len(state["failed"])
         for name in {name for gap in state["failed"] for name in state["groups"][gap["group"]]["dims"]}:  # fmt: skip
             if ds[name].dtype.kind in "iu":
                 ds[name].attrs["nodata"] = int(regions.no_data(ds[name].dtype))
-    ds.encoding = {"source": os.fspath(path), "content_id": objects.joined(ids)}
+    ds.encoding = {"content_id": objects.joined(ids)}
     return ds
 
 
-def absolute(path: str | os.PathLike[str]) -> Path:
+def absolute(path: Any, options: Mapping[str, Any] | None = None) -> Any:
     """Give the absolute path that is meant now, which it stays when work goes to processes in other folders."""
-    return Path(os.path.abspath(os.path.expanduser(path)))
+    elsewhere = remote(path, options)
+    if isinstance(elsewhere, Remote):
+        return elsewhere
+    return Path(os.path.abspath(os.path.expanduser(elsewhere or os.fspath(path))))
 
 
-def arrays_of(path: Path, state: Mapping[str, Any]) -> dict[str, bytes]:
+def arrays_of(path: Place, state: Mapping[str, Any]) -> dict[str, bytes]:
     """The ``zarr.json`` of each array of a store; StoreDamagedError if one is not the one that was written."""
     metadata = objects.arrays(path)
     if state.get("append_dim") and not state["complete"]:
@@ -130,7 +167,7 @@ def arrays_of(path: Path, state: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _hold_to(
-    path: Path,
+    path: Place,
     cuts: Mapping[str, objects.Cut],
     digests: dict[str, np.ndarray],
     written: Mapping[str, np.ndarray],
@@ -171,7 +208,7 @@ def _hold_to(
 
 def _lazy(
     stored: xr.Dataset,
-    path: Path,
+    path: Place,
     state: Mapping[str, Any],
     cuts: Mapping[str, objects.Cut],
     ids: Mapping[str, str],
@@ -185,7 +222,7 @@ def _lazy(
     variables = {}
     for name, variable in stored.variables.items():
         key = str(name)
-        array: Any = Stored(variable, path, cuts[key])
+        array: Any = Stored(variable, path, cuts[key], state["seal"])
         if variable.ndim and (key in lazy or key not in stored.coords):
             chunks = tuple(blocks.get(str(dim), -1) for dim in variable.dims)
             array = da.from_array(
@@ -216,7 +253,7 @@ class StoreInfo:
 
     Parameters
     ----------
-    path : Path
+    path : Path or Remote
         Where it is.
     version : int
         Of the store convention.
@@ -236,7 +273,7 @@ class StoreInfo:
         Id of what it holds now: that of its bytes, wherever it lies and whenever it was written.
     """
 
-    path: Path
+    path: Place
     version: int
     complete: bool
     regions_done: int
@@ -248,13 +285,22 @@ class StoreInfo:
     content_id: str = ""
 
 
-def describe(path: str | os.PathLike[str]) -> StoreInfo:
+def nbytes(path: Place) -> int:
+    """Bytes of all that a store consists of."""
+    if isinstance(path, Remote):
+        return sum(path.sizes().values())
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def describe(path: Any, *, storage_options: Mapping[str, Any] | None = None) -> StoreInfo:
     """Look at a store, complete or not, without reading its data.
 
     Parameters
     ----------
-    path : path
+    path : path, URL, zarr Store or icechunk Session
         The store.
+    storage_options : mapping, optional
+        Of the object store that a URL names, as in :func:`to_zarr`.
 
     Returns
     -------
@@ -265,20 +311,21 @@ def describe(path: str | os.PathLike[str]) -> StoreInfo:
     StoreError
         As :func:`open_zarr` does, except that an interrupted store is described too.
     """
-    path = absolute(path)
-    ds = open_zarr(path, incomplete=True)
+    named = absolute(path, storage_options)
+    ds = open_zarr(named, incomplete=True)
+    path = _now(named)
     state = state_of(path) or {}
     there = [regions.done_regions(path, g["axes"], g["dims"]) for g in state["groups"]]
     done = sum(map(len, there))
     for gap in state.get("failed", ()):
         there[gap["group"]].add(tuple(gap["index"]))
     return StoreInfo(
-        path=path,
+        path=named,
         version=state["version"],
         complete=state["complete"] and sum(map(len, there)) == state["regions"],
         regions_done=done,
         regions=state["regions"],
-        nbytes_stored=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        nbytes_stored=nbytes(path),
         dataset=ds,
         failed=tuple(state.get("failed", ())),
         manifest=state.get("manifest", {}),

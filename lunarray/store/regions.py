@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import dask
@@ -21,8 +20,9 @@ import xarray as xr
 
 from lunarray.engine import accounts, planning
 from lunarray.errors import StoreWriteError
-from lunarray.store.folder import Folder
+from lunarray.store.folder import target
 from lunarray.store.layout import WHOLE_AXES, Layout, choose_layout
+from lunarray.store.places import Place, Remote
 
 #: Regions for each thread from which on a region is one task.
 REGIONS_PER_THREAD = 4
@@ -93,7 +93,7 @@ class Writes:
 def writes(
     ds: xr.Dataset,
     groups: Sequence[Group],
-    path: str,
+    path: Place,
     done: Sequence[set[tuple[int, ...]]] | None = None,
     *,
     labels: Mapping[str, int] | None = None,
@@ -131,7 +131,7 @@ def write_region(
     parts: Sequence[np.ndarray],
     begin: Sequence[int],
     *,
-    path: str,
+    path: Place,
     dims: Mapping[str, tuple[str, ...]],
     axes: tuple[str, ...],
 ) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def write_region(
     # An object that exists is a region that is done, so objects that hold only fill values are written as well.
     with accounts.stage("write"), zarr.config.set({"array.write_empty_chunks": True}):
         try:
-            group = zarr.open_group(Folder(path), mode="r+", use_consolidated=False)
+            group = zarr.open_group(target(path), mode="r+", use_consolidated=False)
             for (name, own), part in zip(dims.items(), parts, strict=True):
                 array: Any = group[name]
                 array[
@@ -157,7 +157,7 @@ def write_region(
                 ] = part
         except (OSError, KeyError) as error:
             raise write_error(path, error) from error
-        if not Path(path, "zarr.json").exists():
+        if not (path / "zarr.json").is_file():
             raise write_error(path, FileNotFoundError())
     return {
         **accounts.take(),
@@ -171,9 +171,9 @@ def write_region(
     }
 
 
-def write_error(path: str, error: Exception) -> StoreWriteError:
+def write_error(path: Place, error: Exception) -> StoreWriteError:
     """Say, after an error, that the store cannot be written any more."""
-    if not Path(path, "zarr.json").exists():
+    if not (path / "zarr.json").is_file():
         return StoreWriteError(
             "the store was deleted or moved away while it was being written",
             where=path,
@@ -186,8 +186,10 @@ def write_error(path: str, error: Exception) -> StoreWriteError:
     )
 
 
-def sweep(path: Path) -> None:
+def sweep(path: Place) -> None:
     """Delete what interrupted writes of files have left in the store `path`: files that no reader looks at."""
+    if isinstance(path, Remote):
+        return  # which has whole objects only
     for file in path.rglob("*.partial"):
         file.unlink(missing_ok=True)
 
@@ -258,7 +260,7 @@ def write_pieces(
     group: Group,
     extent: Mapping[str, tuple[int, int]],
     found: Iterable[tuple[Mapping[str, tuple[int, int]], Sequence[np.ndarray]]],
-    path: str,
+    path: Place,
 ) -> dict[str, Any]:
     """Write a region from those of its pieces that could be computed; the others are left missing.
 
@@ -285,7 +287,7 @@ def write_pieces(
 
 
 def done_regions(
-    path: Path, axes: Sequence[str], dims: Mapping[str, Sequence[str]]
+    path: Place, axes: Sequence[str], dims: Mapping[str, Sequence[str]]
 ) -> set[tuple[int, ...]]:
     """Find the regions of a group of which every variable's object exists in the store.
 
@@ -294,14 +296,21 @@ def done_regions(
     done = [
         {
             tuple(i for i, dim in zip(index, own, strict=True) if dim in axes)
-            for index in _objects(path / name / "c", len(own))
+            for index in _objects(path, name, len(own))
         }
         for name, own in dims.items()
     ]
     return set.intersection(*done)
 
 
-def _objects(folder: Path, depth: int) -> Iterator[tuple[int, ...]]:
+def _objects(path: Place, name: str, depth: int) -> Iterator[tuple[int, ...]]:
+    if isinstance(path, Remote):
+        for key in path.sizes(name):
+            mark, *parts = key.removeprefix(f"{name}/").split("/")
+            if mark == "c" and len(parts) == depth and all(map(str.isdigit, parts)):
+                yield tuple(map(int, parts))
+        return
+    folder = path / name / "c"
     for file in folder.glob("/".join("*" * depth)) if depth else (folder,):
         index = file.relative_to(folder).parts
         if all(map(str.isdigit, index)) and file.is_file():

@@ -12,7 +12,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,13 +24,12 @@ from lunarray.errors import (
     store_errors,
 )
 from lunarray.store import objects
-from lunarray.store.transaction import sync_folder, write_file
+from lunarray.store.places import Place, Remote
+from lunarray.store.promotion import KEY, NEXT, is_laid_out, points_on
+from lunarray.store.transaction import read_tagged, write_root
 
 #: Version of the convention. A store of another major version is refused.
 FORMAT_VERSION = 2
-
-#: Attribute of the root group that makes a Zarr group a lunarray store.
-KEY = "lunarray_store"
 
 #: What stands in place of the seal when it is made.
 _BLANK = "0" * 64
@@ -40,7 +38,7 @@ _BLANK = "0" * 64
 _OF_COMPLETE = ("objects", "content_id")
 
 
-def state_of(path: Path) -> dict[str, Any] | None:
+def state_of(path: Place) -> dict[str, Any] | None:
     """Read the state of the store at `path`.
 
     Returns none where nothing is there. StoreFormatError if it is no lunarray store, or one of another version.
@@ -61,7 +59,7 @@ def state_of(path: Path) -> dict[str, Any] | None:
     return state
 
 
-def read_state(path: Path) -> tuple[dict[str, Any], str] | None:
+def read_state(path: Place) -> tuple[dict[str, Any], str] | None:
     """Read the state of a store of whatever version, and the text that it stands in."""
     remedy = "Check the permissions of the folders on the way"
     with store_errors("the place cannot be looked at", path, remedy):
@@ -72,6 +70,10 @@ def read_state(path: Path) -> tuple[dict[str, Any], str] | None:
             raise FileNotFoundError
         text = (path / "zarr.json").read_text("utf-8")
         state = json.loads(text)["attributes"][KEY]
+        if not is_laid_out(state):
+            return None
+        if points_on(state) and isinstance(path, Remote):
+            return read_state(path / NEXT)
         return {**state, "version": state["version"]}, text
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreFormatError(
@@ -105,7 +107,7 @@ def _with_seal(text: str, old: str, new: str) -> str:
     return text.replace(f'"seal": "{old}"', f'"seal": "{new}"', 1)
 
 
-def damaged_metadata(file: Path) -> StoreDamagedError:
+def damaged_metadata(file: Place) -> StoreDamagedError:
     """Say that a file of metadata is not the one that was written."""
     return StoreDamagedError(
         "these metadata are not those that lunarray wrote: damaged, or changed by another program",
@@ -115,7 +117,7 @@ def damaged_metadata(file: Path) -> StoreDamagedError:
     )
 
 
-def set_state(path: Path, told: Mapping[str, Any] | None = None, **state: Any) -> None:
+def set_state(path: Place, told: Mapping[str, Any] | None = None, **state: Any) -> None:
     """Change entries of the state of a store in one step; None takes one away.
 
     `told`: other attributes of the store to change in the same step.
@@ -123,7 +125,15 @@ def set_state(path: Path, told: Mapping[str, Any] | None = None, **state: Any) -
     With ``complete=True`` it is looked at whether every object is there, their digests are recorded, and the metadata
     are consolidated. StoreIncompleteError if an object is missing then.
     """
-    root = json.loads((path / "zarr.json").read_text("utf-8"))
+    text, tag = read_tagged(path / "zarr.json")
+    write_root(path, with_state(path, text, told, **state), tag)
+
+
+def with_state(
+    path: Place, text: bytes, told: Mapping[str, Any] | None = None, **state: Any
+) -> bytes:
+    """The text of a root with other entries of the state, as :func:`set_state` takes them, for the store at `path`."""
+    root = json.loads(text)
     attributes = root.setdefault("attributes", {})
     attributes.update(told or {})
     new = {k: v for k, v in {**attributes.get(KEY, {}), **state}.items() if v is not None}
@@ -141,10 +151,8 @@ def set_state(path: Path, told: Mapping[str, Any] | None = None, **state: Any) -
         }
     new["seal"] = _BLANK
     attributes[KEY] = new
-    text = json.dumps(root, indent=2)
-    text = _with_seal(text, _BLANK, digest_of(text.encode()))
-    write_file(path / "zarr.json", text.encode())
-    sync_folder(path)
+    blank = json.dumps(root, indent=2)
+    return _with_seal(blank, _BLANK, digest_of(blank.encode())).encode()
 
 
 def consolidated(text: str) -> dict[str, bytes]:
@@ -170,7 +178,7 @@ def _gaps(state: Mapping[str, Any]) -> set[tuple[str, tuple[int, ...]]]:
 
 
 def _account(
-    path: Path, metadata: Mapping[str, bytes], gaps: set[tuple[str, tuple[int, ...]]]
+    path: Place, metadata: Mapping[str, bytes], gaps: set[tuple[str, tuple[int, ...]]]
 ) -> dict[str, Any]:
     """Digests of all objects, as text, and the id of the content."""
     own = {name: objects.digests(path, cut) for name, cut in objects.cuts(metadata).items()}
@@ -205,7 +213,7 @@ def recorded(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
-def begun_with(path: Path, token: str) -> bool:
+def begun_with(path: Place, token: str) -> bool:
     """Tell whether a store of that identity was begun at `path`; whatever else is there says no."""
     try:
         state = state_of(path)
@@ -214,7 +222,7 @@ def begun_with(path: Path, token: str) -> bool:
     return state is not None and state["token"] == token
 
 
-def require_ours(path: Path) -> None:
+def require_ours(path: Place) -> None:
     """StoreConflictError if there is something else at `path` than a lunarray store, of whatever version."""
     try:
         read_state(path)

@@ -30,7 +30,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lunarray.errors import store_errors
+from lunarray.errors import InputError, store_errors
+from lunarray.store import promotion
+from lunarray.store.places import Place, Remote, remote
 
 #: What folders that cannot be synced say; on such file systems there is nothing to be done.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.ENOSYS)
@@ -38,18 +40,43 @@ _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.ENOSYS
 _REMEDY = "Check the free space and the permissions of the folder"
 
 
+def located(path: Any, options: Mapping[str, Any] | None = None) -> Place:
+    """The place that is meant, by whichever links and relative to whichever folder it was named.
+
+    `path`: a path, a URL, a store object of Zarr or an icechunk session; `options`: of a URL's backend.
+    """
+    elsewhere = remote(path, options)
+    if isinstance(elsewhere, Remote):
+        return elsewhere
+    return Path(os.path.realpath(os.path.expanduser(elsewhere or os.fspath(path))))
+
+
 def real(path: str | os.PathLike[str]) -> Path:
-    """The place that a path means, by whichever links and relative to whichever folder it was named."""
-    return Path(os.path.realpath(os.path.expanduser(os.fspath(path))))
+    """The same of what lies in a folder; InputError for what is elsewhere."""
+    found = located(path)
+    if isinstance(found, Remote):
+        raise InputError(
+            "a Global Information Bank lies in a folder, whose files are changed where they are",
+            where=str(found),
+            remedy="Give a path; what is predicted from the bank can be stored at any URL",
+        )
+    return found
 
 
 @contextmanager
-def appearing(path: Path, what: str = "store") -> Iterator[Path]:
-    """Begin a folder beside its place; it is put there when the context ends well.
+def appearing(path: Any, what: str = "store") -> Iterator[Any]:
+    """Begin a folder beside its place, or in memory; it is put there when the context ends well.
 
     `path`: the place; `what`: what it is called where it cannot be written. Yields where to write. StoreError if it
     cannot be written; nothing is left of it then.
     """
+    if isinstance(path, Remote):
+        with (
+            store_errors(f"the {what} cannot be written", path, _REMEDY),
+            promotion.laid_out(path) as staged,
+        ):
+            yield staged
+        return
     begun = _hidden(path, "begun")
     try:
         with store_errors(f"the {what} cannot be written", path, _REMEDY):
@@ -62,17 +89,33 @@ def appearing(path: Path, what: str = "store") -> Iterator[Path]:
         shutil.rmtree(begun, ignore_errors=True)
 
 
-def beside(path: Path) -> Path:
-    """Where the successor of the store at `path` is written."""
+def vacant(path: Place) -> bool:
+    """Tell whether nothing is at `path` that a store must not take the place of; the caller holds its lock."""
+    return promotion.vacant(path) if isinstance(path, Remote) else not path.exists()
+
+
+def beside(path: Any) -> Any:
+    """Where the successor of the store at `path` is written; in an icechunk session, in its place."""
+    if isinstance(path, Remote):
+        return path if path.bucket.transactional else path / promotion.NEXT
     return path.with_name(f".{path.name}.next")
 
 
-def take_place(path: Path) -> None:
+def unsettled(path: Place) -> bool:
+    """Tell whether a store is all there, and a writer has to come (:func:`settle`) to bring it to its place."""
+    return isinstance(path, Remote) and promotion.current(path) != path
+
+
+def take_place(path: Place) -> None:
     """Put the successor of a store in its place, and delete what was there.
 
     `path`: the place; the caller holds its lock. OSError if the successor cannot be put there: then what was there is
     there still.
     """
+    if isinstance(path, Remote):
+        if not path.bucket.transactional:
+            promotion.promote(path)
+        return
     new = beside(path)
     if not os.path.lexists(path):
         os.rename(new, path)
@@ -86,11 +129,14 @@ def take_place(path: Path) -> None:
     discard(_old(path), path)
 
 
-def settle(path: Path) -> None:
+def settle(path: Place) -> None:
     """Complete a change of places that was stopped in the middle, and delete what dead writers left beside a store.
 
     `path`: the place; the caller holds its lock.
     """
+    if isinstance(path, Remote):
+        promotion.settle(path)
+        return
     old = _old(path)
     if old.exists():
         if not path.exists():
@@ -105,12 +151,35 @@ def settle(path: Path) -> None:
             shutil.rmtree(path.parent / name, ignore_errors=True)
 
 
-def discard(folder: Path, path: Path) -> None:
+def discard(folder: Any, path: Any) -> None:
     """Delete a folder beside the store at `path`, if there is one; a stop leaves nothing that looks whole."""
+    if isinstance(folder, Remote):
+        promotion.clear(folder)
+        return
     gone = _hidden(path, "gone")
     with suppress(FileNotFoundError):
         os.rename(folder, gone)
         shutil.rmtree(gone, ignore_errors=True)
+
+
+@contextmanager
+def scratch(path: Place) -> Iterator[Any]:
+    """A place where nothing is, for as long as the context lasts; beside the store at `path`, or in memory."""
+    fresh = promotion.memory() if isinstance(path, Remote) else _hidden(path, "begun")
+    try:
+        yield fresh
+    finally:
+        if not isinstance(fresh, Remote):
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def moved(file: Place, place: Place) -> None:
+    """Put a file of a scratch place where it belongs, all at once."""
+    if isinstance(place, Remote):
+        place.write_bytes(file.read_bytes())
+    else:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, place)
 
 
 def _old(path: Path) -> Path:
@@ -145,8 +214,10 @@ def _exchanger() -> Callable[[bytes, bytes], int] | None:
 _exchange = _exchanger()
 
 
-def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk, where its file system can say so."""
+def sync_folder(folder: Place) -> None:
+    """Put the names in a folder on the disk, where its file system can say so; an object store has them."""
+    if isinstance(folder, Remote):
+        return
     try:
         number = os.open(folder, os.O_RDONLY)
     except OSError as error:
@@ -162,8 +233,10 @@ def sync_folder(folder: Path) -> None:
         os.close(number)
 
 
-def sync_folders(path: Path) -> None:
+def sync_folders(path: Place) -> None:
     """Put the names in a folder and in all folders in it on the disk; its files are synced by who writes them."""
+    if isinstance(path, Remote):
+        return
     for folder, _, _ in os.walk(path, topdown=False):
         sync_folder(Path(folder))
 
@@ -176,11 +249,31 @@ def sync_tree(path: Path) -> None:
         sync_folder(Path(folder))
 
 
-def write_file(file: Path, content: bytes | memoryview) -> None:
+def read_tagged(file: Place) -> tuple[bytes, Any]:
+    """Read a file, and what :func:`write_root` takes to make sure that it is still the same."""
+    return file.bucket.tagged(file.key) if isinstance(file, Remote) else (file.read_bytes(), None)
+
+
+def write_root(path: Place, content: bytes, tag: Any) -> None:
+    """Write the ``zarr.json`` of the root of a store, all at once; in an object store, if it is still that of `tag`.
+
+    StoreLockedError if another writer has changed it there, which would have to have taken the lock over.
+    """
+    if isinstance(path, Remote):
+        promotion.exchange_root(path, content, tag)
+    else:
+        write_file(path / "zarr.json", content)
+        sync_folder(path)
+
+
+def write_file(file: Place, content: bytes | memoryview) -> None:
     """Write a file such that it appears, or changes, all at once and is on the disk by then.
 
     The name of the folder's entry is on the disk once that folder is synced.
     """
+    if isinstance(file, Remote):
+        file.write_bytes(bytes(content))
+        return
     # A name of its own: threads of one process may write the same at the same time.
     new = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
     try:

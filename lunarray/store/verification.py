@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +15,9 @@ import numpy as np
 from lunarray.engine import progress_bar
 from lunarray.errors import InputError, StoreDamagedError, StoreError
 from lunarray.store import objects
-from lunarray.store.locks import WriteLock
+from lunarray.store.object_lock import write_lock
+from lunarray.store.places import Place, Remote
+from lunarray.store.promotion import current
 from lunarray.store.reading import absolute
 from lunarray.store.state import (
     consolidated,
@@ -29,7 +29,7 @@ from lunarray.store.state import (
     set_state,
     state_of,
 )
-from lunarray.store.transaction import real, settle, write_file
+from lunarray.store.transaction import located, settle, write_file
 
 #: Threads that read objects; their checksums are made while others wait for the disk.
 _THREADS = 8
@@ -60,7 +60,7 @@ class StoreCheck:
 
     Parameters
     ----------
-    path : Path
+    path : Path or Remote
         The store.
     faults : tuple of Fault
         Empty where all is as it was written.
@@ -74,7 +74,7 @@ class StoreCheck:
         Whether what is at fault was taken away: then what wrote the store completes it when it is run again.
     """
 
-    path: Path
+    path: Place
     faults: tuple[Fault, ...]
     objects: int
     nbytes: int
@@ -88,11 +88,12 @@ class StoreCheck:
 
 
 def verify(
-    path: str | os.PathLike[str],
+    path: Any,
     *,
     repair: bool = False,
     accept: bool = False,
     progress: bool | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> StoreCheck:
     """Check every byte of a store against its checksums.
 
@@ -102,7 +103,7 @@ def verify(
 
     Parameters
     ----------
-    path : path
+    path : path, URL, zarr Store or icechunk Session
         The store.
     repair : bool, default False
         Take away what is at fault, and mark the store as incomplete: what wrote it computes that part anew when it is
@@ -113,6 +114,8 @@ def verify(
         missing or damaged.
     progress : bool, optional
         Show a progress bar; by default where standard error is a terminal.
+    storage_options : mapping, optional
+        Of the object store that a URL names, as in :func:`to_zarr`.
 
     Returns
     -------
@@ -145,11 +148,11 @@ def verify(
             where="verify",
             remedy="Take away what is not as it was written, or take it as it is",
         )
-    path = absolute(path)
+    path = absolute(path, storage_options)
     if not (repair or accept):
         return _checked(path, progress)
-    with WriteLock(real(path)):
-        settle(real(path))
+    with write_lock(located(path)):
+        settle(located(path))
         check = _checked(path, progress)
         if check.ok:
             return check
@@ -160,9 +163,10 @@ def verify(
         return replace(check, repaired=True)
 
 
-def _checked(path: Path, progress: bool | None) -> StoreCheck:
+def _checked(path: Place, progress: bool | None) -> StoreCheck:
     begin = time.perf_counter()
     found = read_state(path)
+    path = current(path) if isinstance(path, Remote) else path
     if found is None:
         raise StoreError("no such store", where=path, remedy="Check the path")
     state, text = found
@@ -176,11 +180,11 @@ def _checked(path: Path, progress: bool | None) -> StoreCheck:
     try:
         cuts = objects.cuts(metadata)
         written = recorded(state) if state.get("complete") else {}
+        lazy = {name for group in state.get("groups", ()) for name in group["dims"]}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if faults:
             return StoreCheck(path, tuple(faults), 0, 0, time.perf_counter() - begin)
         raise damaged_metadata(path / "zarr.json") from error
-    lazy = {name for group in state.get("groups", ()) for name in group["dims"]}
     jobs = []
     for name, cut in cuts.items():
         # What an incomplete store lacks of these is still to be written.
@@ -211,7 +215,7 @@ def _checked(path: Path, progress: bool | None) -> StoreCheck:
 
 
 def _look(
-    path: Path, key: str, cut: objects.Cut, want: int | None, optional: bool
+    path: Place, key: str, cut: objects.Cut, want: int | None, optional: bool
 ) -> tuple[Problem | None, int]:
     """Tell what is wrong with an object, and how large it is."""
     try:
@@ -229,7 +233,7 @@ def _look(
 
 
 def _metadata(
-    path: Path, state: Mapping[str, Any], text: str
+    path: Place, state: Mapping[str, Any], text: str
 ) -> tuple[dict[str, bytes], list[str]]:
     """The metadata of the arrays as they were written, as far as they are known; and those whose files are not so."""
     there = objects.arrays(path)
@@ -243,12 +247,12 @@ def _metadata(
     return dict(sorted(good.items())), lost
 
 
-def faults(path: Path, progress: bool | None = None) -> list[Fault]:
+def faults(path: Place, progress: bool | None = None) -> list[Fault]:
     """What is not as it was written in a store, complete or not."""
     return list(_checked(path, progress).faults)
 
 
-def _accept(path: Path, check: StoreCheck) -> None:
+def _accept(path: Place, check: StoreCheck) -> None:
     for fault in check.faults:
         if fault.problem in ("missing", "damaged"):
             raise StoreDamagedError(
@@ -259,7 +263,7 @@ def _accept(path: Path, check: StoreCheck) -> None:
     set_state(path)
 
 
-def _repair(path: Path, check: StoreCheck) -> None:
+def _repair(path: Place, check: StoreCheck) -> None:
     """Take away what is at fault, and mark the store as incomplete."""
     state = (
         state_of(path) or {}
@@ -274,7 +278,7 @@ def _repair(path: Path, check: StoreCheck) -> None:
     set_state(path, complete=False)
 
 
-def restore_metadata(path: Path, found: tuple[Fault, ...] | list[Fault]) -> None:
+def restore_metadata(path: Place, found: tuple[Fault, ...] | list[Fault]) -> None:
     """Put the metadata of arrays back from the copy in those of the root.
 
     StoreDamagedError if there is none, as in a store whose writing was interrupted.
@@ -285,11 +289,12 @@ def restore_metadata(path: Path, found: tuple[Fault, ...] | list[Fault]) -> None
             text = copies.get(fault.name.removesuffix("/zarr.json"))
             if text is None:
                 raise damaged_metadata(path / fault.name)
-            (path / fault.name).parent.mkdir(exist_ok=True)
+            if not isinstance(path, Remote):
+                (path / fault.name).parent.mkdir(exist_ok=True)
             write_file(path / fault.name, text)
 
 
-def _drop_rows(path: Path, state: Mapping[str, Any], keys: list[str]) -> None:
+def _drop_rows(path: Place, state: Mapping[str, Any], keys: list[str]) -> None:
     """Commit only the rows before the first that is lost."""
     dim = state["append_dim"]
     metadata = objects.arrays(path)

@@ -221,7 +221,7 @@ def meta_of(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     `path`: the store. Returns the attribute ``lunarray_gib``. StoreFormatError if it is none.
     """
-    path = Path(path)
+    path = real(path)
     try:
         meta = read_attribute(path, KEY)
     except (OSError, ValueError, KeyError, TypeError) as error:
