@@ -99,7 +99,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("command", CASES)
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(c, marks=[pytest.mark.needs("torch")] * ("--model {0}/bad.pt" in c))
+        for c in CASES
+    ],
+)
 def test_bad_input_is_one_line_in_the_words_of_the_command(command, folder, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")
     arguments = [word.format(folder) for word in command.split()]
