@@ -12,6 +12,7 @@ import io
 import itertools
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -76,6 +77,7 @@ def writes(file: Any, mode: str = "r", *_: Any, **__: Any) -> bool:
 
 
 def _serve(pipe: Any, modules: tuple[str, ...]) -> None:
+    sys.dont_write_bytecode = True  # the files of modules are no files of a job
     for name in modules:
         __import__(name)
     while True:
