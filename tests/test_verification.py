@@ -177,10 +177,12 @@ def test_only_what_is_damaged_is_written_anew(tmp_path, layout, repair):
     (path / data[0]).unlink()
     (path / data[2]).write_bytes(b"")
     (path / data[3]).write_bytes(intact[data[3]][:-40])
+    (path / data[4]).unlink()
+    (path / data[4]).mkdir()
     (path / "x/c/0").write_bytes(intact["x/c/0"][::-1])
     (path / "name/c/0").unlink()
     (path / "mask/zarr.json").write_text("{}")
-    hurt = {data[0], data[2], data[3], "x/c/0", "name/c/0", "mask/zarr.json"}
+    hurt = {data[0], data[2], data[3], data[4], "x/c/0", "name/c/0", "mask/zarr.json"}
     check = verify(path, repair=repair)
     assert {fault.name for fault in check.faults} == hurt
     assert check.repaired == repair

@@ -16,7 +16,7 @@ from lunarray.store.places import Place
 from lunarray.store.provenance import stamp
 from lunarray.store.state import FORMAT_VERSION, set_state
 from lunarray.store.transaction import appearing, moved, scratch, sync_folders, vacant
-from lunarray.store.verification import Fault
+from lunarray.store.verification import Fault, take_away
 from lunarray.versions import numeric_versions
 
 #: A plain DataArray without a name is stored under this one.
@@ -174,10 +174,11 @@ def mend(
         for fault in found:
             file = path / fault.name
             if fault.problem != "metadata" and fault.name.startswith(tuple(lazy)):
-                file.unlink(missing_ok=True)
+                take_away(file)
                 continue
             if not fresh.exists():
                 create(ds, groups, fresh, "", contents)
+            take_away(file)
             moved(fresh / fault.name, file)
     set_state(path, complete=False)
     sync_folders(path)

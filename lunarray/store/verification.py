@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from lunarray.engine import progress_bar
-from lunarray.errors import InputError, StoreDamagedError, StoreError
+from lunarray.errors import InputError, StoreDamagedError, StoreError, store_errors
 from lunarray.store import objects
 from lunarray.store.object_lock import write_lock
 from lunarray.store.places import Place, Remote
@@ -241,7 +243,8 @@ def _metadata(
     if not isinstance(known, dict) or (state.get("append_dim") and not state.get("complete")):
         return there, []
     lost = [n for n, own in known.items() if n not in there or digest_of(there[n]) != own]
-    copies = consolidated(text)
+    # What a root that is not as it was written says of shapes is not to be believed.
+    copies = consolidated(text) if sealed(state, text) else {}
     good = {name: there[name] for name in known if name in there and name not in lost}
     good.update({name: copies[name] for name in lost if name in copies})
     return dict(sorted(good.items())), lost
@@ -274,8 +277,17 @@ def _repair(path: Place, check: StoreCheck) -> None:
         _drop_rows(path, state, keys)
         return
     for key in keys:
-        (path / key).unlink(missing_ok=True)
+        take_away(path / key)
     set_state(path, complete=False)
+
+
+def take_away(file: Place) -> None:
+    """Delete what stands in an object's place, whatever that is; StoreError if that is refused."""
+    with store_errors("what is damaged cannot be taken away", str(file), "Check the permissions"):
+        if isinstance(file, Path) and file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file)
+        else:
+            file.unlink(missing_ok=True)
 
 
 def restore_metadata(path: Place, found: tuple[Fault, ...] | list[Fault]) -> None:
