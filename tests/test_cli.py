@@ -162,6 +162,12 @@ def test_info_of_any_file(run, tmp_path):
     assert "Give 'kaguya-sp'" in run("info", path, "--reader", "no", code=1)
 
 
+def test_models_are_listed(run):
+    shown = run("models")
+    for words in ("oxides", "150 bands", "FeO", "fractures", "images"):
+        assert words in shown
+
+
 def test_readers_are_listed(run):
     shown = run("readers")
     for name in la.readers.available():

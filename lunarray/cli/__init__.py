@@ -106,6 +106,7 @@ for command in (
     general.demo,
     general.info,
     general.readers,
+    general.models,
     general.verify,
     oxides.invert_oxides,
     oxides.train_oxides,

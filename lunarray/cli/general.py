@@ -117,6 +117,35 @@ def readers() -> None:
     console().print(table)
 
 
+def models() -> None:
+    """List the models that commands take by name (--model): lunarray's own, and those of installed packages."""
+    from rich.table import Table
+
+    from lunarray.engine import available_models
+
+    table = Table("model", "takes", "gives", "weights")
+    for name, spec in available_models().items():
+        gives = spec.outputs if isinstance(spec.outputs, tuple) else ("a probability",)
+        table.add_row(name, _takes(spec.inputs), ", ".join(gives), spec.weights)
+    console().print(table)
+
+
+def _takes(inputs: object) -> str:
+    """What a model takes, in words."""
+    from lunarray.engine.models import Maps, Spectra, Tiles
+
+    match inputs:
+        case Spectra(wavelengths=bands) if bands:
+            return f"spectra, {len(bands)} bands, {bands[0]:g}-{bands[-1]:g} nm"
+        case Spectra():
+            return "spectra"
+        case Tiles(tile=tile):
+            return f"images, in tiles of {tile} pixels" if tile else "images"
+        case Maps(names=names):
+            return f"maps: {', '.join(names)}" if names else "maps"
+    return "what its command has"
+
+
 def _contents(ds: xr.Dataset) -> None:
     """Print axes, reference system, variables."""
     from rich.markup import escape

@@ -28,6 +28,7 @@ _PHRASES = (
     (r"la\.cluster", "--cluster", None),
     (r", or give an address, a client or a cluster", ", or give an address", None),
     (r"lunarray\.readers\.available\(\)", "`lunarray readers`", None),
+    (r"lunarray\.engine\.available_models\(\)", "`lunarray models`", None),
     (r"(for instance )?with lunarray\.geo\.assign_crs(\([^)]*\))?", r"\1with gdal_edit.py -a_srs IAU_2015:30130", None),
     (r"\(ISIS: cam2map, or lunarray\.fractures\.process_edr\)", "(ISIS: cam2map)", None),
     (r"what lunarray\.open_class gives", "CLASS L1 files (.fits)", None),
