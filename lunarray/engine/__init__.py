@@ -8,7 +8,7 @@ from lunarray.engine.batches import in_batches
 from lunarray.engine.clusters import cluster
 from lunarray.engine.execution import current_client
 from lunarray.engine.graph import Block, Call, assemble
-from lunarray.engine.models import ModelSpec, Predictor, resolve_device
+from lunarray.engine.models import Maps, Model, ModelSpec, Spectra, Tiles, resolve_device
 from lunarray.engine.pixels import map_pixels, placed, take
 from lunarray.engine.progress import progress_bar, step_bar
 from lunarray.engine.registry import available_models
@@ -17,9 +17,12 @@ from lunarray.engine.report import RunReport, last_report
 __all__ = [
     "Block",
     "Call",
+    "Maps",
+    "Model",
     "ModelSpec",
-    "Predictor",
     "RunReport",
+    "Spectra",
+    "Tiles",
     "assemble",
     "available_models",
     "cluster",

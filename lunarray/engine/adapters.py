@@ -58,7 +58,7 @@ def from_torch(
         Of the bands of a network of spectra, nm; short for ``inputs=Spectra(wavelengths)``.
     inputs : Spectra, Tiles or Maps, optional
         What it takes. Of spectra and maps it gets (pixel, band), of tiles (tile, channel, y, x), as
-        :class:`lunarray.engine.models.Tiles` says; float32.
+        :class:`lunarray.engine.Tiles` says; float32.
     device : {"auto", "cpu", "cuda"}
         Where to run.
     folder : path, optional
@@ -128,7 +128,7 @@ def from_onnx(
     -----
     A file may say itself what it takes and gives, as JSON under the key "lunarray" of its metadata: ``{"outputs":
     ["FeO"], "wavelengths": [750, 950]}``, or ``"tiles"`` or ``"maps"`` with the fields of
-    :class:`~lunarray.engine.models.Tiles` or :class:`~lunarray.engine.models.Maps` in the place of the wavelengths.
+    :class:`~lunarray.engine.Tiles` or :class:`~lunarray.engine.Maps` in the place of the wavelengths.
     Then its path alone is enough wherever a model is asked for, on the command line too.
 
     Examples
@@ -257,7 +257,7 @@ def from_sklearn(
 
 
 def from_object(model: Model, folder: str | os.PathLike[str] | None = None) -> ModelSpec:
-    """Make the spec of a :class:`lunarray.engine.models.Model`; ModelError if it cannot be pickled."""
+    """Make the spec of a :class:`lunarray.engine.Model`; ModelError if it cannot be pickled."""
     kept = _kept(model, folder)
     return _spec("load_object", kept, outputs=model.outputs, inputs=model.inputs, device="auto")
 

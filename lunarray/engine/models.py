@@ -140,6 +140,18 @@ class Model(Protocol):
     outputs : sequence of str
         Names of what it gives, in order, such as ``("FeO", "TiO2")``. ``FeO_std`` is the standard deviation of the
         error of ``FeO``. A mapping of names to units says both.
+
+    Examples
+    --------
+    >>> from lunarray.engine import Model, Spectra
+    >>> class Brightness:
+    ...     inputs = Spectra((750.0, 950.0))
+    ...     outputs = ("FeO",)
+    ...
+    ...     def load(self, device):
+    ...         return lambda pixels: pixels.mean(axis=1, keepdims=True) * 50
+    >>> isinstance(Brightness(), Model)
+    True
     """
 
     inputs: Inputs

@@ -135,5 +135,5 @@ def _spec_of(model: object, where: str, save: str = "the room's own function") -
         where=where,
         remedy=f"Save it with {save} and give the path, if it is one of lunarray's; make a model of another's with "
         "lunarray.engine.from_torch, from_onnx or from_sklearn; or write a class with inputs, outputs and load(device) "
-        "(lunarray.engine.models.Model)",
+        "(lunarray.engine.Model)",
     )

@@ -68,8 +68,8 @@ def fracture_model(
         A file that :func:`lunarray.fractures.load_model` reads; by default the light model that comes with
         lunarray. That one was trained on simulated scenes alone: read its card, ``lunarray/fractures/data/light.md``.
         Or a network of another library, by :func:`lunarray.engine.from_torch` or :func:`lunarray.engine.from_onnx`
-        with ``inputs=Tiles(...)`` (:class:`lunarray.engine.models.Tiles`); the name of a model of an installed package;
-        a class of one's own (:class:`lunarray.engine.models.Model`). Its one output is the probability.
+        with ``inputs=Tiles(...)`` (:class:`lunarray.engine.Tiles`); the name of a model of an installed package;
+        a class of one's own (:class:`lunarray.engine.Model`). Its one output is the probability.
     device : {"auto", "cpu", "cuda"}
         Where to run it.
 

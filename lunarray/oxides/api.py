@@ -103,7 +103,7 @@ def invert_oxides(
         Or a network or regressor of another library, by :func:`lunarray.engine.from_torch`,
         :func:`lunarray.engine.from_onnx` or :func:`lunarray.engine.from_sklearn`; the name of a model of an installed
         package (:func:`lunarray.engine.available_models`); or a class of one's own
-        (:class:`lunarray.engine.models.Model`).
+        (:class:`lunarray.engine.Model`).
     device : {"auto", "cpu", "cuda"}
         Where to run the model; "auto" takes a GPU in each process that sees one.
     batch_size : int
