@@ -292,6 +292,9 @@ def check(verb: Verb, processes: Any, tmp_path: Path, few: int = FEW) -> tuple[i
     before.mkdir()
     verb.prepare(before)
     shutil.copytree(before, after, symlinks=True)
+    # Once for nothing: what is compiled is kept, and is no file of a job.
+    shutil.copytree(before, tmp_path / "warm", symlinks=True)
+    processes.run(verb.act, tmp_path / "warm", Stops())
     old = seen(lambda: verb.read(after)())
     calls = processes.run(verb.act, after, Stops())
     new = seen(lambda: verb.read(after)())
