@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import xarray as xr
 
-__all__ = ["DataArray", "Dataset", "T", "typed"]
+__all__ = ["DataArray", "Dataset", "T", "typed", "typed_either"]
 
 Dataset = xr.Dataset
 DataArray = xr.DataArray
@@ -46,3 +46,7 @@ def typed(obj: Any) -> Any:
     True
     """
     return obj
+
+
+#: The decorator of functions that return the one or the other.
+typed_either = typed

@@ -8,7 +8,7 @@ from rioxarray.raster_dataset import RasterDataset
 
 from lunarray.accessor import LunarDataArrayAccessor, LunarDatasetAccessor
 
-__all__ = ["DataArray", "Dataset", "T", "typed"]
+__all__ = ["DataArray", "Dataset", "T", "typed", "typed_either"]
 
 class Dataset(xr.Dataset):
     @property
@@ -64,7 +64,8 @@ def typed(obj: Callable[_P, xr.Dataset]) -> Callable[_P, Dataset]: ...
 def typed(obj: Callable[_P, xr.DataArray]) -> Callable[_P, DataArray]: ...
 @overload
 def typed(obj: Callable[_P, dict[str, xr.Dataset]]) -> Callable[_P, dict[str, Dataset]]: ...
-@overload
-def typed(
+
+# Apart from the others: beside them mypy would find two that fit where a parameter is Any, and give up.
+def typed_either(
     obj: Callable[_P, xr.Dataset | xr.DataArray],
 ) -> Callable[_P, Dataset | DataArray]: ...

@@ -63,6 +63,9 @@ reveal_type(la.oxides.invert_oxides(cube))  # Dataset
 reveal_type(la.oxides.atlas(cube, latitude=70)["north"])  # Dataset
 reveal_type(la.geo.reproject(maps, "geographic").FeO)  # DataArray
 reveal_type(la.plot.polar_map(maps.FeO, path="feo.png"))  # Figure
+reveal_type(la.simulate.polar_scene(resolution=5000))  # Dataset
+reveal_type(la.fractures.open_nac("a.tif"))  # DataArray
+reveal_type(la.maps.open_m3("M3G.LBL").lunar.invert_oxides())  # Dataset
 reveal_type(la.xrf.read_response("a.rmf"))  # Response
 reveal_type(partial(la.oxides.invert_oxides, cube)())  # Dataset
 reveal_type(la.typed(xr.Dataset()).lunar.invert_oxides())  # Dataset
@@ -365,7 +368,7 @@ def test_what_gives_objects_of_xarray_gives_them_with_their_verbs():
         for path, function in FUNCTIONS.items()
         if re.search(r"\bxr\.Data", str(inspect.signature(function).return_annotation))
         and not any(
-            getattr(decorator, "id", "") == "typed"
+            getattr(decorator, "id", "") in ("typed", "typed_either")
             for decorator in stubs.definition(f"{function.__module__}:{function.__name__}")[
                 1
             ].decorator_list

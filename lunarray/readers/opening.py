@@ -16,7 +16,7 @@ from lunarray.readers.files import Errors, Paths, warn_skipped
 from lunarray.readers.guard import guarded
 from lunarray.readers.protocol import Reader
 from lunarray.readers.registry import available
-from lunarray.typing import typed
+from lunarray.typing import typed_either
 
 _NAME_ONE = "Name the reader, reader={!r}; lunarray.readers.available() lists all"
 
@@ -29,7 +29,7 @@ class _Item:
     named: bool
 
 
-@typed
+@typed_either
 def open(
     paths: Paths,
     *,
