@@ -254,10 +254,10 @@ class TestStore:
 
         keep = module.set_state
 
-        def stop(path, **state):
+        def stop(path, told=None, **state):
             if state.get("committed", 0) > 4:
                 raise OSError(28, "No space left on device")
-            keep(path, **state)
+            keep(path, told, **state)
 
         monkeypatch.setattr(module, "set_state", stop)
         with pytest.raises(la.errors.StoreError, match="No space left"):
