@@ -154,7 +154,7 @@ class LunarDatasetAccessor:
 
     def to_zarr(
         self,
-        path: str | os.PathLike[str],
+        path: Any,
         *,
         overwrite: bool = False,
         token: str | None = None,
@@ -163,6 +163,7 @@ class LunarDatasetAccessor:
         errors: execution.Errors | None = None,
         retries: int | None = None,
         report: str | os.PathLike[str] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> Dataset:
         """Write to a Zarr store, region by region; go on where an interrupted write stopped."""
 
@@ -474,7 +475,7 @@ class LunarDataArrayAccessor:
 
     def to_zarr(
         self,
-        path: str | os.PathLike[str],
+        path: Any,
         *,
         overwrite: bool = False,
         token: str | None = None,
@@ -483,6 +484,7 @@ class LunarDataArrayAccessor:
         errors: execution.Errors | None = None,
         retries: int | None = None,
         report: str | os.PathLike[str] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> Dataset:
         """Write to a Zarr store, region by region; go on where an interrupted write stopped."""
 

@@ -519,7 +519,7 @@ def load_onnx(
         raise MissingDependencyError(
             "this ONNX Runtime runs on the CPU alone",
             where="device='cuda'",
-            remedy="Install onnxruntime-gpu in the place of onnxruntime, or pass device='auto' or 'cpu'",
+            remedy="Install onnxruntime-gpu in the place of onnxruntime, or give device='auto' or 'cpu'",
         )
     sessions = Sessions(lambda threads: _session(path, threads, providers))
 
