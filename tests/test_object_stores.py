@@ -507,6 +507,35 @@ class TestPlaces:
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zarr", "b", "d.zarr"]
         np.testing.assert_array_equal(open_zarr("file://b/c.zarr")["a"], field()["a"])
 
+    def test_by_la_open(self, url):
+        given = zarr.storage.MemoryStore()
+        for place in (given, url, url.removesuffix(".zarr")):
+            to_zarr(field(), place)
+            np.testing.assert_array_equal(la.open(place)["a"], field()["a"])
+        np.testing.assert_array_equal(la.store.open_maps(url)["a"], field()["a"])
+
+    def test_by_commands(self, s3, tmp_path, monkeypatch):
+        from typer.testing import CliRunner
+
+        from lunarray.cli import app
+
+        monkeypatch.chdir(tmp_path)
+        run = partial(CliRunner().invoke, app)
+        scene = la.simulate.polar_scene("north", resolution=20000.0, latitude=88.0)
+        to_zarr(scene, "scene.zarr")
+        written = run(["invert-oxides", "scene.zarr", "-o", s3])
+        assert written.exit_code == 0, written.output
+        assert s3 in written.output.replace("\n", "")
+        assert "FeO" in open_zarr(s3)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["scene.zarr"]
+        told = run(["info", s3])
+        assert told.exit_code == 0
+        assert "complete" in told.output
+        assert "All is as it was written" in run(["verify", s3]).output
+        refused = run(["demo", "-o", "s3://bucket/demo"])
+        assert refused.exit_code == 2
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["scene.zarr"]
+
     @pytest.mark.parametrize("url", ["https://example.org/x.zarr", "ftp://a/x.zarr", "foo://a"])
     def test_what_no_store_can_be_at(self, url, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from lunarray.cli.console import console, say
 from lunarray.cli.inputs import ReaderName, open_dataset, reader_for
-from lunarray.cli.options import Pole
+from lunarray.cli.options import Pole, folder
 from lunarray.cli.superres import bank_table
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def demo(
     output: Annotated[
-        Path, Option("--output", "-o", help="Folder for what the demo writes.")
+        Path, Option("--output", "-o", callback=folder, help="Folder for what the demo writes.")
     ] = Path("lunarray-demo"),
     pole: Annotated[Pole, Option(help="Which pole.")] = Pole.north,
     resolution: Annotated[float, Option(min=100, help="Pixel of the scene in m.")] = 2000.0,
@@ -166,7 +166,7 @@ def _contents(ds: xr.Dataset) -> None:
 
 
 def verify(
-    store: Annotated[Path, Argument(help="A store that lunarray wrote.", show_default=False)],
+    store: Annotated[str, Argument(help="A store that lunarray wrote.", show_default=False)],
     repair: Annotated[
         bool,
         Option(

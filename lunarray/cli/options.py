@@ -39,24 +39,34 @@ _NO_STORES = (".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".tif", ".tiff", ".img", ".
               ".parquet", ".gpkg", ".shp", ".geojson", ".json", ".png", ".pdf", ".svg", ".zip")  # fmt: skip
 
 
-def _store(path: Path) -> Path:
+def _store(name: str) -> str:
     """Refuse names of other kinds of files before the work, rather than make a folder called result.nc."""
+    path = Path(name)
     if path.suffix.lower() in _NO_STORES and not path.is_dir():
         named = path.with_suffix(".zarr").name
         raise typer.BadParameter(
             f"what is written is a Zarr store, and {path.name} would be none. Name it {named}; la.open({named!r}) then "
             "gives a Dataset, whose .to_netcdf() and .lunar.to_cog() write netCDF and GeoTIFF"
         )
+    return name
+
+
+def folder(path: Path) -> Path:
+    """Refuse URLs where other files than a store are written too, rather than make a folder called s3:."""
+    from lunarray.store.places import is_elsewhere
+
+    if is_elsewhere(path):
+        raise typer.BadParameter("pictures and GeoTIFFs are written to folders. Give a folder")
     return path
 
 
 Output = Annotated[
-    Path,
+    str,
     Option(
         "--output",
         "-o",
         callback=_store,
-        help="Zarr store to write. An interrupted one is completed.",
+        help="Zarr store to write, or its URL (s3://, gs://, az://). An interrupted one is completed.",
         show_default=False,
     ),
 ]

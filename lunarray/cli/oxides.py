@@ -22,6 +22,7 @@ from lunarray.cli.options import (
     SkipBadFiles,
     TrainDevice,
     WeightsOutput,
+    folder,
 )
 from lunarray.units import unit_label
 
@@ -210,7 +211,13 @@ def atlas(
     ],
     output: Annotated[
         Path,
-        Option("--output", "-o", help="Folder for maps, GeoTIFFs and tables.", show_default=False),
+        Option(
+            "--output",
+            "-o",
+            callback=folder,
+            help="Folder for maps, GeoTIFFs and tables.",
+            show_default=False,
+        ),
     ],
     reader: ReaderName = None,
     model: OwnWeights = None,

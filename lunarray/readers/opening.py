@@ -16,6 +16,8 @@ from lunarray.readers.files import Errors, Paths, warn_skipped
 from lunarray.readers.guard import guarded
 from lunarray.readers.protocol import Reader
 from lunarray.readers.registry import available
+from lunarray.store import open_zarr
+from lunarray.store.places import is_elsewhere
 from lunarray.typing import typed_either
 
 _NAME_ONE = "Name the reader, reader={!r}; lunarray.readers.available() lists all"
@@ -42,7 +44,7 @@ def open(
 
     Parameters
     ----------
-    paths : path, folder, glob pattern, or iterable of these
+    paths : path, folder, URL, glob pattern, iterable of these, zarr Store or icechunk Session
         Files of one kind, or a store.
     reader : str or Reader, optional
         Which reader opens them; by default the one that knows them by what is in them or, where nobody is certain, by
@@ -76,6 +78,8 @@ def open(
     >>> image = la.open("image.tif", reader="lroc-nac")  # doctest: +SKIP
     """
     require_choice("errors", errors, ("raise", "skip"))
+    if not isinstance(paths, str | bytes | os.PathLike) and is_elsewhere(paths):
+        return open_zarr(paths, **options)
     items = _items(paths)
     chosen = _known(items) if reader is None else _named(reader)
     chosen.check_options(options, product)

@@ -10,6 +10,7 @@ import xarray as xr
 from lunarray.errors import ProductFormatError
 from lunarray.readers.backends import backend
 from lunarray.readers.protocol import Reader, head
+from lunarray.store.places import is_elsewhere
 
 #: Attributes of the root by which stores of ours are known.
 _OURS = (b'"lunarray_store"', b'"lunarray_gib"')
@@ -95,7 +96,10 @@ STORE = Reader(
     guess=_is_store,
     extensions=(".zarr",),
     # A name that ends so and holds nothing, or is far away: the store says what is wrong with it.
-    could=lambda path: path.rstrip("/").endswith(".zarr") and not _is_zarr(path),
+    could=lambda path: (
+        (path.rstrip("/").endswith(".zarr") and not _is_zarr(path))
+        or (is_elsewhere(path) and not os.path.splitext(path)[1])
+    ),
 )
 ZARR = Reader(
     name="zarr",

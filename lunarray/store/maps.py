@@ -10,6 +10,7 @@ import xarray as xr
 
 from lunarray.errors import GridError, InputError, ProductFormatError
 from lunarray.geo import MOON, open_raster, raster_info
+from lunarray.store.places import is_elsewhere
 from lunarray.store.reading import open_zarr
 from lunarray.typing import typed
 from lunarray.units import WEIGHT
@@ -24,7 +25,7 @@ def open_maps(path: str | os.PathLike[str], *, chunks: int = CHUNK) -> xr.Datase
 
     Parameters
     ----------
-    path : path
+    path : path or URL
         A Zarr store; a GeoTIFF of one band, whose name is that of its variable; or a folder of such (``FeO.tif``,
         ``TiO2.tif``, …), as :func:`lunarray.export.to_cog` writes it.
     chunks : int
@@ -44,6 +45,8 @@ def open_maps(path: str | os.PathLike[str], *, chunks: int = CHUNK) -> xr.Datase
     BodyMismatchError, GridError
         If a raster is of another body, or has no CRS.
     """
+    if is_elsewhere(path):
+        return open_zarr(path)
     path = Path(path)
     if path.suffix.lower() == ".zarr" or (path / "zarr.json").exists():
         return open_zarr(path)
