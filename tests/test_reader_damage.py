@@ -140,6 +140,10 @@ def test_flares_beyond_the_calendar(tmp_path):
     path.write_text(
         "date,start_time,max_time,end_time,goes_class\n60101231,0410,0415,0418,C1.0\n20210101,0410,0415,0418,C1.0\n"
     )
+    flares = read_goes_flares(path)
+    assert list(flares["start"].dt.year) == [2021]
+    assert flares.attrs["rows_left_out"] == 1
+    path.write_text(path.read_text().replace("2021", "9021"))
     with pytest.raises(ProductFormatError, match=r"f\.csv"):
         read_goes_flares(path)
 

@@ -127,7 +127,12 @@ def _open(path: Place, incomplete: bool) -> xr.Dataset | None:
             decode_timedelta=False,
         )
         ds = _lazy(stored, path, state, cuts, ids)
-    except (LunarrayError, MemoryError):
+    except LunarrayError as error:
+        # xarray before 2026 says which variable it was in an error of the same kind, without where and remedy.
+        if error.where is None and isinstance(error.__cause__, LunarrayError):
+            raise error.__cause__ from None
+        raise
+    except MemoryError:
         raise
     except Exception as error:
         raise StoreDamagedError(

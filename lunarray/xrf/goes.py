@@ -71,6 +71,8 @@ def read_goes_flares(path: str | os.PathLike[str]) -> pd.DataFrame:
             remedy=f"A flare list has {', '.join(_COLUMNS)}",
         )
     day = pd.to_datetime(table["date"].str.strip(), format="%Y%m%d", errors="coerce")
+    # Days beyond those that nanoseconds reach are slips of the list, which newer versions of pandas accept.
+    day = day.where(day < pd.Timestamp("2262-01-01"))
     moments = []
     for column in ("start_time", "max_time", "end_time"):
         digits = pd.to_numeric(table[column].str.extract(r"(\d{3,4})")[0], errors="coerce")
