@@ -507,6 +507,22 @@ class TestPlaces:
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zarr", "b", "d.zarr"]
         np.testing.assert_array_equal(open_zarr("file://b/c.zarr")["a"], field()["a"])
 
+    def test_store_objects_of_obstore(self, s3):
+        from obstore.store import MemoryStore, from_url
+
+        for store in (MemoryStore(), from_url(s3, client_options={"allow_http": True})):
+            given = zarr.storage.ObjectStore(store)
+            to_zarr(field(), given)
+            with (
+                object_lock.write_lock(located(given)),
+                pytest.raises(errors.StoreLockedError),
+            ):
+                to_zarr(field(2), given, overwrite=True)
+            out = to_zarr(open_zarr(given) * 2, given, overwrite=True)
+            np.testing.assert_array_equal(out["a"], field(2)["a"])
+            assert "hush" not in str(located(given))
+        np.testing.assert_array_equal(open_zarr(s3)["a"], field(2)["a"])
+
     def test_by_la_open(self, url):
         given = zarr.storage.MemoryStore()
         for place in (given, url, url.removesuffix(".zarr")):

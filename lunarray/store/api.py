@@ -78,8 +78,8 @@ def to_zarr(
         or the cluster of the current client), with bounded memory.
     path : path, URL, zarr Store or icechunk Session
         A folder on a local or shared file system; ``s3://``, ``gs://``, ``az://`` (extra ``cloud``), ``file://`` or
-        ``memory://``; a store object of Zarr; or a writable session of icechunk, which is committed when all is there:
-        what was there before stays in the history of its repository.
+        ``memory://``; a store object of Zarr (but for its ObjectStore, for writers of one process only); or a writable
+        session of icechunk, committed when all is there: what was there before stays in its repository's history.
     overwrite : bool, default False
         Write it anew, whatever store is there. That one stays, for whoever reads it and for `obj` itself, until the
         new one is complete and takes its place in one step; then it is deleted. Who has it open and goes on reading

@@ -169,6 +169,21 @@ class Bucket:
             obstore.copy(self._store, source, target)
 
 
+class GivenBucket(Bucket):
+    """What objects lie in, by a store object of obstore that the user made; `store`: that object."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.url = f"{type(store).__name__}:{id(store):x}"
+        if hasattr(store, "config"):
+            place = (store.config.get("bucket"), store.config.get("container_name"), store.prefix)
+            self.url = f"{type(store).__name__}:" + "/".join(str(p) for p in place if p)
+        self.shared = type(store).__name__ != "MemoryStore"
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._store,)
+
+
 class ZarrBucket(Bucket):
     """The objects of a store object of Zarr.
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from lunarray.errors import InputError, MissingDependencyError
-from lunarray.store.buckets import Bucket, ZarrBucket, each, unwrapped
+from lunarray.store.buckets import Bucket, GivenBucket, ZarrBucket, each, unwrapped
 
 #: Schemes of what obstore opens, and their names for it.
 _CLOUD = {
@@ -182,7 +182,7 @@ def _shown(url: str) -> str:
 def _of_object(given: Any) -> Remote | str | None:
     """The place that a store object of Zarr is, or an icechunk session."""
     from zarr.abc.store import Store
-    from zarr.storage import LocalStore, MemoryStore, ZipStore
+    from zarr.storage import LocalStore, MemoryStore, ObjectStore, ZipStore
 
     session = None
     if type(given).__module__.partition(".")[0] == "icechunk" and hasattr(given, "snapshot_id"):
@@ -198,6 +198,8 @@ def _of_object(given: Any) -> Remote | str | None:
         )
     if isinstance(store, LocalStore):
         return os.path.join(store.root, key)
+    if isinstance(store, ObjectStore) and not store.read_only:
+        return Remote(GivenBucket(store.store), key)
     if isinstance(store, ZipStore) or not store.supports_deletes or not store.supports_listing:
         raise InputError(
             f"a {type(store).__name__} cannot hold a store: nothing in it can be changed",

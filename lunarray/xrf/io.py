@@ -231,7 +231,7 @@ def _in_order(lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 @typed
 def class_to_zarr(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
-    store: str | os.PathLike[str],
+    store: Any,
     *,
     errors: Literal["raise", "skip"] = "raise",
     max_workers: int | None = None,
@@ -247,8 +247,8 @@ def class_to_zarr(
     paths : path, folder, glob pattern, or iterable of these
         As in :func:`open_class`. Appended spectra come after those that are there, whatever their time: sort by
         ``time`` after opening where files came out of order.
-    store : path
-        A new store, or one that this function wrote.
+    store : path, URL, zarr Store or icechunk Session
+        A new store, or one that this function wrote. Rows are appended in an object store to a copy of the store.
     errors : {"raise", "skip"}
         As in :func:`open_class`.
     max_workers : int, optional
