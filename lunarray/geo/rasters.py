@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.engine.files import FileId, file_id
-from lunarray.errors import GridError, InputError, ProductFormatError
+from lunarray.errors import GridError, InputError, LunarrayError, ProductFormatError
 from lunarray.geo.crs import BODIES, Bodies, require_body
 from lunarray.geo.georeference import assign_grid
 from lunarray.typing import typed
@@ -28,6 +28,8 @@ DRIVERS = (
     "GTiff", "ISIS3", "ISIS2", "PDS4", "PDS", "VICAR", "ENVI", "EHdr", "HFA", "AAIGrid",
     "PNG", "JPEG", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "BMP", "FITS",
 )  # fmt: skip
+#: Of these, those that hold pixels as they are.
+_RAW = ("ISIS3", "ENVI", "EHdr")
 # Bytes of a chunk, as float32: of one band, and of a spectrum.
 _CHUNK_BYTES = (16 * 2**20, 32 * 2**20)
 # Valid range of each stored type in ISIS (isis/src/base/objs/SpecialPixel): what lies outside is NULL, or saturated in
@@ -148,6 +150,7 @@ def raster_info(path: str | os.PathLike[str]) -> RasterInfo:
                 remedy="Warp it to an axis-aligned grid, for instance with gdalwarp",
             )
         numbers = range(1, raster.count + 1)
+        _require_pixels(raster)
         return RasterInfo(
             path=name,
             driver=raster.driver,
@@ -169,6 +172,29 @@ def raster_info(path: str | os.PathLike[str]) -> RasterInfo:
             envi=raster.tags(ns="ENVI"),
             isis=_isis_label(raster),
             files=_files(raster),
+        )
+
+
+def _require_pixels(raster: Any) -> None:
+    """Raise ProductFormatError where a file is too short for its pixels, which GDAL would give as zeros."""
+    if raster.driver not in _RAW or raster.tags(ns="ENVI").get("file_compression", "0") != "0":
+        return
+    if raster.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION"):
+        return
+    sizes = [os.path.getsize(path) for path in raster.files if os.path.isfile(path)]
+    core = _isis_label(raster).get("Core")
+    try:
+        needed = max(int(core["StartByte"]) - 1, 0) if isinstance(core, dict) else 0
+    except (KeyError, TypeError, ValueError):
+        needed = 0
+    for dtype, (rows, columns) in zip(raster.dtypes, raster.block_shapes, strict=True):
+        down, across = -(-raster.height // rows), -(-raster.width // columns)
+        needed += down * rows * across * columns * np.dtype(dtype).itemsize
+    if sizes and max(sizes) < needed:
+        raise ProductFormatError(
+            f"truncated: {max(sizes)} bytes, its pixels take {needed}",
+            where=raster.name,
+            remedy="Fetch it again",
         )
 
 
@@ -400,7 +426,6 @@ def _read_block(reading: _Reading, block_info: Any = None) -> np.ndarray:
 def _opened(path: str, fault: str = "not a raster that GDAL reads here") -> Iterator[Any]:
     """A raster opened by the drivers that are allowed; what GDAL raises becomes an error of ours."""
     from rasterio.env import ensure_env_with_credentials
-    from rasterio.errors import RasterioError
     from rasterio.io import DatasetReader
 
     read: Callable[..., Any] = ensure_env_with_credentials(
@@ -413,7 +438,9 @@ def _opened(path: str, fault: str = "not a raster that GDAL reads here") -> Iter
             raster = read(path)
         with raster:
             yield raster
-    except (RasterioError, OSError, UnicodeDecodeError) as error:
+    except LunarrayError:
+        raise
+    except Exception as error:  # GDAL's own errors are no RasterioError, and tags need not be text
         raise ProductFormatError(f"{fault} ({error})", where=path, remedy=_REMEDY) from error
 
 

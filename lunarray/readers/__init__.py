@@ -19,6 +19,7 @@ from lunarray.readers.files import (
     warn_skipped,
 )
 from lunarray.readers.guard import guarded, reads
+from lunarray.readers.netcdf import open_guarded
 from lunarray.readers.opening import open, reader_of
 from lunarray.readers.protocol import Reader, head
 from lunarray.readers.registry import Readers, available, register

@@ -9,6 +9,7 @@ import xarray as xr
 
 from lunarray.errors import ProductFormatError
 from lunarray.readers.backends import backend
+from lunarray.readers.netcdf import open_guarded
 from lunarray.readers.protocol import Reader, head
 from lunarray.store.places import is_elsewhere
 
@@ -69,7 +70,7 @@ def open_xarray(
     ProductFormatError
         If it has no variables.
     """
-    ds = xr.open_dataset(
+    ds = open_guarded(
         path,
         engine=engine,
         chunks={} if isinstance(chunks, str) and chunks == "auto" else chunks,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from lunarray.errors import InputError, ProductFormatError
-from lunarray.readers import reads
+from lunarray.readers import open_guarded, reads
 from lunarray.store.provenance import stamp
 from lunarray.xrf.fits import damaged
 
@@ -131,10 +131,7 @@ def open_goes_xrs(path: str | os.PathLike[str], *, chunks: Any = "auto") -> xr.D
     """
     if not os.path.exists(path):
         raise InputError("no such file", where=path, remedy="Check the path")
-    try:
-        ds = xr.open_dataset(path, engine="h5netcdf", chunks=chunks)
-    except (OSError, ValueError, KeyError) as error:
-        raise damaged(f"not a netCDF-4 file, or a damaged one ({error})", path) from error
+    ds = open_guarded(path, engine="h5netcdf", chunks=chunks)
     names: dict[str, str] = {}
     for band in ("a", "b"):
         for candidate in (f"xrs{band}_flux", f"{band}_flux"):
