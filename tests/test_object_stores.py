@@ -296,6 +296,18 @@ class TestLock:
         time.sleep(2.5)
         to_zarr(field(), s3)
 
+    def test_who_loses_it_stops(self, url, monkeypatch):
+        monkeypatch.setattr(object_lock, "HEARTBEAT", 0.05)
+        place = located(url)
+        with object_lock.write_lock(place) as lock:
+            time.sleep(0.3)
+            lock.check()
+            place.bucket.delete(lock.key)
+            lock._thread.join(5)
+            with pytest.raises(errors.StoreLockedError, match="taken the store over"):
+                lock.check()
+        assert names(url) == []
+
     def test_who_was_taken_for_dead_cannot_complete(self, url):
         """Its lock was taken over, and the store is another's by now: its root is refused."""
         place = located(url)

@@ -55,8 +55,12 @@ class ObjectLock:
     def check(self) -> None:
         """Make sure that the lock is still ours: StoreLockedError if another writer took it, believing us dead."""
         if self._lost:
+            try:
+                holder = self._holder()[0]
+            except OSError:
+                holder = {}  # somebody deleted it
             raise StoreLockedError(
-                f"another writer has taken the store over: {in_words(self._holder()[0])}",
+                f"another writer has taken the store over: {in_words(holder)}",
                 where=self.path,
                 remedy="Let that one finish; this run gave no sign of life for too long (a suspended machine?)",
             )
