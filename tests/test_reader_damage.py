@@ -110,6 +110,23 @@ def test_fits_headers_with_impossible_sizes(tmp_path, sizes, read):
     assert time.perf_counter() - begin < 5
 
 
+def test_sizes_are_looked_at_where_the_header_is_damaged_otherwise(tmp_path):
+    end = b"END".ljust(80)
+    for old, new in (
+        (end, b"END".ljust(75) + b"junk!"),
+        (end, b"END / the end".ljust(80)),
+        (b"NAXIS   =", b"BITPIX  ="),
+    ):
+        table = header(
+            card("XTENSION", "BINTABLE"), card("BITPIX", 8), card("NAXIS", 2), card("NAXIS1", 8),
+            card("NAXIS2", 2**31 - 1), card("PCOUNT", 0), card("GCOUNT", 1), card("TFIELDS", 0),
+        )  # fmt: skip
+        primary = header(card("SIMPLE", "T"), card("BITPIX", 8), card("NAXIS", 0))
+        (tmp_path / "a.pha").write_bytes(primary + table.replace(old, new))
+        with pytest.raises(ProductFormatError, match=r"a\.pha: truncated"):
+            read_xsm_spectrum(tmp_path / "a.pha")
+
+
 def test_names_that_lead_out_of_the_folder(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()

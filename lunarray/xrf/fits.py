@@ -16,6 +16,8 @@ from lunarray.errors import InputError, ProductFormatError
 #: Axes of an array and columns of a table, by the standard.
 MOST_AXES = 999
 _BLOCK = 2880
+#: What astropy takes for the end of a header, be it followed by what should not be there.
+_END = re.compile(rb"END(?![A-Z0-9_-])")
 _SIZE = re.compile(rb"(BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS) *= *([-+]?\d{1,20}) *(?:/|$)")
 
 
@@ -56,8 +58,10 @@ def check_structure(path: str | os.PathLike[str]) -> None:
             axes = [sizes.get(f"NAXIS{i + 1}", 0) for i in range(number)]
             values = sizes.get("PCOUNT", 0) + math.prod(axes) if axes else 0
             data = abs(sizes.get("BITPIX", 8)) // 8 * sizes.get("GCOUNT", 1) * values
-            if at + length + data > size + _BLOCK:
-                needed = at + length + data
+            # Rows are counted by NAXIS2 even where NAXIS itself is gone.
+            longest = max(n for name, n in sizes.items() if name.startswith("NAXIS"))
+            needed = at + length + max(data, longest)
+            if needed > size + _BLOCK:
                 raise damaged(f"truncated: {size} bytes, its headers need {needed}", path)
             at += length - (-data // _BLOCK) * _BLOCK
 
@@ -71,7 +75,7 @@ def _sizes(stream: Any) -> tuple[dict[str, int], int]:
         for card in (block[i : i + 80] for i in range(0, _BLOCK, 80)):
             if match := _SIZE.match(card):
                 sizes[match[1].decode()] = int(match[2])
-            elif card.rstrip() == b"END":
+            elif _END.match(card):
                 return sizes, length
     return sizes, 0
 
