@@ -182,13 +182,14 @@ def _shown(url: str) -> str:
 def _of_object(given: Any) -> Remote | str | None:
     """The place that a store object of Zarr is, or an icechunk session."""
     from zarr.abc.store import Store
+    from zarr.core.buffer import Buffer
     from zarr.storage import LocalStore, MemoryStore, ObjectStore, ZipStore
 
     session = None
     if type(given).__module__.partition(".")[0] == "icechunk" and hasattr(given, "snapshot_id"):
         session, given = given, given.store
     store, key = unwrapped(given)
-    if isinstance(store, MutableMapping) and not isinstance(store, Store):
+    if isinstance(store, MutableMapping) and all(isinstance(v, Buffer) for v in store.values()):
         store = MemoryStore(store)
     if not isinstance(store, Store):
         raise InputError(
