@@ -398,3 +398,28 @@ def test_a_result_or_an_error_of_ours(name, tmp_path):
     assert report.refused > 0
     assert report.opened > 0 or target.sealed
     assert report.peak < fuzzing.MEMORY
+
+
+REAL = {
+    "sp/*02_02358*.spc": la.open_sp,
+    "class/l1/ch2_cla_l1_20190914*.fits": la.open_class,
+    "class/response/*.rmf": xrf.read_response,
+    "class/response/*.arf": read_arf,
+    "xsm/model/ch2_xsm_20211028*.txt": xrf.read_solar_model,
+    "nac/*.cub": la.open_nac,
+    "spectra/sp_photometry/High*_sel.txt": sp.read_photometric_parameters,
+    "maps/lpgrs_high1_elem_abundance_5deg.tab": maps.open_lunar_prospector,
+}
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("pattern", REAL)
+def test_real_files(pattern, tmp_path, real_data):
+    """As above, a tenth as often: what instruments wrote is larger, and laid out as nobody here would."""
+    source = next(iter(sorted(real_data.glob(pattern))))
+    number = -(-NUMBER // 10)
+    target = Target(lambda folder: Path(shutil.copy(source, folder)), REAL[pattern], known=False)
+    report = fuzz(target, tmp_path, number)
+    assert not report.failures
+    assert report.opened + report.refused == number
+    assert report.peak < fuzzing.MEMORY
