@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from typer.testing import CliRunner
 
 import lunarray as la
 from lunarray.cli import app
+from lunarray.cli.options import a_picture
 
 
 @pytest.fixture
@@ -180,6 +183,17 @@ def test_what_is_no_store_is_not_written(run, tmp_path, name):
     text = run("invert-oxides", tmp_path / "absent.spc", "-o", tmp_path / name, code=2)
     assert ".zarr" in text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_of_no_known_kind_is_refused_before_the_work(run, tmp_path):
+    text = run(
+        "invert-oxides", tmp_path / "absent.spc", "-o", tmp_path / "o.zarr", "--quicklook", "o.xyz", code=2
+    )  # fmt: skip
+    assert "not written as .xyz" in text
+    assert ".png" in text
+    # What matplotlib writes is not refused, whichever it is that is installed.
+    for kind in FigureCanvasAgg.filetypes:
+        assert a_picture(Path(f"o.{kind}")) is not None
 
 
 def test_faults_are_one_line_and_exit_code_1(run, tmp_path):

@@ -15,6 +15,7 @@ import pydoc
 import re
 import subprocess
 import sys
+from collections.abc import Set
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -90,7 +91,9 @@ la.no_such()  # wrong
 """
 
 
-def _mypy(script: Path) -> tuple[dict[int, str], set[int]]:
+def _mypy(
+    script: Path, wanted: Set[str] = frozenset({"attr-defined", "call-arg", "arg-type"})
+) -> tuple[dict[int, str], set[int]]:
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--config-file=", "--strict", "-O", "json", str(script)],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "MYPYPATH": str(ROOT)},
@@ -102,7 +105,7 @@ def _mypy(script: Path) -> tuple[dict[int, str], set[int]]:
     revealed = {f["line"]: m[1] for f in found if (m := told.search(f["message"]))}
     # What --strict alone would tell is not among them: who runs mypy plainly sees the same.
     codes = {f["code"] for f in found if f["severity"] == "error"}
-    assert codes == {"attr-defined", "call-arg", "arg-type"}
+    assert codes == wanted
     return revealed, {f["line"] for f in found if f["severity"] == "error"}
 
 
@@ -136,6 +139,37 @@ def test_a_users_script_has_types_and_its_mistakes_are_caught(check, tmp_path):
     short = {n: re.sub(r"\b(?:\w+\.)+(?=\w)", "", found) for n, found in revealed.items()}
     assert short == wanted
     assert errors == {n for n, line in lines.items() if line.endswith("# wrong")}
+
+
+def test_every_public_function_keeps_its_types_under_mypy(tmp_path):
+    """An overload that is ambiguous to mypy makes a decorated function take and give anything, without a word."""
+    rooms = [
+        la,
+        *(m for m in map(functools.partial(getattr, la), la.__all__) if inspect.ismodule(m)),
+    ]
+    functions = [
+        f"{room.__name__.replace('lunarray', 'la', 1)}.{name}"
+        for room in rooms
+        for name in getattr(room, "__all__", ())
+        if inspect.isfunction(value := getattr(room, name)) and value is not la.typed
+    ]
+    assert len(functions) > 150
+    script = tmp_path / "script.py"
+    reveal = [f"reveal_type({name})" for name in functions]
+    script.write_text("\n".join(["import lunarray as la", *reveal, "la.no_such()"]))
+    revealed, _ = _mypy(script, {"attr-defined"})
+    kept = [revealed[number] for number in range(2, len(functions) + 2)]
+    lost = [
+        name
+        for name, told in zip(functions, kept, strict=True)
+        if told.startswith("def (*Any, **Any)")
+    ]
+    assert not lost
+    vague = {name for name, told in zip(functions, kept, strict=True) if told.endswith("-> Any")}
+    # What these give, geopandas, pandas, shapely and arrays of any kind, has no types of its own for mypy.
+    assert {name for name in vague if not name.startswith(("la.engine.", "la.geo."))} <= {
+        "la.oxides.region_table", "la.xrf.read_goes_flares", "la.fractures.vectorize"
+    }  # fmt: skip
 
 
 def test_the_accessors_stub_is_what_the_verbs_say():

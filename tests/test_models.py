@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import dask
 import numpy as np
@@ -441,7 +442,9 @@ def test_faults_are_told_when_the_model_is_made(tmp_path):
     with pytest.raises(ModelError, match="once"):
         ModelSpec.from_file("a:b", path, outputs=("FeO", "FeO"))
     with pytest.raises(ModelError, match="cannot be pickled"):
-        from_sklearn((i for i in ()), wavelengths=WAVES, outputs=("FeO",))
+        from_sklearn(
+            SimpleNamespace(predict=len, rows=(i for i in ())), wavelengths=WAVES, outputs=("FeO",)
+        )
 
 
 def test_a_network_that_fails_is_told_so(spectra, tmp_path):
@@ -461,6 +464,27 @@ def test_a_gpu_that_is_asked_for_is_not_replaced_by_the_cpu(tmp_path):
     with pytest.raises(MissingDependencyError, match="onnxruntime-gpu"):
         load_onnx(path, "cpu", **options)
     assert load_onnx(path, "cpu")(np.ones((2, 4), np.float32)).tolist() == [[4.0], [4.0]]
+
+
+@pytest.mark.parametrize("thing", [3, len, dict])
+@pytest.mark.parametrize("make", [from_torch, from_sklearn])
+def test_what_is_no_model_is_refused_when_it_is_made_one(make, thing):
+    with pytest.raises(ModelError, match=rf"{make.__name__}: .* has no (state_dict|predict)\(\)"):
+        make(thing, wavelengths=WAVES, outputs=("FeO",))
+
+
+@pytest.mark.parametrize(
+    ("fitted", "uncertainty", "words"), [(False, False, "not fitted"), (True, True, "return_std")]
+)
+def test_a_regressor_that_cannot_do_it_is_told_so(fitted, uncertainty, words):
+    linear = pytest.importorskip(
+        "sklearn.linear_model", reason="lunarray[test] brings scikit-learn"
+    )
+    regressor = linear.LinearRegression()
+    if fitted:
+        regressor.fit(np.eye(4), np.arange(4.0))
+    with pytest.raises(ModelError, match=words):
+        from_sklearn(regressor, wavelengths=WAVES, outputs=("FeO",), uncertainty=uncertainty)
 
 
 def test_a_torch_network_that_fails_is_told_so(spectra):

@@ -19,6 +19,7 @@ from lunarray.cli.options import (
     RunDevice,
     TrainDevice,
     WeightsOutput,
+    a_picture,
 )
 
 if TYPE_CHECKING:
@@ -202,7 +203,8 @@ def train_fractures(
         Path | None, Option(help="File from which a stopped training goes on.")
     ] = None,
     curves: Annotated[
-        Path | None, Option(help="Picture of losses and scores by epoch to write.")
+        Path | None,
+        Option(callback=a_picture, help="Picture of losses and scores by epoch to write."),
     ] = None,
 ) -> None:
     """Train a fracture model on images and lines drawn along the fractures.

@@ -37,6 +37,9 @@ class Device(StrEnum):
 #: Endings of files that people expect, and that no store is.
 _NO_STORES = (".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".tif", ".tiff", ".img", ".cub", ".csv", ".txt",
               ".parquet", ".gpkg", ".shp", ".geojson", ".json", ".png", ".pdf", ".svg", ".zip")  # fmt: skip
+#: Endings of pictures, by matplotlib.
+_PICTURES = (".png", ".pdf", ".svg", ".svgz", ".eps", ".ps", ".pgf", ".jpg", ".jpeg", ".tif", ".tiff",
+             ".webp", ".gif", ".avif", ".raw", ".rgba")  # fmt: skip
 
 
 def _store(name: str) -> str:
@@ -60,6 +63,15 @@ def folder(path: Path) -> Path:
     return path
 
 
+def a_picture(path: Path | None) -> Path | None:
+    """Refuse what no picture is written as before the work, not after it."""
+    if path is not None and path.suffix.lower() not in _PICTURES:
+        raise typer.BadParameter(
+            f"pictures are not written as {path.suffix or 'files without suffix'}. Use .png, .pdf or .svg"
+        )
+    return path
+
+
 Output = Annotated[
     str,
     Option(
@@ -71,7 +83,8 @@ Output = Annotated[
     ),
 ]
 Quicklook = Annotated[
-    Path | None, Option(help="Picture of the result to write (.png, .pdf, .svg).")
+    Path | None,
+    Option(callback=a_picture, help="Picture of the result to write (.png, .pdf, .svg)."),
 ]
 Overwrite = Annotated[
     bool, Option("--overwrite", help="Write a store anew that holds something else.")

@@ -24,7 +24,8 @@ import numpy as np
 
 from lunarray.engine.batches import out_of_memory, threads_here, torch_threads
 from lunarray.engine.models import Device, Inputs, Maps, Model, ModelSpec, Predictor, Spectra, Tiles
-from lunarray.errors import MissingDependencyError, ModelError, needs
+from lunarray.engine.regressors import read_regressor, require_method
+from lunarray.errors import LunarrayError, MissingDependencyError, ModelError, needs
 
 #: Folder of pickled models, where the user's cache does not serve: one that all workers see.
 FOLDER = "LUNARRAY_MODELS"
@@ -84,6 +85,9 @@ def from_torch(
     if isinstance(module, (str, os.PathLike)):
         loader, path = "load_torch_file", Path(module)
     else:
+        require_method(
+            module, "state_dict", "from_torch", "a torch.nn.Module with its weights, or a file"
+        )
         loader, path = "load_torch_object", _kept(module, folder)
     inputs = _inputs(wavelengths, inputs)
     return _spec(loader, path, outputs=outputs, inputs=inputs, device=device)
@@ -226,7 +230,8 @@ def from_sklearn(
     (('FeO', 'wt%'),)
     """
     if isinstance(regressor, (str, os.PathLike)):
-        regressor = _read_regressor(Path(regressor), trusted)
+        regressor = read_regressor(Path(regressor), trusted)
+    require_method(regressor, "predict", "from_sklearn", "a fitted regressor, or a file")
     inputs = _inputs(wavelengths, inputs)
     names, units = list(outputs), dict(outputs) if isinstance(outputs, Mapping) else {}
     bands = getattr(regressor, "n_features_in_", None)
@@ -246,7 +251,16 @@ def from_sklearn(
     spec = _spec("load_plain_object", kept, outputs=names, inputs=inputs, device="cpu")
     count = bands if bands is not None else len(wanted or ())
     if count:
-        found = spec.load()(np.zeros((1, count), np.float32)).shape
+        try:
+            found = spec.load()(np.zeros((1, count), np.float32)).shape
+        except LunarrayError:
+            raise
+        except Exception as error:  # whatever the regressor raises
+            raise ModelError(
+                f"its predict() fails ({type(error).__name__}: {error})",
+                where=f"from_sklearn({type(regressor).__name__})",
+                remedy="Fit it first, and ask uncertainty=True only of what knows return_std",
+            ) from error
         if found != (1, len(names)):
             raise ModelError(
                 f"it gives {found[1]} values a pixel and {len(names)} are named",
@@ -394,38 +408,6 @@ def _columns(values: Any) -> np.ndarray:
     """(pixel, output) float32 of (pixel,), or of the same."""
     found = np.asarray(values, np.float32)
     return found[:, None] if found.ndim == 1 else found
-
-
-def _read_regressor(path: Path, trusted: bool) -> Any:
-    try:
-        if path.suffix == ".skops":
-            try:
-                import skops.io
-            except ImportError:
-                raise MissingDependencyError(
-                    "the file is one of skops, which is not installed",
-                    where=path,
-                    remedy="Install it with: pip install skops",
-                ) from None
-            return skops.io.load(path)
-        if not trusted:
-            raise ModelError(
-                "a pickle can run any code when it is read",
-                where=path,
-                remedy="Give trusted=True if the file is your own, or save the regressor with skops",
-            )
-        with needs("sklearn", f"the regressor {path.name}"):
-            import joblib
-
-            return joblib.load(path)
-    except (ModelError, MissingDependencyError):
-        raise
-    except Exception as error:  # whatever the objects within raise
-        raise ModelError(
-            f"no regressor can be read ({type(error).__name__}: {error})",
-            where=path,
-            remedy="Save it anew with the scikit-learn that is installed here",
-        ) from error
 
 
 def load_torch_object(path: Path, device: str, rule: Tiles | None = None) -> Predictor:

@@ -372,11 +372,11 @@ def atlas(
 
 
 def polar_cap(
-    obj: xr.Dataset | xr.DataArray,
+    obj: T,
     latitude: float = 65.0,
     *,
     pole: Literal["north", "south"] | None = None,
-) -> Any:
+) -> T:
     """Cut what is poleward of a latitude out of a polar map.
 
     Parameters
@@ -443,12 +443,12 @@ def _variables(obj: xr.Dataset | xr.DataArray) -> list[xr.DataArray]:
 
 
 def difference(
-    result: xr.Dataset | xr.DataArray,
+    result: T,
     reference: xr.Dataset | xr.DataArray,
     *,
     method: Method = "auto",
     variables: list[str] | None = None,
-) -> Any:
+) -> T:
     """Subtract maps of others, on whatever grid, from a result.
 
     After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figure 7.
