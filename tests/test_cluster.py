@@ -234,7 +234,7 @@ def test_only_what_is_near_is_read_ahead(tmp_path, mixed):
     store = tmp_path / "a.zarr"
     with dask.config.set(scheduler="synchronous"):
         to_zarr(ds * 0, store)
-    work = regions.writes(ds, group, str(store), labels=labels(mixed)).work
+    work = regions.writes(ds, group, store, labels=labels(mixed)).work
     assert set(map(tuple, (need for need in work.resources.values()))) == {("GPU",), ("CPU",)}
     outcome = execution.Outcome()
     execution._run_distributed(Counting(mixed), work, 0, "raise", lambda key: None, outcome)

@@ -19,6 +19,7 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import astropy  # noqa: F401  its first import fails in a process where IPython is and no shell of it
 import cloudpickle
 import numpy as np
 import pytest

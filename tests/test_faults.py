@@ -625,7 +625,7 @@ def test_two_processes_at_once(tmp_path):
 
 def lock_of(path: Path, **changes) -> Path:
     file = locks.WriteLock(path).file
-    file.write_text(json.dumps(locks._card("someone else") | changes))
+    file.write_text(json.dumps(locks.card("someone else") | changes))
     return file
 
 

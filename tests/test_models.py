@@ -450,7 +450,7 @@ def test_faults_are_told_when_the_model_is_made(tmp_path):
 def test_a_network_that_fails_is_told_so(spectra, tmp_path):
     weight, bias = np.ones((3, 1), np.float32), np.zeros(1, np.float32)
     path = onnx_dense(tmp_path / "three.onnx", weight, bias)
-    with pytest.raises(ModelError, match=r"three\.onnx: the network fails on an array \(\d+, 4\)"):
+    with pytest.raises(ModelError, match=r"three\.onnx: the model fails on an array \(\d+, 4\)"):
         spectra.lunar.invert_oxides(from_onnx(path, outputs=("FeO",)))
 
 
@@ -491,7 +491,7 @@ def test_a_torch_network_that_fails_is_told_so(spectra):
     import torch
 
     network = torch.nn.Linear(3, 1)
-    with pytest.raises(ModelError, match=r"the network fails on an array \(\d+, 4\)"):
+    with pytest.raises(ModelError, match=r"the model fails on an array \(\d+, 4\)"):
         spectra.chunk(x=2).lunar.invert_oxides(from_torch(network, outputs=("FeO",))).compute()
 
 
@@ -593,3 +593,26 @@ def test_embedded_models_go_by_name(spectra):
     assert la.fractures.fracture_model("fractures", device="cpu").device == "cpu"
     with pytest.raises(ModelError, match="tiles of an image where spectra"):
         spectra.lunar.invert_oxides("fractures")
+
+
+class Broken:
+    """Of the protocol, and fails when it is used."""
+
+    inputs, outputs = Spectra((750.0, 950.0)), ("FeO",)
+
+    def __init__(self, predictor=None):
+        self.predictor = predictor
+
+    def load(self, device):
+        return self.predictor if self.predictor is not None else lambda pixels: 1 / 0
+
+
+@pytest.mark.parametrize("model", [Broken(), Broken(3)])
+def test_a_class_of_ones_own_that_fails_is_named(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("LUNARRAY_MODELS", str(tmp_path))
+    ds = xr.Dataset(
+        {"reflectance": (("wavelength", "y", "x"), np.full((2, 3, 3), 0.2, "f4"))},
+        {"wavelength": [750.0, 950.0]},
+    )
+    with pytest.raises(ModelError, match=r"Broken: "):
+        ds.lunar.invert_oxides(model)

@@ -383,12 +383,22 @@ def _unpickled(path: Path) -> Any:
 
 def load_object(path: Path, device: Literal["cpu", "cuda"]) -> Predictor:
     """Load an object of :func:`from_object`."""
-    return _unpickled(path).load(device)
+    model = _unpickled(path)
+    name = type(model).__qualname__
+    predictor = model.load(device)
+    if not callable(predictor):
+        raise ModelError(
+            f"load() gives a {type(predictor).__name__}",
+            where=name,
+            remedy="Return a function of arrays from load()",
+        )
+    return _ruled(predictor, None, name)
 
 
 def load_plain_object(path: Path, device: str) -> Predictor:
     """Load an object that is a predictor itself."""
-    return _unpickled(path)
+    thing = _unpickled(path)
+    return _ruled(thing, None, type(getattr(thing, "regressor", thing)).__qualname__)
 
 
 class _Regressor:
@@ -473,12 +483,14 @@ def _ruled(run: Callable[[np.ndarray], np.ndarray], rule: Tiles | None, name: st
     def told(values: np.ndarray) -> np.ndarray:
         try:
             return run(values)
+        except LunarrayError:
+            raise
         except Exception as error:  # torch's and ONNX Runtime's have no common base
             first = (str(error) or type(error).__name__).splitlines()[0]
             if out_of_memory(error) or "allocate memory" in first:
                 raise MemoryError(first) from error
             raise ModelError(
-                f"the network fails on an array {values.shape} ({type(error).__name__}: {first})",
+                f"the model fails on an array {values.shape} ({type(error).__name__}: {first})",
                 where=name,
                 remedy="Say with wavelengths or inputs what it takes, and see that the data have it",
             ) from error

@@ -11,6 +11,7 @@ import xarray as xr
 from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
+from lunarray.errors import InputError
 from lunarray.readers.files import Errors
 from lunarray.readers.protocol import Reader
 
@@ -70,6 +71,10 @@ class _Backend(BackendEntrypoint):
     ) -> xr.Dataset:
         from lunarray.readers.opening import open
 
+        if hasattr(filename_or_obj, "read"):
+            raise InputError(
+                "an open file", where="filename_or_obj", remedy="Give its path: readers open files"
+            )
         opened = open(
             filename_or_obj, reader=self.reader, product=product, errors=errors, **options
         )
@@ -106,6 +111,8 @@ def _read_when_needed(ds: xr.Dataset) -> xr.Dataset:
             encoding = {**variable.encoding, "preferred_chunks": chunks}
             data = indexing.LazilyIndexedArray(_Blocks(variable.data))
             variable = xr.Variable(variable.dims, data, variable.attrs, encoding)
+        elif variable.dtype == object and all(isinstance(v, str) for v in variable.values.flat):
+            variable = variable.astype(str)  # of objects nobody knows the size: no chunks="auto"
         variables[name] = variable
     coords = {name: variables.pop(name) for name in list(ds.coords) if name not in ds.xindexes}
     held = {name: ds.coords[name] for name in ds.xindexes}
