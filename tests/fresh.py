@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 
 import distributed.nanny
@@ -27,4 +29,10 @@ def forked_workers() -> Iterator[None]:
 
 def stop() -> None:
     """End the process that imports, and wait for it: what it took is then in this one's account."""
-    forkserver._forkserver._stop()
+    server = forkserver._forkserver
+    if server._forkserver_pid is None or server._forkserver_alive_fd is None:
+        return
+    # Not asked to end: where something that it has imported waits at its end, so would all tests after these.
+    with suppress(ProcessLookupError):
+        os.kill(server._forkserver_pid, signal.SIGKILL)
+    server._stop()

@@ -137,4 +137,6 @@ def template(notes: Path, *modules: str) -> Iterator[Template]:
         yield Template(ours, notes)
     finally:
         ours.send(None)
-        process.join(30)
+        process.join(10)
+        process.kill()
+        process.join()
