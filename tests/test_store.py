@@ -384,3 +384,19 @@ def test_geotiff_of_what_is_no_map_is_refused(tmp_path, polar_maps):
         cube().filled.lunar.to_cog(tmp_path / "a.tif")
     assert not (tmp_path / "a").exists()
     assert not (tmp_path / "a.tif").exists()
+
+
+def test_writers_at_once_leave_zarr_as_it_was():
+    """The setting is the process's: the first sets it, the last sets it back, whoever ends between."""
+    import zarr
+
+    from lunarray.store.layout import every_chunk
+
+    before = zarr.config.get("array.write_empty_chunks")
+    one, two = every_chunk(), every_chunk()
+    one.__enter__()
+    two.__enter__()
+    one.__exit__(None, None, None)
+    assert zarr.config.get("array.write_empty_chunks") is True
+    two.__exit__(None, None, None)
+    assert zarr.config.get("array.write_empty_chunks") is before

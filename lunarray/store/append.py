@@ -28,7 +28,7 @@ from lunarray.errors import (
 from lunarray.store import promotion
 from lunarray.store.content import codecs, missing
 from lunarray.store.folder import target
-from lunarray.store.layout import CHUNK_BYTES
+from lunarray.store.layout import CHUNK_BYTES, every_chunk
 from lunarray.store.object_lock import write_lock
 from lunarray.store.places import Place, Remote
 from lunarray.store.provenance import stamp
@@ -230,7 +230,6 @@ def _require_appendable(path: Place, state: dict[str, Any], dim: str | None) -> 
 
 def _begin(first: xr.Dataset, path: Place, dim: str, length: int) -> None:
     """Write the first batch, such that the store appears all at once."""
-    import zarr
 
     row_bytes = _row_bytes(first, dim)
     encoding: dict[Any, dict[str, Any]] = {}
@@ -252,7 +251,7 @@ def _begin(first: xr.Dataset, path: Place, dim: str, length: int) -> None:
     rows = first.sizes[dim]
     loaded = first.compute()
     stamped = stamp(loaded, f"append_zarr, {rows} rows")
-    with appearing(path) as begun, zarr.config.set({"array.write_empty_chunks": True}):
+    with appearing(path) as begun, every_chunk():
         stamped.to_zarr(
             target(begun), mode="w-", zarr_format=3, consolidated=False, encoding=encoding
         )
@@ -309,7 +308,6 @@ def _check_same(ds: xr.Dataset, path: Place, dim: str) -> None:
 
 def _append(rows: xr.Dataset, path: Place, dim: str) -> None:
     """Write rows behind those that are committed, and commit them."""
-    import zarr
 
     state = state_of(path) or {}
     loaded = rows.compute().drop_attrs().drop_encoding()
@@ -320,7 +318,7 @@ def _append(rows: xr.Dataset, path: Place, dim: str) -> None:
     own = own.drop_indexes(list(own.indexes))  # xarray writes no index into a region
     place = {dim: slice(begin, begin + count)}
     # Nothing of the store's own words is changed by this: they tell what is committed, in one step, when it is there.
-    with zarr.config.set({"array.write_empty_chunks": True}):
+    with every_chunk():
         own.to_zarr(target(path), mode="r+", region=place, zarr_format=3, consolidated=False)
     told = stamp(xr.Dataset(attrs=there.attrs), f"append_zarr, {count} rows").attrs
     length = state["groups"][0]["sizes"][0]

@@ -12,6 +12,7 @@ from lunarray.engine.graph import rooms_of
 from lunarray.errors import InputError, StoreConflictError
 from lunarray.store import regions
 from lunarray.store.folder import target
+from lunarray.store.layout import every_chunk
 from lunarray.store.places import Place
 from lunarray.store.provenance import stamp
 from lunarray.store.state import FORMAT_VERSION, set_state
@@ -105,7 +106,6 @@ def create(
     :func:`lunarray.store.manifest.contents`. StoreConflictError if something else is there. StoreError if it cannot be
     written.
     """
-    import zarr
 
     if not vacant(path):
         raise StoreConflictError(
@@ -127,7 +127,7 @@ def create(
             chunked[name] = variable.chunk(dict(zip(variable.dims, layout.region, strict=True)))
     template = _with_variables(ds, chunked)
     # An object that is missing is known to be so only where those that hold fill values alone are there.
-    with appearing(path) as begun, zarr.config.set({"array.write_empty_chunks": True}):
+    with appearing(path) as begun, every_chunk():
         template.to_zarr(
             target(begun),
             mode="w-",

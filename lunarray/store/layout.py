@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 #: Axes that are read whole, wherever a pixel is read: they are never split.
 WHOLE_AXES = frozenset({"wavelength", "channel", "energy", "element", "oxide", "corner", "feature"})
@@ -80,3 +84,32 @@ def choose_layout(
         axis = max(free, key=lambda axis: (math.ceil(counts[axis] / factor[axis]), -axis))
         factor[axis] *= 2
     return Layout(tuple(chunk), tuple(c * k for c, k in zip(chunk, factor, strict=True)))
+
+
+_lock = threading.Lock()
+_writers: list[object] = []
+_setting: list[Any] = []
+
+
+@contextmanager
+def every_chunk() -> Iterator[None]:
+    """Have Zarr write chunks that hold fill values alone too: what exists is done, and what is missing is lost.
+
+    Zarr's setting is one for the process: the first of the threads that write sets it, and the last sets it back. One
+    that set it back while another wrote would leave out chunks of that one.
+    """
+    import zarr
+
+    mine = object()
+    with _lock:
+        if not _writers:
+            _setting.append(zarr.config.set({"array.write_empty_chunks": True}))
+            _setting[-1].__enter__()
+        _writers.append(mine)
+    try:
+        yield
+    finally:
+        with _lock:
+            _writers.remove(mine)
+            if not _writers:
+                _setting.pop().__exit__(None, None, None)

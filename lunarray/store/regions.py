@@ -21,7 +21,7 @@ import xarray as xr
 from lunarray.engine import accounts, planning
 from lunarray.errors import StoreWriteError
 from lunarray.store.folder import target
-from lunarray.store.layout import WHOLE_AXES, Layout, choose_layout
+from lunarray.store.layout import WHOLE_AXES, Layout, choose_layout, every_chunk
 from lunarray.store.places import Place, Remote
 
 #: Regions for each thread from which on a region is one task.
@@ -144,7 +144,7 @@ def write_region(
 
     start = dict(zip(axes, map(int, begin), strict=True))
     # An object that exists is a region that is done, so objects that hold only fill values are written as well.
-    with accounts.stage("write"), zarr.config.set({"array.write_empty_chunks": True}):
+    with accounts.stage("write"), every_chunk():
         try:
             group = zarr.open_group(target(path), mode="r+", use_consolidated=False)
             for (name, own), part in zip(dims.items(), parts, strict=True):
