@@ -6,9 +6,8 @@ import gzip
 import os
 import re
 
-from lunarray.readers import Reader, backend, head
+from lunarray.readers import Reader, backend, head, label_head
 
-_LABEL = b"PDS_VERSION_ID"
 _M3 = re.compile(
     r"M3[GT]\d{8}T\d{6}_V\d\d_(?:(?:RDN|RFL).*\.IMG|(?:L1B|L2).*\.LBL)$", re.IGNORECASE
 )
@@ -56,14 +55,9 @@ def _is_map_of_numbers(path: str) -> bool:
 
 
 def _is_map_of_pds(path: str) -> bool:
-    label = head(path)
-    if not label.startswith(_LABEL):
-        # Its label lies beside it.
-        stem = os.path.splitext(path)[0]
-        label = next((b for e in (".lbl", ".LBL") if (b := head(stem + e))), b"")
+    label = label_head(path)
     return (
-        label.startswith(_LABEL)
-        and b"MOON" in label.upper()
+        b"MOON" in label.upper()
         and b"IMAGE_MAP_PROJECTION" in label
         and not _OF_A_FRAME.search(label)
     )

@@ -21,7 +21,7 @@ from lunarray.readers.files import (
 from lunarray.readers.guard import guarded, reads
 from lunarray.readers.netcdf import open_guarded
 from lunarray.readers.opening import open, reader_of
-from lunarray.readers.protocol import Reader, head
+from lunarray.readers.protocol import Reader, has_numbers, head, label_head
 from lunarray.readers.registry import Readers, available, register
 
 __all__ = ["Reader", "Readers", "available", "backend", "head", "open", "reader_of", "register"]

@@ -48,6 +48,23 @@ def head(path: str | os.PathLike[str], size: int = HEAD_BYTES) -> bytes:
         return b""
 
 
+def label_head(path: str) -> bytes:
+    """The first bytes of a file's PDS3 label: its own, or that beside it; none where there is neither."""
+    stem = os.path.splitext(path)[0]
+    heads = (head(file) for file in (path, f"{stem}.lbl", f"{stem}.LBL"))
+    return next((data for data in heads if data.startswith(b"PDS_VERSION_ID")), b"")
+
+
+def has_numbers(path: str, columns: int, *, size: int, begin: int = 0) -> bool:
+    """Whether three lines of text from `begin` on, among a file's first `size` bytes, are so many numbers each."""
+    lines = head(path, size).splitlines()[begin : begin + 3]
+    try:
+        rows = [[float(word) for word in line.split()] for line in lines]
+    except ValueError:
+        return False
+    return len(rows) == 3 and {len(row) for row in rows} == {columns}
+
+
 @dataclass(frozen=True)
 class Reader:
     """How files of one kind are known, and which function opens them.

@@ -5,22 +5,17 @@ from __future__ import annotations
 import os
 import re
 
-from lunarray.readers import Reader, backend, head
+from lunarray.readers import Reader, backend, has_numbers, label_head
 
-_LABEL = b"PDS_VERSION_ID"
 _IS_SP = re.compile(rb'\bINSTRUMENT_ID\s*=\s*"?SP"?\s')
 _CUBE_BYTES = 8 * 160 * 360 * 720
 
 
 def _is_sp(path: str) -> bool:
-    stem, ending = os.path.splitext(path)
-    if ending.lower() not in (".spc", ".lbl"):
+    if not path.lower().endswith((".spc", ".lbl")):
         return False
-    label = head(path)
-    if not label.startswith(_LABEL) and ending.lower() == ".spc":
-        # Version 03: the label lies beside the data, in letters of either case.
-        label = next((b for e in (".lbl", ".LBL") if (b := head(stem + e))), b"")
-    return label.startswith(_LABEL) and b"SELENE" in label and bool(_IS_SP.search(label))
+    label = label_head(path)
+    return b"SELENE" in label and bool(_IS_SP.search(label))
 
 
 def _is_sp_cube(path: str) -> bool:
@@ -35,13 +30,7 @@ def _has_wavelengths(path: str) -> bool:
 
 
 def _is_photometry(path: str) -> bool:
-    if not path.lower().endswith(".txt"):
-        return False
-    try:
-        rows = [[float(w) for w in line.split()] for line in head(path, 1024).splitlines()[1:4]]
-    except ValueError:
-        return False
-    return len(rows) == 3 and {len(row) for row in rows} == {11}
+    return path.lower().endswith(".txt") and has_numbers(path, 11, size=1024, begin=1)
 
 
 SP = Reader(

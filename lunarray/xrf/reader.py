@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from lunarray.readers import Reader, backend, head
+from lunarray.readers import Reader, backend, has_numbers, head
 
 _CARD = re.compile(rb"INSTRUME= '([A-Z0-9_ ]+?) *'")
 _TIMED = re.compile(rb"STARTIME= '\d{4}-\d\d-\d\d[T ]")
@@ -36,13 +36,7 @@ def _is_table_model(path: str) -> bool:
 
 
 def _is_solar_model(path: str) -> bool:
-    if not path.lower().endswith(SOLAR.extensions):
-        return False
-    try:
-        rows = [[float(word) for word in line.split()] for line in head(path, 512).splitlines()[:3]]
-    except ValueError:
-        return False
-    return len(rows) == 3 and {len(row) for row in rows} == {3}
+    return path.lower().endswith(SOLAR.extensions) and has_numbers(path, 3, size=512)
 
 
 CLASS = Reader(
