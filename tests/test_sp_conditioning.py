@@ -233,13 +233,17 @@ def test_mask_quality(rng):
     ds["qa"][0, 10] = 296
     ds["qa"][1, 11] = 32881  # bits 0, 4, 5, 6 and 15
     ds["qa"][2, 180] = 8480
-    ds["qa"][3, 12] = 56  # bit 3 without bit 8 is no flag
+    ds["qa"][3, 12] = (
+        0xC0 | 0x10
+    )  # saturated; 0xc0 is a VIS shift and a factor between the detectors
+    ds["qa"][3, 13:60] = 0x140
+    ds["qa"][3, 60:74] = 0xC0
     ds["reflectance"][0, 50] = 0.0
     ds["reflectance"][1, 51] = 1.5
     ds["reflectance"][2, 52] = np.nan
     got = np.isnan(sp.mask_quality(ds).reflectance.values)
     assert sorted(zip(*np.nonzero(got), strict=True)) == [
-        (0, 10), (0, 50), (1, 11), (1, 51), (2, 52), (2, 180),
+        (0, 10), (0, 50), (1, 11), (1, 51), (2, 52), (2, 180), (3, 12),
     ]  # fmt: skip
     overlap = np.isnan(sp.mask_quality(ds, ["overlap"]).reflectance.values)
     assert overlap[:, 74:93].all()

@@ -9,8 +9,14 @@ from pathlib import Path
 import dask
 import numpy as np
 import pytest
+import xarray as xr
 
-from lunarray.errors import InputError, LunarrayWarning, ProductFormatError
+from lunarray.errors import (
+    InputError,
+    LunarrayWarning,
+    ProductFormatError,
+    StoreConflictError,
+)
 from lunarray.readers.labels import (
     number_value,
     numpy_dtype,
@@ -18,7 +24,7 @@ from lunarray.readers.labels import (
     pointer_value,
     text_value,
 )
-from lunarray.sp import WAVELENGTHS_160, is_native, open_sp
+from lunarray.sp import WAVELENGTHS_160, is_native, open_sp, sp_to_zarr
 
 COLUMNS = [
     ("SPACECRAFT_CLOCK_COUNT", 8),
@@ -182,6 +188,115 @@ def test_coordinates(tmp_path):
     assert [int((ds.detector == d).sum()) for d in ("VIS", "NIR1", "NIR2")] == [84, 100, 112]
     assert ds.reflectance.attrs["units"] == "1"
     assert ds.radiance.attrs["units"] == "W m-2 um-1 sr-1"
+
+
+def words(said: str) -> dict[str, str]:
+    """What puts keywords into the label of a product."""
+    return {'TARGET_NAME = "MOON"': f'TARGET_NAME = "MOON"\r\n{said}'}
+
+
+GROUND = [
+    'OBSERVATION_MODE_ID = "OBS-NORMAL"\r\nCALIBRATION_MODE_ID = "NONE"\r\nCAL_LAMP_INFO = "N/A"',
+    "OBSERVATION_MODE_ID = NORMAL",
+    'OBSERVATION_MODE_ID = "N/A"\r\nCAL_LAMP_INFO = "OFF"',
+]
+NO_GROUND = [
+    'OBSERVATION_MODE_ID = "CAL-LAMP"',
+    'OBSERVATION_MODE_ID = "OBS-CAL"',
+    "OBSERVATION_MODE_ID = LAMP",
+    "OBSERVATION_MODE_ID = STANDBY",
+    'OBSERVATION_MODE_ID = "OBS-NORMAL"\r\nCALIBRATION_MODE_ID = "LAMP-A"',
+    'OBSERVATION_MODE_ID = "OBS-NORMAL"\r\nCAL_LAMP_INFO = "LAMP1 ON"',
+]
+
+
+@pytest.mark.parametrize("said", GROUND)
+def test_observations_of_the_ground(tmp_path, said):
+    assert open_sp(write_product(tmp_path, "A", replace=words(said))).sizes["observation"] == 5
+
+
+@pytest.mark.parametrize("said", NO_GROUND)
+def test_lamps_and_calibrations_are_no_ground(tmp_path, said):
+    lamp = write_product(tmp_path, "L", replace=words(said))
+    write_product(tmp_path, "A")
+    with pytest.raises(ProductFormatError, match=r"L\.spc.*no observation of the ground"):
+        open_sp(tmp_path)
+    with pytest.warns(UserWarning, match="1 of 2"):
+        kept = open_sp(tmp_path, errors="skip")
+    assert set(kept.file.values) == {"A.spc"}
+    assert open_sp(lamp, calibration=True).sizes["observation"] == 5
+
+
+def test_the_words_of_quality_say_what_they_mean(tmp_path):
+    attrs = open_sp(write_product(tmp_path, "A")).qa.attrs
+    masks, values = attrs["flag_masks"], attrs["flag_values"]
+    meanings = attrs["flag_meanings"].split()
+    assert len(masks) == len(values) == len(meanings) == 5 + 6 + 4 + 4 + 4
+
+    def said(word: int) -> set[str]:
+        return {
+            m
+            for mask, value, m in zip(masks, values, meanings, strict=True)
+            if word & mask == value
+        } - {"vis_dark_at_both_ends", "nir1_nir2_factor_below_0.9"}
+
+    assert said(0x120) == {"vis_shift_0.3_0.6_channels", "vis_nir1_factor_1.1_1.2"}
+    assert said(0x140) == {"vis_shift_0.6_0.9_channels", "vis_nir1_factor_1.1_1.2"}
+    assert said(0xC0) == {"vis_shift_0.6_0.9_channels", "vis_nir1_factor_1.0_1.1"}
+    assert said(0xC120) >= {"overlap", "bad_channel"}
+
+
+class TestArchive:
+    """sp_to_zarr: a store that grows."""
+
+    @pytest.fixture
+    def products(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "products"
+        folder.mkdir()
+        for i in range(6):
+            write_product(folder, f"SP_{i}", attached=i != 3, seed=i)
+        return folder
+
+    def test_appends_what_is_new(self, products: Path, tmp_path: Path) -> None:
+        store = tmp_path / "sp.zarr"
+        paths = sorted(products.glob("*.spc"))
+        sp_to_zarr(paths[:2], store)
+        sp_to_zarr(products, store)
+        whole = sp_to_zarr(products / "SP_3.lbl", store)
+        xr.testing.assert_equal(whole.load(), open_sp(products).load())
+        assert whole.qa.attrs["flag_meanings"] == open_sp(products).qa.attrs["flag_meanings"]
+
+    def test_one_store_holds_one_reflectance(self, products: Path, tmp_path: Path) -> None:
+        store = tmp_path / "sp.zarr"
+        sp_to_zarr(products / "SP_0.spc", store)
+        for paths in (products, products / "SP_0.spc"):
+            with pytest.raises(StoreConflictError, match="it holds REF1, and REF2"):
+                sp_to_zarr(paths, store, reflectance="REF2")
+        assert sp_to_zarr(products, store).sizes["observation"] == 30
+
+    def test_a_label_of_another_name_than_its_data(self, products: Path, tmp_path: Path) -> None:
+        (products / "SP_3.lbl").rename(products / "other.lbl")
+        store = tmp_path / "sp.zarr"
+        for _ in range(2):
+            assert sp_to_zarr(products / "other.lbl", store).sizes["observation"] == 5
+
+    def test_variables(self, products: Path, tmp_path: Path) -> None:
+        found = sp_to_zarr(products, tmp_path / "r.zarr", variables=["reflectance"])
+        assert list(found.data_vars) == ["reflectance"]
+        for wrong in (["radiance"], ["reflectance", "colour"], []):
+            with pytest.raises(InputError, match="variables"):
+                sp_to_zarr(products, tmp_path / "x.zarr", variables=wrong)
+        write_product(products, "SP_9", seed=9)
+        with pytest.raises(StoreConflictError, match="variables differ"):
+            sp_to_zarr(products, tmp_path / "r.zarr")
+
+    def test_lamps_are_left_out(self, products: Path, tmp_path: Path) -> None:
+        write_product(products, "SP_7", replace=words('CALIBRATION_MODE_ID = "LAMP"'))
+        with pytest.raises(ProductFormatError, match="no observation"):
+            sp_to_zarr(products, tmp_path / "sp.zarr")
+        with pytest.warns(UserWarning, match="1 of 7"):
+            found = sp_to_zarr(products, tmp_path / "sp.zarr", errors="skip")
+        assert found.sizes["observation"] == 30
 
 
 def test_seam_longitude_is_minus_180(tmp_path):

@@ -6,6 +6,7 @@ from .api import join_detectors as join_detectors
 from .api import mask_quality as mask_quality
 from .api import resample_bands as resample_bands
 from .api import smooth as smooth
+from .archive import sp_to_zarr as sp_to_zarr
 from .bands import WAVELENGTHS_150 as WAVELENGTHS_150
 from .bands import WAVELENGTHS_160 as WAVELENGTHS_160
 from .bands import sp_scale as sp_scale

@@ -41,7 +41,7 @@ SPIKE_CHANNELS = (
 
 _SAME_CHANNEL = 0.05  # nm; SP states wavelengths to 0.1 nm
 _VIS_LAST, _NIR1_FIRST, _NIR1_LAST, _NIR2_FIRST = 944.6, 955.4, 1644.2, 1717.6
-_DEFAULT_FLAGS = ("no_value", "bad_channel", "detector_end")
+_DEFAULT_FLAGS = ("no_value", "saturated", "bad_channel", "detector_end")
 
 
 # ---- the steps ----

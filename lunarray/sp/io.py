@@ -19,30 +19,66 @@ from lunarray.typing import typed
 
 __all__ = ["QA_FLAGS", "open_sp"]
 
-#: Bits of the QA word as they were **observed** in two real products (orbits 2358, v02, and 4184, v03). The
-#: official table (LISM product format description) was not at hand, so these names say where the bits stand, not
-#: what the producer calls them: an ordinary value is 288 = bits 8 and 5; bit 15 stands on two channels of every
-#: spectrum (1003.6 and 1942.0 nm); bit 14 on the channels of the VIS/NIR1 overlap that the joined spectrum of
-#: Yokota et al. (2011) does not use (VIS from 956.6 nm, NIR1 up to 947.4 nm); bit 13 on the ends of NIR1 and NIR2
-#: that face each other (1652.1-1709.8 nm); 296 = 288 plus bit 3 exactly where the stored value is 0. Bit 3 has that
-#: meaning only with bit 8: on 1003.6 and 1676.0 nm bit 8 is clear and the low byte counts something else.
+#: Bits of the QA word by which values are rejected (:func:`lunarray.sp.mask_quality`). They are **documented**: LISM
+#: product format description 1.3, appendix 3, table B1-1, where bits are counted from 1. **Observed** besides, in
+#: products of orbits 2358 (v02) and 4184 (v03): bit 4 (no_value: the signal less the dark is negative) stands exactly
+#: where 0 is stored; bit 14 (detector_end) also on the NIR2 channels that face NIR1 (1702.1 and 1709.8 nm); bit 15
+#: (overlap) on VIS from 956.6 nm and NIR1 up to 947.4 nm, which the joined spectrum leaves out; bit 16 (bad_channel, a
+#: dead pixel) on 1003.6 and 1942.0 nm. On 1003.6 and 1676.0 nm, where bit 16 or 14 stands, the low byte is no quality:
+#: it changes from footprint to footprint by ones.
 QA_FLAGS: dict[str, int] = {
     "no_value": 0x0008,
-    "regular": 0x0100,
+    "saturated": 0x0010,
     "detector_end": 0x2000,
     "overlap": 0x4000,
     "bad_channel": 0x8000,
 }
 
+#: What the other bits say, of the same table: mask, and the meaning of each value of the field from 0 on. There is no
+#: ordinary word: 0x120, which most values of both products have, is a VIS wavelength shift of 0.3-0.6 channels and a
+#: factor of 1.1-1.2 between VIS and NIR1; 0x140 is a shift of 0.6-0.9, and 0xc0 that and a factor of 1.0-1.1.
+_QA_FIELDS: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (
+        0x0007,
+        (
+            *("vis_dark_at_both_ends", "vis_dark_at_end", "vis_dark_at_beginning", "no_vis_dark"),
+            *("all_vis_dark", "vis_dark_anomalous"),
+        ),
+    ),
+    (0x0060, tuple(f"vis_shift_{of}_channels" for of in ("0_0.3", "0.3_0.6", "0.6_0.9", "0.9_up"))),
+    (
+        0x0180,
+        tuple(f"vis_nir1_factor_{of}" for of in ("0.9_1.0", "1.0_1.1", "1.1_1.2", "other")),
+    ),
+    (
+        0x0600,
+        tuple(f"nir1_nir2_factor_{of}" for of in ("below_0.9", "0.9_1.0", "1.0_1.1", "above_1.1")),
+    ),
+)
+
+
+def _qa_attrs() -> dict[str, Any]:
+    """Say in the words of CF what the bits are: a meaning holds where word & mask == value."""
+    rows = [(mask, mask, name) for name, mask in QA_FLAGS.items()]
+    for mask, meanings in _QA_FIELDS:
+        step = mask & -mask
+        rows += [(mask, value * step, meaning) for value, meaning in enumerate(meanings)]
+    masks, values, meanings = zip(*sorted(rows), strict=True)
+    return {
+        "units": "1",
+        "long_name": "quality assessment word",
+        "flag_masks": np.array(masks, "u2"),
+        "flag_values": np.array(values, "u2"),
+        "flag_meanings": " ".join(meanings),
+        "references": "KAGUYA product format description, LISM, version 1.3, appendix 3, table B1-1",
+    }
+
+
 _VARIABLES = {"radiance": "RAD", "qa": "QA", "raw": "RAW"}
 _ATTRS: dict[str, dict[str, Any]] = {
     "reflectance": {"units": "1", "long_name": "reflectance"},
     "radiance": {"units": "W m-2 um-1 sr-1", "long_name": "spectral radiance"},
-    "qa": {
-        "units": "1",
-        "long_name": "quality assessment word",
-        "comment": "flags are named after where they were observed, see lunarray.sp.QA_FLAGS",
-    },
+    "qa": _qa_attrs(),
     "raw": {"units": "1", "long_name": "raw digital number"},
 }
 _TARGET_CHUNK_BYTES = 16 * 2**20
@@ -143,6 +179,7 @@ def open_sp(
     chunks: Literal["auto", "file"] | int | None = "auto",
     errors: Literal["raise", "skip"] = "raise",
     raw: bool = False,
+    calibration: bool = False,
     max_workers: int | None = None,
 ) -> xr.Dataset:
     """Open KAGUYA Spectral Profiler Level 2C products as one lazy dataset.
@@ -167,6 +204,9 @@ def open_sp(
         out with a warning and a record in ``attrs["skipped_files"]``.
     raw : bool
         Add the raw digital numbers as ``raw``.
+    calibration : bool
+        Open runs with the lamp and other calibrations as well. Their labels tell them; they show no ground, and are
+        files that cannot be read unless this is set.
     max_workers : int, optional
         Threads that read labels.
 
@@ -184,8 +224,9 @@ def open_sp(
     InputError
         If nothing matches `paths`, or an argument is not one of those above.
     ProductFormatError
-        If a file is truncated, has another or no label, or another level, instrument or target; also at compute
-        time if a file has been truncated or removed since. With ``errors="skip"`` only if no file can be read.
+        If a file is truncated, has another or no label, or another level, instrument or target, or is a calibration
+        run; also at compute time if a file has been truncated or removed since. With ``errors="skip"`` only if no
+        file can be read.
 
     References
     ----------
@@ -201,7 +242,7 @@ def open_sp(
     files = find_products(paths)
     products, skipped = read_all(
         files,
-        lambda path: read_product(path, fields),
+        lambda path: read_product(path, fields, calibration=calibration),
         PRODUCT,
         errors=errors,
         check=_same_wavelengths,

@@ -356,11 +356,8 @@ def resample_kernel(spectra, source, target, left, position, max_gap):
 def mask_kernel(
     spectra: np.ndarray, qa: np.ndarray | None, flags: int, low: float, high: float
 ) -> np.ndarray:
-    """NaN where a value is not in (low, high] or its QA word has one of `flags`; bit 3 counts only together with
-    bit 8."""
+    """NaN where a value is not in (low, high] or its QA word has one of `flags`."""
     bad = ~((spectra > low) & (spectra <= high))
     if qa is not None and flags:
-        bad |= (qa & (flags & ~0x0008)) != 0
-        if flags & 0x0008:
-            bad |= (qa & 0x0108) == 0x0108
+        bad |= (qa & flags) != 0
     return np.where(bad, np.float32(np.nan), spectra).astype(np.float32, copy=False)

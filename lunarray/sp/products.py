@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def read_rows(
     if dtype.kind != "f":
         return values.astype(dtype)
     scaled = (values * array.scale + array.add).astype(dtype)
-    # No lunar signal is 0: stored zeros are the "no value" of the product (they carry QA 296).
+    # No lunar signal is 0: stored zeros are where the signal was less than the dark (bit 4 of the QA word).
     scaled[values == 0] = np.nan
     return scaled
 
@@ -187,6 +188,33 @@ def _check_is_sp_l2c(label: LabelObject, where: str) -> None:
             f"not a KAGUYA SP Level 2C product of the Moon: its label says {wrong}",
             where=where,
             remedy="Give Level 2C products of the Spectral Profiler (SP_2C_*.spc)",
+        )
+
+
+#: Words of a label that say "nothing of the kind"; NONE and N/A are read as nothing at all.
+_NONE = ("", "OFF", "NO")
+_CALIBRATING = re.compile(r"CAL|LAMP|DARK|TEST|CHECK|NIGHT|DEEP|SPACE")
+
+
+def _check_sees_ground(label: LabelObject, where: str) -> None:
+    """Refuse runs with a lamp and other calibrations, which have the form of an observation and show no ground.
+
+    Both products that were at hand say OBSERVATION_MODE_ID "OBS-NORMAL", CALIBRATION_MODE_ID "NONE" and CAL_LAMP_INFO
+    "N/A"; what else these may say was found nowhere. So a mode that does not begin as theirs is refused too.
+    """
+    words = {
+        key: (text_value(label.keywords.get(key)) or "").strip().upper()
+        for key in ("OBSERVATION_MODE_ID", "CALIBRATION_MODE_ID", "CAL_LAMP_INFO")
+    }
+    mode = words.pop("OBSERVATION_MODE_ID")
+    ground = mode in _NONE or mode.startswith(("OBS", "NORMAL"))
+    said = [] if ground and not _CALIBRATING.search(mode) else [f"OBSERVATION_MODE_ID {mode}"]
+    said += [f"{key} {word}" for key, word in words.items() if word not in _NONE]
+    if said:
+        raise ProductFormatError(
+            f"no observation of the ground: its label says {' and '.join(said)}",
+            where=where,
+            remedy='Leave it out (errors="skip" does), or open it with calibration=True',
         )
 
 
@@ -268,11 +296,14 @@ def _times(start: str | None, clock: np.ndarray, where: str) -> np.ndarray:
     return times
 
 
-def read_product(path: Path, fields: dict[str, str]) -> Product:
-    """Open one product: label, ancillary table and wavelengths. `fields` maps our variables to SP_SPECTRUM_<name>."""
+def read_product(path: Path, fields: dict[str, str], *, calibration: bool = False) -> Product:
+    """Open one product: label, ancillary table and wavelengths. `fields` maps our variables to SP_SPECTRUM_<name>;
+    `calibration` lets those through that show no ground."""
     label, label_path, data_path = read_label(path)
     where = str(label_path)
     _check_is_sp_l2c(label, where)
+    if not calibration:
+        _check_sees_ground(label, where)
     wave = _spectral_array(label, "WAV", where, scaled=True)
     arrays = {
         ours: _spectral_array(label, theirs, where, scaled=ours != "raw")
