@@ -24,11 +24,11 @@ NUMERIC_VERSION = {
     "geo": 1,
     "sp": 1,
     "oxides": 1,
-    "xrf": 1,
+    "xrf": 2,
     "superres": 1,
     "fractures": 1,
     "maps": 1,
-    "simulate": 1,
+    "simulate": 2,
 }
 
 #: Rooms whose functions the others call within their own.

@@ -767,6 +767,7 @@ VERBS = [
         **GLOBE,
         lazy=False,
     ),
+    Verb("simulate.mistaken_sun", sun, along=("energy",), lazy=False, why="one Sun", steps=()),
     Verb("simulate.truth_maps", truth_scene, **MAP),
     # store and export
     Verb("store.stamp", maps, lambda ds: store.stamp(ds, "made"), **MAP),

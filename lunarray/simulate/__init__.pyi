@@ -16,4 +16,5 @@ from .xrf import class_counts as class_counts
 from .xrf import class_orbit as class_orbit
 from .xrf import class_response as class_response
 from .xrf import flare_profile as flare_profile
+from .xrf import mistaken_sun as mistaken_sun
 from .xrf import thermal_spectrum as thermal_spectrum

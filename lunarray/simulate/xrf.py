@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_number
 from lunarray.geo import RADIUS, lonlat_of, unit_vectors
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
@@ -54,6 +54,38 @@ def thermal_spectrum(temperature: float = 1.2, goes_flux: float = 1e-5) -> xr.Da
     return stamp(
         solar_dataset(edges, flux), f"thermal_spectrum(kT={temperature:g} keV)", source="simulated"
     )
+
+
+@typed
+def mistaken_sun(solar: xr.Dataset, temperature: float = 0.2) -> xr.Dataset:
+    """Make the Sun that one believes in where its temperature is wrong.
+
+    Parameters
+    ----------
+    solar : Dataset
+        The true Sun: ``photon_flux`` (..., energy).
+    temperature : float
+        By which share the temperature is taken too high; negative where it is too low.
+
+    Returns
+    -------
+    Dataset
+        `solar` with another ``photon_flux`` of the same energy flux at 1-8 Å, and the truth beside it as
+        ``photon_flux_true``.
+
+    Examples
+    --------
+    >>> from lunarray.simulate import mistaken_sun, thermal_spectrum
+    >>> from lunarray.xrf.suns import sun_modes
+    >>> round(float(sun_modes(mistaken_sun(thermal_spectrum(1.0), 0.2))["slope_temperature"]), 2)
+    1.2
+    """
+    from lunarray.xrf.suns import heated
+
+    require_number("temperature", temperature, -1, strictly=True)
+    true = solar["photon_flux"]
+    wrong = solar.assign(photon_flux=heated(solar, temperature), photon_flux_true=true)
+    return stamp(wrong, f"mistaken_sun({temperature:g})", source=solar.attrs.get("source"))
 
 
 def flare_profile(time: Any, peak: Any, *, rise: float = 120.0, decay: float = 900.0) -> np.ndarray:
@@ -295,6 +327,7 @@ def class_counts(
     response: Response,
     *,
     flare: Any = 1.0,
+    norm: float = 0.37,
     background: xr.Dataset | None = None,
     n_detectors: Any = 16,
     scatter: bool = True,
@@ -316,6 +349,9 @@ def class_counts(
     response : Response
     flare : array_like
         Factor on the solar flux, one or for each frame.
+    norm : float
+        Share of what a flat surface sends that is counted: rough ground keeps some, the selection of events more.
+        Real spectra have about 0.37.
     background : Dataset, optional
         As :func:`lunarray.xrf.read_background` gives it; scaled by exposure and detectors.
     n_detectors : array_like
@@ -333,7 +369,9 @@ def class_counts(
     -------
     Dataset
         Like that of :func:`lunarray.open_class`, with the truth beside it: ``abundance_true`` (time, element), the
-        mean over the field of view in wt%, and ``expected`` (time, channel), the counts without noise.
+        mean over the field of view in wt%, and ``expected`` (time, channel), the counts without noise. Its response
+        and Sun are the true ones: what a fit should bear is tried with others (:func:`mistaken_sun`, and
+        :func:`class_response` of another width).
     """
     n = orbit.sizes["time"]
     factor = np.broadcast_to(np.asarray(flare, "f8"), (n,))
@@ -343,7 +381,8 @@ def class_counts(
     spectra = _surface_spectra(abundance, weight, orbit, solar, response, scatter=scatter)
     field = float(np.prod(np.deg2rad(CLASS_FIELD_DEG)))
     area = used / 16.0 * orbit["exposure"].values
-    expected = response.fold(spectra * (factor * field / (4 * np.pi))[:, None]) * area[:, None]
+    scale = factor * norm * field / (4 * np.pi)
+    expected = response.fold(spectra * scale[:, None]) * area[:, None]
     if background is not None:
         expected = expected + _background_rate(background, response.channels) * area[:, None]
     counts = np.random.default_rng(seed).poisson(expected) if noise else expected

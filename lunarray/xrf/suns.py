@@ -1,0 +1,146 @@
+"""How wrong a Sun may be, as changes of its spectrum that fits and errors can take up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from lunarray.errors import InputError, require_number
+from lunarray.store.provenance import stamp
+from lunarray.typing import typed
+from lunarray.xrf.frames import require_variables
+
+__all__ = ["sun_modes"]
+
+#: Energies (keV) over which a continuum tells its temperature, and those of the GOES band, 1-8 Å.
+_SLOPE_BAND = (2.0, 6.0)
+_GOES_BAND = (1.5498, 12.3984)
+#: Temperatures (keV) that the solar corona has, from quiet to the hottest flare.
+_TEMPERATURES = (0.1, 5.0)
+
+
+@typed
+def sun_modes(
+    solar: xr.Dataset, *, temperature_error: float = 0.1, emission_error: float = 0.1
+) -> xr.Dataset:
+    """Say how wrong a solar spectrum may be, where nothing better is known than a share of its temperature.
+
+    Parameters
+    ----------
+    solar : Dataset
+        With ``photon_flux`` (energy), (model, energy) or (time, energy), photons/s/cm²/keV.
+    temperature_error : float
+        Standard deviation of the temperature, as a share of it.
+    emission_error : float
+        Standard deviation of the emission measure, as a share of it.
+
+    Returns
+    -------
+    Dataset
+        `solar` with ``flux_mode`` (mode, ..., energy), float64, in the unit of the flux: how the flux changes for one
+        standard deviation of each of two independent errors, ``mode`` being "temperature" and "emission_measure". The
+        change of temperature leaves the energy flux at 1-8 Å as it is, for that is how a Sun is scaled. Modes that
+        `solar` has already are replaced. ``slope_temperature`` (keV) is what the continuum's slope at 2-6 keV says.
+
+    Raises
+    ------
+    InputError
+        If there is no flux, or an error is negative.
+
+    Examples
+    --------
+    >>> from lunarray.simulate import thermal_spectrum
+    >>> from lunarray.xrf.suns import sun_modes
+    >>> sun = sun_modes(thermal_spectrum(1.2), temperature_error=0.2)
+    >>> sun["flux_mode"].sizes["mode"], round(float(sun["slope_temperature"]), 2)
+    (2, 1.2)
+    """
+    require_variables(
+        solar, ("photon_flux", "energy_lo", "energy_hi"), "sun_modes", "Give a solar spectrum"
+    )
+    require_number("temperature_error", temperature_error, 0)
+    require_number("emission_error", emission_error, 0)
+    low, high = (np.asarray(solar[key].values, "f8") for key in ("energy_lo", "energy_hi"))
+    dims = [d for d in solar["photon_flux"].dims if d != "energy"]
+    flux = solar["photon_flux"].transpose(*dims, "energy")
+    values = np.asarray(flux.values, "f8")
+    rows = np.atleast_2d(values)
+    kt = np.array([continuum_temperature((low + high) / 2, row) for row in rows])
+    hotter = temperature_error * temperature_change(low, high, rows, kt)
+    modes = np.stack([hotter, emission_error * rows]).reshape(2, *values.shape)
+    return stamp(
+        attach_modes(solar, ("temperature", "emission_measure"), modes).assign(
+            slope_temperature=(
+                dims,
+                kt.reshape(values.shape[:-1]),
+                {"units": "keV", "long_name": "temperature of the continuum's slope"},
+            )
+        ),
+        f"sun_modes({temperature_error:g}, {emission_error:g})",
+        source=solar.attrs.get("source"),
+    )
+
+
+def attach_modes(solar: xr.Dataset, names: Any, modes: np.ndarray) -> xr.Dataset:
+    """`solar` with ``flux_mode``: `modes` (mode, ..., energy), in the order of the dimensions of its flux."""
+    dims = [d for d in solar["photon_flux"].dims if d != "energy"]
+    attrs = {
+        **solar["photon_flux"].attrs,
+        "long_name": "change of the solar photon flux for one standard deviation",
+    }
+    solar = solar.drop_vars(["flux_mode", "mode"], errors="ignore")
+    return solar.assign(flux_mode=(("mode", *dims, "energy"), modes, attrs)).assign_coords(
+        mode=("mode", np.array(names, object), {"long_name": "what may be wrong with the Sun"})
+    )
+
+
+def continuum_temperature(energy: np.ndarray, flux: np.ndarray) -> float:
+    """Temperature (keV) whose bremsstrahlung falls off between 2 and 6 keV as a spectrum does."""
+    inside = (energy >= _SLOPE_BAND[0]) & (energy <= _SLOPE_BAND[1]) & (flux > 0)
+    if inside.sum() < 3:
+        raise InputError(
+            "no flux at 2-6 keV",
+            where="sun_modes",
+            remedy="Give a solar spectrum that reaches 6 keV",
+        )
+    # Free-free photons, with a Gaunt factor of (kT/E)^0.4 (Dennis, 1985): E^-1.4 exp(-E/kT).
+    # The lower half of narrow bins: lines stand out above the continuum.
+    x, y = energy[inside], np.log(flux[inside] * energy[inside] ** 1.4)
+    for _ in range(4):
+        slope, offset = np.polyfit(x, y, 1)
+        above = y - (slope * x + offset)
+        keep = above <= max(2.5 * np.median(np.abs(above)), 1e-9)
+        if keep.all() or keep.sum() < 3:
+            break
+        x, y = x[keep], y[keep]
+    return float(np.clip(-1.0 / min(slope, -1e-3), *_TEMPERATURES))
+
+
+def heated(solar: xr.Dataset, share: float) -> xr.DataArray:
+    """The flux of a Sun hotter by a share of its temperature, with the energy flux at 1-8 Å that it had."""
+    low, high = (np.asarray(solar[key].values, "f8") for key in ("energy_lo", "energy_hi"))
+    middle, true = (low + high) / 2, solar["photon_flux"]
+    dims = [d for d in true.dims if d != "energy"]
+    rows = np.asarray(true.transpose(*dims, "energy").values, "f8")
+    flat = rows.reshape(-1, middle.size)
+    kt = np.array([continuum_temperature(middle, row) for row in flat])[:, None]
+    out = flat * np.exp(middle / kt * (share / (1.0 + share)))
+    power = (np.clip(high, *_GOES_BAND) ** 2 - np.clip(low, *_GOES_BAND) ** 2) / 2
+    out *= (flat @ power / np.maximum(out @ power, 1e-300))[:, None]
+    return true.transpose(*dims, "energy").copy(data=out.reshape(rows.shape))
+
+
+def temperature_change(
+    low: np.ndarray, high: np.ndarray, flux: np.ndarray, temperature: np.ndarray
+) -> np.ndarray:
+    """d flux / d ln T of bremsstrahlung at a constant energy flux at 1-8 Å, (..., energy)."""
+    middle = (low + high) / 2
+    begin, end = np.clip(low, *_GOES_BAND), np.clip(high, *_GOES_BAND)
+    power = flux * (end**2 - begin**2) / 2
+    change = middle / np.asarray(temperature)[..., None]
+    mean = np.sum(power * change, -1, keepdims=True) / np.maximum(
+        np.sum(power, -1, keepdims=True), 1e-300
+    )
+    return flux * (change - mean)
