@@ -629,6 +629,13 @@ VERBS = [
         lambda ds: xrf.grid_footprints(ds, "geographic", 5.0),
         **TIMES,
     ),
+    Verb(
+        "xrf.calibrate_response",
+        frames,
+        lambda ds: xrf.calibrate_response(ds, response(), min_counts=100),
+        **TIMES,
+        rtol=1e-5,
+    ),
     Verb("xrf.elements_to_oxides", elements, **TIMES),
     Verb("xrf.oxides_to_elements", maps, **MAP),
     Verb("xrf.footprint_mean", frames, lambda ds: xrf.footprint_mean(ds, albedo()), **TIMES),

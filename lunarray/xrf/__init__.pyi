@@ -1,5 +1,6 @@
 from .api import fit_elements as fit_elements
 from .api import spectrum_components as spectrum_components
+from .calibration import calibrate_response as calibrate_response
 from .coadd import coadd as coadd
 from .constants import ELEMENTS as ELEMENTS
 from .constants import HIGHLAND as HIGHLAND

@@ -12,6 +12,7 @@ import numpy as np
 from lunarray.engine.compiling import njit
 from lunarray.errors import InputError, require_choice, require_number
 from lunarray.xrf.constants import Digested
+from lunarray.xrf.line_shape import FWHM, REFERENCE, LineShape, Peaks, find_peaks, reshape_kernel
 
 GainConvention = Literal["matrix", "area"]
 
@@ -34,6 +35,9 @@ class Response(Digested):
     area_energy: np.ndarray | None = None  # middles of its bins
     area_curve: np.ndarray | None = None  # cm²
     first_channel: int = 0  # number that the matrix gives to the first channel
+    shape: LineShape | None = (
+        None  # what `with_shape` built the matrix from; None for one as its file has it
+    )
 
     def __post_init__(self) -> None:
         for name, kind in (
@@ -116,6 +120,42 @@ class Response(Digested):
         low, high = slope * (self.channel_lo + offset), slope * (self.channel_hi + offset)
         return replace(self, **_rebin_rows(self, low, high, edges))
 
+    @functools.cached_property
+    def peaks(self) -> Peaks:
+        """The photopeak of each energy: its area, place and width."""
+        edges = self.row, self.channel, self.value, self.channel_lo, self.channel_hi
+        return find_peaks((self.energy_lo + self.energy_hi) / 2, *edges)
+
+    def line_width(self, energy: float = REFERENCE) -> float:
+        """Full width at half maximum (keV) of a line at `energy` (keV), tail and shelf left out."""
+        found = self.peaks.area > 0
+        if not found.any():
+            raise InputError(
+                "no row of the matrix has a photopeak",
+                where="response",
+                remedy="Give a redistribution matrix with lines narrower than 0.7 keV",
+            )
+        middle = (self.energy_lo + self.energy_hi)[found] / 2
+        return float(FWHM * np.interp(energy, middle, self.peaks.sigma[found]))
+
+    def with_shape(self, shape: LineShape) -> Response:
+        """Give the lines another width, gain, tail and shelf: the photopeaks are taken out and put in anew.
+
+        `shape`: parameters; tail and shelf are factors on those of this matrix. A row keeps its sum, that is its
+        efficiency. Returns the same energies and channels. InputError where no row has a photopeak.
+        """
+        self.line_width()  # refuses a matrix without peaks
+        energy = (self.energy_lo + self.energy_hi) / 2
+        edges = np.append(self.channel_lo, self.channel_hi[-1])
+        peaks = self.peaks
+        dense = np.zeros((self.energies, self.channels))
+        reshape_kernel(
+            energy, self.row, self.channel, self.value, edges, (peaks.area, peaks.shift, peaks.sigma),
+            shape.sigma(energy), (float(shape.slope), float(shape.offset)),
+            (float(shape.tail), float(shape.shelf)), dense,
+        )  # fmt: skip
+        return replace(self, **_sparse(np.where(dense > 1e-9, dense, 0.0)), shape=shape)
+
     def group(self, factor: int) -> Response:
         """Join each `factor` neighbouring channels, e.g. 2048 channels to 1024.
 
@@ -145,6 +185,20 @@ class Response(Digested):
             channel_lo=self.channel_lo[first:stop],
             channel_hi=self.channel_hi[first:stop],
             first_channel=self.first_channel + first,
+        )
+
+    def below(self, energy: float) -> Response:
+        """Only the rows of photons below an energy (keV)."""
+        n = max(int(np.searchsorted(self.energy_lo, energy)), 1)
+        entries = slice(0, int(self.row[n]))
+        return replace(
+            self,
+            energy_lo=self.energy_lo[:n],
+            energy_hi=self.energy_hi[:n],
+            area=self.area[:n],
+            row=self.row[: n + 1],
+            channel=self.channel[entries],
+            value=self.value[entries],
         )
 
     def channel_energy(self) -> np.ndarray:
@@ -206,6 +260,11 @@ def _rebin_rows(response: Response, low: Any, high: Any, edges: Any) -> dict[str
     dense = np.zeros((response.energies, edges.size - 1))
     entries = response.row, response.channel, response.value
     _rebin_rows_kernel(*entries, low, high, edges, response.energies, dense)
+    return _sparse(dense)
+
+
+def _sparse(dense: np.ndarray) -> dict[str, Any]:
+    """A matrix (energy, channel) by the entries that are not 0."""
     where = dense != 0
     row = np.concatenate([[0], np.cumsum(where.sum(axis=1))])
     return {"row": row, "channel": np.nonzero(where)[1], "value": dense[where]}
