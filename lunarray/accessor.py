@@ -85,6 +85,7 @@ class _Accessor:
     smooth = _Verb("lunarray.sp:smooth")
     resample_bands = _Verb("lunarray.sp:resample_bands")
     normalize_photometry = _Verb("lunarray.sp:normalize_photometry")
+    light_uncertainty = _Verb("lunarray.sp:light_uncertainty")
     condition = _Verb("lunarray.sp:condition")
     grid = _Verb("lunarray.sp:grid")
 

@@ -76,6 +76,9 @@ class LunarDatasetAccessor:
     ) -> Dataset:
         """Bring reflectance from the geometry of observation to a standard one with the SP model."""
 
+    def light_uncertainty(self, *, slope_rms: float = ...) -> DataArray:
+        """How uncertain the light is in which spectra were taken."""
+
     def condition(self, wavelengths: Sequence[float] | np.ndarray = ...) -> Dataset:
         """The default conditioning: `mask_quality`, `join_detectors`, `despike`, `smooth`, `resample_bands`,
         each with its defaults."""
@@ -396,6 +399,9 @@ class LunarDataArrayAccessor:
         observed: tuple[float, float, float] | None = None,
     ) -> DataArray:
         """Bring reflectance from the geometry of observation to a standard one with the SP model."""
+
+    def light_uncertainty(self, *, slope_rms: float = ...) -> DataArray:
+        """How uncertain the light is in which spectra were taken."""
 
     def condition(self, wavelengths: Sequence[float] | np.ndarray = ...) -> DataArray:
         """The default conditioning: `mask_quality`, `join_detectors`, `despike`, `smooth`, `resample_bands`,

@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 NUMERIC_VERSION = {
     "engine": 1,
     "geo": 1,
-    "sp": 1,
+    "sp": 2,
     "oxides": 1,
     "xrf": 2,
     "superres": 1,

@@ -515,6 +515,7 @@ VERBS = [
         **SPECTRA,
     ),
     Verb("sp.grid", tracks, lambda ds: sp.grid(ds, "north", resolution=100_000.0), **SPECTRA),
+    Verb("sp.light_uncertainty", native, **SPECTRA),
     Verb("sp.is_native", native, **SPECTRA, lazy=False),
     # oxides
     Verb(

@@ -15,6 +15,9 @@ from .cubes import open_sp_cube as open_sp_cube
 from .gridding import grid as grid
 from .io import QA_FLAGS as QA_FLAGS
 from .io import open_sp as open_sp
+from .light import LIGHT_FLAGS as LIGHT_FLAGS
+from .light import SLOPE_RMS as SLOPE_RMS
+from .light import light_uncertainty as light_uncertainty
 from .photometry import normalize_photometry as normalize_photometry
 from .photometry import read_photometric_parameters as read_photometric_parameters
 from .spectra import spectra_of as spectra_of

@@ -16,6 +16,7 @@ import xarray as xr
 from lunarray.errors import BandMismatchError, InputError, require_choice, require_number
 from lunarray.sp.bands import WAVELENGTHS_150, WAVELENGTHS_160
 from lunarray.sp.io import QA_FLAGS
+from lunarray.sp.light import with_light
 from lunarray.sp.spectra import T, map_spectra, rebuild, rising_wavelengths, spectra_of
 
 __all__ = [
@@ -440,7 +441,9 @@ def condition(ds: T, wavelengths: Sequence[float] | np.ndarray = WAVELENGTHS_150
     Returns
     -------
     same as `ds`
-        ``attrs["conditioned"]`` says what was done.
+        ``attrs["conditioned"]`` says what was done. Where there are angles, ``light_uncertainty`` and
+        ``light_quality`` (`lunarray.sp.LIGHT_FLAGS`) stand beside the spectra, see
+        :func:`lunarray.sp.light_uncertainty`.
 
     Raises
     ------
@@ -464,4 +467,4 @@ def condition(ds: T, wavelengths: Sequence[float] | np.ndarray = WAVELENGTHS_150
     result = result.assign_attrs(conditioned=chain)
     if not hasattr(result, "to_dataset"):
         result["reflectance"].attrs["conditioned"] = chain
-    return result
+    return with_light(result)

@@ -268,6 +268,7 @@ def open_sp_cube(
         "lon": ("lon", -179.75 + 0.5 * np.arange(_CUBE_SHAPE[2]), {"units": "degrees_east"}),
     }
     attrs = {"units": "1", "long_name": "reflectance", "photometric_geometry": "30 0 30"}
+    attrs["light"] = "flat"
     cube = xr.Dataset({"reflectance": (("wavelength", "lat", "lon"), data, attrs)}, coords)
     source = f"SELENE Spectral Profiler global cube, {os.path.basename(path)}"
     cube = stamp(cube, "open_sp_cube", source=source)

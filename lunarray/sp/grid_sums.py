@@ -18,6 +18,9 @@ from lunarray.sp.grid_plan import BlockPlan, GridPlan, Piece
 if TYPE_CHECKING:
     import xarray as xr
 
+#: For each of the last variables whether it is of counted observations alone.
+Beside = tuple[bool, ...]
+
 # Input that one link of a chain may hold (bytes).
 _LINK_BYTES = 256 * 2**20
 
@@ -34,23 +37,27 @@ def _accumulate(
     data: list[list[np.ndarray]],
     rows: list[np.ndarray],
     slots: list[np.ndarray],
+    beside: Beside,
 ) -> dict:
     """One link: sums of the occupied cells, after adding the observations of some input chunks.
 
     `data` holds, for each variable, the chunks; `rows` and `slots` tell for each chunk what to add to which cell.
-    Without `spread`, sums of squares are left out.
+    Without `spread`, sums of squares are left out. The last variables, for each of which `beside` holds whether it is
+    of counted observations alone, have no part in the counts.
     """
     from lunarray.sp.grid_kernels import accumulate, count_observations
 
+    counted_ones = len(data) - len(beside)
     if state is None:
         state = {"count": np.zeros(cells, np.int32), "sums": []}
-        for chunks in data:
+        for place, chunks in enumerate(data):
+            squared = cells if spread and place < counted_ones else 0
             width = math.prod(chunks[0].shape[1:])
             state["sums"].append(
                 (
                     np.zeros((cells, width), _exact(chunks[0].dtype)),
                     np.zeros((cells, width)),
-                    np.zeros((cells if spread else 0, width)),
+                    np.zeros((squared, width)),
                     np.zeros((cells, width), np.int32),
                 )
             )
@@ -62,13 +69,23 @@ def _accumulate(
     for number, (chunk_rows, chunk_slots) in enumerate(zip(rows, slots, strict=True)):
         chunk_rows, chunk_slots = chunk_rows.astype(np.int64), chunk_slots.astype(np.int64)
         valid = np.zeros(chunk_rows.size, bool)
-        for chunks, sums in zip(data, state["sums"], strict=True):
+        for place, (chunks, sums) in enumerate(zip(data, state["sums"], strict=True)):
             chunk = np.asarray(chunks[number])
             chunk = np.ascontiguousarray(chunk.reshape(chunk.shape[0], -1), _exact(chunk.dtype))
+            own_rows, own_slots, seen = chunk_rows, chunk_slots, valid
+            if place >= counted_ones:
+                if beside[place - counted_ones]:
+                    own_rows, own_slots = chunk_rows[valid], chunk_slots[valid]
+                seen = np.zeros(own_rows.size, bool)
             shift, total, squares, counted = sums
-            accumulate(chunk, chunk_rows, chunk_slots, shift, total, squares, counted, valid)
+            accumulate(chunk, own_rows, own_slots, shift, total, squares, counted, seen)
         count_observations(chunk_slots, valid, state["count"])
     return state
+
+
+def _stats_of(stats: tuple[str, ...], number: int, arrays: int, beside: Beside) -> tuple[str, ...]:
+    """What is wanted of a variable: of one that stands beside the others the mean."""
+    return ("mean",) if number >= arrays - len(beside) else stats
 
 
 def _exact(dtype: np.dtype) -> np.dtype:
@@ -107,13 +124,17 @@ def _finish(
 
 
 def grid_at_once(
-    arrays: Mapping[str, xr.DataArray], plan: GridPlan, stats: tuple[str, ...], fill: Fill | None
+    arrays: Mapping[str, xr.DataArray],
+    plan: GridPlan,
+    stats: tuple[str, ...],
+    fill: Fill | None,
+    beside: Beside = (),
 ) -> dict[str, np.ndarray]:
     """The whole grid as one block. The same tasks as in the graph, called."""
     ((index, block),) = plan.blocks.items()
     data = [[array.values] for array in arrays.values()]
     rows, slots = ([getattr(piece, name) for piece in block.pieces] for name in ("rows", "slots"))
-    state = _accumulate(None, block.cells.size, "std" in stats, data, rows, slots)
+    state = _accumulate(None, block.cells.size, "std" in stats, data, rows, slots, beside)
     count = _finish_count(state, block.cells, block.shape)
     out = {"count": count} if "count" in stats else {}
     span = ((0, plan.shape[0]), (0, plan.shape[1]))
@@ -121,7 +142,7 @@ def grid_at_once(
     places = [place for _, place in window]
     for number, (name, array) in enumerate(arrays.items()):
         for stat in ("mean", "std"):
-            if stat in stats:
+            if stat in _stats_of(stats, number, len(arrays), beside):
                 dtype = float_of(array.dtype)
                 values = _finish(
                     state, number, stat, block.cells, array.shape[1:], block.shape, dtype
@@ -137,7 +158,11 @@ def grid_at_once(
 
 
 def grid_lazily(
-    arrays: Mapping[str, xr.DataArray], plan: GridPlan, stats: tuple[str, ...], fill: Fill | None
+    arrays: Mapping[str, xr.DataArray],
+    plan: GridPlan,
+    stats: tuple[str, ...],
+    fill: Fill | None,
+    beside: Beside = (),
 ) -> dict[str, Any]:
     """The grid as a graph: sums of each block from the input chunks that it needs, and from these everything else."""
     import dask.array as da
@@ -156,7 +181,7 @@ def grid_lazily(
         )
         inputs.append(data.rechunk(wanted))
     spread = "std" in stats
-    token = tokenize(plan.token, spread, [data.name for data in inputs])
+    token = tokenize(plan.token, spread, beside, [data.name for data in inputs])
     row_bytes = sum(math.prod(data.shape[1:]) * data.dtype.itemsize for data in inputs)
 
     def block_of(index: tuple[int, ...]) -> BlockPlan | None:
@@ -172,7 +197,7 @@ def grid_lazily(
             chunks = [[of_block(data, piece.chunk) for piece in pieces] for data in inputs]
             rows, slots = [piece.rows for piece in pieces], [piece.slots for piece in pieces]
             cells = block.cells.size if block else 0
-            sums = Call(_accumulate, [sums, cells, spread, chunks, rows, slots])
+            sums = Call(_accumulate, [sums, cells, spread, chunks, rows, slots, beside])
         return sums or Call(np.full, [(0, 0), 0, np.dtype(object)])
 
     sums = assemble(
@@ -211,10 +236,11 @@ def grid_lazily(
 
     out: dict[str, Any] = {"count": count} if "count" in stats else {}
     for number, name in enumerate(arrays):
-        if "mean" in stats:
+        these = _stats_of(stats, number, len(arrays), beside)
+        if "mean" in these:
             mean = stat_array(number, "mean")
             out[name] = mean if fill is None else _fill_lazily(plan, fill, count, mean, token)
-        if spread:
+        if "std" in these:
             out[f"{name}_std"] = stat_array(number, "std")
     if fill is not None:
         out["filled"] = _fill_lazily(plan, fill, count, None, token)

@@ -17,6 +17,7 @@ from lunarray.engine.graph import known_values
 from lunarray.errors import GridError, InputError
 from lunarray.sp.api import condition, is_native
 from lunarray.sp.grid_fill import fill_plan
+from lunarray.sp.grid_light import FLAGS, LIGHT, light_arrays, light_maps
 from lunarray.sp.grid_plan import GridPlan, block_chunks, observation_chunks, plan_grid
 from lunarray.sp.grid_sums import float_of, grid_at_once, grid_lazily
 from lunarray.typing import typed
@@ -77,8 +78,11 @@ def grid(
         observed: the mean of the finite values of the cell, for each band; ``<name>_std``, their standard deviation
         (of the population: 0 for one value); ``count`` (int32), the observations in the cell with a finite value in
         any band of any gridded variable; with `fill_radius`, ``filled`` (bool), true where the mean comes from
-        neighbours (count is 0 there). Lazy if a variable is chunked, else in memory. Variables of float64 stay
-        float64, all others become float32.
+        neighbours (count is 0 there). Beside ``reflectance``, where the tracks have angles: ``incidence``,
+        ``emission``, ``phase``, means over the observations that count; ``light_uncertainty``, the root mean square of
+        theirs (:func:`lunarray.sp.light_uncertainty`; slopes of one cell are much alike, so their number makes it no
+        smaller); ``light_quality``, flags that at least half of the observations have. Lazy if a variable is chunked,
+        else in memory. Variables of float64 stay float64, all others become float32.
 
     Raises
     ------
@@ -99,7 +103,7 @@ def grid(
     that are themselves lazy, as in a store opened with chunks, are read then, since they decide which input each
     block needs.
     """
-    from lunarray.geo import lunar_grid
+    from lunarray.geo import grid_dims, lunar_grid
 
     if isinstance(ds, xr.DataArray):
         ds = ds.to_dataset(name=ds.name if ds.name is not None else "data")
@@ -112,6 +116,7 @@ def grid(
     lon, lat = _positions(ds)
     geobox = lunar_grid(grid, resolution, bounds, latitude=latitude)
     arrays = {name: ds[name].transpose("observation", ...) for name in names}
+    light = light_arrays(ds, names) if "mean" in stats and "reflectance" in names else {}
     lazy = chunks is not None or any(array.chunks is not None for array in arrays.values())
     pixel_bytes = max(
         math.prod(array.shape[1:]) * float_of(array.dtype).itemsize for array in arrays.values()
@@ -119,10 +124,11 @@ def grid(
     blocks = block_chunks(geobox, chunks, pixel_bytes if lazy else 0)
     plan = plan_grid(geobox, lon, lat, observation_chunks(arrays), blocks)
     fill = None if fill_radius is None else fill_plan(geobox, fill_radius)
-    computed = (
-        grid_lazily(arrays, plan, stats, fill) if lazy else grid_at_once(arrays, plan, stats, fill)
-    )
-    return _assemble(ds, arrays, computed, plan, geobox, fill_radius)
+    run = grid_lazily if lazy else grid_at_once
+    everything = {**arrays, **light}
+    computed = run(everything, plan, stats, fill, tuple(name not in FLAGS for name in light))
+    maps = light_maps(light, computed, grid_dims(geobox))
+    return _assemble(ds, arrays, computed, plan, geobox, fill_radius, maps)
 
 
 # --- images ---------------------------------------------------------------------------------------
@@ -242,8 +248,8 @@ def _conditioned(ds: xr.Dataset, names: list[str]) -> xr.Dataset:
             where="variables",
             remedy="Grid them in another call",
         )
-    spectra = ds[["reflectance"]] if "qa" not in ds else ds[["reflectance", "qa"]]
-    return condition(spectra).assign({name: ds[name] for name in beside})
+    kept = [name for name in ("reflectance", "qa", *LIGHT) if name in ds.data_vars]
+    return condition(ds[kept]).assign({name: ds[name] for name in beside})
 
 
 def _positions(ds: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -274,6 +280,7 @@ def _assemble(
     plan: GridPlan,
     geobox: GeoBox,
     fill_radius: float | None,
+    light: Mapping[str, Any],
 ) -> xr.Dataset:
     from lunarray.geo import assign_crs, grid_coords, grid_dims
     from lunarray.store.provenance import stamp
@@ -299,6 +306,7 @@ def _assemble(
     if "filled" in computed:
         what = f"mean filled from cells within {fill_radius:g} m"
         variables["filled"] = (dims, computed["filled"], {"long_name": what, "units": "1"})
+    variables.update(light)
     kept = {
         str(name): coordinate.variable
         for array in arrays.values()

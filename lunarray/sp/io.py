@@ -262,6 +262,7 @@ def open_sp(
     variables["reflectance"][2].update(
         sp_reflectance=reflectance,
         photometric_geometry="30 0 30",
+        light="flat",
         comment="incidence, emission, phase (degrees) to which the product's photometric correction refers",
     )
     coords = _coordinates(products)

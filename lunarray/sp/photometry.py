@@ -25,7 +25,7 @@ _LONG_NAMES = {
     "mean": "mean reflectance of the albedo group at 30/0/30 degrees",
 }
 #: Lunar-Lambert mixing as a polynomial of the phase angle in degrees (McEwen 1996).
-_LIMB = (1.0, -0.019, 0.242e-3, -1.46e-6)
+LIMB = (1.0, -0.019, 0.242e-3, -1.46e-6)
 
 
 @typed
@@ -87,7 +87,7 @@ def lunar_lambert(incidence: Any, emission: Any, phase: Any) -> Any:
     """Lunar-Lambert disk function of McEwen (1996) with the mixing used by Yokota et al. (2011); angles in degrees."""
     mu0 = np.cos(np.deg2rad(incidence))
     mu = np.cos(np.deg2rad(emission))
-    c0, c1, c2, c3 = _LIMB
+    c0, c1, c2, c3 = LIMB
     limb = np.maximum(c0 + phase * (c1 + phase * (c2 + phase * c3)), 0.0)
     return 2.0 * limb * mu0 / (mu0 + mu) + (1.0 - limb) * mu0
 
