@@ -280,7 +280,7 @@ class LunarDatasetAccessor:
         settings: FitSettings | None = None,
         conventions: Conventions | None = None,
         tables: AtomicTables | None = None,
-        mare_fraction: Any = None,
+        mare_fraction: Any = "map",
         min_significance: float = 5.0,
         engine: Engine = "numba",
     ) -> Dataset:

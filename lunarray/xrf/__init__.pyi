@@ -11,6 +11,7 @@ from .footprints import footprint_mean as footprint_mean
 from .footprints import grid_footprints as grid_footprints
 from .footprints import write_footprints as write_footprints
 from .goes import read_goes_flares as read_goes_flares
+from .ground import ground_prior as ground_prior
 from .io import class_to_zarr as class_to_zarr
 from .io import open_class as open_class
 from .io import read_background as read_background

@@ -14,6 +14,7 @@ from lunarray.units import WEIGHT
 from lunarray.xrf.atomic import AtomicTables, atomic_tables
 from lunarray.xrf.class_files import CLASS_DETECTORS
 from lunarray.xrf.frames import described, flag_attrs, is_lazy, require_frames, require_variables
+from lunarray.xrf.ground import footprint_mare
 from lunarray.xrf.response import Response
 from lunarray.xrf.settings import ELEMENT_FLAGS, FATAL, FIT_FLAGS, Conventions, FitSettings
 from lunarray.xrf.solar import match_solar
@@ -47,7 +48,7 @@ def fit_elements(
     settings: FitSettings | None = None,
     conventions: Conventions | None = None,
     tables: AtomicTables | None = None,
-    mare_fraction: Any = None,
+    mare_fraction: Any = "map",
     min_significance: float = 5.0,
     engine: Engine = "numba",
 ) -> xr.Dataset:
@@ -80,9 +81,10 @@ def fit_elements(
         model.
     tables : AtomicTables, optional
         Atomic data; by default those of :func:`lunarray.xrf.atomic.atomic_tables`.
-    mare_fraction : array_like or DataArray, (time,), optional
-        Area fraction of mare in each footprint (:func:`lunarray.xrf.footprint_mean` of a map): fits then start from
-        the mean compositions of highlands and maria mixed accordingly.
+    mare_fraction : {"map"}, array_like or DataArray (time,), or None
+        Share of mare in each footprint: the prior is then that of :func:`lunarray.xrf.ground_prior`, means of highlands
+        and maria mixed, and their spread. ``"map"`` takes the map that comes with lunarray; where `settings` have a
+        start, frozen elements or a prior of their own, those stay. None: the prior of `settings` everywhere.
     min_significance : float
         Spectra with fewer counts above the background than so many times their error are not fitted: there is no flare.
     engine : {"numba", "pyxspec"}
@@ -195,8 +197,22 @@ def _specification(
         tables=tables,
         min_significance=float(min_significance),
         engine=engine,
-        by_mare=mare_fraction is not None,
+        by_ground=_by_ground(mare_fraction, settings),
     )
+
+
+def _by_ground(mare_fraction: Any, settings: FitSettings) -> tuple[bool, bool]:
+    """Whether the prior's means, and its spreads, are those of the ground."""
+    if mare_fraction is None:
+        return False, False
+    plain = FitSettings()
+    # Frozen elements have the value of the start: who freezes some means that.
+    own_start = dict(settings.start) != dict(plain.start) or settings.frozen != plain.frozen
+    own_spread = dict(settings.prior_sigma) != dict(plain.prior_sigma)
+    if isinstance(mare_fraction, str):
+        require_choice("mare_fraction", mare_fraction, ("map",))
+        return not own_start, not (own_start or own_spread)
+    return True, not own_spread
 
 
 def _background_arrays(background: xr.Dataset, n: int) -> tuple[np.ndarray, float]:
@@ -278,7 +294,10 @@ def _columns(ds: xr.Dataset, solar: xr.Dataset, mare_fraction: Any) -> list[Any]
     else:
         own = np.zeros(n)
     mare = np.full(n, np.nan)
-    if mare_fraction is not None:
+    if isinstance(mare_fraction, str):
+        mapped = footprint_mare(ds)
+        mare = mare if mapped is None else mapped
+    elif mare_fraction is not None:
         given = isinstance(mare_fraction, xr.DataArray)
         mare = mare_fraction.data if given else np.asarray(mare_fraction, "f8")
         if mare.shape != (n,):

@@ -335,12 +335,18 @@ def plan_fit(elements: tuple[str, ...], settings: FitSettings) -> FitPlan:
     prior_mean, prior_weight = theta[:n].copy(), np.zeros(n)
     for name, sigma in settings.prior_sigma.items():
         prior_weight[elements.index(name)] = 1 / sigma**2
+    # The covariance is that of the sigmas and a line; its inverse that of the sigmas less a line (Sherman-Morrison).
+    line = np.array([settings.prior_line.get(e, 0.0) for e in elements])
+    line = np.where(free[:n], line, 0.0) * prior_weight
+    prior_mode = line / np.sqrt(
+        1 + np.sum(np.divide(line**2, prior_weight, out=np.zeros(n), where=prior_weight > 0))
+    )
     theta = np.where(free, np.clip(theta, lower, upper), theta)
     others = np.arange(n) != balance
     theta[balance] = 100 - theta[:n][others].sum()
     low, high = settings.balance_bounds or (-np.inf, np.inf)
     return FitPlan(
-        theta, lower, upper, free, balance, float(low), float(high), prior_mean, prior_weight,
+        theta, lower, upper, free, balance, float(low), float(high), prior_mean, prior_weight, prior_mode,
         settings.tie_norms, float(settings.scatter_norm),
     )  # fmt: skip
 
@@ -435,6 +441,7 @@ def judge_weights(
     block = covariance[np.ix_(of_elements, of_elements)]
     errors[plan.balance] = np.sqrt(max(np.nansum(block), 0.0)) if block.size else np.nan
     flags[plan.balance] |= ELEMENT_FLAGS["from_closure"]
+    prior_width = prior_widths(plan)
     for i in range(n):
         low, high = plan.lower[i], plan.upper[i]
         if i == plan.balance:
@@ -449,12 +456,19 @@ def judge_weights(
         if weights[i] >= high - near:
             flags[i] |= ELEMENT_FLAGS["at_upper_bound"]
         width = (high - low if bounded else 100.0) / np.sqrt(12)
-        if plan.prior_weight[i] > 0:
-            width = min(width, 0.8 / np.sqrt(plan.prior_weight[i]))
+        width = min(width, 0.8 * prior_width[i])
         if not errors[i] < width:
             # The data say no more than the bounds or the prior do.
             flags[i] |= ELEMENT_FLAGS["not_constrained"]
     return errors, flags
+
+
+def prior_widths(plan: FitPlan) -> np.ndarray:
+    """Standard deviation of the prior of each element; infinite where there is none."""
+    weight, mode = plan.prior_weight, plan.prior_mode
+    variance = np.divide(1.0, weight, out=np.full(weight.shape, np.inf), where=weight > 0)
+    own = np.where(weight > 0, mode, 0.0) * np.where(np.isfinite(variance), variance, 0.0)
+    return np.sqrt(variance + own**2 / (1 - own @ mode))
 
 
 def _inverse(curvature: np.ndarray) -> np.ndarray:

@@ -30,6 +30,8 @@ class FitPlan(NamedTuple):
     balance_upper: float
     prior_mean: np.ndarray  # (element,)
     prior_weight: np.ndarray  # (element,)
+    # (element,): what the prior's curvature loses along the line on which the ground's composition lies
+    prior_mode: np.ndarray
     tie_norms: bool
     scatter_ratio: float  # of tied norms
 
@@ -264,6 +266,15 @@ def _fill_jacobian(theta, plan, linear, wanted, intensity, slopes, jacobian):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _along_mode(theta, plan):
+    """How far the weights are from the prior's mean along its line, in units of that line's curvature."""
+    total = 0.0
+    for i in range(plan.prior_mean.size):
+        total += plan.prior_mode[i] * (theta[i] - plan.prior_mean[i])
+    return total
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def _curvature(theta, plan, data, rate, jacobian, gradient, hessian):
     """The statistic; gradient and expected second derivatives of statistic + prior go into the last two."""
     elements, size = plan.prior_mean.size, theta.size
@@ -289,6 +300,13 @@ def _curvature(theta, plan, data, rate, jacobian, gradient, hessian):
         if weight > 0.0 and (free[i] or i == plan.balance):
             pull = weight * (theta[i] - plan.prior_mean[i])
             _add_quadratic(gradient, hessian, i, plan, pull, weight)
+    along = _along_mode(theta, plan)
+    for i in range(elements):
+        if free[i] and plan.prior_mode[i] != 0.0:
+            gradient[i] -= 2.0 * plan.prior_mode[i] * along
+            for j in range(i + 1):
+                if free[j]:
+                    hessian[i, j] -= 2.0 * plan.prior_mode[i] * plan.prior_mode[j]
     outside = min(theta[plan.balance] - plan.balance_lower, 0.0)
     outside += max(theta[plan.balance] - plan.balance_upper, 0.0)
     if outside != 0.0:
@@ -344,6 +362,7 @@ def penalty_kernel(theta, plan):
     total = 0.0
     for j in range(plan.prior_mean.size):
         total += plan.prior_weight[j] * (theta[j] - plan.prior_mean[j]) ** 2
+    total -= _along_mode(theta, plan) ** 2
     below = min(theta[plan.balance] - plan.balance_lower, 0.0)
     above = max(theta[plan.balance] - plan.balance_upper, 0.0)
     return total + (_WALL * below**2 + _WALL * above**2)

@@ -181,6 +181,9 @@ class FitSettings:
         Standard deviations of a normal prior around `start`, wt%; elements without one have none. By default what most
         flares do not excite has one as wide as the surface varies: without it iron and the norm trade places freely,
         and with them all abundances. ``{}`` is no prior at all.
+    prior_line : mapping of str to float
+        A line in composition along which the prior is wider: wt% of each element for one standard deviation. Elements
+        without a `prior_sigma` are not on it. Iron, hardly seen, is told by calcium and aluminium, which are.
     xrf_norm, scatter_norm : float
         Starting values.
     norm_bounds : (float, float)
@@ -221,6 +224,7 @@ class FitSettings:
     prior_sigma: Mapping[str, float] = field(
         default_factory=lambda: {"Fe": 6.0, "Ti": 2.0, "Na": 0.3}
     )
+    prior_line: Mapping[str, float] = field(default_factory=dict)
     xrf_norm: float = 1.0
     scatter_norm: float = 1.0
     norm_bounds: tuple[float, float] = (0.0, 1e20)

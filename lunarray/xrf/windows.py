@@ -11,6 +11,7 @@ from lunarray.errors import LunarrayError
 from lunarray.xrf import xspec
 from lunarray.xrf.class_files import CLASS_DETECTORS
 from lunarray.xrf.fit import fit_spectrum
+from lunarray.xrf.ground import prior_spread
 from lunarray.xrf.model import SpectralModel
 from lunarray.xrf.selection import FRAME_FLAGS
 from lunarray.xrf.settings import (
@@ -62,7 +63,9 @@ class FitSpec:
     tables: AtomicTables
     min_significance: float  # of the counts above the background
     engine: str
-    by_mare: bool  # whether fits start from highlands and maria mixed
+    by_ground: tuple[
+        bool, bool
+    ]  # whether the prior's means, and its spreads, are those of the ground
 
 
 def whole_batches(chunks: tuple[int, ...]) -> tuple[int, ...]:
@@ -108,7 +111,7 @@ def _fit_batch(counts: np.ndarray, table: np.ndarray, spec: FitSpec, out: np.nda
             # One spectrum that cannot be fitted does not stop the others; what is wrong with all was found before.
             out[i, 0] = FIT_FLAGS["fit_failed"]
             continue
-        if result.status == "fitted" and not spec.by_mare:
+        if result.status == "fitted":
             last = result
         _pack(out[i], result)
 
@@ -183,10 +186,17 @@ class ModelCache:
 
 
 def _own_settings(spec: FitSpec, column: dict[str, float]) -> FitSettings:
-    if not spec.by_mare or not np.isfinite(column["mare"]):
-        return spec.settings
+    """Settings with the prior of the ground of one window."""
+    settings, (mean, spread) = spec.settings, spec.by_ground
+    if not (mean or spread) or not np.isfinite(column["mare"]):
+        return settings
     share = float(np.clip(column["mare"], 0.0, 1.0))
-    return replace(spec.settings, start=prior_composition(share))
+    if mean:
+        settings = replace(settings, start=prior_composition(share))
+    if spread:
+        about, along = prior_spread(share)
+        settings = replace(settings, prior_sigma=about, prior_line=along)
+    return settings
 
 
 def _pack(row: np.ndarray, result: Any) -> None:

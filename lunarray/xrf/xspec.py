@@ -25,6 +25,7 @@ from lunarray.xrf.fit import (
     fit_result,
     parameter_names,
     plan_fit,
+    prior_widths,
 )
 from lunarray.xrf.fit_kernels import FitPlan
 from lunarray.xrf.model import PhotonModel, SpectralModel
@@ -196,7 +197,8 @@ def _result(model: SpectralModel, plan: FitPlan, answer: _Answer) -> FitResult:
     theta = np.array(
         [*answer.weights, answer.xrf_norm, answer.scatter_norm, answer.slope, answer.offset]
     )
-    penalty = float(np.sum(plan.prior_weight * (theta[:n] - plan.prior_mean) ** 2))
+    # XSPEC's priors are each of one parameter: the line of ours is part of their widths.
+    penalty = float(np.nansum(((theta[:n] - plan.prior_mean) / prior_widths(plan)) ** 2))
     return fit_result(
         model,
         plan,
@@ -339,9 +341,9 @@ def _fit_once(
     parameters[settings.balance].link = f"100 - ({others})"
     if settings.tie_norms and scattered:
         parameters["scatter_norm"].link = f"{float(ratio)!r} * p{parameters['xrf_norm'].index}"
-    for name, sigma in settings.prior_sigma.items():
-        if name in elements and name not in settings.frozen and name != settings.balance:
-            parameters[name].prior = f"gauss {float(prior[name])!r} {float(sigma)!r}"
+    for name, width in zip(elements, prior_widths(plan_fit(elements, first)), strict=True):
+        if np.isfinite(width) and name not in settings.frozen and name != settings.balance:
+            parameters[name].prior = ("gauss", float(prior[name]), float(width))
     xspec.Fit.bayes = "on" if settings.prior_sigma else "off"
     if settings.fit_gain or settings.slope != 1 or settings.offset != 0:
         gain = spectrum.response.gain
