@@ -128,7 +128,7 @@ class SurfaceFeatures:
         self.lat, self.lon = self.grid.lat(0)[:8], self.grid.lon(0)[:8]
         self.patches(self.map, self.lat[:1], self.lon[:1], device="cpu")
         tiny = GIBGrid((1, 1), (1, 1), (0.0, 0.0, STEP, STEP))
-        surface_features(self.map, tiny, (0, 0), context=0, device="cpu")
+        surface_features(self.map, tiny, (0, 0), "random", context=0, device="cpu")
 
     def time_dense(self) -> None:
         self.surface(self.map, self.grid, (0, 0), device="cpu")

@@ -115,7 +115,7 @@ def surface_features(place: Place) -> Check:
 
     side = place.size(64, 1024)
     image = np.random.default_rng(SEED).standard_normal((1, 3, side, side)).astype(np.float32)
-    backbone = resnet50_backbone(device="cpu")
+    backbone = resnet50_backbone("random", device="cpu")
     cpu = backbone.load()
     other = replace(backbone, device="cuda").load() if place.device == "cuda" else cpu
     return Check(

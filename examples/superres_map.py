@@ -55,7 +55,7 @@ def bank(
             rows, columns = grid.slices(*region)
             sr.write_region(path, region, mare=mare.values[rows, columns])
     say("surface features")
-    sr.fill_features(path, basemap, arguments.weights)
+    sr.fill_features(path, basemap, arguments.weights or "random")
     done = sr.populate(path, footprints, outside="skip")
     say(f"{done.footprints} footprints populate {len(done.regions)} regions anew")
     return sr.open_gib(path)

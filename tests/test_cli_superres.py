@@ -118,3 +118,15 @@ def test_failures_say_what_to_do(tmp_path, table, albedo):
     text = run("gib", "populate", store, table, "--skip-outside", *picture, code=1)
     assert "nothing is populated" in text
     assert "populate" in run("gib", "--help")
+    text = run("gib", "create", tmp_path / "odd.zarr", "--elements", "Fe,Xx", code=1)
+    assert "'Xx' is no chemical element" in text
+    text = run("gib", "features", store, "--map", "albedo", code=1)
+    assert "name=file" in text
+
+
+def test_features_of_maps(tmp_path, albedo):
+    store = tmp_path / "gib.zarr"
+    run("gib", "create", store, *GRID)
+    text = run("gib", "features", store, "--map", f"albedo={albedo}")
+    assert "8 of albedo, at 1.5, 4, 10, 24 km" in text
+    assert (sr.open_gib(store)["state"].values & 1).all()

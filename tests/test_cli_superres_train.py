@@ -63,7 +63,7 @@ def test_what_cannot_be_done_is_said_in_a_line(tmp_path, rng):
     text = run(
         "gib", "predict", tmp_path / "gib.zarr", "-m", tmp_path / "none", "-o", tmp_path / "x.zarr", code=1
     )  # fmt: skip
-    assert "no models" in text
+    assert "no models: there is no such folder" in text
     assert not (tmp_path / "x.zarr").exists()
     text = run("gib", "train", tmp_path / "gib.zarr", "-m", tmp_path, "--region", "0;0", code=1)
     assert "--region" in text

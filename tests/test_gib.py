@@ -126,7 +126,7 @@ class TestGrid:
 
 class TestStore:
     def test_lazy_and_small(self, tmp_path):
-        ds = sr.create_gib(tmp_path / "gib.zarr")
+        ds = sr.create_gib(tmp_path / "gib.zarr", features=300)
         assert ds.sizes["lat"] == 2736
         assert ds["feature"].shape == (300, 2736, 5456)
         # Only metadata and coordinates: 19 GB would be there otherwise.

@@ -125,13 +125,13 @@ def features(options: Options) -> dict[str, Any]:
     found: list[Any] = []
 
     def dense() -> None:
-        found[:] = [surface_features(base, grid, (0, 0), device="cpu")]
+        found[:] = [surface_features(base, grid, (0, 0), "random", device="cpu")]
 
     def patches() -> None:
-        patch_features(base, lat, lon, device="cpu")
+        patch_features(base, lat, lon, "random", device="cpu")
 
     with one_thread():
-        patch_features(base, lat[:1], lon[:1], device="cpu")
+        patch_features(base, lat[:1], lon[:1], "random", device="cpu")
         wall, cpu = take_turns(1 if options.quick else min(options.rounds, 3), dense, patches)
         agreement = feature_agreement(
             base, grid, (0, 0), pixels=16 if options.quick else 48, dense=found[0], device="cpu"

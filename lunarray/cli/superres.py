@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from typer import Argument, Option
 from lunarray.cli.console import Command, console, picture, say
 from lunarray.cli.inputs import ReaderName, open_dataset, open_map
 from lunarray.cli.options import Device, Output, Overwrite, Quicklook, RunDevice, TrainDevice
+from lunarray.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,6 +37,25 @@ GeoTiffs = Annotated[
 ]
 
 
+BaseMap = Annotated[
+    Path | None,
+    Option(
+        help="Image of the surface (GeoTIFF, Zarr, .csv): features are made of it where a region has none."
+    ),
+]
+Weights = Annotated[
+    str | None,
+    Option(
+        help='ResNet50 weights: a file, "torchvision" to fetch them, or "random"; without, means, slopes and spreads '
+        "of the map."
+    ),
+]
+Regions = Annotated[
+    list[str] | None,
+    Option(help="Region as row,column from 0,0 in the north-west. May be repeated."),
+]
+
+
 class Division(StrEnum):
     """How a footprint divides over its cells."""
 
@@ -49,7 +70,14 @@ def create(
     shape: Annotated[str, Option(help="Pixels of a region: rows x columns.")] = "342x682",
     extent: Annotated[str, Option(help="West, south, east, north in degrees.")] = "-180,-90,180,90",
     elements: Annotated[str, Option(help="Elements, with commas.")] = "Fe,Ti,Ca,Si,Al,Mg,Na,O",
-    features: Annotated[int, Option(min=1, help="Surface features of a pixel.")] = 300,
+    features: Annotated[
+        int | None,
+        Option(
+            min=1,
+            help="Surface features of a pixel; by default as many as `gib features` makes.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Lay out a Global Information Bank: the Moon in 8 × 8 regions of 342 × 682 pixels, without data yet."""
@@ -64,6 +92,49 @@ def create(
     names = [e.strip() for e in elements.split(",") if e.strip()]
     ds = superres.create_gib(store, grid, names, features, overwrite=overwrite)
     say(f"Grid       {grid.size[0]:,} × {grid.size[1]:,} pixels in {regions} regions")
+    bank_table(ds)
+    say(f"Store      {store}")
+
+
+@gib.command(cls=Command)
+def features(
+    store: Store,
+    maps: Annotated[
+        list[str] | None,
+        Option(
+            "--map",
+            help="Raster as name=file (GeoTIFF, Zarr, .csv); its means, slopes and spreads are features. May be "
+            "repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    basemap: BaseMap = None,
+    weights: Weights = None,
+    region: Regions = None,
+    device: RunDevice = Device.auto,
+) -> None:
+    """Fill the features of every pixel: of maps of any kind, or what a ResNet50 sees in a base map.
+
+    An interrupted run is completed by the same command.
+    """
+    from lunarray import superres
+
+    named = {}
+    for text in maps or []:
+        name, separator, file = text.partition("=")
+        if not separator or not name or not file:
+            raise InputError(f"{text!r}", where="--map", remedy="Give name=file, as albedo=wac.tif")
+        named[name] = _open_map(Path(file))
+    filled = superres.fill_features(
+        store,
+        None if basemap is None else _open_map(basemap),
+        weights,
+        maps=named or None,
+        regions=None if region is None else [_region(r) for r in region],
+        device=device.value,
+    )
+    say(f"Features   of {len(filled)} regions")
+    ds = superres.open_gib(store, incomplete=True)
     bank_table(ds)
     say(f"Store      {store}")
 
@@ -171,22 +242,9 @@ class Losses(StrEnum):
 def train(
     store: Store,
     models: Models,
-    basemap: Annotated[
-        Path | None,
-        Option(
-            help="Image of the surface (GeoTIFF, Zarr, .csv): surface features are made of it where a region has none."
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        Option(
-            help='ResNet50 weights: a file, or "torchvision" to fetch them; random if not given.'
-        ),
-    ] = None,
-    region: Annotated[
-        list[str] | None,
-        Option(help="Region as row,column from 0,0 in the north-west. May be repeated."),
-    ] = None,
+    basemap: BaseMap = None,
+    weights: Weights = None,
+    region: Regions = None,
     losses: Annotated[
         Losses,
         Option(
@@ -264,7 +322,7 @@ def predict(
 
     ds = superres.open_gib(store)
     maps = superres.superresolve(
-        ds, str(models), max_distance=1e3 * max_distance, device=device.value
+        ds, models.absolute(), max_distance=1e3 * max_distance, device=device.value
     )
     to_zarr(maps, output, overwrite=overwrite)
     done = open_zarr(output)
@@ -283,8 +341,6 @@ def _region(text: str) -> tuple[int, int]:
 
 
 def _numbers(text: str, count: int, separator: str, option: str) -> list[float]:
-    from lunarray.errors import InputError
-
     try:
         numbers = [float(part) for part in text.lower().split(separator)]
     except ValueError:
@@ -308,8 +364,6 @@ def _open_map(path: Path) -> xr.DataArray:
 def _known_elements(ds: xr.Dataset) -> list[str]:
     import numpy as np
 
-    from lunarray.errors import InputError
-
     flat = np.isfinite(ds["abundance"].data).any(axis=(1, 2)).compute()
     known = [str(e) for e, k in zip(ds["element"].values, flat, strict=True) if k]
     if not known:
@@ -328,3 +382,12 @@ def bank_table(ds: xr.Dataset) -> None:
     for part, flag in STATE_FLAGS.items():
         table.add_row(part, f"{int((state & flag > 0).sum())} of {state.size}")
     console().print(table)
+    card = json.loads(ds.attrs.get("feature_model", "{}"))
+    if "maps" in card:
+        scales = ", ".join(f"{s:g}" for s in card["scales_km"])
+        say(f"Features   {ds.sizes['feature']} of {', '.join(card['maps'])}, at {scales} km")
+    elif card:
+        own = (str(card[n]) for n in ("network", "weights") if n in card)
+        say(
+            f"Features   {ds.sizes['feature']} of {', '.join(own) or 'weights ' + card['sha256'][:12]}"
+        )

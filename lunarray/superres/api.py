@@ -17,15 +17,15 @@ from lunarray.engine.progress import progress_bar
 from lunarray.engine.training import Checkpoint
 from lunarray.errors import InputError, StoreConflictError
 from lunarray.store.provenance import stamp as stamped
-from lunarray.superres.backbone import FEATURES, Backbone, resnet50_backbone
+from lunarray.superres.backbone import Backbone
 from lunarray.superres.choice import elements_of, margin_of, specs_of
-from lunarray.superres.feature_tiles import WINDOW, prepare
-from lunarray.superres.features import Mode, surface_features
+from lunarray.superres.feature_makers import feature_maker
+from lunarray.superres.feature_tiles import WINDOW
+from lunarray.superres.features import Mode
 from lunarray.superres.footprints import as_footprints, touched_regions
 from lunarray.superres.gib import gib_grid, open_gib, require_parts, write_region
 from lunarray.superres.gib_layout import STATE_FLAGS, meta_of
 from lunarray.superres.gib_table import gib_footprints
-from lunarray.superres.mrmr import select_features
 from lunarray.superres.population import populate
 from lunarray.superres.prediction import Plan
 from lunarray.superres.regions import region_data
@@ -44,9 +44,10 @@ if TYPE_CHECKING:
 
 def fill_features(
     path: str | os.PathLike[str],
-    basemap: xr.DataArray,
+    basemap: xr.DataArray | None = None,
     weights: str | os.PathLike[str] | Backbone | None = None,
     *,
+    maps: Mapping[str, xr.DataArray] | None = None,
     regions: Iterable[tuple[int, int]] | None = None,
     select: Sequence[int] | np.ndarray | None = None,
     mode: Mode = "dense",
@@ -58,32 +59,40 @@ def fill_features(
 ) -> list[tuple[int, int]]:
     """Fill the surface features of a Global Information Bank, region by region; go on where it was interrupted.
 
+    Features are means, slopes and spreads of maps at several scales (`maps`, or `basemap` without weights), or what a
+    ResNet50 sees in a base map (`basemap` and `weights`).
+
     Parameters
     ----------
     path : path
         The store that :func:`lunarray.superres.create_gib` made.
-    basemap : DataArray
-        Image of the surface, as in :func:`surface_features`.
-    weights : path, "torchvision", Backbone or None
-        Of the network, as there.
+    basemap : DataArray, optional
+        Image of the surface: for a network as in :func:`surface_features`, else the same as
+        ``maps={"basemap": basemap}``.
+    weights : path, "torchvision", "random" or Backbone, optional
+        Of the network, as there. Random ones tell less than the maps of the same image.
+    maps : mapping of str to DataArray, optional
+        Rasters of any kind and any grid, by name: albedo, colour, heights, oxide maps. One with bands or oxides is a
+        map each. The logarithm of an albedo follows composition more closely than albedo does.
     regions : iterable of (int, int), optional
         Regions to fill; all by default. Those that have features are passed over.
     select : sequence of int, optional
-        The features to keep, as many as the store has. By default those that :func:`select_features` chooses by
-        variance on the first region to be filled; a store begun earlier keeps its own.
+        The features to keep of a network's, as many as the store has. By default those that :func:`select_features`
+        chooses by variance on the first region to be filled; a store begun earlier keeps its own.
     mode : {"dense", "patch"}
         As there.
     window_km : float
-        Side of the square around a pixel (km).
+        Side of the square around a pixel (km), for a network.
     value_range : (float, float), optional
-        Values of the base map that are black and white; by default those of a store begun earlier, else as there, of
-        the whole map.
+        Values of the base map that are black and white for a network; by default those of a store begun earlier, else
+        as there, of the whole map.
     device : {"auto", "cpu", "cuda"}
         Where the network runs.
     progress : bool, optional
         Show a progress bar; by default where standard error is a terminal.
     **options : Any
-        Further options of :func:`surface_features`.
+        With maps ``scales`` and ``textures``, the standard deviations (km) of the Gaussians that weigh means, and
+        slopes and spreads; with a network further options of :func:`surface_features`.
 
     Returns
     -------
@@ -93,53 +102,37 @@ def fill_features(
     Raises
     ------
     ModelError
-        The store's features come from other weights, another mode or selection.
+        The store's features come from other weights, another mode or selection, other maps or scales.
     CoverageError
-        The base map does not cover a region; nothing has been written then.
+        A map does not cover a region; nothing has been written then.
     InputError
-        `select` is not as long as the store's features.
+        Neither a base map nor maps, or both; `select` is not as long as the store's features.
 
     Notes
     -----
-    Values are scaled by `value_range` of the whole base map, so that all regions see the same grey; it is recorded in
-    the store with network, weights, mode, window and selection, and must be the same when more regions are filled.
+    A network's values are scaled by `value_range` of the whole base map, so that all regions see the same grey. The
+    store says what its features are: the attribute ``feature_model`` of the open bank is a card with network, weights,
+    mode, window and selection, or with maps and scales; they must be the same when more regions are filled.
     """
     ds = open_gib(path, incomplete=True)
     grid, meta = gib_grid(ds), meta_of(path)
-    known = meta["feature_model"] or {}
-    setup = prepare(
-        basemap, grid, resnet50_backbone(weights, device=device), mode=mode, window=window_km,
-        value_range=value_range or known.get("value_range"),
-    )  # fmt: skip
-    low, high = setup.grey()
     wanted = grid.existing(grid.all_regions() if regions is None else regions)
     there = ds["state"].values & STATE_FLAGS["features"]
     todo = [region for region in dict.fromkeys(wanted) if not there[region]]
+    network = {
+        "select": select,
+        "mode": mode,
+        "window_km": window_km,
+        "value_range": value_range,
+        "device": device,
+    }
+    maker = feature_maker(grid, meta, basemap, weights, maps, network, **options)
     for region in todo:
-        setup.require(grid.lat(region[0]), grid.lon(region[1]), f"region {region}")
-    model = {**setup.backbone.description, "mode": mode, "window_km": float(window_km)}
-    model["sha256"] = model.pop("weights_sha256")
-    model["value_range"] = [low, high]
-    select = known.get("selection") if select is None else select
-    count = meta["features"]
+        maker.require(region)
     with progress_bar("Surface features", len(todo), show=progress) as advance:
         for region in todo:
-            features = surface_features(
-                basemap, grid, region, setup.backbone, mode, window_km, select=select,
-                value_range=(low, high), **options,
-            ).compute()  # fmt: skip
-            if select is None:
-                every = count == FEATURES
-                select = np.arange(FEATURES) if every else select_features(features, count)
-                features = features.isel(feature=select)
-            model["selection"] = [int(f) for f in np.asarray(select)]
-            if len(model["selection"]) != count:
-                raise InputError(
-                    f"{len(model['selection'])} features for a store of {count}",
-                    where="select",
-                    remedy="Give as many as the store was made for",
-                )
-            write_region(path, region, feature=features.values, feature_model=model)
+            values = maker(region)
+            write_region(path, region, feature=values, feature_model=maker.card)
             advance()
     return todo
 

@@ -34,7 +34,7 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: Channels inside the bottlenecks of the first stage.
 WIDTH = 64
 _BLOCKS = (3, 4, 6, 3)
-_REMEDY = "Give a state dict of torchvision's resnet50 (.pth or .safetensors), or leave weights out for random ones"
+_REMEDY = "Give a state dict of torchvision's resnet50 (.pth or .safetensors), 'torchvision' to fetch it, or 'random'"
 
 #: Images (image, 3, height, width) float32 to cells (image, height/32, width/32, 2048) float32.
 Network = Callable[[np.ndarray], np.ndarray]
@@ -110,9 +110,10 @@ def resnet50_backbone(
 
     Parameters
     ----------
-    weights : path, "torchvision", Backbone or None
+    weights : path, "torchvision", "random" or Backbone
         A state dict of torchvision's ``resnet50``, as ``.pth`` (read without executing code) or ``.safetensors``;
-        "torchvision" for its ImageNet weights (version 1), from its cache or the network; None for random weights.
+        "torchvision" for its ImageNet weights (version 1), from its cache or the network; "random" for random weights,
+        whose features tell less than smoothed maps do.
     seed : int
         Seed of random weights: He initialisation, with the last normalisation of each of a stage's B blocks scaled by
         1/√B so that activations do not grow. The same numbers on every machine.
@@ -127,12 +128,14 @@ def resnet50_backbone(
     Raises
     ------
     ModelError
-        The file cannot be read or holds weights of another network; torchvision's are not in its cache and cannot be
-        fetched.
+        No weights are named; the file cannot be read or holds weights of another network; torchvision's are not in its
+        cache and cannot be fetched.
     """
     if isinstance(weights, Backbone):
         return weights
     if weights is None:
+        raise ModelError("no weights are named", where="weights", remedy=_REMEDY)
+    if weights == "random":
         return Backbone("random", random_digest(seed), seed=seed, device=device)
     path = _torchvision_file() if weights == "torchvision" else Path(weights).resolve()
     tensors = read_state(path)

@@ -28,13 +28,24 @@ def specs_of(
     regions = list(grid.all_regions())
     if isinstance(models, Mapping):
         return {r: s for r, s in models.items() if r in regions}
+    if isinstance(models, (str, os.PathLike)):
+        folder = Path(models)
+        if not folder.exists() and folder.name != os.fspath(models):
+            raise ModelError(
+                "no models: there is no such folder",
+                where=models,
+                remedy="Train some: lunarray gib train",
+            )
     if not (isinstance(models, (str, os.PathLike)) and Path(models).is_dir()):
         save = "lunarray.superres.train_gib"
         models = find_model(models, Maps, "superresolve", save=save, device=device)
         if isinstance(models, ModelSpec):
             return dict.fromkeys(regions, models)
-    folder = cast(str | os.PathLike[str], models)
-    return {r: s for r, s in region_models(folder, device).items() if r in regions}
+    return {
+        r: s
+        for r, s in region_models(cast(str | os.PathLike[str], models), device).items()
+        if r in regions
+    }
 
 
 def elements_of(ds: xr.Dataset, grid: GIBGrid, specs: Specs) -> tuple[str, ...]:

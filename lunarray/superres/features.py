@@ -70,8 +70,8 @@ def surface_features(
         The grid whose pixels are meant.
     region : (int, int)
         Region (i, j) of it.
-    weights : path, "torchvision", Backbone or None
-        Of the network, as :func:`resnet50_backbone` takes them; None for random ones.
+    weights : path, "torchvision", "random" or Backbone
+        Of the network, as :func:`resnet50_backbone` takes them.
     mode : {"dense", "patch"}
         One pass over each tile, or one over each pixel's own image; see Notes.
     window_km : float

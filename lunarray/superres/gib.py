@@ -36,6 +36,7 @@ from lunarray.superres.gib_layout import (
     meta_of,
     open_root,
     require_settled,
+    set_feature_count,
     state_of,
     sweep,
     update_meta,
@@ -51,7 +52,7 @@ def create_gib(
     path: str | os.PathLike[str],
     grid: GIBGrid | None = None,
     elements: Sequence[str] = ELEMENTS,
-    features: int = 300,
+    features: int | None = None,
     *,
     overwrite: bool = False,
 ) -> xr.Dataset:
@@ -65,8 +66,8 @@ def create_gib(
         By default that of the paper, the whole Moon at two kilometres.
     elements : sequence of str
         Elements whose abundances it holds.
-    features : int
-        Length of the vector of surface features of a pixel.
+    features : int, optional
+        Length of the vector of surface features of a pixel; by default that of the first that are written.
     overwrite : bool
         Begin anew, if a Global Information Bank is there; it is deleted when the new one has taken its place.
 
@@ -82,7 +83,7 @@ def create_gib(
     StoreError
         If `path` cannot be written.
     InputError
-        If `elements` or `features` make no sense.
+        If `elements` are no chemical symbols, or `features` make no sense.
 
     References
     ----------
@@ -92,13 +93,20 @@ def create_gib(
     elements = [str(e) for e in elements]
     if not elements or len(set(elements)) != len(elements):
         raise InputError(f"elements {elements}", where="create_gib", remedy="Name each once")
-    if int(features) != features or features < 1:
+    odd = [e for e in elements if not _is_element(e)]
+    if odd:
+        raise InputError(
+            f"{', '.join(map(repr, odd))} {'is' if len(odd) == 1 else 'are'} no chemical element",
+            where="create_gib: elements",
+            remedy="Give symbols such as Fe and Mg",
+        )
+    if features is not None and (int(features) != features or features < 1):
         raise InputError(f"{features} features", where="create_gib", remedy="Give one at least")
     layout = {
         "version": FORMAT_VERSION,
         "grid": json.loads(grid.to_json()),
         "elements": elements,
-        "features": int(features),
+        "features": int(features or 0),
     }
     if _laid_out(path, layout, overwrite):
         return open_gib(path, incomplete=True)
@@ -110,6 +118,15 @@ def create_gib(
             lay_out(beside(path), grid, layout)
             take_place(path)
     return open_gib(path, incomplete=True)
+
+
+def _is_element(symbol: str) -> bool:
+    import xraylib
+
+    try:
+        return xraylib.SymbolToAtomicNumber(symbol) > 0
+    except ValueError:
+        return False
 
 
 def _laid_out(path: Path, layout: Mapping[str, Any], overwrite: bool) -> bool:
@@ -124,7 +141,7 @@ def _laid_out(path: Path, layout: Mapping[str, Any], overwrite: bool) -> bool:
             where=path,
             remedy="Choose another path",
         ) from error
-    odd = [name for name, value in layout.items() if there[name] != value]
+    odd = [n for n, value in layout.items() if there[n] != value and (n, value) != ("features", 0)]
     if odd and not overwrite:
         raise StoreConflictError(
             f"the Global Information Bank that is there has another {' and another '.join(odd)}",
@@ -206,6 +223,9 @@ def open_gib(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.Da
         if meta[name]:
             attrs[name] = json.dumps(meta[name], sort_keys=True)
     ds = coordinates(grid, meta["elements"]).assign(variables).assign_attrs(attrs)
+    names = (meta["feature_model"] or {}).get("names")
+    if names:
+        ds = ds.assign_coords(feature_name=("feature", names))
     ds.encoding = {"source": os.fspath(path)}
     return ds
 
@@ -280,6 +300,9 @@ def read_region(ds: xr.Dataset, region: tuple[int, int], margin: int = 0) -> xr.
         combine_attrs="override",
     )
     return joined.assign_attrs(ds.attrs)
+
+
+_CARD = "Give {'sha256': of the weights, 'mode': ..., 'selection': ...}"
 
 
 def set_feature_model(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None:
@@ -390,9 +413,11 @@ def write_region(
             raise ModelError(
                 "features without a word on where they come from",
                 where="feature_model",
-                remedy="Give {'sha256': of the weights, 'mode': ..., 'selection': ...}",
+                remedy=_CARD,
             )
         set_feature_model(path, feature_model)
+        set_feature_count(path, len(checked["feature"]))
+        root = open_root(path, "r+")
     stale = "mare" in checked and not np.array_equal(
         np.asarray(root["mare"][rows, columns]), checked["mare"]
     )
@@ -401,10 +426,7 @@ def write_region(
             # Footprints split by the class of their cells, also those that end in other regions. Before the class is
             # written: stopped in between, the same call finds it to be another one again.
             with WriteLock(path):
-                old = np.asarray(root["populated"][:])
-                for k, m in zip(*np.nonzero(old > 0), strict=True):
-                    root["id_population"][k, m] = 0
-                    root["populated"][k, m] = -1
+                _unpopulate(root)
         for name, flag in (("feature", "has_features"), ("mare", "has_mare")):
             if name in checked:
                 sweep(path, (name, IDS[name], flag), region)
@@ -422,6 +444,13 @@ def write_region(
             where=path,
             remedy="Mend the cause and write the region again: until then it counts as missing",
         ) from error
+
+
+def _unpopulate(root: Any) -> None:
+    """Make every population out of date, until the next one does all regions again."""
+    for k, m in zip(*np.nonzero(np.asarray(root["populated"][:]) > 0), strict=True):
+        root["id_population"][k, m] = 0
+        root["populated"][k, m] = -1
 
 
 def write_population(
@@ -460,7 +489,9 @@ def _checked(
             where="write_region",
             remedy=f"Give any of {', '.join(SPATIAL)}",
         )
-    sizes = {"feature": meta["features"], "element": len(meta["elements"])}
+    # Whose number of features nobody has said takes those that come first.
+    count = meta["features"] or np.shape(arrays.get("feature", ()))[:1]
+    sizes = {"feature": int(np.max(count, initial=0)), "element": len(meta["elements"])}
     sizes |= {"lat": grid.shape[0], "lon": grid.shape[1]}
     out = {}
     for name, values in arrays.items():
