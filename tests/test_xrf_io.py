@@ -572,7 +572,7 @@ class TestSolarFit:
         with pytest.raises(MissingDependencyError, match=r"apec_line|pyatomdb"):
             plasma_table(engine="atomdb")
         with pytest.raises(InputError):
-            plasma_table(engine="chianti")
+            plasma_table(engine="mekal")
 
 
 # ---------- real

@@ -1,10 +1,12 @@
-"""Spectra of a thin plasma, tabulated by AtomDB or XSPEC."""
+"""Spectra of a thin plasma: a table that comes with lunarray, or one by AtomDB or XSPEC."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +21,8 @@ _NUMBERS = {
     "C": 6, "N": 7, "O": 8, "Ne": 10, "Mg": 12, "Al": 13, "Si": 14, "S": 16, "Ar": 18, "Ca": 20, "Fe": 26, "Ni": 28,
 }  # fmt: skip
 PLASMA_ELEMENTS = tuple(_NUMBERS)
+#: From CHIANTI, by ``scripts/solar_plasma.py``; what is in it is told in ``plasma.md`` beside it.
+_SHIPPED = Path(__file__).parent / "data" / "plasma.npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,19 +64,20 @@ def plasma_table(
     edges: Any | None = None,
     temperature: Any | None = None,
     *,
-    engine: Literal["auto", "atomdb", "pyxspec"] = "auto",
+    engine: Literal["auto", "chianti", "atomdb", "pyxspec"] = "auto",
 ) -> PlasmaTable:
-    """Tabulate a plasma at Feldman's coronal abundances, by AtomDB's or XSPEC's APEC.
+    """Tabulate a plasma at Feldman's coronal abundances.
 
     `edges` (energy + 1,): keV, by default 3000 bins of 10 eV from 0.1 keV, those of CLASS' solar models; `temperature`:
-    keV, by default 28 from 0.2 to 4.5. The engine is ``"atomdb"``: pyatomdb (``pip install lunarray[solar]``) with
+    keV, by default that of the engine. The engine is ``"atomdb"``: pyatomdb (``pip install lunarray[solar]``) with
     AtomDB files in the folder that the environment variable ATOMDB names, which pyatomdb itself fetches once
     (``pyatomdb.util.initialize()``; lunarray downloads nothing); ``"pyxspec"``: the PyXspec of a HEASoft installation,
-    in a process of its own; or ``"auto"``, the first that works. MissingDependencyError says what is missing.
+    in a process of its own; ``"chianti"``: a table from CHIANTI that comes with lunarray, 0.1-5 keV, which needs
+    neither; or ``"auto"``, the first of these that works. MissingDependencyError says what is missing.
     """
     edges = 0.1 + 0.01 * np.arange(3001) if edges is None else np.asarray(edges, "f8")
-    grid = np.geomspace(0.2, 4.5, 28) if temperature is None else np.asarray(temperature, "f8")
-    require_choice("engine", engine, ("auto", "atomdb", "pyxspec"))
+    grid = None if temperature is None else np.asarray(temperature, "f8")
+    require_choice("engine", engine, ("auto", "chianti", "atomdb", "pyxspec"))
     problems = []
     for name, missing, compute in (
         ("atomdb", _atomdb_missing, _from_atomdb),
@@ -82,12 +87,71 @@ def plasma_table(
             continue
         problem = missing()
         if problem is None:
-            return compute(edges, grid)
+            return compute(edges, np.geomspace(0.2, 4.5, 28) if grid is None else grid)
         problems.append(problem)
+    if engine in ("auto", "chianti"):
+        return _shipped(edges, grid)
     raise MissingDependencyError(
         "; ".join(problems),
-        where="fit_solar",
-        remedy="Take a ready solar model, which needs neither (lunarray.xrf.read_solar_model)",
+        where="plasma_table",
+        remedy="Take engine='chianti', the table that comes with lunarray",
+    )
+
+
+def _shipped(edges: np.ndarray, grid: np.ndarray | None) -> PlasmaTable:
+    """The table that comes with lunarray, on other bins and, if need be, temperatures."""
+    table = _shipped_table(edges.astype("f8").tobytes())
+    if grid is None:
+        return table
+    if grid.min() < table.temperature[0] or grid.max() > table.temperature[-1]:
+        raise InputError(
+            f"temperatures of {grid.min():g}-{grid.max():g} keV",
+            where="plasma_table",
+            remedy=f"The table that comes with lunarray has {table.temperature[0]:g}-{table.temperature[-1]:g} keV",
+        )
+    return PlasmaTable(
+        grid,
+        table.elements,
+        edges,
+        np.stack([table.at(float(t)) for t in grid]),
+        table.abundances,
+        table.source,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _shipped_table(edges_bytes: bytes) -> PlasmaTable:
+    from lunarray.xrf.response import rebin
+
+    edges = np.frombuffer(edges_bytes)
+    with np.load(_SHIPPED) as file:
+        data = {name: file[name] for name in file.files}
+
+    def unpacked(kind: str) -> np.ndarray:
+        """Photons from logarithms in whole steps below the largest of each row; zero stands for nothing."""
+        steps = data[f"{kind}_steps"].astype("f8")
+        power = 10.0 ** ((steps - 1) * data["step"] - data["floor"])
+        return np.where(steps > 0, power * data[f"{kind}_top"][..., None], 0.0)
+
+    smooth, sharp = unpacked("continuum"), unpacked("line")
+    energy, own = data["continuum_energy"], data["line_edges"]
+    middle, width = (edges[:-1] + edges[1:]) / 2, np.diff(edges)
+    shape = (*smooth.shape[:2], middle.size)
+    spectra = np.empty(shape)
+    for k in np.ndindex(*shape[:2]):
+        row = np.log(np.maximum(smooth[k], 1e-300))
+        spectra[k] = np.exp(np.interp(np.log(middle), np.log(energy), row)) * width
+        if np.any(sharp[k] > 0):
+            spectra[k] += rebin(sharp[k], own[:-1], own[1:], edges[:-1], edges[1:])
+    spectra[..., (middle < energy[0]) | (middle > energy[-1])] = 0.0
+    spectra.setflags(write=False)
+    return PlasmaTable(
+        data["temperature"],
+        tuple(str(e) for e in data["elements"]),
+        edges,
+        spectra,
+        "Feldman (1992)",
+        f"CHIANTI {data['version']}, the table that comes with lunarray",
     )
 
 

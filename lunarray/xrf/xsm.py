@@ -58,14 +58,16 @@ def read_xsm_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
     Parameters
     ----------
     path : path
-        A type I PHA file, as xsmgenspec writes it. Its ARF and RMF are read by :class:`lunarray.xrf.response.Response`.
+        A PHA file as xsmgenspec writes it: type I, one spectrum, or type II, one for each interval of time. Its ARF and
+        RMF are read by :func:`lunarray.xrf.read_response`; :func:`lunarray.xrf.xsm_response.xsm_response` needs no RMF.
 
     Returns
     -------
     xarray.Dataset
         ``counts``, ``stat_error`` (counts) and ``sys_error`` (fraction), each (channel,), float64, and scalars
         ``exposure`` (s), ``start``, ``end`` (UTC); attributes ``response_file``, ``ancillary_file`` where it names
-        them.
+        them. Of type II all have ``time`` first, whose coordinate is the middle of each interval (UTC). Channels that
+        the file marks as bad (QUALITY) are NaN.
 
     Raises
     ------
@@ -73,7 +75,7 @@ def read_xsm_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
         If it is no spectrum in counts.
     """
     with open_fits(path) as hdus:
-        hdu = find_table(hdus, path, ("SPECTRUM",), ("CHANNEL", "COUNTS"))
+        hdu = find_table(hdus, path, ("SPECTRUM",), ("COUNTS",))
         header, data = hdu.header, hdu.data
         instrument = str(header.get("INSTRUME", "")).strip()
         if "XSM" not in instrument.upper():
@@ -82,42 +84,82 @@ def read_xsm_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
                 where=path,
                 remedy="CLASS spectra are read by lunarray.open_class",
             )
-        if np.ndim(data["COUNTS"]) != 1:
-            raise ProductFormatError(
-                "a type II PHA file (many spectra)",
-                where=path,
-                remedy="Give type I, one spectrum a file",
-            )
         counts = np.asarray(data["COUNTS"], "f8")
-        stat = _column(hdu, "STAT_ERR", np.sqrt(counts))
-        syst = _column(hdu, "SYS_ERR", np.full(counts.size, float(header.get("SYS_ERR") or 0.0)))
-        channel = np.asarray(data["CHANNEL"], "i4")
-        exposure = float(header["EXPOSURE"])
-        start, end = _seconds_to_time([header["TSTART"], header["TSTOP"]], header, path)
+        columns = _spectrum_columns(hdu, counts, path)
         files = {
             key: os.path.basename(str(header[card]).strip())
             for key, card in (("response_file", "RESPFILE"), ("ancillary_file", "ANCRFILE"))
             if str(header.get(card, "NONE")).strip().upper() not in ("NONE", "")
         }
-    if not exposure > 0:
-        raise damaged(f"EXPOSURE is {exposure}", path)
+    exposure, start, end = (columns.pop(key) for key in ("exposure", "start", "end"))
+    channel = columns.pop("channel")
+    along: tuple[str, ...] = ("time",) if counts.ndim == 2 else ()
+    spectrum = (*along, "channel")
     ds = xr.Dataset(
         {
-            "counts": described("channel", counts, "1", "counts"),
-            "stat_error": described("channel", stat, "1", "statistical error of the counts"),
-            "sys_error": described(
-                "channel", syst, "1", "systematic error, a fraction of the counts"
+            "counts": described(spectrum, columns["counts"], "1", "counts"),
+            "stat_error": described(
+                spectrum, columns["stat_error"], "1", "statistical error of the counts"
             ),
-            "exposure": described((), exposure, "s", "exposure"),
+            "sys_error": described(
+                spectrum, columns["sys_error"], "1", "systematic error, a fraction of the counts"
+            ),
+            "exposure": described(along, exposure, "s", "exposure"),
         },
         {
             "channel": ("channel", channel, {"long_name": "pulse invariant channel"}),
-            "start": ((), start, {"long_name": "start (UTC)"}),
-            "end": ((), end, {"long_name": "end (UTC)"}),
+            "start": (along, start, {"long_name": "start (UTC)"}),
+            "end": (along, end, {"long_name": "end (UTC)"}),
         },
         {"instrument": instrument, **files},
     )
+    if along:
+        middle = start + (end - start) // 2
+        ds = ds.assign_coords(
+            time=("time", middle, {"standard_name": "time", "long_name": "time (UTC)"})
+        )
     return stamp(ds, "read_xsm_spectrum", source=os.path.basename(os.fspath(path)))
+
+
+def _spectrum_columns(hdu: Any, counts: np.ndarray, path: Any) -> dict[str, Any]:
+    """What a PHA says of its counts, be it in columns or, for one spectrum or all of them, in the header."""
+    header = hdu.header
+    shape = counts.shape
+
+    def spectrum(name: str, default: Any) -> np.ndarray:
+        return np.broadcast_to(_column(hdu, name, np.asarray(default, "f8")), shape).copy()
+
+    def interval(name: str, default: float) -> Any:
+        """One number of a type I file, or one for each row of type II."""
+        if counts.ndim == 1:
+            return float(header.get(name, default))
+        return np.broadcast_to(
+            _column(hdu, name, np.asarray(float(header.get(name, default)))), shape[:1]
+        ).copy()
+
+    stat = spectrum("STAT_ERR", np.sqrt(np.maximum(counts, 0.0)))
+    syst = spectrum("SYS_ERR", float(header.get("SYS_ERR") or 0.0))
+    bad = spectrum("QUALITY", float(header.get("QUALITY") or 0.0)) != 0
+    exposure = interval("EXPOSURE", np.nan)
+    if not np.all(np.asarray(exposure) > 0):
+        raise damaged(f"EXPOSURE is {exposure}", path)
+    begin = interval("TSTART", np.nan)
+    finish = begin + interval("TELAPSE", np.nan)
+    stop = interval("TSTOP", np.nan)
+    # A TSTOP of the header is that of the whole file, not of its rows.
+    if counts.ndim == 1 or "TSTOP" in {c.upper() for c in hdu.columns.names}:
+        finish = np.where(np.isfinite(stop), stop, finish)
+    finish = np.where(np.isfinite(finish), finish, begin + exposure)
+    if not np.all(np.isfinite(begin)):
+        raise damaged("it does not say when it was taken (TSTART)", path)
+    start, end = _seconds_to_time([begin, finish], header, path)
+    first = float(header.get("TLMIN1", 0))
+    own = _column(hdu, "CHANNEL", first + np.arange(shape[-1]))
+    channel = np.asarray(own if own.ndim == 1 else own[0], "i4")
+    return {
+        "counts": np.where(bad, np.nan, counts), "stat_error": stat, "sys_error": syst, "exposure": exposure,
+        "start": start, "end": end, "channel": channel,
+    }  # fmt: skip
 
 
 @reads

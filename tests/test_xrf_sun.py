@@ -1,0 +1,168 @@
+"""The Sun of each window: spectra of XSM, its response, the plasma that comes with lunarray, and fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from lunarray.errors import InputError, ProductFormatError
+from lunarray.xrf.plasma import plasma_table
+from lunarray.xrf.response import rebin
+from lunarray.xrf.xsm import read_xsm_spectrum
+from lunarray.xrf.xsm_response import XSM_CHANNELS, xsm_response
+
+
+def write_type_ii(
+    path: Path, counts: np.ndarray, *, begin, exposure, cards=None, **columns
+) -> Path:
+    rows, n = counts.shape
+    own = [
+        fits.Column("SPEC_NUM", "J", array=np.arange(rows)),
+        fits.Column("TSTART", "D", array=begin),
+        fits.Column("EXPOSURE", "E", array=exposure),
+        fits.Column("CHANNEL", f"{n}J", array=np.tile(np.arange(n), (rows, 1))),
+        fits.Column("COUNTS", f"{n}E", array=counts),
+    ]
+    for name, values in columns.items():
+        kind = "D" if np.ndim(values) == 1 else f"{n}E"
+        own.append(fits.Column(name, kind, array=values))
+    table = fits.BinTableHDU.from_columns(own, name="SPECTRUM")
+    table.header.update(
+        {"INSTRUME": "CH2_XSM", "MJDREF": 57754.0, "TSTART": 0.0, "TSTOP": 1e6, "HDUCLAS4": "TYPE:II"}
+        | (cards or {})
+    )  # fmt: skip
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(path)
+    return path
+
+
+class TestTypeII:
+    counts = np.arange(3 * 8, dtype="f8").reshape(3, 8)
+    begin = np.array([100.0, 116.0, 200.0])
+
+    def test_each_row_is_a_spectrum(self, tmp_path: Path) -> None:
+        path = write_type_ii(
+            tmp_path / "a.pha", self.counts, begin=self.begin, exposure=[8.0, 16.0, 4.0],
+            TELAPSE=np.array([16.0, 16.0, 10.0]),
+        )  # fmt: skip
+        ds = read_xsm_spectrum(path)
+        assert ds["counts"].dims == ("time", "channel")
+        np.testing.assert_array_equal(ds["counts"], self.counts)
+        np.testing.assert_array_equal(ds["exposure"], [8.0, 16.0, 4.0])
+        np.testing.assert_allclose(ds["stat_error"], np.sqrt(self.counts), rtol=1e-6)
+        origin = np.datetime64("2017-01-01")
+        seconds = ((ds["end"] - origin) / np.timedelta64(1, "s")).values
+        np.testing.assert_allclose(seconds, [116.0, 132.0, 210.0])
+        assert np.all(ds["time"] > ds["start"])
+        assert np.all(ds["time"] < ds["end"])
+
+    def test_ends_without_telapse_are_those_of_exposures(self, tmp_path: Path) -> None:
+        path = write_type_ii(tmp_path / "a.pha", self.counts, begin=self.begin, exposure=[8.0] * 3)
+        ds = read_xsm_spectrum(path)
+        np.testing.assert_array_equal(
+            (ds["end"] - ds["start"]) / np.timedelta64(1, "s"), [8.0, 8.0, 8.0]
+        )
+
+    def test_bad_channels_are_missing(self, tmp_path: Path) -> None:
+        quality = np.zeros((3, 8))
+        quality[1, 2] = 5
+        path = write_type_ii(
+            tmp_path / "a.pha", self.counts, begin=self.begin, exposure=[8.0] * 3, QUALITY=quality
+        )
+        missing = np.isnan(read_xsm_spectrum(path)["counts"].values)
+        np.testing.assert_array_equal(missing, quality != 0)
+
+    def test_no_exposure_is_an_error(self, tmp_path: Path) -> None:
+        path = write_type_ii(
+            tmp_path / "a.pha", self.counts, begin=self.begin, exposure=[8.0, 0, 8]
+        )
+        with pytest.raises(ProductFormatError, match="EXPOSURE"):
+            read_xsm_spectrum(path)
+
+
+class TestXsmResponse:
+    def test_every_photon_is_counted_once(self) -> None:
+        response = xsm_response()
+        assert response.channels == XSM_CHANNELS
+        counted = response.fold(np.eye(response.energies)) / response.area[:, None]
+        energy = (response.energy_lo + response.energy_hi) / 2
+        inside = (energy > 1.5) & (energy < 15.0)
+        np.testing.assert_allclose(counted.sum(1)[inside], 1.0, rtol=1e-6)
+        mean = counted @ response.channel_energy()
+        np.testing.assert_allclose(mean[inside], energy[inside], atol=1e-3)
+        i = int(np.argmin(np.abs(energy - 5.9)))
+        spread = np.sqrt(counted[i] @ (response.channel_energy() - 5.9) ** 2)
+        assert spread * 2.3548 == pytest.approx(0.182, rel=0.02)
+
+    def test_the_scale_moves(self) -> None:
+        moved = xsm_response(slope=1.01, offset=0.02)
+        np.testing.assert_allclose(
+            moved.channel_energy(), 1.01 * (xsm_response().channel_energy() + 0.02)
+        )
+        with pytest.raises(InputError, match="fwhm"):
+            xsm_response(fwhm=0.0)
+
+    @pytest.mark.realdata
+    def test_area_is_that_of_the_files(self, real_data: Path) -> None:
+        own = xsm_response()
+        energy = (own.energy_lo + own.energy_hi) / 2
+        inside = (energy > 1.2) & (energy < 15.0)
+        files = sorted((real_data / "xsm/spectrum").glob("*.arf"))
+        assert len(files) == 7
+        for path in files:
+            area = xsm_response(path).area
+            k = int(np.argmin(np.abs(energy - 7.0)))
+            # What the aperture shows of itself tells the angle; the windows' depth then follows.
+            angle = np.rad2deg(np.arccos(np.cos(np.deg2rad(37.5)) * area[k] / own.area[k]))
+            ratio = (area / xsm_response(sun_angle=float(angle)).area)[inside]
+            assert 30 < angle < 50
+            np.testing.assert_allclose(ratio, 1.0, atol=0.08)
+            assert ratio.std() < 0.025
+
+
+class TestPlasma:
+    """The table that comes with lunarray, held to what is known of such plasmas without it."""
+
+    def test_continuum_is_bremsstrahlung(self) -> None:
+        plasma = plasma_table(engine="chianti")
+        energy = (plasma.edges[1:] + plasma.edges[:-1]) / 2
+        kt = 2.0
+        flux = plasma.at(kt)[0] / np.diff(plasma.edges)
+        # Hydrogen and helium: 6.8e-38 erg cm³/s/Hz (sum of Z² n) g exp(-E/kT) / sqrt(T); Rybicki and Lightman (5.14b).
+        charge = 1.0 + 4 * 7.94e-2
+        power = 6.8e-38 * charge * np.exp(-energy / kt) / np.sqrt(kt / 8.617333e-8)
+        photons = power / (energy * 1.602177e-9) / 4.135667e-18 * 1e14
+        gaunt = (flux / photons)[(energy > 1.0) & (energy < 10.0)]
+        assert np.all((gaunt > 0.4) & (gaunt < 1.4))
+        assert np.all(np.diff(gaunt) < 0)
+
+    @pytest.mark.parametrize(
+        ("element", "energy", "hottest"), [("Si", 2.006, 1.6), ("S", 2.622, 2.3), ("Fe", 6.70, 5.0)]
+    )
+    def test_lines_are_where_they_are(self, element: str, energy: float, hottest: float) -> None:
+        plasma = plasma_table(engine="chianti")
+        k = plasma.elements.index(element)
+        own = (plasma.edges[:-1] <= energy) & (plasma.edges[1:] > energy)
+        strength = plasma.spectra[:, k, own][:, 0]
+        beside = plasma.spectra[:, k, np.roll(own, 12)][:, 0]
+        assert np.all((strength > 5 * beside)[plasma.temperature > 1.0])
+        assert plasma.temperature[np.argmax(strength)] == pytest.approx(hottest, rel=0.25)
+
+    def test_other_bins_hold_the_same_photons(self) -> None:
+        fine = plasma_table(engine="chianti")
+        wide = plasma_table(np.linspace(1.0, 9.0, 81), engine="chianti")
+        low, high = fine.edges[:-1], fine.edges[1:]
+        for k in (0, wide.elements.index("Si"), wide.elements.index("Fe")):
+            joined = rebin(fine.spectra[20, k], low, high, wide.edges[:-1], wide.edges[1:])
+            np.testing.assert_allclose(
+                wide.spectra[20, k], joined, rtol=5e-3, atol=joined.max() * 2e-3
+            )
+
+    def test_temperatures_that_it_lacks(self) -> None:
+        some = plasma_table(temperature=[0.5, 1.0], engine="chianti")
+        assert some.spectra.shape[0] == 2
+        np.testing.assert_allclose(some.spectra[1], plasma_table(engine="chianti").at(1.0))
+        with pytest.raises(InputError, match="temperatures"):
+            plasma_table(temperature=[0.01, 1.0], engine="chianti")
