@@ -47,10 +47,11 @@ class Stops:
                 number, self.count = self.count, self.count + 1
             if self.at == 2 * number:
                 self.stop()
-            result = call(*args, **options)
-            if self.at == 2 * number + 1:
-                self.stop()
-            return result
+            try:
+                return call(*args, **options)
+            finally:  # also after one that failed: a folder that was there
+                if self.at == 2 * number + 1:
+                    self.stop()
 
         return stopping
 
@@ -92,7 +93,6 @@ def _serve(pipe: Any, modules: tuple[str, ...]) -> None:
                 stops.arm()
                 act(folder)
                 code = 0
-                Path.unlink(result, missing_ok=True)
             except BaseException:
                 result.write_text(traceback.format_exc())
             finally:
