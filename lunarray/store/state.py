@@ -149,8 +149,13 @@ def with_state(
             "must_understand": False,
             "metadata": {name: json.loads(text) for name, text in metadata.items()},
         }
-    new["seal"] = _BLANK
     attributes[KEY] = new
+    return seal(root, KEY)
+
+
+def seal(root: dict[str, Any], key: str) -> bytes:
+    """Give the text of the metadata of a root whose attribute `key` holds a digest of that text."""
+    root["attributes"][key]["seal"] = _BLANK
     blank = json.dumps(root, indent=2)
     return _with_seal(blank, _BLANK, digest_of(blank.encode())).encode()
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import re
 import shutil
@@ -285,27 +284,3 @@ def write_file(file: Place, content: bytes | memoryview) -> None:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-
-
-def read_attribute(path: Path, key: str) -> dict[str, Any]:
-    """Read what a Zarr group says of itself.
-
-    `path`: the group; `key`: the attribute. OSError, ValueError, KeyError, TypeError if there is no group, or it has no
-    such attribute with an entry ``version``.
-    """
-    found = json.loads((path / "zarr.json").read_text())["attributes"][key]
-    return {**found, "version": found["version"]}
-
-
-def change_attribute(
-    path: Path, key: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-) -> None:
-    """Change what a Zarr group says of itself, in one step.
-
-    `path`: the group; `key`: the attribute; `change`: takes what it says now, gives what it is to say.
-    """
-    metadata = json.loads((path / "zarr.json").read_text())
-    attributes = metadata.setdefault("attributes", {})
-    attributes[key] = change(attributes.get(key, {}))
-    write_file(path / "zarr.json", json.dumps(metadata, indent=2).encode())
-    sync_folder(path)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,10 @@ from lunarray.store.transaction import located, settle, write_file
 
 #: Threads that read objects; their checksums are made while others wait for the disk.
 _THREADS = 8
+
+#: Checks of stores of other conventions, by the attribute of the root that tells them; found by name when one is met,
+#: for the rooms that they live in stand on this one.
+_OTHERS = {"lunarray_gib": "lunarray.superres.gib_check:check_gib"}
 
 Problem = Literal["missing", "damaged", "changed", "metadata"]
 
@@ -106,7 +111,7 @@ def verify(
     Parameters
     ----------
     path : path, URL, zarr Store or icechunk Session
-        The store.
+        The store; also a Global Information Bank.
     repair : bool, default False
         Take away what is at fault, and mark the store as incomplete: what wrote it computes that part anew when it is
         run again, and nothing else. Metadata of arrays are put back from the copy in the root's. Of a store that rows
@@ -151,6 +156,8 @@ def verify(
             remedy="Take away what is not as it was written, or take it as it is",
         )
     path = absolute(path, storage_options)
+    if (other := _other_convention(path)) is not None:
+        return other(path, repair=repair, accept=accept, progress=progress)
     if not (repair or accept):
         return _checked(path, progress)
     with write_lock(located(path)):
@@ -163,6 +170,17 @@ def verify(
             return check
         _repair(path, check)
         return replace(check, repaired=True)
+
+
+def _other_convention(path: Place) -> Callable[..., StoreCheck] | None:
+    """What checks a store that is laid out by another convention of lunarray than this room's."""
+    try:
+        attributes = json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]
+        found = next(name for name in _OTHERS if name in attributes)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, StopIteration):
+        return None
+    module, name = _OTHERS[found].split(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _checked(path: Place, progress: bool | None) -> StoreCheck:

@@ -35,6 +35,7 @@ from lunarray.superres.gib_layout import (
     lay_out,
     meta_of,
     open_root,
+    read_states,
     require_settled,
     set_feature_count,
     state_of,
@@ -194,7 +195,7 @@ def open_gib(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.Da
         require_settled(path, meta)
     grid = grid_of(meta)
     root = open_root(path, "r")
-    ids = {name: np.asarray(root[name][:]) for name in set(IDS.values())}
+    ids = {name: read_states(root, name) for name in set(IDS.values())}
     watched = zarr.open_group(Watched(path, ids=ids), mode="r", use_consolidated=False)
     variables: dict[str, Any] = {}
     for name, (_, dims, _fill) in SPATIAL.items():
@@ -427,15 +428,13 @@ def write_region(
             # written: stopped in between, the same call finds it to be another one again.
             with WriteLock(path):
                 _unpopulate(root)
-        for name, flag in (("feature", "has_features"), ("mare", "has_mare")):
+        for name in ("feature", "mare"):
             if name in checked:
-                sweep(path, (name, IDS[name], flag), region)
+                sweep(path, (name, IDS[name]), region)
                 root[IDS[name]][i, j] = 0
-                root[flag][i, j] = 0
                 root[name][..., rows, columns] = checked[name]
                 sync_folders(path / name)
                 root[IDS[name]][i, j] = content_id(checked[name])
-                root[flag][i, j] = 1
         if "abundance" in checked:
             write_population(root, path, grid, region, checked, rows_of_table=0)
     except OSError as error:
@@ -448,7 +447,7 @@ def write_region(
 
 def _unpopulate(root: Any) -> None:
     """Make every population out of date, until the next one does all regions again."""
-    for k, m in zip(*np.nonzero(np.asarray(root["populated"][:]) > 0), strict=True):
+    for k, m in zip(*np.nonzero(read_states(root, "populated") > 0), strict=True):
         root["id_population"][k, m] = 0
         root["populated"][k, m] = -1
 

@@ -4,13 +4,14 @@ At the root of the group:
 
 * ``feature`` (feature, lat, lon) f4, one shard a region; ``mare`` (lat, lon) u1; ``abundance``, ``abundance_std``
   (element, lat, lon) f4; ``count`` (lat, lon) u2; ``provenance`` (lat, lon) i4: one chunk a region each;
-* ``has_features``, ``has_mare`` (region_y, region_x) u1 and ``populated`` i4: one chunk a region, so that regions are
-  written by many processes at a time. ``populated`` is the number of footprints whose population a region holds, and -1
-  while there is none or one is being written;
+* ``populated`` (region_y, region_x) i4: the number of footprints whose population a region holds, and -1 while there is
+  none or one is being written;
 * ``id_feature``, ``id_mare``, ``id_population`` (region_y, region_x) u8: ids of the content of these, 0 while there is
-  none or it is being written. They name what is read, and what is derived from it;
+  none or it is being written. They name what is read, and what is derived from it. One object a region, so that
+  regions are written by many processes at a time; all are there from the beginning;
 * ``footprints/0000``, ``footprints/0001``, …: the table of footprints, a group each time some were added;
-* attribute ``lunarray_gib``: grid, elements, feature model, how it was populated, and whether it is being so now.
+* attribute ``lunarray_gib``: grid, elements, feature model, how it was populated, and whether it is being so now; and
+  digests of the metadata of all arrays and of the text that it stands in.
 
 Nothing is written before a region is: arrays are metadata until then, and missing regions read as missing values.
 """
@@ -28,18 +29,26 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import InputError, StoreFormatError, StoreIncompleteError, StoreLockedError
+from lunarray.errors import (
+    InputError,
+    StoreDamagedError,
+    StoreFormatError,
+    StoreIncompleteError,
+    StoreLockedError,
+)
+from lunarray.store import objects
 from lunarray.store.folder import Folder
 from lunarray.store.locks import WriteLock
 from lunarray.store.provenance import stamp
-from lunarray.store.transaction import appearing, change_attribute, read_attribute, real
+from lunarray.store.state import damaged_metadata, digest_of, seal, sealed
+from lunarray.store.transaction import appearing, real, sync_folder, write_file
 from lunarray.superres.gib_reading import IDS
 from lunarray.superres.grid import GIBGrid
 from lunarray.units import WEIGHT
 
 #: Attribute of the root group that makes a Zarr group a Global Information Bank.
 KEY = "lunarray_gib"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 #: Bits of ``state``: what a region holds.
 STATE_FLAGS = {"features": 1, "mare": 2, "abundance": 4}
@@ -58,8 +67,9 @@ SPATIAL = {
     "count": ("u2", ("lat", "lon"), 0),
     "provenance": ("i4", ("lat", "lon"), -1),
 }
-STATES = {"has_features": ("u1", 0), "has_mare": ("u1", 0), "populated": ("i4", -1)}
-STATES |= dict.fromkeys(sorted(set(IDS.values())), ("u8", 0))
+#: What each region holds: type, what stands there at first, and what is read where an object is lost.
+STATES = {"populated": ("i4", -1, -2)}
+STATES |= dict.fromkeys(sorted(set(IDS.values())), ("u8", 0, 2**64 - 1))
 ATTRS: dict[str, dict[str, Any]] = {
     "feature": {"long_name": "surface feature", "units": "1"},
     "mare": {
@@ -82,7 +92,7 @@ def lay_out(path: Path, grid: GIBGrid, layout: dict[str, Any]) -> None:
     It says of itself what `layout` holds: ``version``, ``grid``, ``elements``, ``features``.
     """
     import zarr
-    from zarr.codecs import Crc32cCodec
+    from zarr.codecs import BloscCodec, Crc32cCodec
 
     elements = layout["elements"]
     sizes = {
@@ -96,22 +106,29 @@ def lay_out(path: Path, grid: GIBGrid, layout: dict[str, Any]) -> None:
         root = zarr.create_group(os.fspath(begun), zarr_format=3)
         for name in SPATIAL:
             _lay_out_array(root, name, sizes, regions)
-        for name, (dtype, fill) in STATES.items():
-            root.create_array(
+        for name, (dtype, first, lost) in STATES.items():
+            state = root.create_array(
                 name,
                 shape=grid.regions,
                 dtype=dtype,
                 chunks=(1, 1),
-                fill_value=fill,
+                fill_value=lost,
                 compressors=(Crc32cCodec(),),
                 dimension_names=("region_y", "region_x"),
             )
+            state[:] = first
         root.create_group("footprints")
         # Texts of any length are in the Zarr specification, those of a fixed length are not.
         coords = coordinates(grid, elements)
         coords = coords.assign_coords(element=np.array(elements, dtype=object))
-        coords.to_zarr(begun, mode="a", zarr_format=3, consolidated=False)
+        codecs = (BloscCodec(cname="zstd", clevel=1), Crc32cCodec())
+        encoding = {name: {"compressors": codecs} for name in coords.variables}
+        coords.to_zarr(begun, mode="a", zarr_format=3, consolidated=False, encoding=encoding)
         root.attrs.update(_root_attributes(layout))
+        own = digests(begun, "footprints")
+        if not layout["features"]:
+            del own["feature"]  # it is laid out anew, and counts as it is from then on
+        write_sealed(begun, KEY, metadata=own)
 
 
 def _lay_out_array(
@@ -161,7 +178,7 @@ def set_feature_count(path: Path, count: int) -> None:
         sizes = {"lat": grid.size[0], "lon": grid.size[1], "feature": count}
         regions = {"lat": grid.shape[0], "lon": grid.shape[1]}
         _lay_out_array(open_root(path, "r+"), "feature", sizes, regions, overwrite=True)
-        change_attribute(path, KEY, lambda old: {**old, "features": count})
+        write_sealed(path, KEY, features=count, metadata=digests(path, "footprints"))
 
 
 def coordinates(grid: GIBGrid, elements: Sequence[str]) -> xr.Dataset:
@@ -216,7 +233,26 @@ def update_meta(path: Path, **changes: Any) -> None:
     """
     meta_of(path)
     with meta_lock(path):
-        change_attribute(path, KEY, lambda old: {**old, **changes})
+        write_sealed(path, KEY, **changes)
+
+
+def write_sealed(path: Path, key: str, **changes: Any) -> None:
+    """Change what a group says of itself, in one step, and seal its text.
+
+    `path`: the group; `key`: the attribute; `**changes`: entries of it.
+    """
+    root = json.loads((path / "zarr.json").read_text("utf-8"))
+    attributes = root.setdefault("attributes", {})
+    attributes[key] = {**attributes.get(key, {}), **changes}
+    write_file(path / "zarr.json", seal(root, key))
+    sync_folder(path)
+
+
+def digests(path: Path, *groups: str) -> dict[str, str]:
+    """Digests of the metadata of the arrays of a group, and of groups in it."""
+    own = {name: digest_of(text) for name, text in objects.arrays(path).items()}
+    own = {name: text for name, text in own.items() if not name.startswith("footprints/")}
+    return own | {name: digest_of((path / name / "zarr.json").read_bytes()) for name in groups}
 
 
 @contextmanager
@@ -252,12 +288,37 @@ def sweep(path: Path, names: Sequence[str], region: tuple[int, int]) -> None:
 def meta_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a Global Information Bank says of itself: grid, elements, feature model, population.
 
-    `path`: the store. Returns the attribute ``lunarray_gib``. StoreFormatError if it is none.
+    `path`: the store. Returns the attribute ``lunarray_gib``. StoreFormatError if it is none. StoreDamagedError if this
+    or the metadata of an array are not those that were written.
     """
     path = real(path)
+    meta, text = read_meta(path)
+    if not sealed(meta, text):
+        raise damaged_metadata(path / "zarr.json")
+    for name in altered(path, meta):
+        raise damaged_metadata(path / name / "zarr.json")
+    return meta
+
+
+def altered(path: Path, meta: dict[str, Any]) -> list[str]:
+    """Names of the arrays of a group whose metadata are not those that were written, by what it says of itself."""
+
+    def own(name: str) -> str:
+        try:
+            return digest_of((path / name / "zarr.json").read_bytes())
+        except OSError:
+            return ""
+
+    return [name for name, known in meta["metadata"].items() if own(name) != known]
+
+
+def read_meta(path: Path) -> tuple[dict[str, Any], str]:
+    """What a bank says of itself, and the text that this stands in; StoreFormatError if it is none."""
     try:
-        meta = read_attribute(path, KEY)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = (path / "zarr.json").read_text("utf-8")
+        meta = json.loads(text)["attributes"][KEY]
+        meta = {**meta, "version": meta["version"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreFormatError(
             "not a Global Information Bank" if path.exists() else "no such store",
             where=path,
@@ -269,7 +330,7 @@ def meta_of(path: str | os.PathLike[str]) -> dict[str, Any]:
             where=path,
             remedy="Open it with the lunarray that wrote it, or make it anew",
         )
-    return meta
+    return meta, text
 
 
 def grid_of(meta: dict[str, Any]) -> GIBGrid:
@@ -297,11 +358,26 @@ def require_settled(path: Path, meta: dict[str, Any]) -> None:
         )
 
 
+def read_states(root: Any, name: str) -> np.ndarray:
+    """One of :data:`STATES` of all regions, (region_y, region_x); StoreDamagedError if an object of it is lost."""
+    states = np.asarray(root[name][:])
+    lost = np.argwhere(states == np.array(STATES[name][2], states.dtype))
+    if lost.size:
+        i, j = map(int, lost[0])
+        raise StoreDamagedError(
+            f"{name} of region {(i, j)} is missing",
+            where=Path(root.store.root) / name,
+            remedy="Repair it with 'lunarray verify STORE --repair', and write again what that takes away",
+        )
+    return states
+
+
 def state_of(root: Any) -> np.ndarray:
     """What each region holds: the sum of :data:`STATE_FLAGS`, (region_y, region_x) uint8."""
-    features, mare = (np.asarray(root[n][:]) > 0 for n in ("has_features", "has_mare"))
-    populated = np.asarray(root["populated"][:]) >= 0
-    flags = STATE_FLAGS
-    return (
-        flags["features"] * features + flags["mare"] * mare + flags["abundance"] * populated
-    ).astype(np.uint8)
+    there = {
+        "features": read_states(root, "id_feature") > 0,
+        "mare": read_states(root, "id_mare") > 0,
+        "abundance": read_states(root, "populated") >= 0,
+    }
+    flags = (STATE_FLAGS[name] * known for name, known in there.items())
+    return np.sum([*flags], axis=0).astype(np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -9,13 +10,27 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from lunarray.errors import StoreDamagedError
+from lunarray.readers import reads
 from lunarray.store.folder import Folder
+from lunarray.store.state import sealed
 from lunarray.store.transaction import appearing, real, settle
-from lunarray.superres.gib_layout import meta_of, open_root, require_settled
+from lunarray.superres.gib_layout import (
+    altered,
+    digests,
+    meta_of,
+    open_root,
+    read_states,
+    require_settled,
+    write_sealed,
+)
+from lunarray.superres.gib_reading import content_id
 from lunarray.typing import typed
 from lunarray.units import WEIGHT
 
 _BATCH = re.compile(r"\d{4,}")
+_REMEDY = "Put a copy of it back, or make the bank anew: what pixels hold cannot be told from damage without the table"
+_KEY = "lunarray_footprints"
 _COLUMNS = ("corner_lat", "corner_lon", "abundance", "abundance_std", "time")
 
 
@@ -28,6 +43,7 @@ def footprint_batches(path: Path) -> list[Path]:
 
 
 @typed
+@reads
 def gib_footprints(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.Dataset:
     """Table of the footprints that a Global Information Bank was populated with, in their order.
 
@@ -50,13 +66,15 @@ def gib_footprints(path: str | os.PathLike[str], *, incomplete: bool = False) ->
         If it is no Global Information Bank.
     StoreIncompleteError
         If it is being populated, or that was interrupted.
+    StoreDamagedError
+        If the table is not the one that was written.
     """
     path = real(path)
     meta = meta_of(path)
     if not incomplete:
         require_settled(path, meta)
     elements = meta["elements"]
-    batches = [open_root(batch, "r") for batch in footprint_batches(path)]
+    batches = [read_batch(batch) for batch in footprint_batches(path)]
     empty = {
         "corner_lat": np.empty((0, 4)),
         "corner_lon": np.empty((0, 4)),
@@ -65,9 +83,15 @@ def gib_footprints(path: str | os.PathLike[str], *, incomplete: bool = False) ->
         "time": np.empty(0, "i8"),
     }
     columns = {
-        name: np.concatenate([empty[name], *(np.asarray(b[name][:]) for b in batches)])
-        for name in _COLUMNS
+        name: np.concatenate([empty[name], *(b[name] for b in batches)]) for name in _COLUMNS
     }
+    counted = int(np.max(read_states(open_root(path, "r"), "populated"), initial=0))
+    if len(columns["time"]) < counted:
+        raise StoreDamagedError(
+            f"the table holds {len(columns['time'])} footprints, and regions were populated with {counted}",
+            where=path / "footprints",
+            remedy=_REMEDY,
+        )
     time = columns.pop("time").astype("i8").view("M8[ns]")
     units = ("degrees_north", "degrees_east", WEIGHT, WEIGHT)
     variables = {
@@ -77,6 +101,31 @@ def gib_footprints(path: str | os.PathLike[str], *, incomplete: bool = False) ->
     return xr.Dataset({**variables, "time": ("footprint", time)}, {"element": elements})
 
 
+def read_batch(batch: Path) -> dict[str, np.ndarray]:
+    """The columns of a group of the table; StoreDamagedError if they are not those that were written."""
+    try:
+        text = (batch / "zarr.json").read_text("utf-8")
+        meta = json.loads(text)["attributes"][_KEY]
+        whole = sealed(meta, text) and not altered(batch, meta)
+        root = open_root(batch, "r")
+        columns = {name: np.asarray(root[name][:]) for name in _COLUMNS}
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise StoreDamagedError(
+            f"a part of the table of footprints cannot be read ({type(error).__name__}: {error})",
+            where=batch,
+            remedy=_REMEDY,
+        ) from error
+    if not whole or meta["id"] != str(content_id(*columns.values())):
+        raise StoreDamagedError(
+            "a part of the table of footprints is not the one that was written",
+            where=batch,
+            remedy=_REMEDY,
+        )
+    return columns
+
+
 def append_footprints(path: Path, table: xr.Dataset) -> None:
     """Put footprints behind those of the table, all at once.
 
@@ -84,15 +133,18 @@ def append_footprints(path: Path, table: xr.Dataset) -> None:
     is as before.
     """
     import zarr
+    from zarr.codecs import BloscCodec, Crc32cCodec
 
     number = len(footprint_batches(path))
     folder = path / "footprints"
     settle(folder / f"{number:04d}")
     with appearing(folder / f"{number:04d}", "table of footprints") as begun:
         root = zarr.create_group(Folder(begun), zarr_format=3, overwrite=True)
-        for name in _COLUMNS:
-            values = np.ascontiguousarray(table[name].values)
-            if name == "time":
-                values = values.astype("M8[ns]").view("i8")
+        columns = {name: np.ascontiguousarray(table[name].values) for name in _COLUMNS}
+        columns["time"] = columns["time"].astype("M8[ns]").view("i8")
+        codecs = (BloscCodec(cname="zstd", clevel=1), Crc32cCodec())
+        for name, values in columns.items():
             dims = tuple(str(d) for d in table[name].dims)
-            root.create_array(name, data=values, dimension_names=dims)
+            root.create_array(name, data=values, dimension_names=dims, compressors=codecs)
+        own = {"id": str(content_id(*columns.values())), "metadata": digests(begun)}
+        write_sealed(begun, _KEY, **own)

@@ -35,6 +35,7 @@ from lunarray.superres.gib_layout import (
     meta_lock,
     meta_of,
     open_root,
+    read_states,
     update_meta,
 )
 from lunarray.superres.gib_table import append_footprints, footprint_batches, gib_footprints
@@ -342,7 +343,7 @@ def _rows_in(pixel: np.ndarray, grid: GIBGrid, regions: list[tuple[int, int]]) -
 
 def _pending(path: Path, grid: GIBGrid, pixel: np.ndarray) -> list[tuple[int, int]]:
     """Regions that footprints touch which they do not take account of yet."""
-    populated = np.asarray(open_root(path, "r")["populated"][:])
+    populated = read_states(open_root(path, "r"), "populated")
     touched = np.maximum(populated, 0).ravel()
     latest = np.zeros(touched.size, np.int64)
     rows = np.broadcast_to(np.arange(len(pixel))[:, None] + 1, pixel.shape)
