@@ -86,6 +86,7 @@ class _Accessor:
     resample_bands = _Verb("lunarray.sp:resample_bands")
     normalize_photometry = _Verb("lunarray.sp:normalize_photometry")
     light_uncertainty = _Verb("lunarray.sp:light_uncertainty")
+    scale_to_albedo = _Verb("lunarray.sp:scale_to_albedo")
     condition = _Verb("lunarray.sp:condition")
     grid = _Verb("lunarray.sp:grid")
 

@@ -79,6 +79,19 @@ class LunarDatasetAccessor:
     def light_uncertainty(self, *, slope_rms: float = ...) -> DataArray:
         """How uncertain the light is in which spectra were taken."""
 
+    def scale_to_albedo(
+        self,
+        albedo: str | os.PathLike[str] | xr.DataArray,
+        *,
+        wavelength: float = 1064.0,
+        width: float = 25.0,
+        ratio: float | Sequence[tuple[float, float]] | Literal["sp"] = "sp",
+        footprint: float = ...,
+        map_uncertainty: float = ...,
+    ) -> Dataset:
+        """Scale each spectrum so that its reflectance at a wavelength is that of a map of normal albedo, such
+        as LOLA's."""
+
     def condition(self, wavelengths: Sequence[float] | np.ndarray = ...) -> Dataset:
         """The default conditioning: `mask_quality`, `join_detectors`, `despike`, `smooth`, `resample_bands`,
         each with its defaults."""
@@ -402,6 +415,19 @@ class LunarDataArrayAccessor:
 
     def light_uncertainty(self, *, slope_rms: float = ...) -> DataArray:
         """How uncertain the light is in which spectra were taken."""
+
+    def scale_to_albedo(
+        self,
+        albedo: str | os.PathLike[str] | xr.DataArray,
+        *,
+        wavelength: float = 1064.0,
+        width: float = 25.0,
+        ratio: float | Sequence[tuple[float, float]] | Literal["sp"] = "sp",
+        footprint: float = ...,
+        map_uncertainty: float = ...,
+    ) -> DataArray:
+        """Scale each spectrum so that its reflectance at a wavelength is that of a map of normal albedo, such
+        as LOLA's."""
 
     def condition(self, wavelengths: Sequence[float] | np.ndarray = ...) -> DataArray:
         """The default conditioning: `mask_quality`, `join_detectors`, `despike`, `smooth`, `resample_bands`,

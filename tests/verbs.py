@@ -116,6 +116,16 @@ def native() -> xr.Dataset:
 
 
 @functools.cache
+def normal_albedo() -> xr.DataArray:
+    """A map of the albedo of the whole Moon, with a gap."""
+    box = geo.lunar_grid("geographic", 5.0)
+    values = rng(50).uniform(0.15, 0.35, box.shape)
+    values[3:5, 30:40] = np.nan
+    array = xr.DataArray(values, geo.grid_coords(box), geo.grid_dims(box), "albedo")
+    return geo.assign_crs(array, box)
+
+
+@functools.cache
 def tracks() -> xr.Dataset:
     """The same after its detectors are joined."""
     return sp.join_detectors(native())
@@ -516,6 +526,9 @@ VERBS = [
     ),
     Verb("sp.grid", tracks, lambda ds: sp.grid(ds, "north", resolution=100_000.0), **SPECTRA),
     Verb("sp.light_uncertainty", native, **SPECTRA),
+    Verb(
+        "sp.scale_to_albedo", native, lambda ds: sp.scale_to_albedo(ds, normal_albedo()), **SPECTRA
+    ),
     Verb("sp.is_native", native, **SPECTRA, lazy=False),
     # oxides
     Verb(

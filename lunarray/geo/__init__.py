@@ -8,6 +8,7 @@ imported and not in ``__all__`` are what other rooms build on.
 
 from __future__ import annotations
 
+from lunarray.geo.around import Ground, batches, map_around, offset
 from lunarray.geo.coverage import coverage, pixel_area, region_mask, region_window
 from lunarray.geo.crs import (
     BODIES,

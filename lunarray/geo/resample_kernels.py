@@ -237,3 +237,16 @@ def sample_average(source, part, where, origin, parts, total, count):
             column = (where.points[k, 1] - first_column) // parts
             total[row, column] += source[y, x]
             count[row, column] += 1
+
+
+@njit(nogil=True, cache=True)
+def take_bilinear(source, part, rows, columns, min_valid):
+    """Weighted mean of the four source pixels around positions of their own.
+
+    `source`, `part`: as above; `rows`, `columns` (n,) float64: positions; `min_valid`: share of the weight that must be
+    on finite pixels. Returns (n,) float64, NaN where it is not, and outside the source.
+    """
+    out = np.empty(rows.size)
+    for n in range(rows.size):
+        out[n] = _bilinear(source, part, rows[n], columns[n], min_valid)
+    return out

@@ -1,3 +1,5 @@
+from .albedo import NORMAL_TO_STANDARD as NORMAL_TO_STANDARD
+from .albedo import scale_to_albedo as scale_to_albedo
 from .api import SPIKE_CHANNELS as SPIKE_CHANNELS
 from .api import condition as condition
 from .api import despike as despike

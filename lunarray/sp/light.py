@@ -28,6 +28,9 @@ LIGHT_FLAGS: dict[str, int] = {"shadow": 1, "grazing_light": 2, "no_albedo": 4}
 #: bidirectional slopes at 17 m are 2.0 and 7.5 degrees and fall with the baseline to the power of 0.05-0.24.
 SLOPE_RMS = 6.0
 
+#: What stands for the uncertainty of light of which nothing is known, not even the angles.
+UNKNOWN_LIGHT = 0.5
+
 #: Share of ground in shadow of its own from which the light counts as grazing.
 _GRAZING = 0.1
 #: Relative error of the brightness scale from orbit to orbit.
@@ -39,10 +42,14 @@ _PHASE_SPREAD = (0.13, 0.11, 0.055, 0.028, 0.010, 0.0, 0.007, 0.010, 0.012, 0.01
 
 #: Slopes along the Sun's azimuth that the spread is taken over.
 _NODES = 49
-_NAMES = ("light_uncertainty", "light_quality")
+_NAMES = ("light_uncertainty", "light_quality", "light_gain")
 _ATTRS: dict[str, Any] = {
     "light_uncertainty": {
         "long_name": "standard deviation of the natural logarithm of the unknown gain of the light",
+        "units": "1",
+    },
+    "light_gain": {
+        "long_name": "gain of the light that the reflectance was divided by",
         "units": "1",
     },
     "light_quality": {

@@ -1,0 +1,288 @@
+"""Light taken out by what does not know it: reflectance scaled to the albedo that a laser saw.
+
+LOLA brings its own light, straight back along its own path: its normal albedo knows neither slopes nor shadows. It has
+one wavelength, which gives each spectrum its brightness; the shape of the spectrum stays as it was measured.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from lunarray.engine.graph import known_values
+from lunarray.errors import BandMismatchError, InputError, require_number
+from lunarray.geo import Ground, crs_of, geobox_of, lonlat, map_around, offset, open_raster
+from lunarray.sp.light import (
+    UNKNOWN_LIGHT,
+    beside,
+    described,
+    flagged,
+    has_geometry,
+    light_quality,
+    light_uncertainty,
+)
+from lunarray.sp.spectra import T, rebuild, spectra_of
+from lunarray.typing import typed
+
+__all__ = ["NORMAL_TO_STANDARD", "scale_to_albedo"]
+
+#: Reflectance at 30°/0°/30° of ground of a normal albedo (at phase 0), both at 1064 nm: the means of SP's three albedo
+#: groups (Kouyama et al. 2016) beside LOLA's mean on the same ground. The form of the SP photometric model gives ratios
+#: of 1.80, 2.09 and 2.37 instead of these 2.05, 2.27 and 2.34, but from phases below 5° that SP hardly saw.
+NORMAL_TO_STANDARD = ((0.0, 0.0), (0.1639, 0.0700), (0.2324, 0.1025), (0.3097, 0.1511))
+#: Uncertainty (ln-sd) of that ratio: how far both ways of getting it are apart.
+RATIO_SPREAD = 0.07
+#: Noise (ln-sd) of LOLA's gridded albedo.
+MAP_NOISE = 0.03
+#: Side of a footprint of SP on the ground, m.
+FOOTPRINT = 500.0
+
+#: Of a map whose pixels are wider than a footprint: how much more albedo varies in a pixel than its neighbours are
+#: apart, and how far apart these are at least (ln). Of two orbits on a map of 0.5°, under high Suns, the first is 1 and
+#: 2.5 times, the second 0.04.
+_UNSEEN, _LEAST = 1.5, 0.04
+#: Points along a side of a footprint at most.
+_PARTS = 9
+
+
+@typed
+def scale_to_albedo(
+    ds: T,
+    albedo: str | os.PathLike[str] | xr.DataArray,
+    *,
+    wavelength: float = 1064.0,
+    width: float = 25.0,
+    ratio: float | Sequence[tuple[float, float]] | Literal["sp"] = "sp",
+    footprint: float = FOOTPRINT,
+    map_uncertainty: float = MAP_NOISE,
+) -> T:
+    """Scale each spectrum so that its reflectance at a wavelength is that of a map of normal albedo, such as LOLA's.
+
+    The light, and with it slopes and shadows, is taken out but for its colour. What the map does not show, albedo that
+    changes within its pixels, is lost with it.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset or xarray.DataArray
+        Tracks with ``lon`` and ``lat`` (degrees), or a map with its reference system; with ``reflectance`` (or itself)
+        at 30°/0°/30°.
+    albedo : path or DataArray
+        Normal albedo (at phase 0) of the Moon, two dimensions: a raster, or what :func:`lunarray.maps.open_map` opens.
+    wavelength, width : float
+        Wavelength of the albedo, nm; the median of the bands within `width` of it is compared (the nearest band where
+        there is one alone).
+    ratio : "sp", float or pairs
+        Reflectance at 30°/0°/30° that ground of a normal albedo has: "sp", by `NORMAL_TO_STANDARD`; normal albedo over
+        reflectance; or pairs (normal albedo, reflectance), interpolated between and continued beyond.
+    footprint : float
+        Side of the footprints, m: the map is averaged over it where it is finer.
+    map_uncertainty : float
+        Noise of the map (ln-sd).
+
+    Returns
+    -------
+    same as `ds`
+        Reflectance divided by ``light_gain``; ``light_uncertainty`` is of what is left: noise of the map, albedo that
+        changes within its pixels, the ratio of phases. The attribute ``light`` says "albedo". Where the map has a gap,
+        or the spectrum no band there, ``light_quality`` has the bit ``no_albedo``, the gain is NaN, and the spectrum
+        and its uncertainty stay as they were.
+
+    Raises
+    ------
+    InputError
+        If positions, map or arguments make no sense, or the light was taken out before.
+    BandMismatchError
+        If there is no band near the wavelength.
+    GridError
+        If the map, or a cube, has no reference system.
+    BodyMismatchError
+        If the map is of another body.
+
+    References
+    ----------
+    Lemelin, M., et al., 2016. Improved calibration of reflectance data from the LRO Lunar Orbiter Laser Altimeter and
+    implications for space weathering. Icarus 273, 315-328. Lemelin, M., et al., 2022. The compositions of the lunar
+    crust and upper mantle: Spectral analysis of the inner rings of lunar impact basins. Planetary and Space Science.
+    """
+    step = "scale_to_albedo"
+    spectra = spectra_of(ds, step)
+    if spectra.attrs.get("light") == "albedo":
+        raise InputError("scaled to an albedo already", where=step, remedy="Scale once")
+    for name, value in (("wavelength", wavelength), ("width", width), ("footprint", footprint)):
+        require_number(name, value, 0, strictly=True)
+    require_number("map_uncertainty", map_uncertainty, 0, 1)
+    bands = _bands(spectra, float(wavelength), float(width))
+    pairs = _pairs(ratio)
+    seen = spectra.isel(wavelength=bands)
+    if seen.chunks:
+        seen = seen.chunk({"wavelength": -1})
+    brightness = seen.reset_coords(drop=True).median("wavelength", skipna=True)
+    ground, told = _albedo_beside(brightness, spectra, ds, albedo, float(footprint), step)
+    target = xr.apply_ufunc(
+        _standard, ground, kwargs={"pairs": pairs}, dask="parallelized", output_dtypes=[np.float32]
+    )
+    gain = (brightness / target).where((target > 0) & (brightness > 0)).astype(np.float32)
+    known = gain.notnull()
+    factor = gain.where(known, np.float32(1)).variable
+    data = (spectra.variable / factor).transpose(*spectra.dims).astype(np.float32).data
+    note = f"scale_to_albedo(wavelength={wavelength:g} nm, footprint={footprint:g} m)"
+    result = rebuild(ds, spectra, data, None, note)
+    array = result["reflectance"] if hasattr(result, "data_vars") else result
+    array.attrs["light"] = "albedo"
+    scatter = RATIO_SPREAD if ratio == "sp" else 0.0
+    before = light_uncertainty(ds).variable if has_geometry(ds) else np.float32(UNKNOWN_LIGHT)
+    spread = np.sqrt(told.variable**2 + np.float32(map_uncertainty**2 + scatter**2))
+    left = xr.where(known.variable, spread, before).astype(np.float32)
+    like = brightness
+    quality = light_quality_of(ds, like)
+    extra: dict[str, xr.DataArray] = {
+        "light_uncertainty": _like(left.transpose(*like.dims), like, "light_uncertainty"),
+        "light_quality": flagged(quality, like, {"no_albedo": (~known).data}),
+        "light_gain": _like(gain.variable.transpose(*like.dims), like, "light_gain"),
+    }
+    return typed(beside(result, extra))
+
+
+def light_quality_of(ds: Any, like: xr.DataArray) -> xr.DataArray | None:
+    """Flags that spectra have, or that follow from their angles, on the dimensions of `like`."""
+    holder = ds.variables if isinstance(ds, xr.Dataset) else ds.coords
+    if "light_quality" in holder:
+        return ds["light_quality"].transpose(*like.dims)
+    return light_quality(ds).transpose(*like.dims) if "incidence" in holder else None
+
+
+def _like(values: Any, like: xr.DataArray, name: str) -> xr.DataArray:
+    data = getattr(values, "data", values)
+    return xr.DataArray(data, dims=like.dims, name=name, attrs=described(name))
+
+
+def _bands(spectra: xr.DataArray, wavelength: float, width: float) -> np.ndarray:
+    """Bands to compare: those near the wavelength, of the detector that is made for it where two saw it."""
+    nm = np.asarray(spectra["wavelength"].values, np.float64)
+    away = np.abs(nm - wavelength)
+    near = np.flatnonzero(away <= width)
+    if not near.size and nm.size and away.min() <= 2 * width:
+        near = np.array([int(away.argmin())])
+    if not near.size:
+        has = f"{nm.min():.1f}-{nm.max():.1f} nm" if nm.size else "no bands"
+        raise BandMismatchError(
+            f"no band within {width:g} nm of {wavelength:g} nm (they have {has})",
+            where="scale_to_albedo",
+            remedy="Scale before bands are left out, or give the albedo's wavelength",
+        )
+    return near
+
+
+def _pairs(ratio: Any) -> tuple[tuple[float, float], ...]:
+    if isinstance(ratio, str) and ratio == "sp":
+        return NORMAL_TO_STANDARD
+    values = np.asarray(ratio, np.float64)
+    if values.ndim == 0 and values > 0:
+        return ((0.0, 0.0), (1.0, 1.0 / float(values)))
+    good = values.ndim == 2 and values.shape[1] == 2 and len(values) > 1
+    if not good or not np.isfinite(values).all() or np.any(np.diff(values, axis=0) <= 0):
+        raise InputError(
+            f"ratio={ratio!r}",
+            where="scale_to_albedo",
+            remedy='Give "sp", a number such as 2.2, or rising pairs (normal albedo, reflectance)',
+        )
+    return tuple((float(a), float(b)) for a, b in values)
+
+
+def _standard(normal: np.ndarray, *, pairs: tuple[tuple[float, float], ...]) -> np.ndarray:
+    """Reflectance at 30°/0°/30° of normal albedo, continued beyond the last pair by its ratio."""
+    x, y = np.array(pairs).T
+    out = np.interp(normal, x, y, left=np.nan)
+    return np.where(normal > x[-1], normal * (y[-1] / x[-1]), out).astype(np.float32)
+
+
+# --- the map ---------------------------------------------------------------------------------------
+
+
+def raster_of(raster: Any, what: str, step: str) -> xr.DataArray:
+    """A raster of one band, opened where it is a path."""
+    if isinstance(raster, xr.DataArray):
+        return raster.isel(band=0, drop=True) if raster.sizes.get("band") == 1 else raster
+    if isinstance(raster, str | os.PathLike):
+        return open_raster(raster, bands=1)
+    raise InputError(
+        f"{what} is a {type(raster).__name__}",
+        where=step,
+        remedy="Give a path, or the map that lunarray.maps.open_map opens",
+    )
+
+
+def places_of(ds: Any, like: xr.DataArray, step: str) -> tuple[np.ndarray, np.ndarray]:
+    """Longitude and latitude (degrees) of each spectrum, on the dimensions of `like`."""
+    if {"lon", "lat"} <= set(ds.coords) and "lat" not in like.dims:
+        found = [ds[name].transpose(*like.dims).variable for name in ("lon", "lat")]
+        values = [known_values(array.data) for array in found]
+        if any(v is None for v in values):
+            import dask
+
+            values = [np.asarray(v) for v in dask.compute(*found)]
+        lon, lat = (np.asarray(v, np.float64) for v in values)
+        return lon, lat
+    if crs_of(ds) is None:
+        raise InputError(
+            "the spectra have no lon and lat, nor a reference system",
+            where=step,
+            remedy="Assign coordinates lon and lat (degrees), or a CRS (lunarray.geo.assign_crs)",
+        )
+    return lonlat(geobox_of(ds))
+
+
+def _albedo_beside(
+    like: xr.DataArray, spectra: xr.DataArray, ds: Any, albedo: Any, footprint: float, step: str
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Mean of the map over each footprint, and how much its logarithm varies there."""
+    raster = raster_of(albedo, "the albedo", step)
+    lon, lat = places_of(ds, like, step)
+    found = map_around(
+        _footprint_mean,
+        raster,
+        lon,
+        lat,
+        [like.data],
+        outputs=2,
+        reach=3 * max(footprint, 30_000.0),
+        name="footprint-albedo",
+        footprint=footprint,
+    )
+    return tuple(xr.DataArray(layer, dims=like.dims) for layer in found)  # type: ignore[return-value]
+
+
+def _footprint_mean(
+    ground: Ground, lon: np.ndarray, lat: np.ndarray, _: np.ndarray, *, footprint: float
+) -> np.ndarray:
+    """Mean of a map over footprints, and the spread of its logarithm in them, (2, n).
+
+    A map coarser than the footprint knows nothing within its pixels: its spread is that among neighbours.
+    """
+    fine = ground.pixel < footprint
+    parts = min(_PARTS, max(3, int(np.ceil(footprint / ground.pixel)))) if fine else 3
+    spacing = footprint / parts if fine else ground.pixel
+    steps = (np.arange(parts) - (parts - 1) / 2) * spacing
+    east, north = (v.ravel() for v in np.meshgrid(steps, steps))
+    azimuth = np.rad2deg(np.arctan2(east, north))
+    arc = np.rad2deg(np.hypot(east, north) / ground.radius)
+    values = ground.at(*offset(lon[:, None], lat[:, None], azimuth, arc), min_valid=0.5)
+    values[values <= 0] = np.nan
+    with np.errstate(invalid="ignore"):
+        count = np.isfinite(values).sum(axis=1)
+        total = np.nansum(values, axis=1)
+        logs = np.log(values)
+        middle = np.nansum(logs, axis=1) / np.maximum(count, 1)
+        spread = np.sqrt(np.nansum((logs - middle[:, None]) ** 2, axis=1) / np.maximum(count, 1))
+        mean = np.where(count >= (parts * parts + 1) // 2, total / np.maximum(count, 1), np.nan)
+        if not fine:
+            mean = values[:, parts * parts // 2]
+            spread = _UNSEEN * np.maximum(spread, _LEAST)
+        else:
+            # A footprint is known to lie where it is to about half its side.
+            spread = 0.5 * spread
+    return np.stack([mean, np.where(np.isfinite(mean), spread, np.nan)]).astype(np.float32)
