@@ -7,6 +7,7 @@ one wavelength, which gives each spectrum its brightness; the shape of the spect
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -120,7 +121,13 @@ def scale_to_albedo(
     seen = spectra.isel(wavelength=bands)
     if seen.chunks:
         seen = seen.chunk({"wavelength": -1})
-    brightness = seen.reset_coords(drop=True).median("wavelength", skipna=True)
+    brightness = xr.apply_ufunc(
+        _median,
+        seen.reset_coords(drop=True),
+        input_core_dims=[["wavelength"]],
+        dask="parallelized",
+        output_dtypes=[np.float32],
+    )
     ground, told = _albedo_beside(brightness, spectra, ds, albedo, float(footprint), step)
     target = xr.apply_ufunc(
         _standard, ground, kwargs={"pairs": pairs}, dask="parallelized", output_dtypes=[np.float32]
@@ -175,6 +182,12 @@ def _bands(spectra: xr.DataArray, wavelength: float, width: float) -> np.ndarray
             remedy="Scale before bands are left out, or give the albedo's wavelength",
         )
     return near
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN")
+        return np.nanmedian(values, axis=-1).astype(np.float32)
 
 
 def _pairs(ratio: Any) -> tuple[tuple[float, float], ...]:
