@@ -133,8 +133,8 @@ def write_tracks(folder: Path) -> Path:
     corners = [f"V{i}_{axis}" for i in range(4) for axis in ("LATITUDE", "LONGITUDE")]
     kinds = ("WT", "FIT_UNC", "SYS_UNC", "TOT_UNC")
     names = [f"{e}_{u}" for e in ("MG", "AL", "SI", "FE") for u in kinds]
-    row = "0,0,0,1,1,1,1,0," + ",".join(["5.0"] * 16)
-    (folder / "t.csv").write_text("\n".join([",".join([*corners, *names]), *[row] * 8]))
+    rows = ["0,0,0,1,1,1,1,0," + ",".join([f"{5 + k / 10}"] * 16) for k in range(8)]
+    (folder / "t.csv").write_text("\n".join([",".join([*corners, *names]), *rows]))
     return folder / "t.csv"
 
 

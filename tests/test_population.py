@@ -385,7 +385,7 @@ class TestFootprints:
             ("a negative abundance", "abundance", -0.1),
             ("an infinite abundance", "abundance", np.inf),
             ("an abundance above 100 wt%", "abundance", 101.0),
-            ("an error that is not positive", "abundance_std", 0.0),
+            ("an error that is not positive", "abundance_std", -1.0),
         ],
     )
     def test_bad_ones(self, match, name, value, store):
@@ -408,8 +408,32 @@ class TestFootprints:
     def test_order_and_area(self):
         fp = tracks(2, 1)
         twisted = fp.isel(corner=[0, 2, 1, 3])
-        with pytest.raises(InputError, match="2 × corners out of order"):
-            sr.as_footprints(twisted)
+        with pytest.warns(LunarrayWarning, match="of 2 of 2 footprints"):
+            ordered = sr.as_footprints(twisted)
+        for k in (0, 1):
+            places = [
+                set(zip(d.corner_lat.values[k], d.corner_lon.values[k], strict=True))
+                for d in (fp, ordered)
+            ]
+            assert places[0] == places[1]
+        again = sr.as_footprints(ordered)
+        np.testing.assert_array_equal(again.corner_lon, ordered.corner_lon)
+        # Over a pole, and one whose second corner lies within the others.
+        polar = fp.assign(
+            corner_lat=(
+                fp.corner_lat.dims,
+                [[88.503, 86.3406, 86.5458, 88.0745], [0.0, 3.0, 6.0, 3.0]],
+            ),
+            corner_lon=(
+                fp.corner_lon.dims,
+                [[176.107, -62.2032, -52.6461, -168.259], [0.0, 0.2, 0.0, 2.0]],
+            ),
+        )
+        with (
+            pytest.warns(LunarrayWarning, match="of 1 of 2 footprints"),
+            pytest.raises(InputError, match="1 × a re-entrant corner; the first is number 1"),
+        ):
+            sr.as_footprints(polar)
         point = fp.assign(corner_lat=fp.corner_lat * 0, corner_lon=fp.corner_lon * 0)
         with pytest.raises(InputError, match="2 × no area"):
             sr.as_footprints(point)
@@ -441,15 +465,56 @@ class TestFootprints:
     @pytest.mark.realdata
     def test_real_table(self, real_data):
         path = real_data / "class" / "abundance" / "class_l2_tracks.csv"
-        with pytest.raises(InputError, match="4 of 2722 footprints are bad: 4 × no area"):
-            sr.read_class_tracks(path)
-        with pytest.warns(LunarrayWarning, match="4 of 2722"):
-            fp = sr.read_class_tracks(path, errors="skip")
+        with pytest.warns(LunarrayWarning, match="4 of 2722 rows left out: 4 × corners"):
+            fp = sr.read_class_tracks(path)
         assert fp.sizes["footprint"] == 2718
+        assert fp.attrs["skipped_rows"] == 4
         assert list(fp.element.values) == ["Mg", "Al", "Si", "Fe"]
         np.testing.assert_allclose(fp.abundance.values[0], [4.09, 15.33, 18.02, 3.64])
         np.testing.assert_allclose(fp.abundance_std.values[0], [1.34, 3.67, 4.41, 4.10])
         assert fp.corner_lat.values[0].tolist() == [-44.76, -50.51, -50.49, -44.74]
+        # Fits of iron that say no error: 224 footprints stay, with what is known of them.
+        with pytest.warns(LunarrayWarning):
+            fit = sr.read_class_tracks(path, uncertainty="fit")
+        assert fit.sizes["footprint"] == 2718
+        unknown = np.isnan(fit.abundance_std.values)
+        assert unknown.sum(axis=0).tolist() == [0, 0, 0, 224]
+        assert np.isfinite(fit.abundance.values).all()
+
+    @pytest.mark.parametrize("form", ["V0_LATITUDE", "lat0", "spaces"])
+    def test_forms_of_public_tables(self, form, tmp_path):
+        """Corners and abundances under the names of each public form, eight elements, and no errors."""
+        rows = np.random.default_rng(3).uniform(0.1, 9, (5, 8))
+        corners = np.array([[10.0, 20.0, 10.0, 20.5, 4.0, 20.5, 4.0, 20.0]]) + np.arange(5)[:, None]
+        order = ["Mg", "Al", "Si", "Fe", "Na", "O", "Ti", "Ca"]
+        places = [f"V{k}_{a}" for k in range(4) for a in ("LATITUDE", "LONGITUDE")]
+        names = [f"{e.upper()}_WT" for e in order]
+        if form == "lat0":
+            places = [f"{a}{k}" for k in range(4) for a in ("lat", "lon")]
+            names = order
+        if form == "spaces":
+            places = [f" {name}" for name in places]
+        table = np.column_stack([corners, rows, np.full(5, 1.5)])
+        # A blank row, and one that comes twice.
+        table = np.vstack([np.r_[np.zeros(8), table[0, 8:]], table, table[2]])
+        text = [
+            ",".join([*places, *names, "chi2"]),
+            *(",".join(map(repr, map(float, r))) for r in table),
+        ]
+        path = tmp_path / "table.csv"
+        path.write_text("\n".join(text))
+        with pytest.warns(
+            LunarrayWarning, match=r"2 of 7 rows left out: 1 × corners .*row 0.*row 6"
+        ):
+            fp = sr.read_class_tracks(path)
+        assert list(fp.element.values) == order
+        assert fp["row"].values.tolist() == [1, 2, 3, 4, 5]
+        assert fp.attrs["skipped_rows"] == 2
+        np.testing.assert_allclose(fp.abundance, rows)
+        assert np.isnan(fp.abundance_std).all()
+        np.testing.assert_allclose(fp.corner_lat[0], [10, 10, 4, 4])
+        with pytest.warns(LunarrayWarning):
+            assert la.open(path).sizes["element"] == 8
 
 
 class TestPopulate:

@@ -7,7 +7,6 @@ from .baselines import baseline_maps as baseline_maps
 from .evaluation import cross_validate as cross_validate
 from .features import surface_features as surface_features
 from .footprints import as_footprints as as_footprints
-from .footprints import read_class_tracks as read_class_tracks
 from .gib import create_gib as create_gib
 from .gib import open_gib as open_gib
 from .gib import read_region as read_region
@@ -22,3 +21,4 @@ from .mare import mare_class as mare_class
 from .mrmr import select_features as select_features
 from .population import populate as populate
 from .settings import TrainSettings as TrainSettings
+from .tables import read_class_tracks as read_class_tracks

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,101 +11,19 @@ import xarray as xr
 from lunarray.errors import (
     InputError,
     LunarrayWarning,
-    ProductFormatError,
     require_choice,
     require_number,
 )
-from lunarray.readers import reads
 from lunarray.typing import typed
 from lunarray.units import WEIGHT
 
 if TYPE_CHECKING:
     from lunarray.superres.grid import GIBGrid
 
-__all__ = ["as_footprints", "footprint_cells", "read_class_tracks", "touched_regions"]
+__all__ = ["as_footprints", "footprint_cells", "touched_regions"]
 
 #: Cells of 12.5 km in a footprint of 100 km.
 CELLS = 8
-
-_UNCERTAINTIES = {"total": "TOT", "fit": "FIT", "systematic": "SYS"}
-_COLUMNS = ("Mg", "Al", "Si", "Fe")
-
-
-@typed
-@reads
-def read_class_tracks(
-    path: str | os.PathLike[str],
-    *,
-    uncertainty: Literal["total", "fit", "systematic"] = "total",
-    errors: Literal["raise", "skip"] = "raise",
-) -> xr.Dataset:
-    """Read a CLASS level-2 table of tracks.
-
-    Parameters
-    ----------
-    path : path
-        Text with commas: ``V0_LATITUDE`` … ``V3_LONGITUDE`` (degrees), and for Mg, Al, Si and Fe ``…_WT`` (wt%),
-        ``…_FIT_UNC``, ``…_SYS_UNC``, ``…_TOT_UNC``.
-    uncertainty : {"total", "fit", "systematic"}
-        Which becomes ``abundance_std``. Overlapping tracks are averaged as if it were independent, which the
-        systematic part is not; the total one weighs tracks rather than claims their mean's accuracy.
-    errors : {"raise", "skip"}
-        What is done about rows that are no footprint (corners that coincide, missing or negative numbers). "skip"
-        warns, and records how many in ``attrs["skipped_rows"]``.
-
-    Returns
-    -------
-    Dataset
-        In memory, dims (footprint, corner, element): ``corner_lat``, ``corner_lon`` (degrees), ``abundance``,
-        ``abundance_std`` (wt%), float64; coordinate ``row`` (footprint), the row of the file, from 0.
-
-    Raises
-    ------
-    ProductFormatError
-        If the file is not such a table.
-    InputError
-        If a row is no footprint.
-    """
-    import pandas as pd
-
-    path = Path(path)
-    require_choice("uncertainty", uncertainty, _UNCERTAINTIES)
-    kind = _UNCERTAINTIES[uncertainty]
-    try:
-        frame = pd.read_csv(path, skipinitialspace=True)
-    except OSError as error:
-        raise ProductFormatError(
-            f"the table cannot be read ({error.strerror or error})", where=path, remedy="Check the path"
-        ) from error  # fmt: skip
-    except ValueError as error:
-        raise ProductFormatError(
-            "no table with commas", where=path, remedy="Give a CLASS level-2 table as .csv"
-        ) from error
-    frame.columns = [str(c).strip() for c in frame.columns]
-    corners = {axis: [f"V{k}_{axis}" for k in range(4)] for axis in ("LATITUDE", "LONGITUDE")}
-    values = [f"{e.upper()}_WT" for e in _COLUMNS]
-    sigmas = [f"{e.upper()}_{kind}_UNC" for e in _COLUMNS]
-    needed = [*corners["LATITUDE"], *corners["LONGITUDE"], *values, *sigmas]
-    missing = [c for c in needed if c not in frame]
-    if missing:
-        raise ProductFormatError(
-            f"no columns {', '.join(missing)}", where=path, remedy="Give a CLASS level-2 table"
-        )
-
-    def numbers(columns: list[str]) -> np.ndarray:
-        return frame[columns].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-
-    ds = xr.Dataset(
-        {
-            "corner_lat": (("footprint", "corner"), numbers(corners["LATITUDE"])),
-            "corner_lon": (("footprint", "corner"), numbers(corners["LONGITUDE"])),
-            "abundance": (("footprint", "element"), numbers(values)),
-            "abundance_std": (("footprint", "element"), numbers(sigmas)),
-        },
-        {"element": list(_COLUMNS), "row": ("footprint", np.arange(len(frame)))},
-        {"source": path.name},
-    )
-    return as_footprints(ds, errors=errors)
 
 
 @typed
@@ -119,18 +35,19 @@ def as_footprints(ds: xr.Dataset, *, errors: Literal["raise", "skip"] = "raise")
     ds : Dataset
         ``corner_lat``, ``corner_lon`` (footprint or time, corner), four corners in order around each; ``abundance``
         and, if known, ``abundance_std`` (footprint or time, element), such as :func:`read_class_tracks` and
-        :func:`lunarray.xrf.fit_elements` give. It is computed.
+        :func:`lunarray.xrf.fit_elements` give. It is computed. Corners that cross, as over a pole, are put in order.
     errors : {"raise", "skip"}
         What is done about a footprint without all of its corners, beyond ±90° of latitude, of no area, longer than 40°
-        (1200 km) or with corners out of order; without any abundance (as fits that failed), or with one that is
-        negative or above 100 wt%, or an error that is not positive. "skip" leaves it out, warns, and records how many
-        in ``attrs["skipped_rows"]``.
+        (1200 km) or with a re-entrant corner; without any abundance (as fits that failed), or with one that is
+        negative or above 100 wt%, or a negative or infinite error. "skip" leaves it out, warns, and records how many in
+        ``attrs["skipped_rows"]``.
 
     Returns
     -------
     Dataset
         In memory, float64: ``corner_lat``, ``corner_lon`` (footprint, corner; degrees), ``abundance``,
-        ``abundance_std`` (footprint, element; wt%, NaN where not known), and ``time`` (footprint) where it was there.
+        ``abundance_std`` (footprint, element; wt%, NaN where not known, as where it is given as 0), and ``time``
+        (footprint) where it was there.
 
     Raises
     ------
@@ -169,6 +86,12 @@ def as_footprints(ds: xr.Dataset, *, errors: Literal["raise", "skip"] = "raise")
     loaded = ds[[*names, *extra]].compute()
     arrays = {name: loaded[name].transpose(row, ...).values.astype(np.float64) for name in names}
     arrays.setdefault("abundance_std", np.full(arrays["abundance"].shape, np.nan))
+    crossed = _put_in_order(arrays)
+    if crossed:
+        message = f"corners that cross are put in order, of {crossed} of {len(arrays['corner_lat'])} footprints"
+        warnings.warn(LunarrayWarning(message), stacklevel=2)
+    # A fit that gives no error gives 0: nothing is measured without one.
+    arrays["abundance_std"][arrays["abundance_std"] == 0] = np.nan
     problems = _problems(arrays)
     good = problems == ""
     if not good.all():
@@ -225,8 +148,7 @@ def _problems(arrays: dict[str, np.ndarray]) -> np.ndarray:
     turns = _turns(v)
     note(good & ((sides.max(axis=1) == 0) | (np.abs(turns).max(axis=1) < 1e-12)), "no area")
     note(good & (sides.max(axis=1) > 2 * np.sin(np.deg2rad(20))), "longer than 40°")
-    ordered = (turns > -1e-12).all(axis=1) | (turns < 1e-12).all(axis=1)
-    note(good & ~ordered, "corners out of order, or a re-entrant one")
+    note(good & ~_ordered(v), "a re-entrant corner")
     note(~known.any(axis=1), "no abundance")
     note(np.isinf(value).any(axis=1), "an infinite abundance")
     note((value < 0).any(axis=1), "a negative abundance")
@@ -234,6 +156,36 @@ def _problems(arrays: dict[str, np.ndarray]) -> np.ndarray:
     wrong = known & ~np.isnan(std) & ~((std > 0) & np.isfinite(std))
     note(wrong.any(axis=1), "an error that is not positive")
     return out
+
+
+def _ordered(v: np.ndarray) -> np.ndarray:
+    """Whether quadrilaterals bend the same way at each corner, but for a hundredth of what their sides could."""
+    sides = np.linalg.norm(v - np.roll(v, -1, axis=1), axis=2)
+    slack = 1e-12 + 0.01 * (sides * np.roll(sides, 1, axis=1)).max(axis=1, keepdims=True)
+    turns = _turns(v)
+    return (turns > -slack).all(axis=1) | (turns < slack).all(axis=1)
+
+
+def _put_in_order(arrays: dict[str, np.ndarray]) -> int:
+    """Order corners that cross around their footprint, as those of tracks over a pole do; how many there were."""
+    from lunarray.geo import unit_vectors
+
+    lat, lon = arrays["corner_lat"], arrays["corner_lon"]
+    known = np.isfinite(lat).all(axis=1) & np.isfinite(lon).all(axis=1)
+    known &= (np.abs(lat) <= 90).all(axis=1)
+    v = unit_vectors(np.where(known[:, None], lon, 0.0), np.where(known[:, None], lat, 0.0))
+    crossed = np.flatnonzero(known & ~_ordered(v))
+    number = 0
+    for k in crossed:
+        middle = v[k].mean(axis=0)
+        off = v[k] - middle
+        east = off[0] - (off[0] @ middle) * middle / max(middle @ middle, 1e-30)
+        north = np.cross(middle, east)
+        order = np.argsort(np.arctan2(off @ north, off @ east) % (2 * np.pi), kind="stable")
+        if _ordered(v[k][order][None])[0]:
+            lat[k], lon[k] = lat[k][order], lon[k][order]
+            number += 1
+    return number
 
 
 def _turns(v: np.ndarray) -> np.ndarray:

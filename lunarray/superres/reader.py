@@ -8,13 +8,16 @@ from lunarray.readers import Reader, backend, head
 
 
 def _is_tracks(path: str) -> bool:
-    line = head(path, 4096).split(b"\n", 1)[0].upper()
-    return path.lower().endswith(".csv") and b"V0_LAT" in line and b"_WT" in line
+    if not path.lower().endswith(".csv"):
+        return False
+    from lunarray.superres.tables import is_table
+
+    return is_table(head(path, 4096).split(b"\n", 1)[0].decode("utf-8", "replace"))
 
 
 TRACKS = Reader(
     name="ch2-class-tracks",
-    description="Chandrayaan-2 CLASS, Level 2 table of footprints with abundances",
+    description="Chandrayaan-2 CLASS, Level 2 and other tables of footprints with abundances",
     opens="lunarray.superres:read_class_tracks",
     guess=_is_tracks,
     extensions=(".csv",),
