@@ -17,7 +17,8 @@ import numpy as np
 import xarray as xr
 
 import lunarray as la
-from lunarray.oxides import OXIDES, REGION_A, REGION_B
+from lunarray.oxides import OXIDES
+from lunarray.oxides.regions import REGIONS
 
 
 def main() -> None:
@@ -127,7 +128,7 @@ def main() -> None:
     }
     rois = [
         la.oxides.region_maps(near[pole], moon.reference, region).compute()
-        for pole, region in (("north", REGION_A), ("south", REGION_B))
+        for pole, region in (("north", REGIONS["A"]), ("south", REGIONS["B"]))
     ]
     for oxide in OXIDES:
         la.plot.region_triptychs(rois, variable=oxide, path=out / f"figure10_13_{oxide}.png")

@@ -11,7 +11,8 @@ import lunarray as la
 from lunarray import geo
 from lunarray.cli import app
 from lunarray.errors import GridError, InputError
-from lunarray.oxides import OXIDES, REGION_A, REGION_B
+from lunarray.oxides import OXIDES
+from lunarray.oxides.regions import REGIONS
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_difference_errors(made, moon):
 
 def test_region_maps(moon):
     truth = {pole: la.simulate.truth_maps(getattr(moon, pole)) for pole in ("north", "south")}
-    for region, pole in ((REGION_A, "north"), (REGION_B, "south")):
+    for region, pole in ((REGIONS["A"], "north"), (REGIONS["B"], "south")):
         panels = la.oxides.region_maps(truth[pole], moon.reference, region)
         assert panels.FeO.dims == ("panel", "lat", "lon")
         box = geo.geobox_of(panels.isel(panel=0)).boundingbox
@@ -107,7 +108,7 @@ def test_region_maps(moon):
         assert np.isfinite(off).mean() > 0.95
         assert np.nanmedian(np.abs(off)) < 0.15 * np.nanmax(reference)  # pixels of 40 km: coarse
     with pytest.raises(InputError, match="both"):
-        la.oxides.region_maps(truth["north"][["FeO"]], moon.reference[["MgO"]], REGION_A)
+        la.oxides.region_maps(truth["north"][["FeO"]], moon.reference[["MgO"]], REGIONS["A"])
 
 
 # -------------------------------------------------------------------------------------- command line

@@ -236,9 +236,9 @@ def test_table_5():
 
 
 def test_regions_a_and_b():
-    assert la.oxides.REGION_A.contains(0.0, 57.5)
-    assert not la.oxides.REGION_A.contains(0.0, -57.5)
-    assert la.oxides.REGION_B.contains(-114.3, -55.5)
+    assert la.oxides.regions.REGIONS["A"].contains(0.0, 57.5)
+    assert not la.oxides.regions.REGIONS["A"].contains(0.0, -57.5)
+    assert la.oxides.regions.REGIONS["B"].contains(-114.3, -55.5)
 
 
 # -------------------------------------------------------------------------------------------- vectors

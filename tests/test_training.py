@@ -355,7 +355,7 @@ def test_workers_give_the_same(client, tmp_path):
 @pytest.mark.parametrize("joint", [True, False])
 def test_loocv_from_samples_to_maps(tmp_path, joint):
     ds = samples(16)
-    fit = train(ds, TrainSettings(n=2, epochs=8, joint=joint), folds="leave-one-out", members=3)
+    fit = train(ds, TrainSettings(n=2, epochs=8, joint=joint, members=3), folds="leave-one-out")
     assert len(fit.folds) == 16
     assert len(fit.models) == (1 if joint else 6)
     assert fit.loss.shape == (1 if joint else 6, 16, 12)
@@ -422,7 +422,7 @@ def test_the_average_is_as_good_as_a_single_fold():
         return xr.Dataset({"reflectance": drawn.reflectance, **{o: drawn[o] for o in OXIDES}})
 
     training, unseen = soils(48, 1), soils(400, 2)
-    fit = train(training, TrainSettings(n=8, epochs=60, learning_rate=3e-3), folds=8, members=8)
+    fit = train(training, TrainSettings(n=8, epochs=60, learning_rate=3e-3), folds=8)
     scores = oxides.metrics(fit.predict(unseen), unseen).RMSE
     truth = np.stack([unseen[o].values for o in OXIDES], axis=1)
     x = unseen.reflectance.values
@@ -450,7 +450,7 @@ def test_search_is_a_table_of_trainings():
     table = search(ds, TrainSettings(epochs=2), n=(2, 3), learning_rate=(1e-2, 1e-3), folds=2)
     assert dict(table.sizes) == {"n": 2, "learning_rate": 2, "oxide": 6}
     one = train(
-        ds, TrainSettings(n=3, learning_rate=1e-2, epochs=2), folds=2, polish_epochs=0, members=0
+        ds, TrainSettings(n=3, learning_rate=1e-2, epochs=2, polish_epochs=0, members=0), folds=2
     )
     xr.testing.assert_allclose(table.sel(n=3, learning_rate=1e-2, drop=True), one.metrics())
     left_out = search(
@@ -505,8 +505,8 @@ def test_constant_bands_and_oxides_are_learnt_as_constants():
         (lambda ds: train(ds, folds=1), "1 folds"),
         (lambda ds: train(ds, folds=13), "13 folds of 12"),
         (lambda ds: train(ds, folds=2, by="lat"), "lat"),
-        (lambda ds: train(ds, folds=2, members=-1), "members"),
-        (lambda ds: train(ds, folds=2, polish_epochs=-1), "polish_epochs"),
+        (lambda ds: TrainSettings(members=-1), "members"),
+        (lambda ds: TrainSettings(polish_epochs=-1), "polish_epochs"),
         (lambda ds: search(ds, n=()), "nothing to try"),
     ],
 )

@@ -122,7 +122,7 @@ def test_what_the_reference_is_off_by_is_taken_off(rng):
 
 def test_samples_tell_what_the_reference_is_off_by():
     samples = soils(60, 3)
-    options = {"settings": TrainSettings(n=2, epochs=10), "folds": 4, "members": 0}
+    options = {"settings": TrainSettings(n=2, epochs=10, members=0), "folds": 4}
     usual = train(samples, **options)
     told = train(samples.assign(FeO_std=("sample", np.full(60, 0.5, np.float32))), **options)
     narrower = told.calibration.scales**2 - usual.calibration.scales**2
@@ -172,7 +172,7 @@ def soils(count, seed, noise=0.01) -> xr.Dataset:
 @pytest.fixture(scope="module")
 def fit():
     return train(
-        soils(160, 1), TrainSettings(n=4, epochs=80, learning_rate=3e-3), folds=8, members=4
+        soils(160, 1), TrainSettings(n=4, epochs=80, learning_rate=3e-3, members=4), folds=8
     )
 
 
@@ -253,7 +253,7 @@ def test_single_pixels_are_what_is_calibrated_on():
         soils(40, 1, noise=0.03).isel(sample=slice(None, None, -1)),
     )
     singles.reflectance[3, 2] = np.nan
-    options = {"settings": TrainSettings(n=2, epochs=10), "folds": 4, "members": 2}
+    options = {"settings": TrainSettings(n=2, epochs=10, members=2), "folds": 4}
     usual = train(means, **options)
     noisy = train(means, pixels=singles.chunk(sample=9), **options)
     np.testing.assert_array_equal(usual.states[0]["head.weight"], noisy.states[0]["head.weight"])
@@ -278,7 +278,7 @@ def test_single_pixels_are_what_is_calibrated_on():
 @pytest.mark.parametrize("joint", [True, False])
 def test_without_an_ensemble_the_error_is_that_of_the_abundance(tmp_path, joint):
     fit = train(
-        soils(12, 3), TrainSettings(n=2, epochs=4, joint=joint), folds="leave-one-out", members=0
+        soils(12, 3), TrainSettings(n=2, epochs=4, joint=joint, members=0), folds="leave-one-out"
     )
     path = fit.save(tmp_path / "fit.safetensors")
     assert read_header(path)["members"] == 0
@@ -288,7 +288,7 @@ def test_without_an_ensemble_the_error_is_that_of_the_abundance(tmp_path, joint)
 
 
 def test_per_oxide_networks_have_an_ensemble_each(tmp_path):
-    fit = train(soils(20, 3), TrainSettings(n=2, epochs=4, joint=False), folds=4, members=3)
+    fit = train(soils(20, 3), TrainSettings(n=2, epochs=4, joint=False, members=3), folds=4)
     path = fit.save(tmp_path / "fit.safetensors")
     assert (read_header(path)["networks"], read_header(path)["members"]) == ([1] * 6, 3)
     maps = oxides.invert_oxides(soils(5, 4).reflectance, path, uncertainty=True)
@@ -299,7 +299,7 @@ def test_per_oxide_networks_have_an_ensemble_each(tmp_path):
 
 def test_training_on_two_oxides_comes_back(tmp_path):
     two = soils(24, 5).drop_vars([oxide for oxide in OXIDES if oxide not in ("TiO2", "CaO")])
-    fit = train(two, TrainSettings(n=2, epochs=2), folds=4, members=3, progress=False)
+    fit = train(two, TrainSettings(n=2, epochs=2, members=3), folds=4, progress=False)
     path = fit.save(tmp_path / "two.safetensors")
     maps = la.oxides.invert_oxides(two.reflectance.chunk(sample=9), path, uncertainty=True)
     assert [str(n) for n in maps.data_vars][:4] == ["TiO2", "CaO", "novelty", "quality"]

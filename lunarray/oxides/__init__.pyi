@@ -10,9 +10,9 @@ from .api import region_maps as region_maps
 from .constants import OXIDES as OXIDES
 from .correlation import band_correlation as band_correlation
 from .fit import OxideFit as OxideFit
+from .methods import compare_methods as compare_methods
 from .model import OxideCNN as OxideCNN
-from .regions import REGION_A as REGION_A
-from .regions import REGION_B as REGION_B
+from .pairs import open_pairs as open_pairs
 from .regions import artemis3_regions as artemis3_regions
 from .regions import region_table as region_table
 from .samples import Screen as Screen

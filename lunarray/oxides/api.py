@@ -31,6 +31,7 @@ from lunarray.oxides import uncertainty as intervals
 from lunarray.oxides.comparison import less, matched
 from lunarray.oxides.constants import MOLAR_MASS
 from lunarray.oxides.regions import table_variables
+from lunarray.oxides.regressor_files import regressor_spec
 from lunarray.oxides.weights import DEFAULT_WEIGHTS, read_header
 from lunarray.sp import condition, is_native, resample_bands, sp_scale, spectra_of
 from lunarray.store.provenance import stamp
@@ -67,14 +68,14 @@ def oxide_model(
     )
     if not isinstance(spec, ModelSpec):
         path = DEFAULT_WEIGHTS if spec is None else spec
-        header = read_header(path)
-        spec = ModelSpec.from_file(
-            inversion.LOADER,
-            path,
-            outputs=(*header["oxides"], "novelty"),
-            bands=header["wavelengths"],
-            device=device,
-        )
+        regressor = regressor_spec(path, device)
+        if regressor is None:
+            header = read_header(path)
+            outputs = (*header["oxides"], "novelty")
+            bands = header["wavelengths"]
+            spec = ModelSpec.from_file(inversion.LOADER, path, outputs=outputs, bands=bands, device=device)  # fmt: skip
+        else:
+            spec = regressor
     inversion.layout_of(spec)
     return spec
 
@@ -505,7 +506,7 @@ def region_maps(
     result, reference : Dataset
         Maps on any lunar grids.
     region : Box, Circle or Polygon
-        Where, for instance :data:`lunarray.oxides.REGION_A`.
+        Where, for instance ``lunarray.oxides.regions.REGIONS["A"]``.
     resolution : float, optional
         Pixel in the units of `crs`; by default about that of the result.
     crs : str or CRS

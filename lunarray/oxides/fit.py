@@ -14,6 +14,7 @@ import xarray as xr
 
 from lunarray.oxides.accuracy import metrics
 from lunarray.oxides.networks import State, network_of, predict_state
+from lunarray.oxides.regressors import Method
 from lunarray.oxides.settings import TrainSettings
 from lunarray.units import WEIGHT
 
@@ -46,6 +47,8 @@ class OxideFit:
     pixels : Dataset or None
         ``reflectance`` (sample, wavelength) of the samples' single pixels, where they were given, and the oxides as
         predicted for these by the networks that had not seen the sample.
+    method : {"cnn", "gp", "pls"}
+        What was trained: networks, or regressions, of which ``states`` and ``members`` are then.
     """
 
     samples: xr.Dataset
@@ -57,6 +60,7 @@ class OxideFit:
     loss: xr.DataArray
     left_out: xr.Dataset | None
     pixels: xr.Dataset | None = None
+    method: Method = "cnn"
 
     @property
     def reference(self) -> xr.Dataset:
@@ -65,7 +69,9 @@ class OxideFit:
 
     @property
     def models(self) -> tuple[OxideCNN, ...]:
-        """The final networks, in PyTorch."""
+        """The final networks, in PyTorch; none of another method."""
+        if self.method != "cnn":
+            return ()
         return tuple(network_of(state) for state in self.states)
 
     def metrics(self) -> xr.Dataset:
@@ -107,21 +113,17 @@ class OxideFit:
             values = spectra["reflectance"].transpose("sample", "wavelength").values
             each = [_abundances(member, values) for member in self.members]
             spread = np.std(each, axis=0, ddof=1, dtype=np.float64)
-        theirs = None
-        if any(f"{oxide}_std" in self.samples for oxide in self.oxides):
-            zero = xr.zeros_like(self.samples[self.oxides[0]])
-            theirs = np.stack(
-                [self.samples.get(f"{oxide}_std", zero).values for oxide in self.oxides], axis=1
-            )
+        theirs = oxide_errors(self.samples, self.oxides)
         return calibrate(left_out, measured, spread, measured_std=theirs)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a weights file for ``invert_oxides(model=...)``.
 
-        It holds the networks, the novelty statistics of the training spectra (of their single pixels, where these were
-        given) and, after training with folds, the ensemble and the calibration that
+        It holds the networks or the regression, the novelty statistics of the training spectra (of their single pixels,
+        where these were given) and, after training with folds, the ensemble (of networks) and the calibration that
         ``invert_oxides(uncertainty=True)`` needs.
         """
+        from lunarray.oxides.regressor_files import save_regressor
         from lunarray.oxides.weights import save_oxide_cnn
 
         spectra = self.samples["reflectance"].transpose("sample", "wavelength")
@@ -140,14 +142,20 @@ class OxideFit:
                 for oxide in self.oxides
             },
         }
+        seen = (self.samples if self.pixels is None else self.pixels)["reflectance"]
+        statistics = _novelty(seen.transpose("sample", "wavelength").values)
+        bands = spectra["wavelength"].values
+        if self.method != "cnn":
+            return save_regressor(
+                path, self.method, self.states[0], wavelengths=bands, oxides=self.oxides,
+                statistics=statistics, calibration=self.calibration, training=training,
+            )  # fmt: skip
         save_oxide_cnn(
             path,
             self.models,
-            wavelengths=spectra["wavelength"].values,
+            wavelengths=bands,
             oxides=self.oxides,
-            novelty=_novelty(
-                (self.samples if self.pixels is None else self.pixels)["reflectance"].values
-            ),
+            novelty=statistics,
             training=training,
             members=[tuple(map(network_of, member)) for member in self.members],
             calibration=self.calibration,
@@ -158,6 +166,14 @@ class OxideFit:
 def oxide_matrix(ds: xr.Dataset, oxides: Sequence[str]) -> np.ndarray:
     """Oxides of samples, (sample, oxide), float32."""
     return np.stack([ds[oxide].values for oxide in oxides], axis=1).astype(np.float32)
+
+
+def oxide_errors(ds: xr.Dataset, oxides: Sequence[str]) -> np.ndarray | None:
+    """Standard deviations of the errors of samples' oxides, (sample, oxide), 0 where none is told; None without any."""
+    if not any(f"{oxide}_std" in ds for oxide in oxides):
+        return None
+    zero = xr.zeros_like(ds[oxides[0]])
+    return np.stack([ds.get(f"{oxide}_std", zero).values for oxide in oxides], axis=1)
 
 
 def _abundances(states: Sequence[State], spectra: np.ndarray) -> np.ndarray:

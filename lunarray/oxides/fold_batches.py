@@ -31,7 +31,7 @@ class FusedBatch:
     """Folds on the CPU, one to a thread.
 
     `kept` are the training samples of each fold, and `begin` the network that each begins with, but for its
-    standardisation; by default that of the seed.
+    standardisation; by default that of the seed. `weights` (sample, output): what each sample counts.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class FusedBatch:
         *,
         workers: int = 1,
         begin: State | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         from lunarray.oxides.fold_state import FoldState
 
@@ -54,7 +55,10 @@ class FusedBatch:
         for index in kept:
             x, y = spectra[index], targets[index]
             state = {**begin, **standardisation(x, y)}
-            fold = FoldState(state, x, y, settings.n, settings.learning_rate, settings.weight_decay)
+            fold = FoldState(
+                state, x, y, settings.n, settings.learning_rate, settings.weight_decay,
+                None if weights is None else weights[index],
+            )  # fmt: skip
             self._folds.append(fold)
 
     def run(self, epochs: int, progress: Progress | None = None) -> np.ndarray:
@@ -120,6 +124,7 @@ class StackedBatch:
         *,
         device: str = "cpu",
         begin: State | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         with needs("torch", "training on oxides on a GPU"):
             import torch
@@ -133,7 +138,10 @@ class StackedBatch:
         y = np.stack([targets[i] for i in kept])
         x = (x - self._fixed["input_mean"][:, None]) / self._fixed["input_std"][:, None]
         y = (y - self._fixed["target_mean"][:, None]) / self._fixed["target_std"][:, None]
-        self._x, self._y = (torch.from_numpy(a.astype(np.float32)).to(device) for a in (x, y))
+        w = np.ones_like(y) if weights is None else np.stack([weights[i] for i in kept])
+        self._x, self._y, self._w = (
+            torch.from_numpy(a.astype(np.float32)).to(device) for a in (x, y, w)
+        )
         self._parameters: dict[str, Any] = {}
         self._running: dict[str, Any] = {}
         for name, value in begin.items():
@@ -193,7 +201,7 @@ class StackedBatch:
 
         history = []
         for _ in range(epochs):
-            losses = ((self._forward() - self._y) ** 2).mean(dim=(1, 2))
+            losses = (self._w * (self._forward() - self._y) ** 2).mean(dim=(1, 2))
             self._optimiser.zero_grad(set_to_none=True)
             losses.sum().backward()
             for name, parameter in self._parameters.items():

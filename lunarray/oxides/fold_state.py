@@ -17,7 +17,8 @@ class FoldState:
     """One network in training: its parameters, Adam's moments, and the memory that an epoch needs.
 
     It begins with `state`, of an `OxideCNN` with its standardisation set and `n` channels in the first block;
-    `spectra` are (sample, bands), `targets` (sample, output) in wt%; `rate` and `decay` are Adam's.
+    `spectra` are (sample, bands), `targets` (sample, output) in wt%; `rate` and `decay` are Adam's; `weights` are what
+    each sample counts for each output, by default all the same.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class FoldState:
         n: int,
         rate: float,
         decay: float,
+        weights: NDArray[np.float32] | None = None,
     ) -> None:
         from lunarray.oxides.model import CHANNEL_FACTORS
 
@@ -68,6 +70,7 @@ class FoldState:
         self.x[:, 1:-1] = (spectra - self.fixed["input_mean"]) / self.fixed["input_std"]
         self.y = (targets - self.fixed["target_mean"]) / self.fixed["target_std"]
         self.y = np.ascontiguousarray(self.y, np.float32)
+        self.weight = np.ones_like(self.y) if weights is None else weights.astype(np.float32)
 
     def _views(self) -> dict[str, NDArray[np.float32]]:
         """Where each parameter and statistic of `OxideCNN.state_dict` lies; the last layer's weights by band."""
@@ -115,8 +118,9 @@ class FoldState:
     def _epoch(self, memory: Memory, momentum: float, number: int) -> float:
         memory.fit(self)
         network = Network(
-            self.theta, self.grad, self.m, self.v, self.running, self.plan, self.at, self.x, self.y
-        )
+            self.theta, self.grad, self.m, self.v, self.running, self.plan, self.at, self.x, self.y,
+            self.weight,
+        )  # fmt: skip
         return epoch(network, memory.work, self.rate, self.decay, momentum, number)
 
     def run(self, epochs: int, memory: Memory) -> NDArray[np.float64]:

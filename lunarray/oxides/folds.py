@@ -44,12 +44,14 @@ class FoldData(NamedTuple):
     """What folds are trained on: reflectance (sample, bands) and abundances in wt% (sample, output), float32.
 
     `others` are other spectra of the samples, such as single pixels where `spectra` are means: not trained on, but
-    predicted where left out. Rows with a NaN have no prediction.
+    predicted where left out. Rows with a NaN have no prediction. `weights` (sample, output) are what each sample counts
+    for each output; all the same where there are none.
     """
 
     spectra: np.ndarray
     targets: np.ndarray
     others: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     def checked(self) -> FoldData:
         """The same, if the arrays fit each other."""
@@ -70,7 +72,14 @@ class FoldData(NamedTuple):
                 where="others",
                 remedy="Give as many spectra on the same bands",
             )
-        return FoldData(spectra, targets, others)
+        weights = None if self.weights is None else finite_rows(self.weights, "weights")
+        if weights is not None and (weights.shape != targets.shape or (weights < 0).any()):
+            raise InputError(
+                f"shape {weights.shape}, beside targets {targets.shape}, or negative ones",
+                where="weights",
+                remedy="Give one for each sample and output, 0 or more",
+            )
+        return FoldData(spectra, targets, others, weights)
 
 
 @dataclass(frozen=True)
@@ -238,10 +247,10 @@ def _batch(
     workers: int = 1,
     begin: State | None = None,
 ) -> FusedBatch | StackedBatch:
-    arrays = (data.spectra, data.targets)
+    arrays, weights = (data.spectra, data.targets), data.weights
     if backend == "fused":
-        return FusedBatch(*arrays, kept, settings, workers=workers, begin=begin)
-    return StackedBatch(*arrays, kept, settings, device=device, begin=begin)
+        return FusedBatch(*arrays, kept, settings, workers=workers, begin=begin, weights=weights)
+    return StackedBatch(*arrays, kept, settings, device=device, begin=begin, weights=weights)
 
 
 def _run_on(

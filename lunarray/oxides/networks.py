@@ -9,12 +9,11 @@ import numpy as np
 
 from lunarray.engine.training import seeded
 from lunarray.errors import InputError, needs
+from lunarray.oxides.regressors import State, is_regressor, predict
 
 if TYPE_CHECKING:
     from lunarray.oxides.model import OxideCNN
     from lunarray.oxides.settings import MinibatchSettings, TrainSettings
-
-State = dict[str, np.ndarray]
 
 
 def initial_state(settings: TrainSettings | MinibatchSettings, bands: int, outputs: int) -> State:
@@ -81,9 +80,12 @@ def network_of(state: Mapping[str, np.ndarray]) -> OxideCNN:
     return model.eval().requires_grad_(False)
 
 
-def predict_state(state: Mapping[str, np.ndarray], spectra: np.ndarray) -> np.ndarray:
-    """Abundances (wt%) by a network, shape (sample, output), float32."""
+def predict_state(state: State, spectra: np.ndarray) -> np.ndarray:
+    """Abundances (wt%) by a network, or by the state of a regression, shape (sample, output), float32."""
     from lunarray.oxides.fused import FusedCNN
+
+    if is_regressor(state):
+        return predict(state, spectra)
 
     if len(spectra) == 0:
         return np.empty((0, len(state["target_mean"])), np.float32)

@@ -30,8 +30,10 @@ ARTEMIS3 = (
 ARTEMIS3_RADIUS = 7_500.0
 
 #: Regions A (Mare Frigoris) and B (inner rim of the South Pole-Aitken basin) of Bian et al. (2025), section 3.4.
-REGION_A = Box(-10.0, 50.0, 10.0, 65.0, "Region A (Mare Frigoris)", "A")
-REGION_B = Box(-130.0, -65.0, -110.0, -50.0, "Region B (South Pole-Aitken rim)", "B")
+REGIONS = {
+    "A": Box(-10.0, 50.0, 10.0, 65.0, "Region A (Mare Frigoris)", "A"),
+    "B": Box(-130.0, -65.0, -110.0, -50.0, "Region B (South Pole-Aitken rim)", "B"),
+}
 
 
 def artemis3_regions(radius: float = ARTEMIS3_RADIUS) -> list[Circle]:

@@ -25,19 +25,20 @@ import xarray as xr
 
 from lunarray.engine.models import Device
 from lunarray.engine.progress import step_bar
-from lunarray.errors import InputError, require_number
-from lunarray.oxides.constants import choose_oxides
-from lunarray.oxides.fit import OxideFit, oxide_dataset, oxide_matrix
+from lunarray.errors import InputError, require_choice
+from lunarray.oxides.constants import OXIDES, choose_oxides
+from lunarray.oxides.dealing import deal
+from lunarray.oxides.fit import OxideFit, oxide_dataset, oxide_errors, oxide_matrix
 from lunarray.oxides.fold_batches import Progress
 from lunarray.oxides.folds import POLISH_RATE, FoldData, Folds, polish, train_folds
 from lunarray.oxides.networks import State, recompute_statistics
+from lunarray.oxides.regressor_folds import fit_folds
+from lunarray.oxides.regressors import METHODS, Method, weights_of
 from lunarray.oxides.samples import select_samples
 from lunarray.oxides.settings import TrainSettings
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
 
-#: Folds whose networks make the ensemble.
-MEMBERS = 8
 #: Epochs of polishing as a share of those of the training.
 _POLISH_EPOCHS = 0.5
 
@@ -48,10 +49,10 @@ def train(
     *,
     folds: int | Literal["leave-one-out"] | None = None,
     by: str | None = None,
+    method: Method = "cnn",
+    prior: xr.Dataset | None = None,
     oxides: Sequence[str] | None = None,
     pixels: xr.Dataset | None = None,
-    polish_epochs: int | None = None,
-    members: int = MEMBERS,
     workers: int | None = None,
     device: Device = "auto",
     checkpoint: str | os.PathLike[str] | None = None,
@@ -66,26 +67,31 @@ def train(
     Parameters
     ----------
     samples : Dataset
-        ``reflectance`` (sample, wavelength) and oxides (sample) in wt%, as of :func:`build_samples`; those that cannot
-        be used are dropped (:func:`select_samples`).
+        ``reflectance`` (sample, wavelength) and oxides (sample) in wt%, as of :func:`build_samples` or
+        :func:`open_pairs`; those that cannot be used are dropped (:func:`select_samples`). Where errors of the oxides
+        are told, ``FeO_std`` and so on, samples count the less the larger these are.
     settings : TrainSettings, optional
-        How each network is trained; ``TrainSettings()``, those of [1]_, if None.
+        How each network is trained; ``TrainSettings()`` if None, ``TrainSettings.paper()`` for the procedure of [1]_.
     folds : int or "leave-one-out", optional
-        Number of folds; "leave-one-out" is the paper's, one for each sample. None by default: then no calibration.
+        Number of folds; "leave-one-out" is the paper's, one for each sample. By default what the settings say, and
+        none where they say nothing: then no calibration.
     by : str, optional
-        A coordinate, such as "lon", along which samples are cut into folds of equal counts: neighbours are left out
-        together, and the predictions tell about places away from the training. By default samples are dealt at random.
+        A coordinate whose values are left out whole; by default samples are dealt at random. Of numbers, such as "lon",
+        neighbours are left out together, and the predictions tell about places away from the training. Of names, such
+        as a specimen or a mission, each is in one fold; with "leave-one-out" each is a fold.
+    method : {"cnn", "gp", "pls"}
+        The network, a Gaussian process on principal components of the spectra, or partial least squares: the last two
+        take a second, and are the better choice for some tens of samples.
+    prior : Dataset, optional
+        Simulated soils on the same wavelengths (:func:`lunarray.simulate.soils`), for where samples are few. To a
+        Gaussian process they are what is expected before samples are seen; to the others more samples, which together
+        count as much as all real ones. They are never left out and in no score.
     oxides : sequence of str, optional
         By default those of the six that the samples have.
     pixels : Dataset, optional
         Samples of the same lattice made with ``spectra_window=1``: single pixels, noisier than means of several, as the
         model will be used on. Intervals are calibrated, and the statistics of novelty taken, on them; by default on the
         samples themselves, which is too narrow for maps where noise counts.
-    polish_epochs : int, optional
-        Epochs at a tenth of the rate that follow: of each fold, before it predicts what it left out, and of the average
-        on all samples. Half of the epochs by default; 0 is the paper's procedure, whose average is worse.
-    members : int
-        Folds whose networks make the ensemble behind ``invert_oxides(uncertainty=True)``; 0 or 1 for none.
     workers : int, optional
         Folds trained side by side on the CPU; one to a core by default. With a Dask client in force, batches of folds
         go to its workers.
@@ -103,7 +109,7 @@ def train(
     Raises
     ------
     InputError
-        With too few usable samples, without spectra or oxides, with folds or a coordinate that cannot be.
+        With too few usable samples, without spectra or oxides, with folds, a coordinate or a prior that cannot be.
     StoreConflictError
         If the checkpoint is of another training.
 
@@ -116,19 +122,48 @@ def train(
     >>> fit = train(samples, TrainSettings(n=16, seed=1), folds="leave-one-out")  # doctest: +SKIP
     """
     settings = settings or TrainSettings()
-    samples = select_samples(samples)
-    left_out = _deal(samples, folds, by, settings.seed)
+    require_choice("method", method, METHODS)
+    samples = _usable(samples, oxides)
+    folds = settings.folds if folds is None else folds
+    left_out = deal(samples, folds, by, settings.seed)
     names = choose_oxides(oxides, "train", samples=samples)
-    more = 0 if folds is None else _polishing(polish_epochs, settings)
-    require_number("members", members, 0)
-    single = None if pixels is None else _match(pixels, samples)
-    networks = _networks(samples, names, single, settings.joint, checkpoint)
+    single, simulated = _match(pixels, samples), _prior(prior, samples, names)
     what = f"{folds} folds" if isinstance(folds, int) else folds or "training"
+    if method == "cnn":
+        networks = _networks(samples, names, single, simulated, settings.joint, checkpoint)
+        results, states = _train_networks(
+            networks, left_out, settings, folds is not None, what,
+            device=device, workers=workers, progress=progress,
+        )  # fmt: skip
+        results = [_real(result, samples.sizes["sample"]) for result in results]
+    else:
+        data = _data(samples, names, single, None)._replace(weights=None)
+        errors = oxide_errors(samples, names)
+        results = [fit_folds(method, data, left_out, simulated, errors, settings.seed)]
+        states = [results[0].average]
+    kept = left_out if folds is not None else ()
+    return _fit(samples, names, settings, method, results, states, kept, single, what)
+
+
+def _train_networks(
+    networks: Sequence[tuple[FoldData, Path | None]],
+    left_out: tuple[np.ndarray, ...],
+    settings: TrainSettings,
+    tried: bool,
+    what: str,
+    *,
+    device: Device,
+    workers: int | None,
+    progress: bool | None,
+) -> tuple[list[Folds], list[State]]:
+    """Train the folds of each network, and make the final ones of them; `tried` where folds leave something out."""
+    more = _polishing(settings) if tried else 0
     total = len(networks) * len(left_out) * (settings.epochs + more)
     with _bar(what, total, show=progress) as advance:
         results = [
             train_folds(
-                own, left_out, settings, polish_epochs=more, members=0 if folds is None else members,
+                own, left_out, settings, polish_epochs=more,
+                members=settings.members if tried else 0,
                 device=device, workers=workers, checkpoint=folder, progress=advance,
             )
             for own, folder in networks
@@ -139,15 +174,47 @@ def train(
             _settled(state, own, settings, more, device)
             for state, (own, _) in zip(states, networks, strict=True)
         ]
-    left_out = left_out if folds is not None else ()
-    return _fit(samples, names, settings, results, states, left_out, single, what)
+    return results, states
 
 
-def _polishing(epochs: int | None, settings: TrainSettings) -> int:
-    if epochs is None:
-        return int(_POLISH_EPOCHS * settings.epochs)
-    require_number("polish_epochs", epochs, 0)
-    return epochs
+def _usable(samples: xr.Dataset, oxides: Sequence[str] | None) -> xr.Dataset:
+    """Samples that have what is asked for: what is missing of other oxides is no reason to drop one."""
+    if oxides is not None and isinstance(samples, xr.Dataset):
+        samples = samples.drop_vars([o for o in OXIDES if o in samples and o not in oxides])
+    return select_samples(samples)
+
+
+def _polishing(settings: TrainSettings) -> int:
+    epochs = settings.polish_epochs
+    return int(_POLISH_EPOCHS * settings.epochs) if epochs is None else epochs
+
+
+def _prior(
+    prior: xr.Dataset | None, samples: xr.Dataset, names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Spectra and oxides of simulated soils, if there are some, and they are on the bands of the samples."""
+    if prior is None:
+        return None
+    found = select_samples(prior)
+    spectra = found["reflectance"].transpose("sample", "wavelength")
+    _require_bands(spectra, samples, "prior")
+    choose_oxides(names, "train", prior=found)
+    return spectra.values.astype(np.float32), oxide_matrix(found, names)
+
+
+def _require_bands(spectra: xr.DataArray, samples: xr.Dataset, where: str) -> None:
+    wanted = samples["reflectance"]["wavelength"].values
+    if spectra.sizes["wavelength"] != wanted.size or not np.allclose(
+        spectra["wavelength"], wanted, atol=0.1
+    ):
+        raise InputError("other wavelengths than the samples", where=where, remedy="Give the same")
+
+
+def _real(result: Folds, count: int) -> Folds:
+    """The same without the predictions of what is no sample."""
+    return replace(
+        result, left_out=result.left_out[:count], left_out_others=result.left_out_others[:count]
+    )
 
 
 def _settled(
@@ -162,67 +229,68 @@ def _settled(
     return polish(state, data, gentle, device=device)
 
 
+def _data(
+    samples: xr.Dataset,
+    names: Sequence[str],
+    single: xr.Dataset | None,
+    prior: tuple[np.ndarray, np.ndarray] | None,
+) -> FoldData:
+    """What all networks are trained on: the samples, and behind them the simulated soils."""
+    spectra = samples["reflectance"].transpose("sample", "wavelength").values.astype(np.float32)
+    targets = oxide_matrix(samples, names)
+    others = None if single is None else single["reflectance"].values
+    errors = oxide_errors(samples, names)
+    if prior is None and errors is None:
+        return FoldData(spectra, targets, others)
+    errors = np.zeros_like(targets) if errors is None else errors
+    if prior is None:
+        return FoldData(spectra, targets, others, _weights(targets, errors, np.ones(len(errors), bool)))  # fmt: skip
+    if others is not None:
+        others = np.concatenate([others, np.full_like(prior[0], np.nan)])
+    real = np.arange(len(targets) + len(prior[1])) < len(targets)
+    errors = np.concatenate([errors, np.zeros_like(prior[1])])
+    targets = np.concatenate([targets, prior[1]])
+    spectra = np.concatenate([spectra, prior[0]])
+    return FoldData(spectra, targets, others, _weights(targets, errors, real))
+
+
+def _weights(targets: np.ndarray, errors: np.ndarray, real: np.ndarray) -> np.ndarray | None:
+    """Weights of a mean of 1, so that the loss is what it is without; none where all are the same."""
+    weights = weights_of(targets, errors, real)
+    weights = (weights / weights.mean(axis=0)).astype(np.float32)
+    return None if np.allclose(weights, 1) else weights
+
+
 def _networks(
     samples: xr.Dataset,
     names: Sequence[str],
     single: xr.Dataset | None,
+    prior: tuple[np.ndarray, np.ndarray] | None,
     joint: bool,
     checkpoint: str | os.PathLike[str] | None,
 ) -> list[tuple[FoldData, Path | None]]:
     """What each network is trained on, and its folder: one for all oxides, or one for each."""
-    data = FoldData(
-        samples["reflectance"].transpose("sample", "wavelength").values.astype(np.float32),
-        oxide_matrix(samples, names),
-        None if single is None else single["reflectance"].values,
-    )
+    data = _data(samples, names, single, prior)
     folder = None if checkpoint is None else Path(checkpoint)
     if joint:
         return [(data, folder)]
+    weights = data.weights
     return [
-        (data._replace(targets=data.targets[:, [i]]), None if folder is None else folder / name)
+        (
+            data._replace(
+                targets=data.targets[:, [i]], weights=None if weights is None else weights[:, [i]]
+            ),
+            None if folder is None else folder / name,
+        )
         for i, name in enumerate(names)
     ]
-
-
-def _deal(
-    samples: xr.Dataset, folds: int | str | None, by: str | None, seed: int
-) -> tuple[np.ndarray, ...]:
-    """Samples that each fold leaves out; one fold that leaves out none where there are to be no folds."""
-    count = samples.sizes["sample"]
-    counted = f"{count} usable sample{'' if count == 1 else 's'}"
-    each = folds == "leave-one-out"
-    if (folds is None and count < 2) or (each and count < 3):
-        note = "Leave-one-out needs three: batch" if each else "Batch"
-        raise InputError(
-            counted, where="samples", remedy=f"{note} normalisation needs at least two"
-        )
-    if folds is None:
-        return (np.empty(0, np.int64),)
-    if each:
-        return tuple(np.array([i]) for i in range(count))
-    if isinstance(folds, str) or not 2 <= folds <= count:
-        raise InputError(
-            f"{folds} folds of {counted}",
-            where="folds",
-            remedy="Give at least 2 and at most the number of samples, or 'leave-one-out'",
-        )
-    if by is None:
-        order = np.random.default_rng(seed).permutation(count)
-    elif by in samples.coords and samples[by].dims == ("sample",):
-        order = np.argsort(samples[by].values, kind="stable")
-    else:
-        raise InputError(
-            f"no coordinate {by!r} of the samples",
-            where="by",
-            remedy=f"Choose from {', '.join(map(str, samples.coords))}",
-        )
-    return tuple(np.sort(part) for part in np.array_split(order, folds))
 
 
 def _fit(
     samples: xr.Dataset,
     names: tuple[str, ...],
     settings: TrainSettings,
+    method: Method,
     results: Sequence[Folds],
     states: Sequence[State],
     left_out: tuple[np.ndarray, ...],
@@ -249,7 +317,7 @@ def _fit(
     loss = xr.DataArray(
         losses,
         {
-            "network": ["joint"] if settings.joint else list(names),
+            "network": ["joint"] if len(losses) == 1 else list(names),
             "epoch": np.arange(1, losses.shape[2] + 1),
         },
         ("network", "fold", "epoch"),
@@ -257,7 +325,7 @@ def _fit(
         {"long_name": "mean square error of standardised oxides, before the step", "units": "1"},
     )
     return OxideFit(
-        samples, names, settings, tuple(states), ensemble, left_out, loss, predicted, single
+        samples, names, settings, tuple(states), ensemble, left_out, loss, predicted, single, method
     )
 
 
@@ -314,7 +382,7 @@ def search(
     settings = settings or TrainSettings()
     samples = select_samples(samples)
     # Only left-out predictions are looked at.
-    options = {"members": 0, "polish_epochs": 0, **options}
+    settings = replace(settings, members=0, polish_epochs=0)
     rows = []
     for width in map(int, n):
         row = []
@@ -333,19 +401,15 @@ def _axis(name: str, values: Sequence[float], long_name: str) -> xr.DataArray:
     return xr.DataArray(list(values), dims=name, name=name, attrs=attrs)
 
 
-def _match(pixels: xr.Dataset, samples: xr.Dataset) -> xr.Dataset:
-    """The single-pixel spectra of the samples, in their order; NaN for those that have none."""
+def _match(pixels: xr.Dataset | None, samples: xr.Dataset) -> xr.Dataset | None:
+    """The single-pixel spectra of the samples, if there are some, in their order; NaN for those that have none."""
+    if pixels is None:
+        return None
     for ds, name in ((pixels, "pixels"), (samples, "samples")):
         if "lon" not in ds.coords or "lat" not in ds.coords:
             raise InputError("no coordinates lon and lat", where=name, remedy="Use build_samples")
     spectra = pixels["reflectance"].transpose("sample", "wavelength").load()
-    wanted = samples["reflectance"]["wavelength"].values
-    if spectra.sizes["wavelength"] != wanted.size or not np.allclose(
-        spectra["wavelength"], wanted, atol=0.1
-    ):
-        raise InputError(
-            "other wavelengths than the samples", where="pixels", remedy="Give the same"
-        )
+    _require_bands(spectra, samples, "pixels")
     place = {
         key: i for i, key in enumerate(zip(pixels["lon"].values, pixels["lat"].values, strict=True))
     }

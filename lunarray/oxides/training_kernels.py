@@ -69,6 +69,8 @@ class Network(NamedTuple):
     #: Spectra (sample, band + 2), standardised and padded, and targets (sample, output), standardised.
     x: NDArray[np.float32]
     y: NDArray[np.float32]
+    #: What each sample counts for each output, (sample, output), 1 on the mean.
+    weight: NDArray[np.float32]
 
 
 class Work(NamedTuple):
@@ -440,8 +442,9 @@ def _head(net, work, norm, sums):
             for o in range(outputs):
                 weights = theta[head + o * flat : head + (o + 1) * flat]
                 off = _dot(buffer[b : b + flat], weights) + theta[head_bias + o] - y[start + s, o]
-                loss += np.float64(off) * off
-                slopes[s, o] = 2 * off / (samples * outputs)
+                weight = net.weight[start + s, o]
+                loss += np.float64(off) * off * weight
+                slopes[s, o] = 2 * off * weight / (samples * outputs)
                 grad[head_bias + o] += slopes[s, o]
         b, step = width, (tiles * TILE + 2) * width
         for o in range(outputs):
