@@ -18,6 +18,7 @@ from test_xrf_io import write_class
 import lunarray as la
 from lunarray.errors import (
     InputError,
+    LunarrayError,
     LunarrayWarning,
     MissingDependencyError,
     ProductFormatError,
@@ -235,3 +236,18 @@ def test_what_fails_is_skipped(kind, tmp_path):
     assert told
     assert not kept & told
     assert len(kept | told) == 42
+
+
+def test_what_is_read_without_dask_is_guarded_too(tmp_path):
+    """Damage of a chunk is met when values are read, long after the file was opened."""
+    path = tmp_path / "a.zarr"
+    values = np.arange(30.0).reshape(6, 5)
+    xr.Dataset({"a": (("y", "x"), values)}, {"y": np.arange(6)}).to_zarr(path)
+    whole = la.open(path, chunks=None)
+    assert whole["a"].chunks is None
+    np.testing.assert_array_equal(whole["a"][2:4, ::2], values[2:4, ::2])
+    np.testing.assert_array_equal(whole.sel(y=5)["a"], values[5])
+    chunk = path / "a/c/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    with pytest.raises(LunarrayError, match=r"a\.zarr"):
+        la.open(path, chunks=None).load()

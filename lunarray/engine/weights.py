@@ -18,6 +18,8 @@ from lunarray.errors import ModelError
 #: Key of the header. There is one: safetensors keeps metadata in a hash map, and several keys would come out in another
 #: order each time.
 METADATA_KEY = "lunarray"
+#: Field of the header that holds the digest of its others. Files of earlier versions have none.
+_OWN = "header_digest"
 #: A header larger than this is not one of ours; the format's own limit is 100 MB.
 _MAX_HEADER = 10_000_000
 
@@ -45,10 +47,12 @@ class WeightsFormat:
     ) -> Path:
         """Write a file that is there only when it is complete.
 
-        Name, the first version and the digest are put into the header, which is JSON, unless they are there.
+        Name, the first version and the digest are put into the header, which is JSON, unless they are there; and a
+        digest of the header itself.
         """
         own = {self.key: self.name, "format_version": self.versions[0]}
-        write_tensors(path, tensors, {**own, "digest": tensors_digest(tensors), **header})
+        told = {**own, "digest": tensors_digest(tensors), **header}
+        write_tensors(path, tensors, {**told, _OWN: _header_digest(told)})
         return Path(path)
 
     def read_header(self, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -66,6 +70,9 @@ class WeightsFormat:
                 f"holds {header[self.key]} version {header['format_version']}, not {self.name} version "
                 f"{' or '.join(map(str, self.versions))}"
             )
+        elif header.get(_OWN) not in (None, _header_digest(header)):
+            # Bands or names that were changed by one bit are as wrong as weights.
+            problem = "the header is not the one that was written: its SHA-256 differs"
         else:
             return header
         raise ModelError(problem, where=path, remedy=self.remedy)
@@ -87,6 +94,12 @@ class WeightsFormat:
                 remedy="Fetch or write the file again",
             )
         return header, tensors
+
+
+def _header_digest(header: Mapping[str, Any]) -> str:
+    told = json.loads(json.dumps({k: v for k, v in header.items() if k != _OWN}))
+    text = json.dumps(told, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_tensors(

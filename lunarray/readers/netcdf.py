@@ -8,6 +8,12 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core.indexing import (
+    IndexingSupport,
+    LazilyIndexedArray,
+    explicit_indexing_adapter,
+)
 
 from lunarray.errors import ProductFormatError
 from lunarray.readers.guard import guarded
@@ -23,11 +29,14 @@ def open_guarded(path: str | os.PathLike[str], *, chunks: Any, **options: Any) -
     compute time, is an error of ours that names it."""
     with guarded(path):
         check_heaps(path)
-        wanted = [chunks] if chunks is None else [chunks, None]
-        ds, *rest = [xr.open_dataset(path, chunks=each, **options) for each in wanted]
-    if not rest:
-        return ds
-    (plain,) = rest
+        if chunks is None:
+            ds = xr.open_dataset(path, chunks=None, **options)
+            for name, variable in ds.variables.items():
+                if name not in ds.indexes:
+                    read = _GuardedBackend(variable.copy(deep=False), path)
+                    variable.data = LazilyIndexedArray(read)
+            return ds
+        ds, plain = [xr.open_dataset(path, chunks=each, **options) for each in (chunks, None)]
     for name, variable in ds.variables.items():
         if variable.chunks is not None:
             variable.data = _lazily(_Guarded(plain.variables[name], path), variable.data)
@@ -58,6 +67,15 @@ class _Guarded:
     def __getitem__(self, key: Any) -> np.ndarray:
         with guarded(self.path):
             return np.asarray(self.variable[key].values)
+
+
+class _GuardedBackend(_Guarded, BackendArray):
+    """The same, for xarray's own lazy arrays."""
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return explicit_indexing_adapter(
+            key, self.shape, IndexingSupport.BASIC, super().__getitem__
+        )
 
 
 def check_heaps(path: str | os.PathLike[str]) -> None:
