@@ -306,3 +306,33 @@ def test_methods_on_real_pairs(real_data):
     )
     assert int(found["count"].sel(model="pls", oxide="FeO")) == 11
     assert np.isfinite(found.RMSE.sel(oxide="FeO")).all()
+
+
+# ---- the command ----
+def test_the_command_takes_a_table(tmp_path):
+    from typer.testing import CliRunner
+
+    from lunarray.cli import app
+
+    path = table(tmp_path / "pairs.csv", soils(40, 12))
+    result = CliRunner().invoke(
+        app,
+        [
+            "train-oxides", str(path), "-o", str(tmp_path / "m.safetensors"), "--method", "gp",
+            "--folds", "4", "--by", "mission", "--table", "--epochs", "2", "-n", "2", "--prior", "50",
+        ],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "40 samples of 40 points" in result.output
+    for name in ("mean", "lucey", "pls", "gp", "cnn"):
+        assert f"{name} " in result.output
+    assert "one of 4 parts by mission" in result.output
+    maps = soils(5, 13).reflectance.lunar.invert_oxides(
+        tmp_path / "m.safetensors", uncertainty=True
+    )
+    assert np.isfinite(maps.FeO_std).all()
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text("FeO,TiO2\n1,2\n")
+    result = CliRunner().invoke(app, ["train-oxides", str(wrong), "-o", str(tmp_path / "n")])
+    assert result.exit_code == 1
+    assert "no table of pairs" in " ".join(result.output.split())

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from lunarray.cli import fractures, general, oxides, superres, xrf
+from lunarray.cli import fractures, general, oxides, superres, training, xrf
 from lunarray.cli.console import Command, friendly
 from lunarray.versions import extras
 
@@ -109,7 +109,7 @@ for command in (
     general.models,
     general.verify,
     oxides.invert_oxides,
-    oxides.train_oxides,
+    training.train_oxides,
     oxides.atlas,
     oxides.compare,
     xrf.fit_elements,

@@ -1,4 +1,4 @@
-"""Commands of the oxides: invert, train, map, compare."""
+"""Commands of the oxides: invert, map, compare."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ from lunarray.cli.inputs import ReaderName, open_dataset, open_maps
 from lunarray.cli.options import (
     Device,
     Grid,
-    LearningRate,
     Output,
     Overwrite,
     OwnWeights,
     Quicklook,
     RunDevice,
     SkipBadFiles,
-    TrainDevice,
-    WeightsOutput,
     folder,
 )
 from lunarray.units import unit_label
@@ -95,7 +92,7 @@ def invert_oxides(
     The embedded model was trained on simulated soils only. Read its card before you believe a map:
     `python -c "import lunarray.oxides as o; print(o.DEFAULT_WEIGHTS.with_suffix('.md'))"`
     """
-    spectra = _open_spectra(inputs, reader, reflectance, skip_bad_files, wavelengths)
+    spectra = open_spectra(inputs, reader, reflectance, skip_bad_files, wavelengths)
     if grid is not None:
         options: dict[str, Any] = {"fill_radius": fill_radius, "latitude": latitude}
         if resolution is not None:
@@ -106,98 +103,6 @@ def invert_oxides(
     _summary(result)
     picture(result.lunar.plot_maps, path=quicklook)
     say(f"Store      {output}")
-
-
-def train_oxides(
-    inputs: Annotated[
-        list[str],
-        Argument(
-            metavar="CUBE...",
-            help="Reflectance cubes (Zarr stores or mosaics), for instance of both poles; or one store of samples.",
-            show_default=False,
-        ),
-    ],
-    output: WeightsOutput,
-    reader: ReaderName = None,
-    reference: Annotated[
-        Path | None,
-        Option(help="Maps of the six oxides: a Zarr store, or a folder of FeO.tif, TiO2.tif, …"),
-    ] = None,
-    screen: Annotated[
-        list[Path] | None,
-        Option(
-            help="A second FeO map: points where both disagree are left out. May be repeated, one for each pole."
-        ),
-    ] = None,
-    reference_window: Annotated[
-        int, Option(min=1, help="Pixels of the reference along a side that are averaged.")
-    ] = 17,
-    reference_std: Annotated[
-        list[str] | None,
-        Option(
-            metavar="OXIDE=WT%",
-            help="Error (1 sigma) of the reference, such as FeO=0.3: intervals then are for the true abundance. "
-            "May be repeated.",
-        ),
-    ] = None,
-    folds: Annotated[
-        int,
-        Option(min=0, help="Ranges of longitude left out in turn; 0 for each sample in turn."),
-    ] = 10,
-    width: Annotated[
-        int, Option("--channels", "-n", min=1, help="Channels of the first block.")
-    ] = 32,
-    learning_rate: LearningRate = 1e-3,
-    epochs: Annotated[int, Option(min=1, help="Steps on all samples.")] = 100,
-    separate: Annotated[
-        bool, Option("--separate", help="A network for each oxide instead of one for all.")
-    ] = False,
-    seed: Annotated[int, Option(help="Of the weights to begin with.")] = 0,
-    device: TrainDevice = Device.auto,
-    checkpoint: Annotated[
-        Path | None, Option(help="Folder from which a stopped run goes on.")
-    ] = None,
-    samples_output: Annotated[
-        Path | None, Option("--samples", help="Keep the samples in this Zarr store.")
-    ] = None,
-    figures: Annotated[
-        Path | None, Option(help="Folder for pictures: correlation and scatter.")
-    ] = None,
-) -> None:
-    """Train an oxide model on a cube and reference maps.
-
-    Spectra and oxides are paired on the lattice of Bian et al. (2025), 51°-64° north and south. The model has the mean
-    of the weights of all folds, and brings uncertainties with it.
-    """
-    import lunarray as la
-
-    errors = _assignments(reference_std or [], "--reference-std")
-    samples, pixels = _samples(inputs, reference, screen or [], reference_window, errors, reader)
-    samples = la.oxides.select_samples(samples)
-    _say_samples(samples)
-    if samples_output is not None:
-        samples.lunar.to_zarr(samples_output, overwrite=True, progress=False)
-    fit = la.oxides.train(
-        samples,
-        la.oxides.TrainSettings(
-            n=width, learning_rate=learning_rate, epochs=epochs, joint=not separate, seed=seed
-        ),
-        folds=folds or "leave-one-out",
-        by="lon" if "lon" in samples.coords else None,
-        pixels=pixels,
-        device=device.value,
-        checkpoint=checkpoint,
-    )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    fit.save(output)
-    _scores(fit.metrics(), "Left-out predictions against the reference")
-    if figures is not None and fit.left_out is not None:
-        la.plot.correlation_curves(
-            la.oxides.band_correlation(samples), path=figures / "correlation.png"
-        )
-        la.plot.prediction_scatter(fit.reference, fit.left_out, path=figures / "scatter.png")
-        say(f"Pictures   {figures}")
-    say(f"Weights    {output}")
 
 
 def atlas(
@@ -253,7 +158,7 @@ def atlas(
 
     cubes: dict[str, Any] = {}
     for name in inputs:
-        cube = _open_spectra([name], reader)
+        cube = open_spectra([name], reader)
         pole = _pole(cube, name)
         if pole in cubes:
             raise InputError(
@@ -338,7 +243,7 @@ def compare(
     )
     oxides = [name for name in la.oxides.OXIDES if name in mine]
     names = oxides or [str(name) for name in mine.data_vars]
-    _scores(la.oxides.metrics(mine, theirs, oxides=names), "Result against reference")
+    scores_table(la.oxides.metrics(mine, theirs, oxides=names), "Result against reference")
     off = la.oxides.difference(mine, theirs)
     if output is not None:
         off = off.lunar.to_zarr(output, overwrite=overwrite, description="Comparing")
@@ -348,7 +253,7 @@ def compare(
     picture(la.plot.comparison, theirs, mine, path=quicklook)
 
 
-def _open_spectra(
+def open_spectra(
     inputs: list[str],
     reader: str | None,
     reflectance: Reflectance = Reflectance.REF1,
@@ -428,77 +333,6 @@ def _summary(ds: xr.Dataset) -> None:
     console().print(table)
 
 
-def _samples(
-    inputs: list[str],
-    reference: Path | None,
-    screen: list[Path],
-    window: int,
-    reference_std: dict[str, float],
-    reader: str | None,
-) -> tuple[xr.Dataset, xr.Dataset | None]:
-    """Build samples, and those of single pixels, from cubes and maps; or open a store of samples."""
-    import lunarray as la
-    from lunarray.errors import InputError
-
-    if reference is None:
-        if len(inputs) == 1:
-            opened, _ = open_dataset(inputs, reader, otherwise="cube")
-            if "sample" in opened.dims:
-                return opened, None
-        raise InputError(
-            "no reference maps",
-            where="--reference",
-            remedy="Give maps of the six oxides, or a store of samples in place of the cubes",
-        )
-    cubes = [_open_spectra([name], reader) for name in inputs]
-    maps = []
-    for path in screen:
-        found = open_maps(path)
-        only = [str(name) for name in found.data_vars]
-        # A single map is the one meant, whatever its file is called.
-        maps.append(found if "FeO" in found or len(only) != 1 else found.rename({only[0]: "FeO"}))
-    # Maps are made of single pixels: how far off these are is seen on single pixels.
-    windows: tuple[dict[str, Any], ...] = ({}, {"spectra_window": 1})
-    samples, pixels = (
-        la.oxides.build_samples(
-            cubes,
-            open_maps(reference),
-            screen=maps or None,
-            reference_window=window,
-            reference_std=reference_std,
-            **window_of,
-        )
-        for window_of in windows
-    )
-    return samples, pixels
-
-
-def _say_samples(samples: xr.Dataset) -> None:
-    """Print how many samples there are, and where the others were lost."""
-    lost = ", ".join(
-        f"{count} {str(name).removeprefix('lost_').replace('_', ' ')}"
-        for name, count in samples.attrs.items()
-        if str(name).startswith("lost_") and count
-    )
-    say(
-        f"{samples.attrs['samples']:,} samples of {samples.attrs['lattice_points']:,} points"
-        + (f"; lost: {lost}" if lost else "")
-    )
-
-
-def _assignments(given: list[str], where: str) -> dict[str, float]:
-    """Read NAME=NUMBER."""
-    from lunarray.errors import InputError
-
-    try:
-        pairs = [text.split("=") for text in given]
-        return {name: float(value) for name, value in pairs}
-    except ValueError as error:
-        raise InputError(
-            f"{', '.join(given)}", where=where, remedy="Give name=number, such as FeO=0.3"
-        ) from error
-
-
 def _pole(cube: xr.Dataset, name: str) -> str:
     from lunarray.errors import GridError
     from lunarray.geo import geobox_of
@@ -514,7 +348,7 @@ def _pole(cube: xr.Dataset, name: str) -> str:
     return pole
 
 
-def _scores(scores: xr.Dataset, title: str) -> None:
+def scores_table(scores: xr.Dataset, title: str) -> None:
     """Print the scores of every oxide."""
     from rich.table import Table
 

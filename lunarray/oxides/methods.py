@@ -52,8 +52,12 @@ def compare_methods(
         FeO alone; spectra that say that they are SP's are brought to the laboratory's scale), "pls", "gp", "cnn". By
         default all that can be: "prospector" needs its table and ``lon`` and ``lat`` of the samples, "lucey" 750 and
         950 nm.
-    folds, by, prior
+    folds : int or "leave-one-out"
+        As of :func:`lunarray.oxides.train`.
+    by : str, optional
         As of :func:`lunarray.oxides.train`: what is left out together.
+    prior : Dataset, optional
+        As of :func:`lunarray.oxides.train`.
     prospector : Dataset, optional
         As of :func:`lunarray.maps.open_lunar_prospector`.
     workers : int, optional
