@@ -69,13 +69,16 @@ class _Guarded:
             return np.asarray(self.variable[key].values)
 
 
-class _GuardedBackend(_Guarded, BackendArray):
+class _GuardedBackend(BackendArray):
     """The same, for xarray's own lazy arrays."""
 
-    def __getitem__(self, key: Any) -> np.ndarray:
-        return explicit_indexing_adapter(
-            key, self.shape, IndexingSupport.BASIC, super().__getitem__
-        )
+    def __init__(self, variable: xr.Variable, path: str | os.PathLike[str]) -> None:
+        self.read = _Guarded(variable, path)
+        self.shape, self.dtype = variable.shape, variable.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        basic = IndexingSupport.BASIC
+        return explicit_indexing_adapter(key, self.shape, basic, self.read.__getitem__)
 
 
 def check_heaps(path: str | os.PathLike[str]) -> None:
