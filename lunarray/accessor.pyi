@@ -118,6 +118,7 @@ class LunarDatasetAccessor:
         batch_size: int = ...,
         uncertainty: bool = False,
         level: float = 0.9,
+        light_uncertainty: float | xr.DataArray | None = None,
     ) -> Dataset:
         """Invert reflectance spectra to the abundances of six oxides and Mg#."""
 
@@ -455,6 +456,7 @@ class LunarDataArrayAccessor:
         batch_size: int = ...,
         uncertainty: bool = False,
         level: float = 0.9,
+        light_uncertainty: float | xr.DataArray | None = None,
     ) -> Dataset:
         """Invert reflectance spectra to the abundances of six oxides and Mg#."""
 

@@ -23,12 +23,12 @@ NUMERIC_VERSION = {
     "engine": 1,
     "geo": 1,
     "sp": 2,
-    "oxides": 1,
+    "oxides": 2,
     "xrf": 2,
     "superres": 1,
     "fractures": 1,
     "maps": 1,
-    "simulate": 2,
+    "simulate": 3,
 }
 
 #: Rooms whose functions the others call within their own.

@@ -264,7 +264,7 @@ def test_novelty_kernel_is_its_python_and_the_batch_does_not_matter():
     x = simulate.add_sp_errors(simulate.soils(12, 5).reflectance, 6).values
     centre, half_width = map(float, model.log_brightness)
     statistics = (model.mean, np.ascontiguousarray(model.components.T), model.components)
-    statistics += (model.variance, model.residual_scale, centre, half_width)
+    statistics += (model.variance, model.residual_scale, centre, np.full(12, half_width))
     slow, fast = np.empty((2, 12, 3), np.float32)
     _distances_of.py_func(x, *statistics, slow)
     _distances_of(x, *statistics, fast)

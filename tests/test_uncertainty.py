@@ -172,7 +172,7 @@ def soils(count, seed, noise=0.01) -> xr.Dataset:
 @pytest.fixture(scope="module")
 def fit():
     return train(
-        soils(160, 1), TrainSettings(n=4, epochs=80, learning_rate=3e-3, members=4), folds=8
+        soils(160, 2), TrainSettings(n=4, epochs=80, learning_rate=3e-3, members=4), folds=8
     )
 
 

@@ -42,9 +42,12 @@ class Spectra:
     ----------
     wavelengths : tuple of float, optional
         Of the bands, nm; None where it takes any.
+    light : bool
+        Whether it takes one number more after the bands: the standard deviation of the logarithm of the light's gain.
     """
 
     wavelengths: tuple[float, ...] | None = None
+    light: bool = False
 
     def __post_init__(self) -> None:
         if self.wavelengths is not None:

@@ -27,9 +27,9 @@ from lunarray.geo import (
     reproject,
 )
 from lunarray.oxides import inversion
-from lunarray.oxides import uncertainty as intervals
 from lunarray.oxides.comparison import less, matched
 from lunarray.oxides.constants import MOLAR_MASS
+from lunarray.oxides.light_input import append_light, find_light, raise_light_flags
 from lunarray.oxides.regions import table_variables
 from lunarray.oxides.regressor_files import regressor_spec
 from lunarray.oxides.weights import DEFAULT_WEIGHTS, read_header
@@ -72,8 +72,8 @@ def oxide_model(
         if regressor is None:
             header = read_header(path)
             outputs = (*header["oxides"], "novelty")
-            bands = header["wavelengths"]
-            spec = ModelSpec.from_file(inversion.LOADER, path, outputs=outputs, bands=bands, device=device)  # fmt: skip
+            inputs = Spectra(tuple(header["wavelengths"]), light="light" in header)
+            spec = ModelSpec.from_file(inversion.LOADER, path, outputs=outputs, inputs=inputs, device=device)  # fmt: skip
         else:
             spec = regressor
     inversion.layout_of(spec)
@@ -89,6 +89,7 @@ def invert_oxides(
     batch_size: int = BATCH_SIZE,
     uncertainty: bool = False,
     level: float = 0.9,
+    light_uncertainty: float | xr.DataArray | None = None,
 ) -> xr.Dataset:
     """Invert reflectance spectra to the abundances of six oxides and Mg#.
 
@@ -101,19 +102,21 @@ def invert_oxides(
     model : path, str, ModelSpec or Model, optional
         The user's own weights (:func:`lunarray.oxides.save_oxide_cnn`); by default the model that comes with
         lunarray. That one was trained on simulated soils alone: read its card, ``lunarray/oxides/data/default.md``.
-        Or a network or regressor of another library, by :func:`lunarray.engine.from_torch`,
-        :func:`lunarray.engine.from_onnx` or :func:`lunarray.engine.from_sklearn`; the name of a model of an installed
-        package (:func:`lunarray.engine.available_models`); or a class of one's own
+        Or a network or regressor of another library (:func:`lunarray.engine.from_torch`, `from_onnx`, `from_sklearn`),
+        the name of a model of an installed package (:func:`lunarray.engine.available_models`), or a class of one's own
         (:class:`lunarray.engine.Model`).
     device : {"auto", "cpu", "cuda"}
         Where to run the model; "auto" takes a GPU in each process that sees one.
     batch_size : int
         Spectra that the model gets at once. It bounds memory and changes no result.
     uncertainty : bool
-        Say how far off each abundance may be, as far as the model's calibration goes. A model with an ensemble runs
-        all its members then.
+        Say how far off each abundance may be, by the model's calibration. An ensemble runs all its members then.
     level : float
         Share of true values that the intervals are to hold.
+    light_uncertainty : float or DataArray, optional
+        The standard deviation of the logarithm of a gain of the light, 0 where it is known, 1 and more where brightness
+        says nothing. By default the variable ``light_uncertainty`` beside the spectra, or what
+        :func:`lunarray.sp.light_uncertainty` makes of their angles; 0.5 where there are none.
 
     Returns
     -------
@@ -123,16 +126,16 @@ def invert_oxides(
         - ``FeO``, ``TiO2``, ``Al2O3``, ``CaO``, ``MgO``, ``SiO2`` in wt%, as the model gives them: neither clipped nor
           normalised;
         - ``Mg_number``: Mg#, 100 · MgO / (MgO + FeO) in moles, %;
-        - ``novelty``: how unlike its training the model finds the spectrum; above 1 it is further out than all but a
-          thousandth of that;
+        - ``novelty``: how unlike its training the spectrum is, brightness as far as the light is known; above 1 it is
+          further out than all but a thousandth of that;
         - ``quality``: flags (uint8, CF flag_masks): not_inverted (NaN in a band), novel_spectrum (novelty above 1),
-          sum_out_of_range (oxides sum to less than 95 or more than 105 wt%), negative_abundance (below -0.5 wt%);
+          sum_out_of_range (oxides sum to less than 95 or more than 105 wt%), negative_abundance (below -0.5 wt%),
+          light_unknown (above 0.15, and the model does not take it), and those of ``light_quality`` beside the spectra;
         - with `uncertainty`, for each oxide ``FeO_std``, the standard deviation of its error, and ``FeO_lower`` and
-          ``FeO_upper``, an interval, in wt%: a conformal one, or, where the model gives standard deviations itself,
-          that of normal errors.
+          ``FeO_upper``, an interval, in wt%: conformal, or of normal errors where another's model gives deviations.
 
-        A model of other or fewer oxides gives these, by the names that it says; Mg# where MgO and FeO are among them,
-        novelty where it knows it; the sum is looked at where all six are.
+        A model of other or fewer oxides gives these, by their names; Mg# where MgO and FeO are among them, novelty
+        where it knows it; the sum is looked at where all six are.
 
     Raises
     ------
@@ -141,35 +144,37 @@ def invert_oxides(
     BandMismatchError
         If the wavelengths are not those of the model.
     ModelError
-        If the model cannot be read, or has no calibration and `uncertainty` is asked for.
+        If the model cannot be read, or `uncertainty` is asked for and it has no calibration.
 
     Notes
     -----
     The standard deviation is the root mean square error of left-out predictions of about that abundance, widened where
-    the ensemble of folds is at odds (:class:`lunarray.oxides.uncertainty.Calibration`). Intervals are split conformal
-    ones with that as the scale [2]_: over spectra like those of the calibration they hold the *reference's* abundance
-    with probability `level`. They do not know how far the reference is from the Moon, and promise nothing for spectra
-    unlike the calibration's: look at `novelty`. For the default model the calibration is of simulated soils.
+    the ensemble of folds is at odds (:class:`lunarray.oxides.uncertainty.Calibration`), or what the model says itself.
+    Intervals are split conformal ones with that as the scale [2]_: over spectra, and light, like those of the
+    calibration they hold the *reference's* abundance with probability `level`; for the default model simulated soils'.
 
     References
     ----------
-    .. [1] Bian et al. (2025), Oxide abundance inversion in the lunar polar regions using a 1D-CNN algorithm,
-       doi:10.20944/preprints202511.1488.v1: the network (section 2.4, figure 3) and Mg# (section 3.4).
+    .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1: network (section 2.4), Mg# (section 3.4).
     .. [2] Lei et al. (2018), Distribution-free predictive inference for regression, JASA 113, 1094, section 5.2.
     """
     spec = oxide_model(model, device=device)
     if uncertainty:
         spec, calibration = inversion.with_uncertainty(spec)
-        widths = intervals.widths(calibration, level, len(inversion.layout_of(spec).names))
     layout = inversion.layout_of(spec)
-    reflectance = _conditioned(obj, "invert_oxides")
+    lit = condition(obj) if _is_native(obj) else obj
+    reflectance = spectra_of(lit, "invert_oxides")
     inversion.check_bands(reflectance, spec)
     axis = reflectance.get_axis_num("wavelength")
-    data = map_pixels(spec, reflectance.data, axis=axis, batch_size=batch_size)
+    light = find_light(lit, reflectance, light_uncertainty)
+    spectra, unknown = reflectance.data, inversion.QUALITY_FLAGS["light_unknown"]
+    if inversion.takes_light(spec):
+        spectra, unknown = append_light(spectra, light, axis), 0
+    data = map_pixels(spec, spectra, axis=axis, batch_size=batch_size)
     result = _oxide_maps(data, axis, reflectance, spec, layout)
+    result = raise_light_flags(result, lit, reflectance, light, unknown)
     if uncertainty:
-        error = inversion.errors_of(data, axis, layout, calibration)
-        result = result.assign(_intervals(result, error, axis, widths, level, layout.names))
+        result = result.assign(_intervals(result, data, axis, layout, calibration, level))
     result = _keep_crs(result, reflectance)
     result.attrs = dict(obj.attrs)
     return stamp(
@@ -208,17 +213,19 @@ def _oxide_maps(
 
 def _intervals(
     maps: xr.Dataset,
-    error: Any,
+    data: Any,
     axis: int,
-    widths: np.ndarray,
+    layout: inversion.Layout,
+    calibration: inversion.Calibrated,
     level: float,
-    names: tuple[str, ...],
 ) -> dict[str, Any]:
     """Standard deviation and interval of each oxide by name."""
+    error = inversion.errors_of(data, axis, layout, calibration)
+    halves = inversion.halves_of(data, error, axis, layout, calibration, level)
     result = {}
-    for index, oxide in enumerate(names):
+    for index, oxide in enumerate(layout.names):
         sigma = take(error, index, axis)
-        half = widths[index] * sigma
+        half = take(halves, index, axis)
         values = maps[oxide].data
         for name, array, text in (
             ("std", sigma, "standard deviation of the error of {}"),
@@ -554,9 +561,11 @@ def region_maps(
 
 def _conditioned(obj: xr.Dataset | xr.DataArray, step: str) -> xr.DataArray:
     """Take the reflectance, after conditioning where it is on the detectors' own channels."""
-    if isinstance(obj, xr.Dataset | xr.DataArray) and is_native(obj):
-        obj = condition(obj)  # type: ignore[type-var]
-    return spectra_of(obj, step)
+    return spectra_of(condition(obj) if _is_native(obj) else obj, step)
+
+
+def _is_native(obj: Any) -> bool:
+    return isinstance(obj, xr.Dataset | xr.DataArray) and is_native(obj)
 
 
 def _is_sp(obj: xr.Dataset | xr.DataArray) -> bool:

@@ -10,9 +10,11 @@ import numpy as np
 import xarray as xr
 
 from lunarray.engine import ModelSpec
+from lunarray.engine.models import Spectra
 from lunarray.errors import BandMismatchError, ModelError
 from lunarray.oxides import uncertainty as intervals
 from lunarray.oxides.constants import OXIDES
+from lunarray.oxides.light_input import LIGHT_FLAGS
 from lunarray.oxides.predictor import OUTPUTS
 from lunarray.oxides.weights import load_calibration, read_header
 from lunarray.units import WEIGHT
@@ -26,6 +28,8 @@ QUALITY_FLAGS = {
     "novel_spectrum": 2,
     "sum_out_of_range": 4,
     "negative_abundance": 8,
+    "light_unknown": 16,
+    **LIGHT_FLAGS,
 }
 
 #: Wavelengths may differ from the model's by this much (nm), a sixth of a band's width.
@@ -51,8 +55,9 @@ LONG_NAMES = {
     "SiO2": "silicon dioxide",
 }
 
-#: How a model runs that was written by lunarray, without and with its ensemble.
+#: How a model runs that was written by lunarray, without and with its ensemble, or with the errors that it knows.
 LOADER = "lunarray.oxides.predictor:load_predictor"
+ERRORS_LOADER = "lunarray.oxides.predictor:load_with_errors"
 ENSEMBLE_LOADER = "lunarray.oxides.predictor:load_ensemble"
 
 #: What a model of one's own must be.
@@ -63,6 +68,8 @@ PROTOCOL = (
 )
 #: Names that the result has for other things.
 _RESERVED = ("quality", "Mg_number", "novelty_std")
+#: The light's uncertainty, as a model of ours gives it again beside its errors.
+_LIGHT = "light_uncertainty"
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,8 @@ class Layout:
     """What a model gives, and where it lies along the axis of its outputs.
 
     `names` are at `places`, the standard deviations of their errors, where the model gives them all, at `std`, and
-    those of them that are abundances in wt% at `percent`; `novelty` is where that is.
+    those of them that are abundances in wt% at `percent`; `novelty` is where that is, and `light` where the light's
+    uncertainty.
     """
 
     names: tuple[str, ...]
@@ -78,6 +86,7 @@ class Layout:
     std: tuple[int, ...]
     percent: tuple[int, ...]
     novelty: int | None
+    light: int | None = None
 
 
 def layout_of(spec: ModelSpec) -> Layout:
@@ -91,7 +100,8 @@ def layout_of(spec: ModelSpec) -> Layout:
     else:
         outputs = spec.outputs
     at = {name: index for index, name in enumerate(outputs)}
-    names = tuple(n for n in outputs if not n.endswith(("_std", "_spread")) and n != "novelty")
+    others = ("novelty", _LIGHT)
+    names = tuple(n for n in outputs if not n.endswith(("_std", "_spread")) and n not in others)
     taken = [name for name in names if name in _RESERVED]
     stray = [n for n in outputs if n.endswith("_std") and n.removesuffix("_std") not in names]
     if taken or stray or not names:
@@ -109,6 +119,7 @@ def layout_of(spec: ModelSpec) -> Layout:
         std=std if len(std) == len(names) else (),
         percent=percent,
         novelty=at.get("novelty"),
+        light=at.get(_LIGHT),
     )
 
 
@@ -119,7 +130,12 @@ def units_of(spec: ModelSpec, name: str) -> str:
 
 
 def _is_ours(spec: ModelSpec) -> bool:
-    return spec.loader in (LOADER, ENSEMBLE_LOADER)
+    return spec.loader in (LOADER, ENSEMBLE_LOADER, ERRORS_LOADER)
+
+
+def takes_light(spec: ModelSpec) -> bool:
+    """Whether the model takes the light's uncertainty after the bands."""
+    return isinstance(spec.inputs, Spectra) and spec.inputs.light
 
 
 def check_bands(reflectance: xr.DataArray, spec: ModelSpec) -> None:
@@ -207,7 +223,11 @@ def quality(outputs: Any, axis: int, layout: Layout) -> Any:
     return _along(_flags, outputs, axis, None, np.uint8, layout=layout)
 
 
-def with_uncertainty(spec: ModelSpec) -> tuple[ModelSpec, intervals.Calibration | None]:
+#: What is known of a model's errors: by samples, by samples in classes of light, or by the model alone.
+Calibrated = intervals.Calibration | intervals.LightCalibration | None
+
+
+def with_uncertainty(spec: ModelSpec) -> tuple[ModelSpec, Calibrated]:
     """The spec that runs the ensemble too, if there is one, and the calibration; none where the model knows its errors.
 
     ModelError if it does not know them and has no calibration.
@@ -228,21 +248,57 @@ def with_uncertainty(spec: ModelSpec) -> tuple[ModelSpec, intervals.Calibration 
             remedy="Train with folds, or leave uncertainty=False",
         )
     header = read_header(spec.weights)
+    if isinstance(calibration, intervals.LightCalibration):
+        std = (f"{oxide}_std" for oxide in header["oxides"])
+        outputs = (*header["oxides"], "novelty", *std, _LIGHT)
+        return replace(spec, loader=ERRORS_LOADER, outputs=outputs), calibration
     if header.get("members", 0) < 2:
         return spec, calibration
     outputs = (*header["oxides"], "novelty", *(f"{oxide}_spread" for oxide in header["oxides"]))
     return replace(spec, loader=ENSEMBLE_LOADER, outputs=outputs), calibration
 
 
-def errors_of(
-    outputs: Any, axis: int, layout: Layout, calibration: intervals.Calibration | None
-) -> Any:
+def errors_of(outputs: Any, axis: int, layout: Layout, calibration: Calibrated) -> Any:
     """Standard deviation of each abundance's error, along `axis`: the model's own, or by calibration."""
-    if calibration is None:
+    if not isinstance(calibration, intervals.Calibration):
         return _along(_own_std, outputs, axis, len(layout.names), layout=layout)
     # The scores are not needed here, and would travel with every task.
     tensors = {**calibration.tensors(), "scores": np.empty((0, 0), np.float32)}
     return _along(_scale_block, outputs, axis, len(calibration.centres), **tensors)
+
+
+def halves_of(
+    outputs: Any, error: Any, axis: int, layout: Layout, calibration: Calibrated, level: float
+) -> Any:
+    """Half-widths of the intervals of all abundances, along `axis`."""
+    if not isinstance(calibration, intervals.LightCalibration):
+        widths = intervals.widths(calibration, level, len(layout.names))
+        shape = [1] * error.ndim
+        shape[axis] = -1
+        return error * widths.astype(np.float32).reshape(shape)
+    return _along(
+        _light_halves,
+        outputs,
+        axis,
+        len(layout.names),
+        layout=layout,
+        classes=calibration.light,
+        widths=intervals.light_widths(calibration, level),
+    )
+
+
+def _light_halves(
+    outputs: np.ndarray, axis: int, layout: Layout, classes: np.ndarray, widths: np.ndarray
+) -> np.ndarray:
+    values = np.moveaxis(outputs, axis, 0)
+    light = values[layout.light]
+    result = np.stack(
+        [
+            values[place] * intervals.by_light(light, classes, widths[:, oxide])
+            for oxide, place in enumerate(layout.std)
+        ]
+    )
+    return np.moveaxis(result, 0, axis)
 
 
 def _own_std(outputs: np.ndarray, axis: int, layout: Layout) -> np.ndarray:

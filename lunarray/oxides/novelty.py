@@ -11,6 +11,8 @@ from lunarray.engine.compiling import njit
 
 #: Novelty of spectra without a positive mean, and the largest value given.
 MAX_NOVELTY = 1000.0
+#: Standard deviations of a normal distribution that hold all but a thousandth of it.
+_TAIL = 3.29
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class NoveltyModel:
 
 @njit(nogil=True, cache=True)
 def _distances_of(x, mean, axes, components, variance, residual_scale, centre, half_width, out):
-    """Distances T, Q and of brightness of each spectrum, by itself: the same numbers in whatever batch it comes."""
+    """Distances T, Q and of brightness of each spectrum, by itself: the same numbers in whatever batch it comes.
+
+    `half_width` (pixel,) of the brightness, float64.
+    """
     bands, count = axes.shape
     rest = np.empty(bands, np.float32)
     scores = np.empty(count, np.float32)
@@ -70,13 +75,14 @@ def _distances_of(x, mean, axes, components, variance, residual_scale, centre, h
             away += (rest[band] / residual_scale[band]) ** 2
         out[pixel, 0] = math.sqrt(within)
         out[pixel, 1] = math.sqrt(away / bands)
-        out[pixel, 2] = abs(math.log(brightness) - centre) / half_width
+        out[pixel, 2] = abs(math.log(brightness) - centre) / half_width[pixel]
 
 
-def _distances(x: np.ndarray, model: NoveltyModel) -> np.ndarray:
+def _distances(x: np.ndarray, model: NoveltyModel, light: np.ndarray | None = None) -> np.ndarray:
     """Distances T, Q and of brightness, shape (pixel, 3); infinite where the mean is not positive."""
     out = np.empty((len(x), 3), np.float32)
     centre, half_width = (float(value) for value in model.log_brightness)
+    wider = np.zeros(len(x)) if light is None else _TAIL * np.asarray(light, np.float64)
     _distances_of(
         np.array(
             x, np.float32, order="C"
@@ -87,20 +93,22 @@ def _distances(x: np.ndarray, model: NoveltyModel) -> np.ndarray:
         model.variance,
         model.residual_scale,
         centre,
-        half_width,
+        np.hypot(half_width, wider),
         out,
     )
     return out
 
 
-def novelty(x: np.ndarray, model: NoveltyModel) -> np.ndarray:
+def novelty(x: np.ndarray, model: NoveltyModel, light: np.ndarray | None = None) -> np.ndarray:
     """Distance of spectra (pixel, bands) from the training set in units of its own edge, (pixel,), float32.
 
-    0 at the centre of the training set, 1 at its 99.9 % quantile, at most ``MAX_NOVELTY``; NaN where a band is NaN.
+    `light` (pixel,) is the standard deviation of the logarithm of the light's gain, by which brightness may be off and
+    is no novelty. 0 at the centre of the training set, 1 at its 99.9 % quantile, at most ``MAX_NOVELTY``; NaN where a
+    band is NaN.
     """
     x = np.asarray(x, np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
-        worst = (_distances(x, model) / model.thresholds).max(axis=1, initial=0)
+        worst = (_distances(x, model, light) / model.thresholds).max(axis=1, initial=0)
     return np.minimum(worst, np.float32(MAX_NOVELTY)).astype(np.float32, copy=False)
 
 

@@ -10,8 +10,16 @@ import numpy as np
 
 from lunarray.errors import ModelError
 from lunarray.oxides.constants import OXIDES
+from lunarray.oxides.light import LightHead, share_of_level, split
 from lunarray.oxides.novelty import novelty
-from lunarray.oxides.weights import load_novelty, networks_of, read_weights, states_of
+from lunarray.oxides.uncertainty import LightCalibration, by_light
+from lunarray.oxides.weights import (
+    load_calibration,
+    load_novelty,
+    networks_of,
+    read_weights,
+    states_of,
+)
 
 #: What a predictor of all six returns for a pixel: the oxides in wt%, then the novelty. Of a model of fewer, fewer.
 OUTPUTS = (*OXIDES, "novelty")
@@ -23,9 +31,13 @@ def load_predictor(path: str | os.PathLike[str], device: str) -> _Network:
     """Load an oxide model for :class:`lunarray.engine.ModelSpec`.
 
     On the CPU the compiled kernel runs, and torch is not imported. The function takes (pixel, band) float32 to
-    (pixel, oxide + 1) float32: the model's oxides, then the novelty, which is NaN where the file has no statistics.
+    (pixel, oxide + 1) float32: the model's oxides, then the novelty, which is NaN where the file has no statistics. A
+    model that takes the light's uncertainty has it as one more band, the last.
     """
     header, tensors = read_weights(path)
+    if "light" in header:
+        full = load_with_errors(path, device)
+        return lambda pixels: full(pixels)[:, : len(header["oxides"]) + 1]
     invert = _networks(header, tensors, path, device)
     statistics = load_novelty(path)
 
@@ -36,6 +48,46 @@ def load_predictor(path: str | os.PathLike[str], device: str) -> _Network:
         return result
 
     return predict
+
+
+def load_with_errors(path: str | os.PathLike[str], device: str) -> _Network:
+    """Load a model that takes the light's uncertainty (:class:`lunarray.oxides.model.LightCNN`).
+
+    The function takes (pixel, band + 1) to (pixel, 2 oxides + 2) float32: the oxides, the novelty, the standard
+    deviations of the oxides' errors as calibrated, and the light's uncertainty again.
+    """
+    header, tensors = read_weights(path)
+    bands, oxides = header["bands"], len(header["oxides"])
+    statistics, calibration = load_novelty(path), load_calibration(path)
+    (state,) = states_of(header, tensors)
+    if device == "cpu":
+        from lunarray.oxides.fused import FusedCNN
+
+        trunk: _Network = FusedCNN.from_state(_within(state, "trunk."))
+    else:
+        trunk = _on_gpu(networks_of(header, tensors, path)[0].trunk.to(device), device)
+    head = LightHead.from_state(state)
+
+    def predict(pixels: np.ndarray) -> np.ndarray:
+        light = np.ascontiguousarray(pixels[:, bands], np.float32)
+        shapes, level = split(pixels, bands)
+        result = np.empty((len(pixels), 2 * oxides + 2), np.float32)
+        result[:, :oxides], std = head(trunk(shapes), level, share_of_level(light))
+        spectra = pixels[:, :bands]
+        result[:, oxides] = np.nan if statistics is None else novelty(spectra, statistics, light)
+        for o in range(oxides):
+            factor: Any = 1.0
+            if isinstance(calibration, LightCalibration):
+                factor = by_light(light, calibration.light, calibration.factor[:, o])
+            result[:, oxides + 1 + o] = std[:, o] * factor
+        result[:, -1] = light
+        return result
+
+    return predict
+
+
+def _within(state: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {n.removeprefix(prefix): a for n, a in state.items() if n.startswith(prefix)}
 
 
 def load_ensemble(path: str | os.PathLike[str], device: str) -> _Network:

@@ -90,6 +90,9 @@ class MinibatchSettings(_Base):
         Spectra per step; None for all at once.
     schedule : {"constant", "one-cycle"}
         Course of the learning rate.
+    precision : {"float32", "bfloat16"}
+        Of the products in the network; weights and sums are float32 always. Half the time where the processor has
+        instructions for it, and longer where it has not.
     seed : int
         Of the weights, the order of the spectra, and the augmentation.
     """
@@ -98,8 +101,13 @@ class MinibatchSettings(_Base):
     n: int = 32
     batch_size: int | None = None
     schedule: str = "constant"
+    precision: str = "float32"
 
     def faults(self) -> list[str]:
         """Names of fields whose value makes no sense."""
-        good = {"n": self.n >= 1, "schedule": self.schedule in ("constant", "one-cycle")}
+        good = {
+            "n": self.n >= 1,
+            "schedule": self.schedule in ("constant", "one-cycle"),
+            "precision": self.precision in ("float32", "bfloat16"),
+        }
         return [*super().faults(), *(name for name, fine in good.items() if not fine)]

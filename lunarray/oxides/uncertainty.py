@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from statistics import NormalDist
 
@@ -20,6 +21,8 @@ _SHARES = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _OWN_SHARE = 0.5
 #: Conformal scores that are kept of a larger calibration, at evenly spaced ranks.
 _SCORES = 2000
+#: The same, of each class of light.
+_LIGHT_SCORES = 500
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,74 @@ def scale(predicted: np.ndarray, spread: np.ndarray | None, calibration: Calibra
             )
         result[o] = np.where(np.isnan(predicted[o]), np.nan, s)
     return result
+
+
+@dataclass(frozen=True)
+class LightCalibration:
+    """Errors of a model that gives their standard deviations itself, in classes of how well the light is known.
+
+    Attributes
+    ----------
+    light : ndarray, shape (class,), float32
+        ln-sd of the light's gain in each class, rising. Between two classes both factors are interpolated.
+    factor : ndarray, shape (class, oxide), float32
+        What the model's standard deviations are to be multiplied by.
+    scores : ndarray, shape (class, oxide, score), float32
+        |error| over standard deviation, sorted, evenly spaced by rank.
+    count : ndarray, shape (1,), int64
+        Calibration samples of each class.
+    """
+
+    light: np.ndarray
+    factor: np.ndarray
+    scores: np.ndarray
+    count: np.ndarray
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The arrays by name, as they are stored with the weights."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def of_class(self, index: int) -> Calibration:
+        """Conformal scores of one class, as :func:`quantile` takes them."""
+        none = np.zeros((self.factor.shape[1], 1), np.float32)
+        return Calibration(none, none, none[:, 0], none[:, 0] + 1, self.scores[index], self.count)
+
+
+def calibrate_light(
+    light: Sequence[float],
+    predicted: Sequence[np.ndarray],
+    std: Sequence[np.ndarray],
+    measured: np.ndarray,
+) -> LightCalibration:
+    """Sum up errors, on samples that the model had not seen, for some classes of how well the light is known.
+
+    `light` (class,) rises; `predicted` and `std` hold (sample, oxide) for each class, abundances and the model's own
+    standard deviations of them in wt%; `measured` (sample, oxide) is the truth.
+    """
+    kept = np.round(np.linspace(0, len(measured) - 1, min(len(measured), _LIGHT_SCORES)))
+    factors, scores = [], []
+    for found, own in zip(predicted, std, strict=True):
+        scaled = np.abs(np.asarray(found, np.float64) - measured) / own
+        factor = np.sqrt((scaled**2).mean(axis=0))
+        factors.append(factor)
+        scores.append(np.sort(scaled / factor, axis=0).T[:, kept.astype(int)])
+    return LightCalibration(
+        np.asarray(light, np.float32),
+        np.asarray(factors, np.float32),
+        np.asarray(scores, np.float32),
+        np.array([len(measured)], np.int64),
+    )
+
+
+def light_widths(calibration: LightCalibration, level: float) -> np.ndarray:
+    """Half-widths of conformal intervals in units of the standard deviation, shape (class, oxide)."""
+    classes = range(len(calibration.light))
+    return np.stack([quantile(calibration.of_class(index), level) for index in classes])
+
+
+def by_light(light: np.ndarray, classes: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values (class,) of a calibration at some ln-sd of the light."""
+    return np.interp(light, classes, values).astype(np.float32)
 
 
 def coverage(lower: np.ndarray, upper: np.ndarray, truth: np.ndarray) -> float:

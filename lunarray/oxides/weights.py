@@ -13,15 +13,16 @@ from lunarray.engine.weights import WeightsFormat
 from lunarray.errors import ModelError, needs
 
 if TYPE_CHECKING:
-    from lunarray.oxides.model import OxideCNN
+    from lunarray.oxides.model import LightCNN, OxideCNN
     from lunarray.oxides.novelty import NoveltyModel
-    from lunarray.oxides.uncertainty import Calibration
+    from lunarray.oxides.uncertainty import Calibration, LightCalibration
 
 #: Weights of the model that comes with lunarray.
 DEFAULT_WEIGHTS = Path(__file__).parent / "data" / "default.safetensors"
 ARCHITECTURE = "lunarray.oxides.OxideCNN"
-#: 1 is one network, and novelty statistics; 2 may have several networks, an ensemble and a calibration.
-FORMAT_VERSIONS = (1, 2)
+#: 1 is one network, and novelty statistics; 2 may have several networks, an ensemble and a calibration; 3 is one that
+#: takes the light's uncertainty as well.
+FORMAT_VERSIONS = (1, 2, 3)
 _NOVELTY = "novelty."
 _CALIBRATION = "calibration."
 _NETWORK = "network."
@@ -41,14 +42,14 @@ FORMAT = WeightsFormat(
 
 def save_oxide_cnn(
     path: str | os.PathLike[str],
-    model: OxideCNN | Sequence[OxideCNN],
+    model: OxideCNN | LightCNN | Sequence[OxideCNN],
     *,
     wavelengths: np.ndarray,
     oxides: tuple[str, ...],
     novelty: NoveltyModel | None = None,
     training: dict[str, Any] | None = None,
     members: Sequence[OxideCNN | Sequence[OxideCNN]] = (),
-    calibration: Calibration | None = None,
+    calibration: Calibration | LightCalibration | None = None,
 ) -> None:
     """Write a model with all that is needed to use it.
 
@@ -56,7 +57,7 @@ def save_oxide_cnn(
     ----------
     path : path-like
         File to write, replaced only once the new one is complete.
-    model : OxideCNN or sequence of OxideCNN
+    model : OxideCNN, sequence of OxideCNN, or LightCNN
         The trained model; of several networks, each gives the oxides that follow those of the one before.
     wavelengths : array-like, shape (bands,)
         Wavelengths in nm that the model expects.
@@ -68,9 +69,9 @@ def save_oxide_cnn(
         What the model was trained on and how; JSON types only.
     members : sequence of OxideCNN or of sequences of OxideCNN, optional
         Ensemble whose spread tells how uncertain the model is; each of networks like `model`.
-    calibration : Calibration, optional
-        Errors on samples not seen in training (:func:`lunarray.oxides.uncertainty.calibrate`): what
-        ``invert_oxides(uncertainty=True)`` needs.
+    calibration : Calibration or LightCalibration, optional
+        Errors on samples not seen in training (:func:`lunarray.oxides.uncertainty.calibrate`; of a LightCNN
+        ``calibrate_light``): what ``invert_oxides(uncertainty=True)`` needs.
 
     Raises
     ------
@@ -119,20 +120,37 @@ def save_oxide_cnn(
             "members": len(members),
             "calibration": calibration is not None,
         }
+    if light := _light_header(networks, path):
+        header |= {"format_version": 3, "light": light}
     FORMAT.write(path, tensors, header)
 
 
-def _sequence(model: OxideCNN | Sequence[OxideCNN]) -> list[OxideCNN]:
+def _sequence(model: Any) -> list[Any]:
     return list(model) if isinstance(model, Sequence) else [model]
 
 
-def _tensors(networks: Sequence[OxideCNN]) -> dict[str, np.ndarray]:
+def _light_header(networks: list[Any], path: str | os.PathLike[str]) -> dict[str, int]:
+    """Sizes of a network that takes the light's uncertainty; nothing for others."""
+    lit = [network for network in networks if hasattr(network, "trunk")]
+    if lit and len(networks) > 1:
+        raise ModelError(
+            "several networks, of which some take the light's uncertainty",
+            where=path,
+            remedy="Save one LightCNN, or OxideCNNs",
+        )
+    return {"hidden": lit[0].hidden, "units": lit[0].units} if lit else {}
+
+
+def _tensors(networks: Sequence[Any]) -> dict[str, np.ndarray]:
     """Arrays of one network by their own names, of several by number as well."""
     result = {}
     for index, network in enumerate(networks):
         prefix = f"{_NETWORK}{index}." if len(networks) > 1 else ""
         for name, value in network.state_dict().items():
-            result[prefix + name] = value.detach().cpu().contiguous().numpy()
+            array = value.detach().cpu().contiguous().numpy()
+            # Most of a LightCNN's weights, and the least sensitive to rounding: sums of thousands of terms.
+            half = name == "trunk.head.weight"
+            result[prefix + name] = array.astype(np.float16) if half else array
     return result
 
 
@@ -141,7 +159,8 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     ``architecture``, ``format_version``, ``n`` (int), ``bands`` (int), ``wavelengths`` (list of float, nm), ``oxides``
     (list of str), ``novelty`` (bool: statistics are there), ``training`` (dict) and ``digest`` (SHA-256 of the
-    tensors). Version 2 also ``networks`` (list of int, outputs of each), ``members`` (int) and ``calibration`` (bool).
+    tensors). Version 2 also ``networks`` (list of int, outputs of each), ``members`` (int) and ``calibration`` (bool);
+    version 3 ``light`` (dict, the sizes of the layers behind the convolutions).
     """
     header = FORMAT.read_header(path)
     if len(header["wavelengths"]) != header["bands"]:
@@ -156,10 +175,12 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read header and tensors, verified; needs no torch."""
     header = read_header(path)
-    return header, FORMAT.read(path)[1]
+    tensors = FORMAT.read(path)[1]
+    half = {n: a.astype(np.float32) for n, a in tensors.items() if a.dtype == np.float16}
+    return header, tensors | half
 
 
-def load_oxide_cnn(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> OxideCNN:
+def load_oxide_cnn(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> OxideCNN | LightCNN:
     """Read a model of one network.
 
     Parameters
@@ -169,7 +190,7 @@ def load_oxide_cnn(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> OxideCNN:
 
     Returns
     -------
-    OxideCNN
+    OxideCNN or LightCNN
         On the CPU, in evaluation mode, without gradients.
 
     Raises
@@ -187,7 +208,9 @@ def load_oxide_cnn(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> OxideCNN:
     return networks[0]
 
 
-def load_networks(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> list[OxideCNN]:
+def load_networks(
+    path: str | os.PathLike[str] = DEFAULT_WEIGHTS,
+) -> list[OxideCNN] | list[LightCNN]:
     """Read all networks of a model, each of which gives the oxides that follow those of the one before."""
     return networks_of(*read_weights(path), path)
 
@@ -197,12 +220,12 @@ def networks_of(
     tensors: dict[str, np.ndarray],
     path: str | os.PathLike[str],
     member: int | None = None,
-) -> list[OxideCNN]:
+) -> list[Any]:
     """Make the networks of a model, or of a member of its ensemble, of what :func:`read_weights` gave."""
     with needs("torch", "the network of oxides as a torch module"):
         import torch
 
-    from lunarray.oxides.model import OxideCNN
+    from lunarray.oxides.model import LightCNN, OxideCNN
 
     networks = []
     for state, outputs in zip(
@@ -210,7 +233,8 @@ def networks_of(
         header.get("networks", [len(header["oxides"])]),
         strict=True,
     ):
-        model = OxideCNN(header["n"], header["bands"], outputs)
+        sizes = (header["n"], header["bands"], outputs)
+        model = LightCNN(*sizes, **header["light"]) if "light" in header else OxideCNN(*sizes)
         try:
             model.load_state_dict({n: torch.from_numpy(a.copy()) for n, a in state.items()})
         except RuntimeError as error:
@@ -251,10 +275,14 @@ def load_novelty(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> NoveltyModel
     return NoveltyModel(**_part(tensors, _NOVELTY))
 
 
-def load_calibration(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> Calibration | None:
+def load_calibration(
+    path: str | os.PathLike[str] = DEFAULT_WEIGHTS,
+) -> Calibration | LightCalibration | None:
     """Read the calibration of its errors stored with a model; None where the file has none. Needs no torch."""
-    if not read_header(path).get("calibration"):
+    header = read_header(path)
+    if not header.get("calibration"):
         return None
-    from lunarray.oxides.uncertainty import Calibration
+    from lunarray.oxides.uncertainty import Calibration, LightCalibration
 
-    return Calibration(**_part(read_weights(path)[1], _CALIBRATION))
+    kind = LightCalibration if "light" in header else Calibration
+    return kind(**_part(read_weights(path)[1], _CALIBRATION))

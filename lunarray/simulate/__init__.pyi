@@ -7,6 +7,8 @@ from .nac import NacScene as NacScene
 from .nac import NacSettings as NacSettings
 from .nac import nac_scene as nac_scene
 from .priors import TERRAINS as TERRAINS
+from .recipe import MadeModel as MadeModel
+from .recipe import make_oxide_model as make_oxide_model
 from .scene import polar_scene as polar_scene
 from .spectra import add_sp_errors as add_sp_errors
 from .spectra import soils as soils

@@ -14,15 +14,22 @@ JOIN = 950.0
 _FWHM_TO_SIGMA = 1 / 2.3548
 
 
-def band_weights(wavelengths: np.ndarray, fine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sp_fwhm(wavelengths: np.ndarray) -> np.ndarray:
+    """Widths (nm) of SP's channels at some centres: those of VIS below :data:`JOIN`, of NIR1 above."""
+    return np.where(np.asarray(wavelengths, np.float64) < JOIN, VIS_FWHM, NIR1_FWHM)
+
+
+def band_weights(
+    wavelengths: np.ndarray, fine: np.ndarray, fwhm: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Weights that turn spectra on a fine grid into the channels' means, for :func:`weighted_windows`.
 
-    `wavelengths` (bands,) are the centres, with the widths of VIS below :data:`JOIN` and of NIR1 above; `fine`
-    (points,) is even, no coarser than 2.6 nm, and 12 nm wider on both sides; all nm. Back come the first point of each
+    `wavelengths` (bands,) are the centres, `fwhm` (bands,) the widths, by default SP's; `fine` (points,) is even, no
+    coarser than 2.6 nm, and 1.4 times the largest width wider on both sides; all nm. Back come the first point of each
     channel and its Gaussian response (bands, window), cut below 1 % of the peak, float32, of sum 1.
     """
     centres = np.asarray(wavelengths, np.float64)
-    sigma = np.where(centres < JOIN, VIS_FWHM, NIR1_FWHM) * _FWHM_TO_SIGMA
+    sigma = (sp_fwhm(centres) if fwhm is None else np.asarray(fwhm, np.float64)) * _FWHM_TO_SIGMA
     reach = 3.1 * sigma.max()
     first = np.searchsorted(fine, centres - reach)
     count = int(2 * reach / (fine[1] - fine[0])) + 1
@@ -85,7 +92,7 @@ def measure(
     broad: float,
     step: float,
     pattern: float,
-    noise: float,
+    noise: float | np.ndarray,
     common_pattern: bool,
 ) -> np.ndarray:
     """Spectra (sample, bands), float32, as SP would report them, before smoothing.
@@ -93,7 +100,8 @@ def measure(
     `reflectance` (sample, bands) is a laboratory's, `wavelengths` are in nm. `scale`, one or one for each sample, is
     the power of :func:`sp_scale`: 1 is SP's radiometric scale, 0 the laboratory's. The other numbers are standard
     deviations of relative errors, see :func:`lunarray.simulate.add_sp_errors`; with `common_pattern` all spectra share
-    slope, curvature, broad errors and channel pattern, as within one calibration.
+    slope, curvature, broad errors and channel pattern, as within one calibration. `noise` may be one for each
+    sample.
     """
     samples, bands = reflectance.shape
     nm = np.asarray(wavelengths, np.float64)
@@ -120,10 +128,11 @@ def measure(
     if pattern:
         factor = factor + pattern * rng.standard_normal((rows, bands), dtype=np.float32)
     result = reflectance * np.exp(factor)
-    if noise:
+    relative = np.asarray(noise, np.float32).reshape(-1, 1)
+    if relative.any():
         # Noise of dim light: the same radiance noise in all channels of a spectrum, so relative to the spectrum's
         # mean.
-        level = result.mean(axis=1, keepdims=True) * noise
+        level = result.mean(axis=1, keepdims=True) * relative
         level = level * np.exp(0.5 * normal(samples))
         result = result + level * rng.standard_normal((samples, bands), dtype=np.float32)
     return result.astype(np.float32)

@@ -27,34 +27,37 @@ class Terrain:
     wollastonite: tuple[float, float]
 
 
-#: Terrains. Medians chosen so that the oxides of the mixtures surround the mean soils of the Apollo and Luna sites
-#: (Lunar Sourcebook, table 7.15), Chang'E-5 soil (Li et al. 2022, Natl. Sci. Rev. 9, nwab188) and feldspathic lunar
-#: meteorites (Korotev et al. 2003, Geochim. Cosmochim. Acta 67, 4895); Mg# and An from Lunar Sourcebook sections
-#: 5.1 and 6; shares are a choice, flat rather than by area.
+#: Terrains. Of feldspathic and mafic highland and both kinds of mare, medians and means are those of the norms of soils
+#: of the Apollo and Luna sites (RELAB's table of chemical analyses; ``examples/fit_soil_priors.py`` computes them of a
+#: table that one names): so many soils lie at 12 places, that the spreads are wider than theirs and surround
+#: Chang'E-5 soil (Li et al. 2022, Natl. Sci. Rev. 9, nwab188) and feldspathic lunar meteorites (Korotev et al. 2003,
+#: Geochim. Cosmochim. Acta 67, 4895). An is that of a norm in which all alumina is plagioclase's: lower than the
+#: mineral's, by as much as pyroxene and glass hold of it. Anorthosite and olivine-rich soils: Lunar Sourcebook sections
+#: 5.1 and 6. Shares are a choice, flat rather than by area.
 TERRAINS = {
     "anorthosite": Terrain(
         0.12, (0.93, 0.025, 0.015, 0.015, 0.002), (0.04, 0.7, 0.7, 0.8, 0.9),
-        mg_number=(62, 9), anorthite=(96.5, 1.2), wollastonite=(28, 8),
+        mg_number=(64, 8), anorthite=(96.0, 1.2), wollastonite=(28, 8),
     ),
     "feldspathic highland": Terrain(
-        0.28, (0.76, 0.11, 0.055, 0.06, 0.008), (0.07, 0.40, 0.45, 0.50, 0.60),
-        mg_number=(67, 5.5), anorthite=(96, 1.3), wollastonite=(28, 8),
+        0.28, (0.76, 0.075, 0.09, 0.07, 0.010), (0.06, 0.42, 0.40, 0.45, 0.55),
+        mg_number=(69, 5.0), anorthite=(94.3, 2.0), wollastonite=(26.5, 7),
     ),
     "mafic highland": Terrain(
-        0.20, (0.54, 0.24, 0.11, 0.07, 0.020), (0.12, 0.35, 0.45, 0.60, 0.60),
-        mg_number=(66, 6.5), anorthite=(93, 3.0), wollastonite=(24, 8),
+        0.20, (0.56, 0.13, 0.17, 0.10, 0.030), (0.11, 0.45, 0.35, 0.55, 0.50),
+        mg_number=(66.5, 5.5), anorthite=(85, 4.0), wollastonite=(27, 7),
     ),
     "low-Ti mare": Terrain(
-        0.18, (0.36, 0.12, 0.40, 0.07, 0.040), (0.16, 0.45, 0.18, 0.60, 0.60),
-        mg_number=(50, 8.0), anorthite=(89, 3.5), wollastonite=(29, 6),
+        0.18, (0.38, 0.165, 0.29, 0.10, 0.034), (0.15, 0.45, 0.22, 0.60, 0.55),
+        mg_number=(54.5, 8.5), anorthite=(84.5, 4.0), wollastonite=(27, 6),
     ),
     "high-Ti mare": Terrain(
-        0.14, (0.34, 0.06, 0.38, 0.05, 0.140), (0.15, 0.50, 0.15, 0.60, 0.35),
-        mg_number=(51, 7.0), anorthite=(88, 3.5), wollastonite=(31, 6),
+        0.14, (0.375, 0.075, 0.29, 0.10, 0.140), (0.14, 0.45, 0.18, 0.50, 0.35),
+        mg_number=(59.5, 8.5), anorthite=(82.5, 4.0), wollastonite=(33, 6),
     ),
     "olivine-rich": Terrain(
         0.08, (0.42, 0.12, 0.10, 0.30, 0.010), (0.35, 0.50, 0.60, 0.45, 0.80),
-        mg_number=(72, 9.0), anorthite=(94, 2.5), wollastonite=(28, 8),
+        mg_number=(72, 9.0), anorthite=(91, 3.5), wollastonite=(28, 8),
     ),
 }  # fmt: skip
 

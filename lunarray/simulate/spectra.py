@@ -34,7 +34,9 @@ SMOOTHING = (50.0, 2)
 
 
 @typed
-def soils(n: int, seed: int, wavelengths: np.ndarray | None = None) -> xr.Dataset:
+def soils(
+    n: int, seed: int, wavelengths: np.ndarray | None = None, fwhm: np.ndarray | None = None
+) -> xr.Dataset:
     """Random lunar soils: reflectance without errors, oxides, minerals.
 
     Parameters
@@ -44,7 +46,9 @@ def soils(n: int, seed: int, wavelengths: np.ndarray | None = None) -> xr.Datase
     seed : int
         The same seed gives the same soils.
     wavelengths : array-like, shape (wavelength,), optional
-        Channel centres in nm, sampled with SP's channel widths; :data:`lunarray.sp.WAVELENGTHS_150` by default.
+        Channel centres in nm; :data:`lunarray.sp.WAVELENGTHS_150` by default.
+    fwhm : array-like, shape (wavelength,), optional
+        Full widths of the channels at half maximum, nm; SP's by default.
 
     Returns
     -------
@@ -72,13 +76,20 @@ def soils(n: int, seed: int, wavelengths: np.ndarray | None = None) -> xr.Datase
             where="wavelengths",
             remedy="Give nm within the range of the absorption bands' constants",
         )
+    widths = instrument.sp_fwhm(nm) if fwhm is None else np.asarray(fwhm, np.float64).reshape(-1)
+    if widths.shape != nm.shape or not (widths > 0).all():
+        raise InputError(
+            f"{widths.size} widths for {nm.size} channels",
+            where="fwhm",
+            remedy="Give one positive width (nm) for each channel",
+        )
     drawn = priors.draw_soils(int(n), np.random.default_rng(seed))
     parameters = {
         k: drawn[k] for k in ("anorthite", "mg_number", "wollastonite", "plagioclase_feo")
     }
     weathering = {k: drawn[k] for k in ("glass", "smfe", "opaque_iron", "grain_size")}
     oxides = kernels.oxide_abundances(drawn["modes"], **parameters)
-    reflectance = sampled_reflectance(drawn["modes"], nm, **parameters, **weathering)
+    reflectance = sampled_reflectance(drawn["modes"], nm, widths, **parameters, **weathering)
 
     def variable(values: np.ndarray, long_name: str, units: str) -> tuple:
         return ("sample", values, {"long_name": long_name, "units": units})
@@ -124,10 +135,13 @@ def soils(n: int, seed: int, wavelengths: np.ndarray | None = None) -> xr.Datase
     return result
 
 
-def sampled_reflectance(modes: np.ndarray, nm: np.ndarray, **parameters: np.ndarray) -> np.ndarray:
-    """:func:`lunarray.simulate.mix_reflectance` seen through SP's channels, shape (sample, bands), float32."""
-    fine = np.arange(nm.min() - 12.0, nm.max() + 12.0 + 2.5, 2.5)
-    first, weights = instrument.band_weights(nm, fine)
+def sampled_reflectance(
+    modes: np.ndarray, nm: np.ndarray, fwhm: np.ndarray, **parameters: np.ndarray
+) -> np.ndarray:
+    """:func:`lunarray.simulate.mix_reflectance` seen through channels, shape (sample, bands), float32."""
+    margin = max(12.0, 1.4 * fwhm.max())
+    fine = np.arange(nm.min() - margin, nm.max() + margin + 2.5, 2.5)
+    first, weights = instrument.band_weights(nm, fine, fwhm)
     out = np.empty((len(modes), nm.size), np.float32)
     # Some at a time: the fine spectra are never all in memory.
     for start in range(0, len(modes), 1024):
