@@ -71,9 +71,9 @@ def oxide_model(
         regressor = regressor_spec(path, device)
         if regressor is None:
             header = read_header(path)
-            outputs = (*header["oxides"], "novelty")
-            inputs = Spectra(tuple(header["wavelengths"]), light="light" in header)
-            spec = ModelSpec.from_file(inversion.LOADER, path, outputs=outputs, inputs=inputs, device=device)  # fmt: skip
+            given = (*header["oxides"], "novelty")
+            taken = Spectra(tuple(header["wavelengths"]), light="light" in header)
+            spec = ModelSpec.from_file(inversion.LOADER, path, outputs=given, inputs=taken, device=device)  # fmt: skip
         else:
             spec = regressor
     inversion.layout_of(spec)
@@ -139,10 +139,8 @@ def invert_oxides(
 
     Raises
     ------
-    InputError
-        If there is no reflectance.
-    BandMismatchError
-        If the wavelengths are not those of the model.
+    InputError, BandMismatchError
+        If there is no reflectance, or the wavelengths are not those of the model.
     ModelError
         If the model cannot be read, or `uncertainty` is asked for and it has no calibration.
 
