@@ -86,6 +86,7 @@ class _Accessor:
     resample_bands = _Verb("lunarray.sp:resample_bands")
     normalize_photometry = _Verb("lunarray.sp:normalize_photometry")
     light_uncertainty = _Verb("lunarray.sp:light_uncertainty")
+    correct_topography = _Verb("lunarray.sp:correct_topography")
     scale_to_albedo = _Verb("lunarray.sp:scale_to_albedo")
     condition = _Verb("lunarray.sp:condition")
     grid = _Verb("lunarray.sp:grid")
@@ -119,6 +120,9 @@ class _Accessor:
 @xr.register_dataset_accessor("lunar")
 class LunarDatasetAccessor(_Accessor):
     """Verbs of lunar science on a Dataset, as ``ds.lunar.<verb>(...)``."""
+
+    # sp
+    radiance_factor = _Verb("lunarray.sp:radiance_factor")
 
     # xrf
     flag_frames = _Verb("lunarray.xrf:flag_frames")

@@ -79,6 +79,20 @@ class LunarDatasetAccessor:
     def light_uncertainty(self, *, slope_rms: float = ...) -> DataArray:
         """How uncertain the light is in which spectra were taken."""
 
+    def correct_topography(
+        self,
+        dem: str | os.PathLike[str] | xr.DataArray,
+        parameters: xr.Dataset | None = None,
+        *,
+        undo: bool = False,
+        subsolar: tuple[float, float] | None = None,
+        footprint: float = ...,
+        reach: float = 170000.0,
+        slope_error: float | None = None,
+    ) -> Dataset:
+        """Bring reflectance to 30°/0°/30° by the angles that the ground has, and leave out what lies in
+        shadow."""
+
     def scale_to_albedo(
         self,
         albedo: str | os.PathLike[str] | xr.DataArray,
@@ -255,6 +269,11 @@ class LunarDatasetAccessor:
     ) -> Figure:
         """Draw abundances as a surface in three dimensions."""
 
+    def radiance_factor(
+        self, solar_flux: xr.DataArray, *, distance: float | xr.DataArray = 1.0
+    ) -> Dataset:
+        """Radiance factor (I/F) from radiance: pi times the radiance over the flux of the Sun."""
+
     def flag_frames(
         self,
         *,
@@ -416,6 +435,20 @@ class LunarDataArrayAccessor:
 
     def light_uncertainty(self, *, slope_rms: float = ...) -> DataArray:
         """How uncertain the light is in which spectra were taken."""
+
+    def correct_topography(
+        self,
+        dem: str | os.PathLike[str] | xr.DataArray,
+        parameters: xr.Dataset | None = None,
+        *,
+        undo: bool = False,
+        subsolar: tuple[float, float] | None = None,
+        footprint: float = ...,
+        reach: float = 170000.0,
+        slope_error: float | None = None,
+    ) -> DataArray:
+        """Bring reflectance to 30°/0°/30° by the angles that the ground has, and leave out what lies in
+        shadow."""
 
     def scale_to_albedo(
         self,

@@ -11,6 +11,7 @@ import lunarray as la
 from lunarray import geo, sp
 from lunarray.errors import BandMismatchError, InputError
 from lunarray.geo.around import Ground, map_around, offset, window_of
+from lunarray.sp.albedo import NORMAL_TO_STANDARD
 
 
 def raster(values, box):
@@ -92,7 +93,7 @@ def lit(gain, **coords):
     lon = np.linspace(-179, 179, len(gain))
     lat = np.linspace(-85, 85, len(gain))
     normal = truth(lon, lat)
-    level = np.interp(normal, *np.array(sp.NORMAL_TO_STANDARD).T)
+    level = np.interp(normal, *np.array(NORMAL_TO_STANDARD).T)
     ds = xr.Dataset(
         {"reflectance": (("observation", "wavelength"), (level * gain)[:, None] * shape)},
         {"lon": ("observation", lon), "lat": ("observation", lat), "wavelength": nm},
@@ -159,7 +160,7 @@ def test_a_map_and_its_pixels_one_by_one():
     out = sp.scale_to_albedo(cube.chunk(y=7, x=9), albedo).compute()
     again = sp.scale_to_albedo(cube, albedo)
     xr.testing.assert_equal(out.light_gain, again.light_gain)
-    level = np.interp(truth(lon, lat), *np.array(sp.NORMAL_TO_STANDARD).T)
+    level = np.interp(truth(lon, lat), *np.array(NORMAL_TO_STANDARD).T)
     np.testing.assert_allclose(out.light_gain, 0.1 / level, rtol=2e-3)
 
 

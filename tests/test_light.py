@@ -10,6 +10,7 @@ from verbs import native
 import lunarray as la
 from lunarray import sp
 from lunarray.errors import InputError
+from lunarray.sp.light import SLOPE_RMS
 from lunarray.sp.photometry import lunar_lambert
 
 
@@ -64,7 +65,7 @@ def test_conditioning_puts_the_light_beside():
     ds = sp.condition(native())
     assert ds.light_uncertainty.dims == ("observation",)
     assert ds.light_quality.dtype == np.uint8
-    grazing = ds.incidence > 90 - 1.2816 * sp.SLOPE_RMS
+    grazing = ds.incidence > 90 - 1.2816 * SLOPE_RMS
     assert np.array_equal(ds.light_quality == sp.LIGHT_FLAGS["grazing_light"], grazing)
     array = sp.condition(native().reflectance)
     assert np.array_equal(array.light_uncertainty, ds.light_uncertainty)

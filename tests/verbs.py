@@ -126,6 +126,20 @@ def normal_albedo() -> xr.DataArray:
 
 
 @functools.cache
+def heights() -> xr.DataArray:
+    """Relief of the whole Moon."""
+    box = geo.lunar_grid("geographic", 1.0)
+    values = rng(51).normal(0.0, 500.0, box.shape)
+    array = xr.DataArray(values, geo.grid_coords(box), geo.grid_dims(box), "height")
+    return geo.assign_crs(array, box)
+
+
+def solar_flux() -> xr.DataArray:
+    nm = np.linspace(500.0, 2600.0, 50)
+    return xr.DataArray(2000.0 * np.exp(-nm / 900.0), {"wavelength": nm}, ("wavelength",))
+
+
+@functools.cache
 def tracks() -> xr.Dataset:
     """The same after its detectors are joined."""
     return sp.join_detectors(native())
@@ -526,6 +540,18 @@ VERBS = [
     ),
     Verb("sp.grid", tracks, lambda ds: sp.grid(ds, "north", resolution=100_000.0), **SPECTRA),
     Verb("sp.light_uncertainty", native, **SPECTRA),
+    Verb(
+        "sp.correct_topography",
+        tracks,
+        lambda ds: sp.correct_topography(ds, heights(), photometry(), subsolar=(20.0, 1.0)),
+        **SPECTRA,
+    ),
+    Verb(
+        "sp.radiance_factor",
+        native,
+        lambda ds: sp.radiance_factor(ds.rename(reflectance="radiance"), solar_flux()),
+        **SPECTRA,
+    ),
     Verb(
         "sp.scale_to_albedo", native, lambda ds: sp.scale_to_albedo(ds, normal_albedo()), **SPECTRA
     ),

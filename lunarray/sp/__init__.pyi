@@ -1,4 +1,3 @@
-from .albedo import NORMAL_TO_STANDARD as NORMAL_TO_STANDARD
 from .albedo import scale_to_albedo as scale_to_albedo
 from .api import SPIKE_CHANNELS as SPIKE_CHANNELS
 from .api import condition as condition
@@ -18,8 +17,9 @@ from .gridding import grid as grid
 from .io import QA_FLAGS as QA_FLAGS
 from .io import open_sp as open_sp
 from .light import LIGHT_FLAGS as LIGHT_FLAGS
-from .light import SLOPE_RMS as SLOPE_RMS
 from .light import light_uncertainty as light_uncertainty
 from .photometry import normalize_photometry as normalize_photometry
+from .photometry import radiance_factor as radiance_factor
 from .photometry import read_photometric_parameters as read_photometric_parameters
 from .spectra import spectra_of as spectra_of
+from .topography import correct_topography as correct_topography

@@ -77,7 +77,7 @@ def scale_to_albedo(
         Wavelength of the albedo, nm; the median of the bands within `width` of it is compared (the nearest band where
         there is one alone).
     ratio : "sp", float or pairs
-        Reflectance at 30°/0°/30° that ground of a normal albedo has: "sp", by `NORMAL_TO_STANDARD`; normal albedo over
+        Reflectance at 30°/0°/30° that ground of a normal albedo has: "sp", as SP's three albedo groups have it; normal albedo over
         reflectance; or pairs (normal albedo, reflectance), interpolated between and continued beyond.
     footprint : float
         Side of the footprints, m: the map is averaged over it where it is finer.
@@ -133,25 +133,29 @@ def scale_to_albedo(
         _standard, ground, kwargs={"pairs": pairs}, dask="parallelized", output_dtypes=[np.float32]
     )
     gain = (brightness / target).where((target > 0) & (brightness > 0)).astype(np.float32)
-    known = gain.notnull()
-    factor = gain.where(known, np.float32(1)).variable
+    factor = gain.fillna(np.float32(1)).variable
     data = (spectra.variable / factor).transpose(*spectra.dims).astype(np.float32).data
     note = f"scale_to_albedo(wavelength={wavelength:g} nm, footprint={footprint:g} m)"
     result = rebuild(ds, spectra, data, None, note)
     array = result["reflectance"] if hasattr(result, "data_vars") else result
     array.attrs["light"] = "albedo"
-    scatter = RATIO_SPREAD if ratio == "sp" else 0.0
+    noise = np.hypot(map_uncertainty, RATIO_SPREAD if ratio == "sp" else 0.0)
+    return typed(beside(result, _light_left(ds, gain, told, noise)))
+
+
+def _light_left(
+    ds: Any, gain: xr.DataArray, told: xr.DataArray, noise: float
+) -> dict[str, xr.DataArray]:
+    """Gain, uncertainty of what is left of it, and flags; where there is no gain, as it was."""
+    known = gain.notnull().variable
     before = light_uncertainty(ds).variable if has_geometry(ds) else np.float32(UNKNOWN_LIGHT)
-    spread = np.sqrt(told.variable**2 + np.float32(map_uncertainty**2 + scatter**2))
-    left = xr.where(known.variable, spread, before).astype(np.float32)
-    like = brightness
-    quality = light_quality_of(ds, like)
-    extra: dict[str, xr.DataArray] = {
-        "light_uncertainty": _like(left.transpose(*like.dims), like, "light_uncertainty"),
-        "light_quality": flagged(quality, like, {"no_albedo": (~known).data}),
-        "light_gain": _like(gain.variable.transpose(*like.dims), like, "light_gain"),
+    spread = np.sqrt(told.variable**2 + np.float32(noise**2))
+    left = xr.where(known, spread, before).astype(np.float32)
+    return {
+        "light_uncertainty": _like(left.transpose(*gain.dims), gain, "light_uncertainty"),
+        "light_quality": flagged(light_quality_of(ds, gain), gain, {"no_albedo": (~known).data}),
+        "light_gain": _like(gain.variable, gain, "light_gain"),
     }
-    return typed(beside(result, extra))
 
 
 def light_quality_of(ds: Any, like: xr.DataArray) -> xr.DataArray | None:

@@ -48,6 +48,14 @@ _ATTRS: dict[str, Any] = {
         "long_name": "standard deviation of the natural logarithm of the unknown gain of the light",
         "units": "1",
     },
+    "local_incidence": {
+        "long_name": "incidence angle on the ground as it is tilted",
+        "units": "degree",
+    },
+    "local_emission": {
+        "long_name": "emission angle on the ground as it is tilted",
+        "units": "degree",
+    },
     "light_gain": {
         "long_name": "gain of the light that the reflectance was divided by",
         "units": "1",
@@ -199,6 +207,23 @@ def described(name: str) -> dict[str, Any]:
 def _array(name: str, values: Any, like: xr.DataArray) -> xr.DataArray:
     coords = {k: v for k, v in like.coords.items() if k not in _NAMES}
     return xr.DataArray(values, coords, like.dims, name, described(name))
+
+
+def grazing(incidence: xr.DataArray, slope: float) -> xr.DataArray:
+    """Where a tenth of slopes of such a spread (degrees) lies in shadow of its own."""
+    return xr.apply_ufunc(
+        lambda i: _grazing_block(i, i, i, slope=slope),
+        incidence,
+        dask="parallelized",
+        output_dtypes=[np.uint8],
+    )
+
+
+def spread_of(
+    incidence: np.ndarray, emission: np.ndarray, phase: np.ndarray, slope: float
+) -> np.ndarray:
+    """Uncertainty of the light at angles (degrees) of ground whose slopes vary by so much (degrees), float32."""
+    return _spread_block(incidence, emission, phase, slope=slope)
 
 
 def _spread_block(

@@ -7,11 +7,9 @@ import math
 import numpy as np
 
 from lunarray.engine.compiling import njit
-from lunarray.sp.photometry import LIMB
+from lunarray.sp.photometry import LEAST_GAIN, LIMB
 
 _C0, _C1, _C2, _C3 = LIMB
-#: Least gain of ground that is lit: what ground around it scatters into its shadows.
-LEAST_GAIN = 0.02
 
 
 @njit(nogil=True, cache=True)

@@ -11,9 +11,10 @@ import xarray as xr
 from lunarray.errors import BandMismatchError, InputError, ProductFormatError
 from lunarray.readers import reads
 from lunarray.sp.spectra import T, rebuild, spectra_of
+from lunarray.store.provenance import stamp
 from lunarray.typing import typed
 
-__all__ = ["normalize_photometry", "read_photometric_parameters"]
+__all__ = ["normalize_photometry", "radiance_factor", "read_photometric_parameters"]
 
 _REMEDY = "Give one of the *_albedo_sel.txt of Kouyama et al. (2016)"
 _COLUMNS = ("b0", "b0_std", "h", "h_std", "c", "c_std", "g", "g_std", "mean")
@@ -26,6 +27,8 @@ _LONG_NAMES = {
 }
 #: Lunar-Lambert mixing as a polynomial of the phase angle in degrees (McEwen 1996).
 LIMB = (1.0, -0.019, 0.242e-3, -1.46e-6)
+#: Less gain than this against flat ground is that of light scattered into shadow.
+LEAST_GAIN = 0.02
 
 
 @typed
@@ -153,23 +156,7 @@ def normalize_photometry(
     step = "normalize_photometry"
     spectra = spectra_of(ds, step)
     incidence, emission, phase = _check_angles(geometry, "geometry")
-    missing = [n for n in ("b0", "h", "c", "g") if n not in parameters]
-    if missing:
-        raise InputError(
-            f"the parameters have no {', '.join(missing)}",
-            where=step,
-            remedy="Give what lunarray.sp.read_photometric_parameters returns",
-        )
-    source = parameters["wavelength"].values.astype(np.float64)
-    target = spectra["wavelength"].values.astype(np.float64)
-    if target.size and (target.min() < source[0] - 0.05 or target.max() > source[-1] + 0.05):
-        raise BandMismatchError(
-            f"the spectra have wavelengths {target.min():.1f}-{target.max():.1f} nm, "
-            f"the parameters {source[0]:.1f}-{source[-1]:.1f} nm",
-            where=step,
-            remedy="Join the detectors or resample the spectra to that range first",
-        )
-    model = {n: np.interp(target, source, parameters[n].values) for n in ("b0", "h", "c", "g")}
+    model = model_of(spectra, parameters, step)
     stated = spectra.attrs.get("photometric_geometry")
     now = " ".join(f"{v:g}" for v in (incidence, emission, phase))
     if observed is None and stated == now:
@@ -194,6 +181,89 @@ def normalize_photometry(
     array.attrs["photometric_geometry"] = now
     array.attrs["comment"] = "incidence, emission, phase (degrees) that the reflectance refers to"
     return result
+
+
+@typed
+def radiance_factor(
+    ds: xr.Dataset, solar_flux: xr.DataArray, *, distance: float | xr.DataArray = 1.0
+) -> xr.Dataset:
+    """Radiance factor (I/F) from radiance: pi times the radiance over the flux of the Sun.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        With ``radiance`` (W m-2 um-1 sr-1) over ``wavelength`` (nm).
+    solar_flux : xarray.DataArray
+        Flux of the Sun at 1 au (W m-2 um-1) over ``wavelength`` (nm); interpolated to the channels, for which it should
+        have their resolution.
+    distance : float or DataArray
+        From the Sun, au.
+
+    Returns
+    -------
+    xarray.Dataset
+        The same with ``reflectance`` as the radiance factor at the angles of the observation, float32.
+
+    Raises
+    ------
+    InputError
+        If there is no radiance, or the flux or the distance is none.
+    BandMismatchError
+        If the flux does not cover the wavelengths.
+    """
+    step = "radiance_factor"
+    if not isinstance(ds, xr.Dataset) or "radiance" not in ds:
+        raise InputError(
+            "no variable 'radiance'",
+            where=step,
+            remedy="Give tracks as lunarray.open_sp opens them",
+        )
+    if not isinstance(solar_flux, xr.DataArray) or solar_flux.dims != ("wavelength",):
+        raise InputError(
+            "solar_flux is no DataArray over wavelength",
+            where=step,
+            remedy="Give W m-2 um-1 with the coordinate wavelength (nm)",
+        )
+    flux = solar_flux.sortby("wavelength")
+    source = np.asarray(flux["wavelength"].values, np.float64)
+    target = np.asarray(ds["wavelength"].values, np.float64)
+    if not source.size or target.min() < source[0] - 0.05 or target.max() > source[-1] + 0.05:
+        raise BandMismatchError(
+            f"the solar flux does not cover {target.min():.1f}-{target.max():.1f} nm",
+            where=step,
+            remedy="Leave out channels, or give a solar spectrum that does",
+        )
+    values = np.interp(target, source, np.asarray(flux.values, np.float64))
+    if not np.all(values > 0) or not np.all(np.asarray(distance) > 0):
+        raise InputError(
+            "a solar flux or distance of none", where=step, remedy="Give positive ones"
+        )
+    factor = xr.DataArray(np.pi / values, dims="wavelength") * distance**2
+    radiance = ds["radiance"]
+    data = (radiance * factor).transpose(*radiance.dims).astype(np.float32)
+    attrs = {"units": "1", "long_name": "radiance factor (I/F) at the angles of observation"}
+    return stamp(ds.assign(reflectance=data.assign_attrs(attrs)), step, variables=["reflectance"])
+
+
+def model_of(spectra: xr.DataArray, parameters: xr.Dataset, step: str) -> dict[str, np.ndarray]:
+    """Parameters of the phase function at the channels of spectra; errors as of `normalize_photometry`."""
+    missing = [n for n in ("b0", "h", "c", "g") if n not in parameters]
+    if missing:
+        raise InputError(
+            f"the parameters have no {', '.join(missing)}",
+            where=step,
+            remedy="Give what lunarray.sp.read_photometric_parameters returns",
+        )
+    source = parameters["wavelength"].values.astype(np.float64)
+    target = spectra["wavelength"].values.astype(np.float64)
+    if target.size and (target.min() < source[0] - 0.05 or target.max() > source[-1] + 0.05):
+        raise BandMismatchError(
+            f"the spectra have wavelengths {target.min():.1f}-{target.max():.1f} nm, "
+            f"the parameters {source[0]:.1f}-{source[-1]:.1f} nm",
+            where=step,
+            remedy="Join the detectors or resample the spectra to that range first",
+        )
+    return {n: np.interp(target, source, parameters[n].values) for n in ("b0", "h", "c", "g")}
 
 
 def _along_wavelength(values: np.ndarray) -> xr.Variable:
