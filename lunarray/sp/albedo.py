@@ -77,8 +77,8 @@ def scale_to_albedo(
         Wavelength of the albedo, nm; the median of the bands within `width` of it is compared (the nearest band where
         there is one alone).
     ratio : "sp", float or pairs
-        Reflectance at 30°/0°/30° that ground of a normal albedo has: "sp", as SP's three albedo groups have it; normal albedo over
-        reflectance; or pairs (normal albedo, reflectance), interpolated between and continued beyond.
+        Reflectance at 30°/0°/30° that ground of a normal albedo has: "sp", as SP's three albedo groups have it; a
+        number, normal albedo over reflectance; or pairs (normal albedo, reflectance), interpolated between.
     footprint : float
         Side of the footprints, m: the map is averaged over it where it is finer.
     map_uncertainty : float

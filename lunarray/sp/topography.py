@@ -101,10 +101,6 @@ def correct_topography(
         If the elevation model, or a cube, has no reference system.
     BodyMismatchError
         If the model is of another body.
-
-    References
-    ----------
-    McEwen, A. S., 1996. LPSC 27, 841. Yokota, Y., et al., 2011. Icarus 215, 639-660.
     """
     step = "correct_topography"
     spectra = spectra_of(ds, step)
@@ -115,8 +111,7 @@ def correct_topography(
     like = spectra.isel(wavelength=0, drop=True).reset_coords(drop=True)
     lon, lat = places_of(ds, like, step)
     angles: list[Any] = _angles(ds, like, lon, lat, subsolar)
-    if slope_error is not None:
-        require_number("slope_error", slope_error, 0, 45)
+    require_number("slope_error", 0 if slope_error is None else slope_error, 0, 45)
     far = _reach(angles[0], float(reach))
     found = map_around(
         _terrain,
