@@ -10,6 +10,7 @@ from lunarray.superres import GIBGrid, TrainSettings
 #: So small that a training takes a fraction of a second.
 TINY = TrainSettings.footprint_aware(
     size=12, stride=6, k=6, hidden=4, heads=1, channels=(4, 4, 4), fusion=6, epochs=1, steps=(1, 1), learning_rate=1e-2,
+    held_out=0.0,
 )  # fmt: skip
 ELEMENTS = ("Fe", "Al", "Mg")
 

@@ -384,3 +384,99 @@ def test_a_bank_without_footprints_is_not_trained(rng, tmp_path):
     bank(tmp_path / "gib.zarr", rng, grid)
     with pytest.raises(InputError, match="no region holds"):
         sr.train_gib(tmp_path / "gib.zarr", tmp_path / "models", TINY)
+
+
+def tracks_of(rng, noise=0.02, **changes):
+    """A region whose footprints are of ten tracks, and settings that hold some out."""
+    data, *_ = region(rng, number=60, noise=noise)
+    data.tracks = np.arange(data.support.count) % 10
+    return data, replace(TINY, held_out=0.2, dropout=0.0, trend="mean", **changes)
+
+
+def test_whole_tracks_are_held_out_and_judge(rng):
+    from lunarray.superres.holdout import hold_out
+
+    data, settings = tracks_of(rng, epochs=4, steps=(6, 2), patience=10)
+    part, held = hold_out(data, 0.2, 0)
+    assert held.tracks == 2
+    assert (
+        set(part.tracks) & set(data.tracks[np.isin(data.support.number, held.support.number)])
+        == set()
+    )
+    assert np.isnan(part.abundance.reshape(3, -1)[:, held.support.pixel]).all()
+    assert part.support.count + held.support.count == data.support.count
+    seen = []
+    trained = train_region(data, settings, report=seen.append)
+    verdict = trained.held_out
+    assert verdict["learnt"]
+    assert verdict["relative"] < 0.8 * verdict["mare_mean"]
+    scores = [s["held_out"] for s in seen if "held_out" in s]
+    assert verdict["relative"] == pytest.approx(min(scores), rel=1e-5)
+    # Those of the best check, and not of the last.
+    assert verdict["members"][0]["step"] <= verdict["members"][0]["steps"] == len(trained.history)
+
+
+def test_a_training_that_learns_nothing_stops_early_and_says_so(rng, tmp_path):
+    data, settings = tracks_of(rng, epochs=30, steps=(6, 2), patience=2)
+    # Measured values in another order: nothing in the features tells of them.
+    order = np.random.default_rng(5).permutation(data.support.count)
+    shuffled = replace(data, support=replace(data.support, measured=data.support.measured[order]))
+    trained = train_region(shuffled, settings)
+    assert len(trained.history) < settings.step_count(15)
+    assert not trained.held_out["learnt"]
+    save_region_model(tmp_path / "region_00_00.safetensors", trained)
+    again = load_region_model(tmp_path / "region_00_00.safetensors")
+    assert (
+        again.held_out
+        == trained.held_out
+        == read_region_header(tmp_path / "region_00_00.safetensors")["held_out"]
+    )
+
+
+def test_a_training_that_is_checked_resumes_to_the_same_bits(rng, tmp_path):
+    data, settings = tracks_of(rng, epochs=2)
+    whole = train_region(data, settings)
+    file = tmp_path / "a.checkpoint"
+    while (trained := train_region(data, settings, checkpoint=file, stop_after=7)) is None:
+        pass
+    assert same(whole, trained)
+    assert whole.held_out == trained.held_out
+
+
+def test_the_published_program_on_a_small_region(rng):
+    data, *_ = region(rng)
+    small = {"size": 12, "stride": 6, "k": 6, "steps": (2, 2), "later_steps": (1, 1), "epochs": 2}
+    settings = sr.TrainSettings.published(**small)
+    seen = []
+    trained = train_region(data, settings, report=seen.append)
+    windows = len(starts(24, 12, 6)) * len(starts(30, 12, 6))
+    assert len(trained.history) == settings.step_count(windows)
+    # Both phases at each visit, and predictions that are carried on.
+    assert [s["phase"] for s in seen[:4]] == [1, 2, 1, 2]
+    assert any("carried" in s for s in seen)
+    model = trained.models[0]
+    assert [a.att.shape[-1] for a in model.attention] == [128, 36]
+    assert [c.out_channels for c in model.convolutions] == [16, 32, 36]
+    values, _ = predict_region(trained, data.lat, data.lon, data.features, data.mare)
+    assert (values >= 0).all()
+    assert sr.TrainSettings.published().step_count(78) == 152_100
+
+
+def test_published_edges_are_those_of_all_pairs(rng):
+    from lunarray.superres.subgraphs import published_neighbours
+
+    n, k = 40, 5
+    lat, lon = rng.uniform(0, 3, n), rng.uniform(10, 13, n)
+    features, mare = (
+        rng.standard_normal((n, 4)).astype("f4"),
+        rng.choice([-1.0, 1.0], n).astype("f4"),
+    )
+    near, weight = published_neighbours(lat, lon, features, mare, k)
+    from lunarray.geo import unit_vectors
+
+    v = unit_vectors(lon, lat)
+    d, f = (np.linalg.norm(a[:, None] - a, axis=2) for a in (v, features.astype("f8")))
+    full = np.exp(-d / d.max() - 1.2 * f / f.max() - (mare[:, None] != mare))
+    np.fill_diagonal(full, 0)
+    np.testing.assert_allclose(weight, -np.sort(-full, axis=1)[:, :k], rtol=1e-4)
+    np.testing.assert_allclose(np.take_along_axis(full, near, axis=1), weight, rtol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from lunarray.engine.execution import current_client
 from lunarray.engine.models import Device, Model, ModelSpec
 from lunarray.engine.progress import progress_bar
 from lunarray.engine.training import Checkpoint
-from lunarray.errors import InputError, StoreConflictError
+from lunarray.errors import InputError, LunarrayWarning, StoreConflictError
 from lunarray.store.provenance import stamp as stamped
 from lunarray.superres.backbone import Backbone
 from lunarray.superres.choice import elements_of, margin_of, specs_of
@@ -255,6 +256,15 @@ def _train_one(
     trained.feature_model = ds.attrs.get("feature_model", "")
     save_region_model(target, trained)
     checkpoint.remove()
+    if trained.held_out and not trained.held_out["learnt"]:
+        told = "{relative:.3f} against {mare_mean:.3f}".format(**trained.held_out)
+        warnings.warn(
+            LunarrayWarning(
+                f"region {region}: nothing was learnt. Footprints of tracks that were held out are predicted no better "
+                f"than by the mean of mare and of highland ({told} of their spread)"
+            ),
+            stacklevel=2,
+        )
     return target
 
 

@@ -22,12 +22,13 @@ class Architecture:
     `channels` (3,) and an odd side, the `kernel`. Between them is a max pooling of 2 × 2 with the `pool_stride` 1,
     which keeps one cell a node, or 2, which halves the image twice, so that several nodes share a cell. The `fusion`
     layer is so wide, with `dropout` on its inputs in training. A `skip` is a linear path from the inputs to the
-    elements beside the network (not in the paper; it begins at zero).
+    elements beside the network (not in the paper; it begins at zero). Two numbers of `hidden` channels are those of the
+    first and the second layer of attention, whose `activation` follows each.
     """
 
     features: int = 300
     outputs: int = 8
-    hidden: int = 32
+    hidden: int | tuple[int, int] = 32
     heads: int = 2
     channels: tuple[int, int, int] = (32, 32, 32)
     kernel: int = 3
@@ -35,6 +36,12 @@ class Architecture:
     fusion: int = 64
     dropout: float = 0.1
     skip: bool = False
+    activation: Literal["elu", "relu"] = "elu"
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Channels of a head in each layer of attention."""
+        return self.hidden if isinstance(self.hidden, tuple) else (self.hidden, self.hidden)
 
 
 @dataclass(frozen=True)

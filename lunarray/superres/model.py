@@ -63,9 +63,11 @@ class HybridModel(nn.Module):
             raise InputError(
                 f"kernel {a.kernel} is even", where="Architecture", remedy="Take an odd one"
             )
-        inputs, width = a.features + EXTRA_INPUTS, a.hidden * a.heads
+        inputs, (first, second) = a.features + EXTRA_INPUTS, a.widths
+        width = second * a.heads
         self.attention = nn.ModuleList(
-            GATv2(n, a.hidden, a.heads, EDGE_FEATURES) for n in (inputs, width)
+            GATv2(n, m, a.heads, EDGE_FEATURES)
+            for n, m in ((inputs, first), (first * a.heads, second))
         )
         self.convolutions = nn.ModuleList(
             nn.Conv2d(n, m, a.kernel, padding=a.kernel // 2, padding_mode="replicate")
@@ -94,8 +96,9 @@ class HybridModel(nn.Module):
         and `column` the nodes' cells by :func:`grid_index` in an image of that `shape`. Cells without a node hold
         zeros.
         """
-        h = F.elu(self.attention[0](x, index, edge))
-        h = F.elu(self.attention[1](h, index, edge))
+        activate = F.elu if self.architecture.activation == "elu" else F.relu
+        h = activate(self.attention[0](x, index, edge))
+        h = activate(self.attention[1](h, index, edge))
         image = x.new_zeros((shape[0] * shape[1], x.shape[1]))
         image = image.index_put((row * shape[1] + column,), x)
         grid = image.T.reshape(1, -1, *shape)

@@ -72,6 +72,11 @@ def cosine_rate(step: int, steps: int, highest: float, lowest: float) -> float:
     return lowest + 0.5 * (highest - lowest) * (1 + math.cos(math.pi * step / max(steps, 1)))
 
 
+def clip_all(parameters: Iterable[torch.nn.Parameter], limit: float) -> None:
+    """Rescale all gradients together where their common norm exceeds a limit, as the published program does."""
+    torch.nn.utils.clip_grad_norm_(list(parameters), limit)
+
+
 def clip_each(parameters: Iterable[torch.nn.Parameter], limit: float) -> None:
     """Rescale the gradient of every parameter whose norm exceeds a limit: each by itself, as the paper has it (τ)."""
     for p in parameters:

@@ -11,6 +11,7 @@ import numpy as np
 
 from lunarray.errors import InputError
 from lunarray.superres.support import Support, support_of
+from lunarray.superres.tracks import track_numbers
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,7 +27,7 @@ class RegionData:
     column) float32 are NaN where the base map has none; `mare` (row, column) uint8 is 0 for unknown, 1 for mare, 2 for
     highland; `abundance` (element, row, column) float32 is that of populated pixels, wt%, NaN elsewhere, of the
     `elements` by name. `support` says which pixels each footprint covers, and what was measured; `region` (int, int)
-    which one it is in the grid.
+    which one it is in the grid. `tracks` (footprint,) are the tracks of the support's footprints, where they are known.
     """
 
     lat: np.ndarray
@@ -37,6 +38,7 @@ class RegionData:
     elements: tuple[str, ...]
     support: Support = field(default_factory=Support.empty)
     region: tuple[int, int] = (0, 0)
+    tracks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         rows, columns = len(self.lat), len(self.lon)
@@ -59,7 +61,8 @@ class RegionData:
         """SHA-256 over everything that training depends on."""
         sha = hashlib.sha256(json.dumps([self.elements, self.region]).encode())
         arrays = [self.lat, self.lon, self.features, self.mare, self.abundance]
-        for array in (*arrays, *self.support.arrays()):
+        tracks = () if self.tracks is None else (self.tracks,)
+        for array in (*arrays, *self.support.arrays(), *tracks):
             sha.update(f"{array.dtype.str}{array.shape}".encode())
             sha.update(np.ascontiguousarray(array).data)
         return sha.hexdigest()
@@ -89,10 +92,11 @@ def region_data(
         footprints = gib_footprints(ds.encoding["source"])
     lat, lon = grid.lat(region[0]), grid.lon(region[1])
     names = tuple(str(e) for e in part["element"].values[there])
-    support = Support.empty(len(names))
+    support, tracks = Support.empty(len(names)), None
     if footprints is not None and footprints.sizes["footprint"]:
         table = footprints.sel(element=list(names))
         support = support_of(table, lat, lon)
+        tracks = track_numbers(footprints)[support.number]
     return RegionData(
         lat,
         lon,
@@ -102,6 +106,7 @@ def region_data(
         names,
         support,
         region,
+        tracks,
     )
 
 
@@ -144,6 +149,7 @@ def assemble_region(
     dense[:, hits["pixel"] // width - rows.start, hits["pixel"] % width - columns.start] = hits[
         "abundance"
     ].T
+    support = support_of(footprints, lat, lon)
     return RegionData(
         lat,
         lon,
@@ -151,6 +157,7 @@ def assemble_region(
         mare,
         dense,
         tuple(elements),
-        support_of(footprints, lat, lon),
+        support,
         region,
+        track_numbers(footprints)[support.number],
     )

@@ -89,7 +89,10 @@ def subgraph(
         n: getattr(settings, n) for n in ("alpha", "beta") if getattr(settings, n) is not None
     }
     k = min(settings.k, len(rows) - 1)
-    near, weight = neighbours(node_lat, node_lon, features, k, device=device, **scales)
+    if settings.edges == "published":
+        near, weight = published_neighbours(node_lat, node_lon, features, x[rows, columns, -3], k)
+    else:
+        near, weight = neighbours(node_lat, node_lon, features, k, device=device, **scales)
     near = np.ascontiguousarray(near, np.int32)
     # Places on the sphere in units of its radius: chords are distances at this scale.
     places = unit_vectors(node_lon, node_lat)
@@ -98,7 +101,9 @@ def subgraph(
     distance = edge_lengths(places, near) / np.float32(diagonal)
     itself = np.arange(len(near), dtype=np.int32)[:, None]
     edge = np.zeros((*near.shape, 2), np.float32)
-    edge[..., 0], edge[..., 1] = np.asarray(weight, np.float32), distance
+    edge[..., 0] = np.asarray(weight, np.float32)
+    if settings.edges != "published":
+        edge[..., 1] = distance
     # A node is its own nearest neighbour: weight 1 at distance 0.
     own = np.broadcast_to(np.array([1.0, 0.0], np.float32), (len(near), 1, 2))
     # The index equations see the pixels of the whole sub-region, so that a missing corner shifts nothing.
@@ -125,6 +130,40 @@ def subgraph(
         location = np.column_stack([node_lat, node_lon]).astype(np.float32)
         graph.spatial_weight = losses.spatial_weights(there(location), there(near))
     return graph
+
+
+def published_neighbours(
+    lat: np.ndarray, lon: np.ndarray, features: np.ndarray, mare: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `k` neighbours of each node with the largest exp(−d − 1.2 f − [mare differs]), and these weights.
+
+    d is the distance of places and f that of features, each over the largest of the sub-region, and not squared. Both
+    results are (node, k).
+    """
+    places = unit_vectors(lon, lat)
+    places = (places - places.mean(axis=0)).astype(np.float32)
+    count = len(lat)
+    blocks = [slice(start, start + 512) for start in range(0, count, 512)]
+
+    def apart(values: np.ndarray, block: slice) -> np.ndarray:
+        square = np.sum(values**2, axis=1)
+        gap = square[block, None] + square - 2 * values[block] @ values.T
+        return np.sqrt(np.maximum(gap, 0))
+
+    far = max(max(float(apart(places, b).max()) for b in blocks), 1e-12)
+    unlike = max(max(float(apart(features, b).max()) for b in blocks), 1e-12)
+    near, weight = np.empty((count, k), np.int32), np.empty((count, k), np.float32)
+    for block in blocks:
+        cost = apart(places, block) / far + 1.2 * apart(features, block) / unlike
+        cost += mare[block, None] != mare
+        rows = np.arange(len(cost))
+        cost[rows, rows + block.start] = np.inf
+        order = np.argpartition(cost, k - 1, axis=1)[:, :k]
+        own = np.take_along_axis(cost, order, axis=1)
+        order = np.take_along_axis(order, np.argsort(own, axis=1, kind="stable"), axis=1)
+        near[block] = order
+        weight[block] = np.exp(-np.take_along_axis(cost, order, axis=1))
+    return near, weight
 
 
 class GraphCache:
@@ -220,4 +259,5 @@ class RegionGraphs:
         mean, std, trend = self.scales
         with full_precision(self.device):
             scaled = model(x, graph.index, graph.edge, graph.row, graph.column, graph.shape)
-        return mean + x @ trend + std * scaled
+        values = mean + x @ trend + std * scaled
+        return torch.relu(values) if self.settings.positive else values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,8 @@ class TrainedRegion:
     `models` are one a member, in evaluation mode, on the device where predictions are to run; `scaling` is of their
     inputs and outputs, which are the `elements`. `residual` (element,) float32 is the root mean square misfit at what
     they were trained on (wt%), `history` the loss of each step, member after member, and `digest` the SHA-256 of the
-    data. `grid` and `feature_model`, the origin of the features, are JSON, where they are known.
+    data. `grid` and `feature_model`, the origin of the features, are JSON, where they are known. `held_out` says how
+    they did on tracks that they were not trained on: empty where none was held out.
     """
 
     models: list[HybridModel]
@@ -47,6 +48,7 @@ class TrainedRegion:
     digest: str
     grid: str = ""
     feature_model: str = ""
+    held_out: dict[str, Any] = field(default_factory=dict)
 
 
 def read_region_header(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -76,6 +78,7 @@ def save_region_model(path: str | os.PathLike[str], trained: TrainedRegion) -> N
         "grid": trained.grid,
         "feature_model": trained.feature_model,
         "features": int(trained.scaling.feature_mean.size),
+        "held_out": trained.held_out,
     }
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     _FORMAT.write(path, tensors, header)
@@ -122,6 +125,7 @@ def load_region_model(path: str | os.PathLike[str], device: str = "cpu") -> Trai
         header["data_digest"],
         header["grid"],
         header["feature_model"],
+        header.get("held_out", {}),
     )
 
 

@@ -18,7 +18,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -28,8 +28,9 @@ from lunarray.engine.training import Checkpoint, seeded
 from lunarray.errors import InputError, needs
 from lunarray.superres import losses
 from lunarray.superres.devices import full_precision
+from lunarray.superres.holdout import hold_out
 from lunarray.superres.model import HybridModel
-from lunarray.superres.optim import Yogi, clip_each, cosine_rate
+from lunarray.superres.optim import Yogi, clip_all, clip_each, cosine_rate
 from lunarray.superres.regions import RegionData
 from lunarray.superres.settings import TrainSettings
 from lunarray.superres.subgraphs import GraphCache, RegionGraphs, SubGraph
@@ -41,6 +42,8 @@ with needs("torch", "training on element maps"):
 
 #: Elements that together make a soil: with all of them there, predictions should sum to 100 wt%.
 _WHOLE = frozenset({"Fe", "Ti", "Ca", "Si", "Al", "Mg", "Na", "O"})
+#: Weights of the elements' errors in the published program.
+_PUBLISHED = {"Fe": 2.0, "Si": 3.0, "Al": 3.0, "Mg": 3.0}
 #: Visits of sub-regions between two checkpoints.
 _KEEP = 50
 
@@ -81,12 +84,13 @@ def train_region(
         if advance is not None:
             advance(state.member * len(visits) + state.visit, "–")
         while state.member < settings.members:
-            while state.visit < len(visits):
+            while state.visit < len(visits) and not task.enough(state):
                 if stop_after is not None and taken >= stop_after:
                     if file is not None:
                         file.save(state.to_dict())
                     return None
                 parts = task.visit(state, visits)
+                parts |= task.check(state)
                 taken += 1
                 if advance is not None:
                     advance(1, f"loss {parts['loss']:.4g}")
@@ -97,14 +101,15 @@ def train_region(
                             "member": state.member,
                             "visit": state.visit,
                             "visits": len(visits),
-                            "phase": visits[state.visit - 1][0] + 1,
+                            "phase": visits[state.visit - 1].phase + 1,
                             **parts,
                         }
                     )
                 if file is not None and state.visit % _KEEP == 0:
                     file.save(state.to_dict())
-            done = {k: v.detach().cpu().clone() for k, v in state.model.state_dict().items()}
-            state = task.begin(state.member + 1, [*state.done, done], state.history)
+            done = state.best or _weights(state.model)
+            scores = [*state.scores, {"step": state.best_step, "steps": state.steps}]
+            state = task.begin(state.member + 1, [*state.done, done], state.history, scores)
     return task.finish(state)
 
 
@@ -116,6 +121,22 @@ def stamp(data_digest: str, settings: TrainSettings) -> dict[str, Any]:
 def _seed(settings: TrainSettings, region: tuple[int, int], member: int, step: int) -> int:
     words = np.random.SeedSequence([settings.seed, *region, member, step]).generate_state(2)
     return int(words[0]) << 31 | int(words[1]) >> 1
+
+
+def _weights(model: HybridModel) -> dict[str, torch.Tensor]:
+    return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+
+
+class _Visit(NamedTuple):
+    """A visit of a sub-region: the phase, the sub-region's number, and its gradient steps, which are those from `first`
+    on of the `span` of a cosine that begins at the rate `highest`."""
+
+    phase: int
+    window: int
+    steps: int
+    first: int
+    span: int
+    highest: float
 
 
 @dataclass
@@ -130,14 +151,27 @@ class _State:
     optimiser: Yogi
     #: What was predicted last at each pixel, (element, row, column), where it is carried on.
     field: np.ndarray | None
+    #: Of the members before: the step of their best weights, and all of their steps.
+    scores: list[dict[str, int]]
+    #: Gradient steps of this member, the best weights on what is held out, when, how well, and checks since.
+    steps: int = 0
+    best: dict[str, torch.Tensor] | None = None
+    best_step: int = 0
+    best_score: float = math.inf
+    since: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            **{name: getattr(self, name) for name in ("member", "visit", "done", "field")},
+            **{
+                name: getattr(self, name) for name in ("member", "visit", "done", "field", *_CHECKS)
+            },
             "history": np.array(self.history, np.float64),
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
+
+
+_CHECKS = ("scores", "steps", "best", "best_step", "best_score", "since")
 
 
 @dataclass
@@ -181,28 +215,60 @@ class _Task:
                     remedy="Populate the region, and give point or footprint errors a weight",
                 )
             settings = replace(settings, point=1.0)  # populated, but the footprints are not at hand
+        #: Of all footprints, by which a training is known again.
+        self.digest = data.digest()
+        data, self.held = hold_out(data, settings.held_out, settings.seed)
         self.data, self.settings, self.device = data, settings, device
         self.scaling, spread = fit_scaling(data, settings)
         self.graphs = RegionGraphs(data, self.scaling, settings, cache, device)
         self.spread = torch.from_numpy(spread).to(device)
         ones = torch.ones_like(self.spread)
         self.weights = 1 / self.spread**2 if settings.scaled else ones
+        if settings.element_weights == "published":
+            self.weights = self.weights * ones.new_tensor(
+                [_PUBLISHED.get(e, 1.0) for e in data.elements]
+            )
         self.unit = self.spread if settings.scaled else ones
         self.complete = set(data.elements) >= _WHOLE
         self.support = data.support.restricted(self.graphs.valid.ravel())
         self.relative = self.support.relative_weights()
 
-    def visits(self) -> list[tuple[int, int]]:
-        """Phase and sub-region of each visit."""
-        windows = range(len(self.graphs.windows))
-        return [(p, n) for p in (0, 1) for _ in range(self.settings.epochs) for n in windows]
+    def visits(self) -> list[_Visit]:
+        """All visits of sub-regions, in their order."""
+        s, windows = self.settings, range(len(self.graphs.windows))
+        epochs = range(s.epochs)
+        if s.order == "phases":
+            order = [(e, n, p) for p in (0, 1) for e in epochs for n in windows]
+        else:
+            order = [(e, n, p) for e in epochs for n in windows for p in (0, 1)]
+
+        def steps(epoch: int, phase: int) -> int:
+            return (s.later_steps if epoch and s.later_steps else s.steps)[phase]
+
+        # One cosine over all passes, or one a pass.
+        apart = s.later_learning_rate is not None
+        spans = [sum(steps(e, p) for e, _, p in order if e == k or not apart) for k in epochs]
+        taken = [0] * len(spans)
+        visits = []
+        for epoch, window, phase in order:
+            of = epoch if apart else 0
+            later = s.later_learning_rate if epoch and apart else None
+            highest = s.learning_rate if later is None else later
+            number = steps(epoch, phase)
+            visits.append(_Visit(phase, window, number, taken[of], spans[epoch], highest))
+            taken[of] += number
+        return visits
 
     def network(self) -> HybridModel:
         count = len(self.data.features), len(self.data.elements)
         return HybridModel(self.settings.architecture(*count))
 
     def begin(
-        self, member: int, done: list[dict[str, torch.Tensor]], history: list[float]
+        self,
+        member: int,
+        done: list[dict[str, torch.Tensor]],
+        history: list[float],
+        scores: list[dict[str, int]] | None = None,
     ) -> _State:
         """A network at its start."""
         settings = self.settings
@@ -219,12 +285,14 @@ class _Task:
             form=settings.yogi,
         )
         field = np.full_like(self.data.abundance, np.nan) if settings.diffusion > 0 else None
-        return _State(member, 0, done, history, model, optimiser, field)
+        return _State(member, 0, done, history, model, optimiser, field, scores or [])
 
     def resumed(self, kept: dict[str, Any]) -> _State:
         """The state that was kept."""
         state = self.begin(kept["member"], kept["done"], kept["history"].tolist())
         state.visit, state.field = kept["visit"], kept["field"]
+        for name in _CHECKS:
+            setattr(state, name, kept[name])
         state.model.load_state_dict(kept["model"])
         state.optimiser.load_state_dict(kept["optimiser"])
         return state
@@ -244,16 +312,88 @@ class _Task:
             self.data.region,
             self.residual(models),
             state.history,
-            self.data.digest(),
+            self.digest,
+            held_out=self.verdict(models, state.scores),
         )
 
-    def visit(self, state: _State, visits: Sequence[tuple[int, int]]) -> dict[str, float]:
+    def enough(self, state: _State) -> bool:
+        """Whether a training is no better on what is held out than it was, for longer than patience goes."""
+        return self.held is not None and state.since >= self.settings.patience
+
+    def check(self, state: _State) -> dict[str, float]:
+        """After each half of a pass, hold the network against the tracks that it does not see."""
+        if self.held is None:
+            return {}
+        half = math.ceil(
+            len(self.graphs.windows) * (2 if self.settings.order == "visits" else 1) / 2
+        )
+        if state.visit % half:
+            return {}
+        state.model.eval()
+        score = self.held.relative(self.predicted([state.model]))
+        if score < state.best_score:
+            state.best, state.best_score = _weights(state.model), score
+            state.best_step, state.since = state.steps, 0
+        else:
+            state.since += 1
+        return {"held_out": score}
+
+    @torch.no_grad()
+    def predicted(self, models: Sequence[HybridModel]) -> np.ndarray:
+        """What networks say of the footprints held out, (footprint, element)."""
+        held = self.held
+        if held is None:
+            return np.zeros((0, len(self.data.elements)))
+        columns = len(self.data.lon)
+        count = len(self.data.lat) * columns
+        wanted = np.zeros(count, bool)
+        wanted[held.support.pixel] = True
+        total, weight = np.zeros((count, len(self.data.elements))), np.zeros(count)
+        for number, (rows, cols) in enumerate(self.graphs.windows):
+            if not wanted.reshape(-1, columns)[rows, cols].any():
+                continue
+            graph = self.graphs[number]
+            if graph is None:
+                continue
+            x = self.graphs.inputs(graph)
+            at = graph.rows * columns + graph.columns
+            for model in models:
+                total[at] += self.graphs.predict(model, graph, x).cpu().numpy()
+                weight[at] += 1
+        with np.errstate(invalid="ignore"):
+            values = total / weight[:, None]
+        # Where a pixel has no features, the rest of the footprint stands for it.
+        there = held.support.restricted(weight > 0, least=0.0)
+        result = np.full(held.support.measured.shape, np.nan)
+        result[np.isin(held.support.number, there.number)] = there.mean(np.nan_to_num(values))
+        return result
+
+    def verdict(
+        self, models: Sequence[HybridModel], scores: Sequence[dict[str, int]]
+    ) -> dict[str, Any]:
+        """How the networks did on what was held out, as a file says it; empty where nothing was."""
+        held = self.held
+        if held is None:
+            return {}
+        predicted = self.predicted(models)
+        network, mean = held.relative(predicted), held.relative(held.mare_mean)
+        return {
+            "tracks": held.tracks,
+            "footprints": held.support.count,
+            "relative": network,
+            "mare_mean": mean,
+            "rmse": [float(v) for v in held.errors(predicted)],
+            "rmse_mare_mean": [float(v) for v in held.errors(held.mare_mean)],
+            "learnt": held.better(predicted),
+            "members": [dict(s) for s in scores],
+        }
+
+    def visit(self, state: _State, visits: Sequence[_Visit]) -> dict[str, float]:
         """Train on one sub-region, and say how large the losses were."""
         settings = self.settings
-        phase, number = visits[state.visit]
-        total_steps = sum(settings.steps[p] for p, _ in visits)
-        before = sum(settings.steps[p] for p, _ in visits[: state.visit])
-        graph = self.graphs[number]
+        own = visits[state.visit]
+        before = sum(v.steps for v in visits[: state.visit])
+        graph, phase = self.graphs[own.window], own.phase
         state.visit += 1
         if graph is None:
             return {"loss": math.nan}
@@ -262,13 +402,19 @@ class _Task:
         if phase == 0 and not targets.any:
             return {"loss": math.nan}
         terms: dict[str, torch.Tensor] = {}
-        for step in range(before, before + settings.steps[phase]):
-            terms = self.step(state, step, total_steps, graph, x, targets, phase)
+        for step in range(own.steps):
+            rate = cosine_rate(
+                own.first + step, own.span, own.highest, settings.lowest_learning_rate
+            )
+            terms = self.step(state, before + step, rate, graph, x, targets, phase)
+        state.steps += own.steps
         if state.field is not None:
             state.model.eval()
             with torch.no_grad():
                 now = self.graphs.predict(state.model, graph, x).cpu().numpy()
-            state.field[:, graph.rows, graph.columns] = now.T
+            old = state.field[:, graph.rows, graph.columns]
+            mixed = settings.carried * now.T + (1 - settings.carried) * old
+            state.field[:, graph.rows, graph.columns] = np.where(np.isfinite(old), mixed, now.T)
         if not terms:
             return {"loss": math.nan}
         return {"loss": state.history[-1]} | {n: float(t.detach()) for n, t in terms.items()}
@@ -277,7 +423,7 @@ class _Task:
         self,
         state: _State,
         step: int,
-        steps: int,
+        rate: float,
         graph: SubGraph,
         x: torch.Tensor,
         targets: _Targets,
@@ -286,9 +432,7 @@ class _Task:
         """Take one gradient step, and give the losses before it."""
         settings = self.settings
         for group in state.optimiser.param_groups:
-            group["lr"] = cosine_rate(
-                step, steps, settings.learning_rate, settings.lowest_learning_rate
-            )
+            group["lr"] = rate
         # A step's random numbers depend on its number alone: nothing to restore when training is resumed.
         with seeded(_seed(settings, self.data.region, state.member, 1 + step), self.device):
             state.model.train()
@@ -298,7 +442,8 @@ class _Task:
         state.optimiser.zero_grad()
         with full_precision(self.device):
             loss.backward()
-        clip_each(state.model.parameters(), settings.clip)
+        clip = clip_each if settings.clipping == "each" else clip_all
+        clip(state.model.parameters(), settings.clip)
         state.optimiser.step()
         value = float(loss.detach())
         if not math.isfinite(value):
