@@ -221,11 +221,11 @@ def _peak() -> float:
 def _pulls(found: Any, text: str) -> None:
     """Mean and width of (found - true) / error where the data constrain the element."""
     import lunarray.xrf as xrf
-    from lunarray.xrf.settings import ELEMENT_FLAGS
+    from lunarray.xrf.settings import ELEMENT_FLAGS, FIT_FLAGS
 
     quality = found["quality"].values
     fitted = (quality & 511) == 0
-    raised = {name: int(((quality & bit) > 0).sum()) for name, bit in xrf.FIT_FLAGS.items()}
+    raised = {name: int(((quality & bit) > 0).sum()) for name, bit in FIT_FLAGS.items()}
     print(f"\n{text}: {fitted.size} windows, {int(fitted.sum())} fitted")
     print("flags: " + ", ".join(f"{name} {count}" for name, count in raised.items() if count))
     print("element  true   mean   median error       pull: mean ± its error   width      n")

@@ -17,7 +17,7 @@ import numpy as np
 import lunarray.xrf as xrf
 from lunarray.maps import cells_at, open_lunar_prospector, open_map
 from lunarray.plot import footprints, light_curve, xrf_spectrum
-from lunarray.xrf.settings import FitSettings
+from lunarray.xrf.settings import FIT_FLAGS, FitSettings
 
 SHOWN = ("Fe", "Ca", "Si", "Al", "Mg")
 
@@ -55,7 +55,7 @@ def main(data: Path, out: Path) -> None:
     print(
         f"{frames.sizes['time']} frames, {windows.sizes['time']} windows, {fitted.sum()} fitted. The others:"
     )
-    for name, bit in list(xrf.FIT_FLAGS.items())[:9]:
+    for name, bit in list(FIT_FLAGS.items())[:9]:
         print(f"  {name:18s} {int(((quality & bit) > 0).sum())}")
 
     cells = open_lunar_prospector(data / "maps/lpgrs_high1_elem_abundance_5deg.tab")

@@ -17,6 +17,7 @@ import lunarray.xrf as xrf
 from lunarray.cli import app
 from lunarray.simulate.xrf import class_counts, class_orbit, class_response, thermal_spectrum
 from lunarray.xrf.response_files import write_response
+from lunarray.xrf.settings import FIT_FLAGS
 
 fits = pytest.importorskip("astropy.io.fits")
 
@@ -285,8 +286,6 @@ def test_real_frames(run, tmp_path, real_data) -> None:
     assert f"{good.sum()} fitted" in text
     assert np.isfinite(ds["abundance"].values[good]).all()
     np.testing.assert_allclose(ds["abundance"].values[good].sum(axis=1), 100.0, rtol=1e-4)
-    names = [
-        name for name, bit in xrf.FIT_FLAGS.items() if (ds["quality"].values[~good] & bit).any()
-    ]
+    names = [name for name, bit in FIT_FLAGS.items() if (ds["quality"].values[~good] & bit).any()]
     assert names
     assert all(f"{name} " in text for name in names)

@@ -17,9 +17,8 @@ import lunarray.xrf as xrf
 from lunarray import geo
 from lunarray.errors import InputError
 from lunarray.simulate.xrf import class_orbit
-from lunarray.xrf import FRAME_FLAGS
 from lunarray.xrf.goes import flare_flux
-from lunarray.xrf.selection import particle_flags, particle_rate
+from lunarray.xrf.selection import FRAME_FLAGS, particle_flags, particle_rate
 from lunarray.xrf.threelines import fit_three_lines
 
 shapely = pytest.importorskip("shapely")

@@ -22,8 +22,10 @@ from lunarray.simulate.xrf import (
     mistaken_sun,
     thermal_spectrum,
 )
-from lunarray.xrf import ELEMENTS, FIT_FLAGS, HIGHLAND, MARE
+from lunarray.xrf import ELEMENTS, HIGHLAND, MARE
 from lunarray.xrf.convert import element_fraction
+from lunarray.xrf.selection import FRAME_FLAGS
+from lunarray.xrf.settings import FIT_FLAGS
 from lunarray.xrf.suns import sun_modes
 from lunarray.xrf.xsm import goes_flux
 
@@ -291,7 +293,7 @@ class TestWhatCannotBeFitted:
         exposure[5] = 0.0
         frames_added[6] = 0  # all frames rejected...
         flags = np.zeros(n, "u2")
-        flags[6] = xrf.FRAME_FLAGS["night"]  # ...because it was night
+        flags[6] = FRAME_FLAGS["night"]  # ...because it was night
         counts[7, 50] = -3.0
         ds = frames.assign(counts=(("time", "channel"), counts)).assign_coords(
             incidence=("time", incidence),

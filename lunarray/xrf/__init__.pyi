@@ -16,10 +16,8 @@ from .io import class_to_zarr as class_to_zarr
 from .io import open_class as open_class
 from .io import read_background as read_background
 from .response_files import read_response as read_response
-from .selection import FRAME_FLAGS as FRAME_FLAGS
 from .selection import flag_frames as flag_frames
 from .selection import night_background as night_background
-from .settings import FIT_FLAGS as FIT_FLAGS
 from .settings import Conventions as Conventions
 from .settings import FitSettings as FitSettings
 from .solar import fit_solar as fit_solar

@@ -262,7 +262,7 @@ def flag_frames(
     Returns
     -------
     Dataset
-        `ds` with the coordinates ``flags`` (time,), uint16, bits of `lunarray.xrf.FRAME_FLAGS` (0: to be used);
+        `ds` with the coordinates ``flags`` (time,), uint16, bits of `xrf.selection.FRAME_FLAGS` (0: to be used);
         ``particle_rate`` where `particles`; ``flare_flux`` (peak flux of the flare, W/m²) where `flares`. Lazy where
         `ds` is.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_choice
 from lunarray.readers import find_files, reads
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
+from lunarray.xrf.emission import fit_emission, principal_modes
 from lunarray.xrf.plasma import PlasmaTable, plasma_table
+from lunarray.xrf.suns import attach_modes
 from lunarray.xrf.xsm import read_solar_model, solar_dataset
 
 if TYPE_CHECKING:
@@ -25,6 +28,9 @@ __all__ = ["fit_solar", "match_solar", "open_solar_models"]
 
 #: Energies over which XSM is fitted (section III-B of the paper), keV.
 FIT_BAND = (1.2, 7.2)
+
+#: How XSM's area may tilt: share for each factor of e in energy.
+CALIBRATION = 0.05
 
 _STAMP = re.compile(r"(\d{8})(?:T(\d{6})(\d{3})?)?")
 
@@ -158,106 +164,205 @@ def fit_solar(
     *,
     background: xr.Dataset | None = None,
     plasma: PlasmaTable | None = None,
-    engine: Literal["auto", "atomdb", "pyxspec"] = "auto",
+    engine: Literal["auto", "chianti", "atomdb", "pyxspec"] = "auto",
+    model: Literal["many", "one"] = "many",
     band: tuple[float, float] = FIT_BAND,
-    free: Sequence[str] = (),
+    free: Sequence[str] | None = None,
     start_temperature: float = 0.8,
-    systematic: float = 0.0,
+    systematic: float = 0.03,
 ) -> xr.Dataset:
-    """Fit a plasma of one temperature and a power law to a spectrum of XSM (section III-B of the paper).
+    """Fit the Sun's plasma to a spectrum of XSM.
 
     Parameters
     ----------
     spectrum : Dataset
-        Of :func:`lunarray.xrf.xsm.read_xsm_spectrum`.
+        Of :func:`lunarray.xrf.xsm.read_xsm_spectrum`, one spectrum.
     response : Response
-        RMF and ARF of XSM.
+        RMF and ARF of XSM, or :func:`lunarray.xrf.xsm_response.xsm_response`.
     background : Dataset, optional
         Another such spectrum, subtracted scaled by exposure.
     plasma : PlasmaTable, optional
         By default :func:`plasma_table` makes it with `engine`; pass it where many spectra are fitted.
-    engine : {"auto", "atomdb", "pyxspec"}
+    engine : {"auto", "chianti", "atomdb", "pyxspec"}
         Of :func:`plasma_table`.
+    model : {"many", "one"}
+        "many": emission measures, none negative, at 12 temperatures of 0.15-3 keV. "one": one temperature and a power
+        law (section III-B of the paper).
     band : tuple of float
         Energies to fit (keV).
-    free : sequence of str
-        Elements whose abundance is fitted too; the others stay at Feldman's.
+    free : sequence of str, optional
+        Elements whose abundance is fitted too. By default Mg, Si, S, Ar, Ca and Fe with many temperatures, each within
+        a spread of 50 % of what is usual in flares, and none with one, where the others stay at Feldman's.
     start_temperature : float
-        keV.
+        keV; of the fit of one temperature.
     systematic : float
-        Fraction of the counts that is added to their errors in quadrature, beside the spectrum's own.
+        Fraction of the counts that is added to their errors in quadrature, beside the spectrum's own: what response
+        and plasma are good for.
 
     Returns
     -------
     Dataset
         Like that of :func:`lunarray.xrf.read_solar_model`, ``photon_flux`` (energy,) in photons/s/cm²/keV on the
-        plasma's energies, with ``parameter_value`` and ``parameter_std`` (parameter,), ``chi2``, ``dof``, and
-        ``fitted`` (channel,), the counts of the model.
+        plasma's energies, with ``flux_mode`` (mode, energy), its change for one standard deviation of each of up to
+        three independent combinations of what was fitted, and "calibration", a tilt of XSM's area; ``parameter_value``
+        and ``parameter_std`` (parameter,), ``chi2``, ``dof``, and ``fitted`` (channel,), the counts of the model. With
+        many temperatures also ``emission_measure`` (temperature,), in XSPEC's norm; their mean temperature (weighted by
+        what each gives in the band) and sum are among the parameters.
 
     Raises
     ------
     InputError
         If spectrum and response do not fit together, or the band holds too few counts.
     MissingDependencyError
-        If there is neither AtomDB nor PyXspec.
+        If AtomDB or PyXspec are asked for and not there.
 
     References
     ----------
-    Feldman, U., et al., 1992. ApJS 81, 387. Foster, A. R., et al., 2012. ApJ 756, 128.
+    Feldman, U., et al., 1992. ApJS 81, 387. Foster, A. R., et al., 2012. ApJ 756, 128. Dere, K. P., et al., 2023. ApJS
+    268, 52.
     """
-    if spectrum["counts"].size != response.channels:
-        raise InputError(
-            f"a spectrum of {spectrum['counts'].size} channels, where the response has {response.channels}",
-            where="fit_solar",
-            remedy="Give the RMF that goes with the spectrum",
-        )
+    require_choice("model", model, ("many", "one"))
+    _require_spectrum(spectrum, response)
     plasma = plasma_table(engine=engine) if plasma is None else plasma
+    if free is None:
+        free = [name for name in _FREE if name in plasma.elements] if model == "many" else ()
     if unknown := [name for name in free if name not in plasma.elements[1:]]:
         what = f"no abundance of {', '.join(unknown)} in the plasma"
         raise InputError(what, where="fit_solar", remedy="Leave them out")
     counts, variance = _net_counts(spectrum, background, systematic)
     energy = response.channel_energy()
-    inside = (energy >= band[0]) & (energy < band[1])
+    inside = (energy >= band[0]) & (energy < band[1]) & np.isfinite(counts)
     if inside.sum() < 10 or counts[inside].sum() < 100:
         raise InputError(
             f"{inside.sum()} channels and {counts[inside].sum():.0f} counts in {band[0]}-{band[1]} keV",
             where="fit_solar",
             remedy="Take a longer interval, or one with a flare",
         )
-    matrix = _fold_matrix(response, plasma.edges)[:, inside] * float(spectrum["exposure"])
-    flux, best = _fit_plasma(
-        counts[inside], np.sqrt(variance[inside]), matrix, plasma, tuple(free), start_temperature
-    )
-    std = np.sqrt(np.diag(np.linalg.pinv(best.jac.T @ best.jac)))
-    # Back from logarithms, errors to first order.
-    values = np.array([np.exp(x) if k in (0, 1, 3) else x for k, x in enumerate(best.x)])
-    std[[0, 1, 3]] *= values[[0, 1, 3]]
-    names = ["temperature", "norm", "power_law_index", "power_law_norm", *free]
-    ds = solar_dataset(plasma.edges, flux(best.x) / np.diff(plasma.edges))
-    fitted = np.full(response.channels, np.nan)
-    fitted[inside] = flux(best.x) @ matrix
-    ds = ds.assign(
-        parameter_value=("parameter", values),
-        parameter_std=("parameter", std),
-        chi2=((), 2 * best.cost),
-        dof=((), int(inside.sum()) - best.x.size),
-        fitted=("channel", fitted, {"units": "1", "long_name": "counts of the model"}),
-    ).assign_coords(parameter=names)
+    matrix = fold_matrix(response, plasma.edges)[:, inside] * float(spectrum["exposure"])
+    observed = counts[inside], variance[inside], matrix, plasma, tuple(free)
+    if model == "many":
+        ds, fitted = _many_temperatures(*observed, systematic)
+    else:
+        ds, fitted = _one_temperature(*observed, start_temperature)
+    whole = np.full(response.channels, np.nan)
+    whole[inside] = fitted
+    ds = ds.assign(fitted=("channel", whole, {"units": "1", "long_name": "counts of the model"}))
     ds = ds.assign_coords({k: spectrum[k] for k in ("start", "end") if k in spectrum.variables})
     return stamp(
         ds,
-        f"fit_solar({band[0]:g}-{band[1]:g} keV)",
+        f"fit_solar({model}, {band[0]:g}-{band[1]:g} keV)",
         source=spectrum.attrs.get("source"),
         plasma=plasma.source,
         plasma_abundances=plasma.abundances,
     )
 
 
+def _require_spectrum(spectrum: xr.Dataset, response: Response) -> None:
+    """Raise where this is not one spectrum, with the channels of the response."""
+    if spectrum["counts"].dims != ("channel",):
+        raise InputError(
+            f"spectra of dimensions {spectrum['counts'].dims}",
+            where="fit_solar",
+            remedy="Give one with isel(time=...), or window_suns all of them",
+        )
+    if spectrum["counts"].size != response.channels:
+        raise InputError(
+            f"a spectrum of {spectrum['counts'].size} channels, where the response has {response.channels}",
+            where="fit_solar",
+            remedy="Give the RMF that goes with the spectrum",
+        )
+
+
+#: Elements whose lines XSM sees.
+_FREE = ("Mg", "Si", "S", "Ar", "Ca", "Fe")
+
+
+def _solar_result(
+    edges: np.ndarray, flux: np.ndarray, modes: np.ndarray, parameters: dict[str, tuple[float, float]],
+    chi2: float, dof: int,
+) -> xr.Dataset:  # fmt: skip
+    """A fit as a Dataset; `flux` and `modes` in photons/s/cm² in each bin."""
+    width, middle = np.diff(edges), (edges[:-1] + edges[1:]) / 2
+    tilt = np.clip(CALIBRATION * np.log(middle / 2.5), -3 * CALIBRATION, 3 * CALIBRATION) * flux
+    ds = solar_dataset(edges, flux / width)
+    names = [*(f"fit_{k + 1}" for k in range(len(modes))), "calibration"]
+    ds = attach_modes(ds, names, np.concatenate([modes, tilt[None]]) / width)
+    values = np.array(list(parameters.values())).reshape(-1, 2)
+    return ds.assign(
+        parameter_value=("parameter", values[:, 0]),
+        parameter_std=("parameter", values[:, 1]),
+        chi2=((), chi2),
+        dof=((), dof),
+    ).assign_coords(parameter=np.array(list(parameters), object))
+
+
+def _many_temperatures(
+    counts: np.ndarray, variance: np.ndarray, matrix: np.ndarray, plasma: PlasmaTable, free: tuple[str, ...],
+    systematic: float,
+) -> tuple[xr.Dataset, np.ndarray]:  # fmt: skip
+    found = fit_emission(counts, np.sqrt(variance), matrix, plasma, free)
+    # Few counts tell their own variance badly: that of the model replaces it.
+    for _ in range(2):
+        better = np.maximum(variance, 1.0) - np.maximum(counts, 1.0) + np.maximum(found.counts, 0.5)
+        better += systematic**2 * (found.counts**2 - np.maximum(counts, 0.0) ** 2)
+        found = fit_emission(counts, np.sqrt(np.maximum(better, 0.5)), matrix, plasma, free)
+    used = found.measure > 0
+    share = found.measure[used] * np.array(
+        [(found.abundance @ plasma.at(float(t)) @ matrix).sum() for t in found.temperature[used]]
+    )
+    share /= share.sum()
+    kt = float(share @ found.temperature[used])
+    own = np.sqrt(np.diag(found.covariance))
+    n = int(used.sum())
+    # Of a weighted mean, to first order: its change by the logarithm of each measure.
+    slope = share * (found.temperature[used] - kt)
+    total = found.measure[used] / found.measure.sum()
+    spread = found.covariance[:n, :n]
+    parameters = {
+        "temperature": (kt, float(np.sqrt(slope @ spread @ slope))),
+        "norm": (float(found.measure.sum()), float(found.measure.sum() * np.sqrt(total @ spread @ total))),
+    } | {
+        name: (float(found.abundance[place]), float(found.abundance[place] * own[n + k]))
+        for k, (name, place) in enumerate(zip(free, found.free, strict=True))
+    }  # fmt: skip
+    dof = counts.size - n - len(free)
+    ds = _solar_result(plasma.edges, found.flux, found.modes, parameters, found.chi2, dof)
+    measure = {"units": "1", "long_name": "emission measure, as XSPEC's norm"}
+    return ds.assign(emission_measure=("temperature", found.measure, measure)).assign_coords(
+        temperature=("temperature", found.temperature, {"units": "keV", "long_name": "temperature"})
+    ), found.counts
+
+
+def _one_temperature(
+    counts: np.ndarray, variance: np.ndarray, matrix: np.ndarray, plasma: PlasmaTable, free: tuple[str, ...],
+    start_temperature: float,
+) -> tuple[xr.Dataset, np.ndarray]:  # fmt: skip
+    flux, best = _fit_plasma(counts, np.sqrt(variance), matrix, plasma, free, start_temperature)
+    covariance = np.linalg.pinv(best.jac.T @ best.jac)
+    std = np.sqrt(np.diag(covariance))
+    # Back from logarithms, errors to first order.
+    values = np.array([np.exp(x) if k in (0, 1, 3) else x for k, x in enumerate(best.x)])
+    std[[0, 1, 3]] *= values[[0, 1, 3]]
+    names = ["temperature", "norm", "power_law_index", "power_law_norm", *free]
+    dof = counts.size - best.x.size
+    slopes = np.empty((best.x.size, matrix.shape[0]))
+    for k, x in enumerate(best.x):
+        step = 1e-4 * max(abs(x), 1.0)
+        moved = best.x.copy()
+        moved[k] += step
+        slopes[k] = (flux(moved) - flux(best.x)) / step
+    spread = covariance * max(2 * best.cost / max(dof, 1), 1.0)
+    modes = principal_modes(slopes, spread, flux(best.x), plasma.edges)
+    parameters = dict(zip(names, zip(values.tolist(), std.tolist(), strict=True), strict=True))
+    ds = _solar_result(plasma.edges, flux(best.x), modes, parameters, 2 * best.cost, dof)
+    return ds, flux(best.x) @ matrix
+
+
 def _net_counts(
     spectrum: xr.Dataset, background: xr.Dataset | None, systematic: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Counts above the background and their variance."""
-    counts = spectrum["counts"].values.astype("f8")
+    counts = np.asarray(spectrum["counts"].values, "f8")
     variance = np.maximum(spectrum["stat_error"].values.astype("f8") ** 2, 1.0)
     variance = variance + (counts**2) * (
         spectrum["sys_error"].values.astype("f8") ** 2 + systematic**2
@@ -313,10 +418,31 @@ def _fit_plasma(
     return flux, min(fits, key=lambda fit: fit.cost)
 
 
-def _fold_matrix(response: Response, edges: np.ndarray) -> np.ndarray:
+def fold_matrix(response: Response, edges: np.ndarray) -> np.ndarray:
     """Counts/s in each channel for photons/s/cm² in each bin between `edges`, (bin, channel)."""
+    return _fold_matrix(_Known(response), np.asarray(edges, "f8").tobytes())
+
+
+class _Known:
+    """A response that a cache knows by its numbers."""
+
+    def __init__(self, response: Response) -> None:
+        self.response = response
+
+    def __hash__(self) -> int:
+        return hash(self.response.digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Known) and other.response.digest == self.response.digest
+
+
+@functools.lru_cache(maxsize=4)
+def _fold_matrix(known: _Known, edges_bytes: bytes) -> np.ndarray:
     from lunarray.xrf.response import rebin
 
+    response, edges = known.response, np.frombuffer(edges_bytes)
     low, high = response.energy_lo, response.energy_hi
     shares = [rebin(row, edges[:-1], edges[1:], low, high) for row in np.eye(edges.size - 1)]
-    return response.fold(np.stack(shares))
+    folded = response.fold(np.stack(shares))
+    folded.setflags(write=False)
+    return folded
