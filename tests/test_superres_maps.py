@@ -66,7 +66,18 @@ class TestPictures:
         assert under.get_cmap().name == "gray"
         alpha = np.asarray(over.get_alpha())
         assert (alpha[np.isnan(values)] == 0).all()
-        assert (alpha[~np.isnan(values)] > 0.5).all()
+        assert (alpha[~np.isnan(values)] == 1).all()
+        # On the picture too, at the middle of the values, there is the colour of the bar.
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.cm import ScalarMappable
+
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        axes = figure.axes[0]
+        x, y = axes.transData.transform((6.5, 6.5))
+        pixel = np.asarray(canvas.buffer_rgba())[::-1][int(y), int(x), :3] / 255
+        wanted = ScalarMappable(over.norm, over.get_cmap()).to_rgba(7.0)[:3]
+        np.testing.assert_allclose(pixel, wanted, atol=0.01)
         assert over.get_clim() == (0, 10)
         assert (tmp_path / "heat.png").stat().st_size > 5000
 
@@ -74,6 +85,28 @@ class TestPictures:
         figure = plot.heat_map(sr.open_gib(store), "Fe", base=base, radius=60, title="iron")
         assert figure.axes[0].get_title() == "iron"
         assert "Fe (wt%)" in figure.axes[1].get_ylabel()
+
+    def test_predicted_maps_show_error_distance_and_footprints(self, base, tracks):
+        grid = sr.GIBGrid((1, 1), (40, 80), (-40, -10, 40, 30))
+        rng = np.random.default_rng(3)
+        dims = ("element", "lat", "lon")
+        maps = xr.Dataset(
+            {
+                "abundance": (dims, 9 + 0.01 * rng.normal(size=(1, 40, 80))),
+                "abundance_std": (dims, np.full((1, 40, 80), 2.0)),
+                "distance": (dims[1:], rng.uniform(0, 100, (40, 80)), {"units": "km"}),
+            },
+            {"element": ["Fe"], **la.geo.grid_coords(grid.geobox)},
+        )
+        figure = plot.heat_map(maps, base=base, footprints=tracks)
+        labels = [a.get_ylabel() for a in figure.axes]
+        assert any("error of the abundance" in text for text in labels)
+        assert any("distance to a populated pixel (km)" in text for text in labels)
+        # Nothing is stretched beyond what is known: differences of 0.01 with errors of 2 are one colour.
+        low, high = figure.axes[0].get_images()[0].get_clim()
+        assert high - low == pytest.approx(4.0)
+        outlines = [c for c in figure.axes[0].collections if type(c).__name__ == "LineCollection"]
+        assert len(outlines[0].get_segments()) >= tracks.sizes["footprint"]
 
     def test_spread_is_the_mean_of_what_is_near(self):
         # Against sums over all pairs with distances on the sphere, away from the poles.

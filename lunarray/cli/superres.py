@@ -220,7 +220,10 @@ def populate(
     bank_table(ds)
     if quicklook is not None:
         first = _known_elements(ds)[0]
-        plot.heat_map(ds, first, base=sources.get("albedo"), radius=40.0, path=quicklook)
+        plot.heat_map(
+            ds, first, base=sources.get("albedo"), footprints=superres.gib_footprints(store),
+            radius=40.0, path=quicklook,
+        )  # fmt: skip
         say(f"Picture    {quicklook}")
     if geotiff is not None:
         files = superres.write_element_maps(ds, geotiff)
@@ -327,7 +330,8 @@ def predict(
     to_zarr(maps, output, overwrite=overwrite)
     done = open_zarr(output)
     elements = [str(e) for e in done["element"].values]
-    picture(plot.heat_map, done, elements[0], path=quicklook)
+    table = superres.gib_footprints(store)
+    picture(plot.heat_map, done, elements[0], footprints=table, path=quicklook)
     if geotiff is not None:
         files = superres.write_element_maps(done, geotiff)
         say(f"GeoTIFF    {sum(f.suffix == '.tif' for f in files)} in {geotiff}")

@@ -9,7 +9,14 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError
-from lunarray.geo import RADIUS, assign_crs, geobox_of, spatial_dims
+from lunarray.geo import (
+    RADIUS,
+    assign_crs,
+    footprint_polygons,
+    geobox_of,
+    reproject,
+    spatial_dims,
+)
 from lunarray.plot.drawing import (
     SEQUENTIAL,
     Output,
@@ -25,10 +32,8 @@ from lunarray.units import WEIGHT, unit_label
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Half of the weight of the nearest measurements makes a heat map opaque.
-_OPAQUE = 0.5
-#: Opacity of colours over a base map.
-_ALPHA = 0.75
+#: Share of the weight of the nearest measurement from which a heat map of sparse values is drawn.
+_NEAR = 0.25
 
 
 def _one_map(maps: xr.Dataset | xr.DataArray, element: str | None) -> xr.DataArray:
@@ -69,6 +74,7 @@ def heat_map(
     element: str | None = None,
     *,
     base: xr.DataArray | None = None,
+    footprints: xr.Dataset | None = None,
     radius: float = 0.0,
     vmin: float | None = None,
     vmax: float | None = None,
@@ -76,22 +82,28 @@ def heat_map(
     max_pixels: int = 500_000,
     **output: Unpack[Output],
 ) -> Figure:
-    """Draw abundances as colours over a base map.
+    """Draw abundances as colours over a base map, with how sure they are beside them.
 
     After Lunar elemental analysis and mapping of CLASS data, section V (heat maps on the lunar albedo map).
 
     Parameters
     ----------
     maps : Dataset or DataArray
-        A Global Information Bank, predicted maps, or one map; with dimension ``element`` or not.
+        A Global Information Bank, predicted maps, or one map; with dimension ``element`` or not. Of predicted maps the
+        errors, ``abundance_std``, and the ``distance`` from what was measured are drawn beside.
     element : str, optional
         Which; by default the first.
     base : DataArray, optional
-        Map drawn in grey underneath, an albedo say, on any lunar grid.
+        Map drawn in grey where nothing is known, an albedo say, on any lunar grid; where something is, lines follow its
+        middle value.
+    footprints : Dataset, optional
+        Footprints whose outlines are drawn, with ``corner_lat`` and ``corner_lon``, for a map on (lat, lon).
     radius : float
         Kilometres. More than 0 spreads sparse values by a Gaussian of this standard deviation: the mean of what is
-        near, more transparent the farther the measurements are. 0 shows values as they are.
+        near, drawn as far as measurements are. 0 shows values as they are.
     vmin, vmax : float, optional
+        By default percentiles, and no closer together than the errors are large: a map that says nothing is of one
+        colour.
     cmap : str
     max_pixels : int
         Larger maps are averaged (with `radius`) or decimated to about this many pixels.
@@ -100,6 +112,7 @@ def heat_map(
     Returns
     -------
     matplotlib.figure.Figure
+        Every colour of the map is on its bar: nothing shines through.
 
     Raises
     ------
@@ -113,25 +126,111 @@ def heat_map(
             where="radius",
             remedy="Give 0 or more, and a map on (lat, lon)",
         )
+    sides: list[xr.DataArray] = []
     if radius > 0:
         shown, weight = spread(array, radius, max_pixels)
+        there = weight >= _NEAR
     else:
         shown = decimate(array, max_pixels)
-        weight = np.isfinite(shown.values).astype(float)
-    scale = limits([shown.values[weight > 0.05]], vmin, vmax)
-    aspect = shown.shape[0] / shown.shape[1]
-    figure = new_figure(8.4, float(np.clip(8.0 * aspect, 2.4, 8.0)) + 0.6)
-    axes = figure.subplots()
-    image = draw_map(axes, shown, scale, cmap, graticule=base is None)
+        there = np.isfinite(shown.values)
+        sides = [decimate(side, max_pixels) for side in _sides(maps, str(array.name))]
+    scale = limits([shown.values[there]], vmin, vmax)
+    if sides and sides[0].name == "error":
+        scale = _no_finer(scale, sides[0].values, vmin, vmax)
+    frame = frame_of(geobox_of(shown), spatial_dims(shown) == ("lat", "lon"))
+    aspect = (frame.top - frame.bottom) / (frame.right - frame.left)
+    columns = 1 + len(sides)
+    high = float(np.clip((8.0 if columns == 1 else 5.0) * aspect, 2.4, 8.0)) + 0.6
+    wide = 8.4 if columns == 1 else float(np.clip((high - 0.6) / aspect, 2.4, 8.0)) + 1.4
+    figure = new_figure(wide * columns, high)
+    panels = figure.subplots(1, columns, squeeze=False)[0]
+    image = draw_map(panels[0], shown, scale, cmap, graticule=base is None)
+    if base is not None or radius > 0:
+        image.set_alpha(there.astype(float))
     if base is not None:
-        grid = geobox_of(shown)
-        draw_base(axes, base, grid, frame_of(grid, spatial_dims(shown) == ("lat", "lon")))
-        image.set_alpha(_ALPHA * np.clip(weight / _OPAQUE, 0, 1))
+        _under(panels[0], base, shown, there)
         image.set_zorder(2)
-    elif radius > 0:
-        image.set_alpha(np.clip(weight / _OPAQUE, 0, 1))
-    _colour_bar(figure, axes, array, scale, cmap)
-    return finish(figure, output, axes=axes)
+    if footprints is not None:
+        _draw_outlines(panels[0], footprints)
+    _colour_bar(figure, panels[0], array, scale, cmap)
+    for axes, side in zip(panels[1:], sides, strict=True):
+        own = limits([side.values], 0.0, None)
+        colours = "magma" if side.name == "error" else "cividis"
+        draw_map(axes, side, own, colours, graticule=base is None)
+        _colour_bar(figure, axes, side, own, colours)
+    return finish(figure, output, axes=panels[0])
+
+
+def _sides(maps: xr.Dataset | xr.DataArray, element: str) -> list[xr.DataArray]:
+    """What is drawn beside predicted maps: their error, and how far they are from what was measured."""
+    if not isinstance(maps, xr.Dataset) or "distance" not in maps.data_vars:
+        return []
+    sides = []
+    if "abundance_std" in maps.data_vars and "element" in maps["abundance_std"].dims:
+        error = maps["abundance_std"].sel(element=element, drop=True).rename("error")
+        units = error.attrs.get("units", WEIGHT)
+        error.attrs = {"long_name": f"{element}: error of the abundance", "units": units}
+        sides.append(error)
+    away = maps["distance"].where(maps["distance"] >= 0)
+    away.attrs = {
+        "long_name": "distance to a populated pixel",
+        "units": maps["distance"].attrs.get("units", "km"),
+    }
+    return [*sides, away.rename("distance")]
+
+
+def _no_finer(
+    scale: tuple[float, float, str], error: np.ndarray, vmin: float | None, vmax: float | None
+) -> tuple[float, float, str]:
+    """A colour scale that is no shorter than two typical errors, where its ends are not given."""
+    low, high, extend = scale
+    known = error[np.isfinite(error)]
+    lacking = 2 * float(np.median(known)) - (high - low) if known.size else 0.0
+    if lacking <= 0 or vmin is not None or vmax is not None:
+        return scale
+    low = max(low - lacking / 2, 0.0)
+    return low, low + 2 * float(np.median(known)), extend
+
+
+def _under(axes: Any, base: xr.DataArray, shown: xr.DataArray, there: np.ndarray) -> None:
+    """A base map in grey, and lines along its middle value where it is covered."""
+    from scipy.ndimage import gaussian_filter
+
+    grid = geobox_of(shown)
+    frame = frame_of(grid, spatial_dims(shown) == ("lat", "lon"))
+    draw_base(axes, base, grid, frame)
+    values = np.asarray(reproject(base, grid).compute().values, float)
+    known = np.isfinite(values)
+    if values.ndim != 2 or min(values.shape) < 8 or not (known & there).any():
+        return
+    smooth = gaussian_filter(np.where(known, values, np.nanmean(values)), max(values.shape) / 150)
+    rows, columns = values.shape
+    x = frame.left + (np.arange(columns) + 0.5) * (frame.right - frame.left) / columns
+    y = frame.top - (np.arange(rows) + 0.5) * (frame.top - frame.bottom) / rows
+    if grid.transform.e > 0:
+        y = y[::-1]
+    middle = float(np.median(smooth[known & there]))
+    if float(np.ptp(smooth)) > 0:
+        hidden = np.where(there, smooth, np.nan)
+        axes.contour(x, y, hidden, [middle], colors="white", linewidths=0.6, zorder=3)
+
+
+def _draw_outlines(axes: Any, footprints: xr.Dataset) -> None:
+    """Outlines of footprints on axes in degrees."""
+    import shapely
+    from matplotlib.collections import LineCollection
+
+    lon, lat = (footprints[f"corner_{n}"].transpose(..., "corner").values for n in ("lon", "lat"))
+    rings = [
+        np.asarray(part.exterior.coords)
+        for shape in footprint_polygons(lon, lat)
+        for part in shapely.get_parts(shape)
+        if part.geom_type == "Polygon" and not part.is_empty
+    ]
+    box = axes.get_xlim(), axes.get_ylim()
+    axes.add_collection(LineCollection(rings, colors="black", linewidths=0.35, zorder=4))
+    axes.set_xlim(box[0])
+    axes.set_ylim(box[1])
 
 
 def _colour_bar(
