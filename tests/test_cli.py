@@ -239,6 +239,16 @@ def test_real_orbits_with_picture_and_map(run, tmp_path, real_data):
     assert maps.FeO.dims == ("lat", "lon")
     seen = maps.FeO.load().where(maps.FeO.notnull(), drop=True)
     assert set(seen.lat.values) <= {-15.0, -13.0, 17.0, 19.0}
+    run(
+        *("invert-oxides", *files, "-o", tmp_path / "l.zarr"),
+        *("--albedo", real_data / "maps" / "Albedo_Map.csv.gz"),
+        *("--dem", real_data / "context" / "LDEM_4.LBL", "--max-incidence", 25),
+    )
+    lit = la.open_zarr(tmp_path / "l.zarr").load()
+    assert np.isfinite(lit.FeO[lit.incidence < 25]).all()
+    assert np.isnan(lit.FeO[lit.incidence > 25]).all()
+    assert np.all(abs(lit.local_incidence - lit.incidence) < 5)
+    assert not np.allclose(lit.FeO[:38], result.FeO[:38], atol=0.02)
     assert "falls on the grid" in run(
         "invert-oxides", *files, "-o", tmp_path / "n.zarr", "--grid", "north", code=1
     )

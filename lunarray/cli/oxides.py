@@ -80,6 +80,24 @@ def invert_oxides(
         Path | None,
         Option(help="Text file with a mosaic's wavelengths (nm), if it does not say them."),
     ] = None,
+    albedo: Annotated[
+        Path | None,
+        Option(
+            help="Map of normal albedo at 1064 nm (LOLA): every spectrum is scaled to it, which takes slopes out of "
+            "the light."
+        ),
+    ] = None,
+    dem: Annotated[
+        Path | None,
+        Option(
+            help="Elevation model, m (LOLA, SLDEM): angles and shadows are those of the ground, and what the product "
+            "did for flat ground is undone."
+        ),
+    ] = None,
+    max_incidence: Annotated[
+        float | None,
+        Option(help="Leave out spectra under a lower Sun: largest incidence, degrees."),
+    ] = None,
     reader: ReaderName = None,
     model: OwnWeights = None,
     device: RunDevice = Device.auto,
@@ -93,6 +111,7 @@ def invert_oxides(
     `python -c "import lunarray.oxides as o; print(o.DEFAULT_WEIGHTS.with_suffix('.md'))"`
     """
     spectra = open_spectra(inputs, reader, reflectance, skip_bad_files, wavelengths)
+    spectra = _lit(spectra, albedo, dem, max_incidence)
     if grid is not None:
         options: dict[str, Any] = {"fill_radius": fill_radius, "latitude": latitude}
         if resolution is not None:
@@ -103,6 +122,22 @@ def invert_oxides(
     _summary(result)
     picture(result.lunar.plot_maps, path=quicklook)
     say(f"Store      {output}")
+
+
+def _lit(
+    spectra: xr.Dataset, albedo: Path | None, dem: Path | None, max_incidence: float | None
+) -> xr.Dataset:
+    """Spectra with slopes and shadows taken out of their light, as far as there is something to do it with."""
+    import lunarray as la
+
+    if max_incidence is not None:
+        spectra = spectra.lunar.mask_quality(max_incidence=max_incidence)
+    if dem is not None:
+        undo = "photometric_geometry" in spectra["reflectance"].attrs
+        spectra = spectra.lunar.correct_topography(la.maps.open_map(dem), undo=undo)
+    if albedo is not None:
+        spectra = spectra.lunar.scale_to_albedo(la.maps.open_map(albedo))
+    return spectra
 
 
 def atlas(

@@ -94,7 +94,7 @@ def mask_quality(
     valid_range : (float, float)
         Values are kept in (low, high].
     max_incidence, max_emission : float, optional
-        Largest angles (degrees) of the coordinates ``incidence`` and ``emission``; whole spectra are masked beyond.
+        Largest angles (degrees) of ``incidence`` and ``emission`` beside the spectra; whole spectra are masked beyond.
 
     Returns
     -------
@@ -137,13 +137,14 @@ def mask_quality(
     for name, limit in (("incidence", max_incidence), ("emission", max_emission)):
         if limit is None:
             continue
-        if name not in spectra.coords:
+        angle = ds[name] if name in getattr(ds, "variables", ds.coords) else None
+        if angle is None:
             raise InputError(
-                f"max_{name} is given but there is no coordinate '{name}'",
+                f"max_{name} is given but there is no '{name}' beside the spectra",
                 where=step,
                 remedy=f"Leave max_{name} out",
             )
-        result = result.where(spectra[name] <= limit).transpose(*spectra.dims)
+        result = result.where(angle <= limit).transpose(*spectra.dims)
         note += f", max_{name}={limit:g}"
     return rebuild(ds, spectra, result.data, None, note + ")")
 
