@@ -707,3 +707,21 @@ def test_what_differs_is_explained(tmp_path):
 def load_gain(path, device):
     gain = np.float32(path.read_text())
     return lambda pixels: gain * pixels[:, :1]
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_files_at_urls_are_refused_and_make_no_folder(kind, tmp_path, monkeypatch):
+    """What only stores can do: a path that is made of a URL would be a folder ``s3:``."""
+    monkeypatch.chdir(tmp_path)
+    ds = lunarray.simulate.polar_scene("north", resolution=40000.0, latitude=86.0)
+    band = ds["reflectance"][0]
+    calls = [
+        lambda: band.lunar.to_cog(kind("s3://bucket/x.tif")),
+        lambda: lunarray.export.to_vector(band, kind("gs://bucket/x.gpkg"), levels=[0.1]),
+        lambda: to_zarr(ds, "a.zarr", report=kind("s3://bucket/r.json")),
+        lambda: lunarray.plot.polar_map(band, path=kind("s3://bucket/x.png")),
+    ]
+    for call in calls:
+        with pytest.raises(errors.InputError, match="this is a URL"):
+            call()
+    assert not any(f.name.endswith(":") for f in tmp_path.iterdir())

@@ -59,12 +59,16 @@ def folder(path: Path) -> Path:
     from lunarray.store.places import is_elsewhere
 
     if is_elsewhere(path):
-        raise typer.BadParameter("pictures and GeoTIFFs are written to folders. Give a folder")
+        raise typer.BadParameter(
+            "pictures and GeoTIFFs are written to folders of this machine. Name one"
+        )
     return path
 
 
 def a_picture(path: Path | None) -> Path | None:
-    """Refuse what no picture is written as before the work, not after it."""
+    """Refuse what no picture is written as, and where, before the work, not after it."""
+    if path is not None:
+        folder(path)
     if path is not None and path.suffix.lower() not in _PICTURES:
         raise typer.BadParameter(
             f"pictures are not written as {path.suffix or 'files without suffix'}. Use .png, .pdf or .svg"

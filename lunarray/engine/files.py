@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import google_crc32c
 
-from lunarray.errors import ProductFormatError
+from lunarray.errors import InputError, ProductFormatError
 
 #: Bytes that have one checksum; that many are held in memory.
 _BLOCK = 2**20
 
+#: A scheme; a path that was made of a URL has lost a slash, and one letter is a drive.
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
+
 #: Digests that this process has made, by what the system says of the file: a file that is written to has another time
 #: of change, which nobody can set.
 _known: dict[tuple[int, ...], str] = {}
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """A path of this machine; InputError for a URL, of which a path would make a folder ``s3:``."""
+    if _URL.match(os.fspath(path)):
+        raise InputError(
+            "files of this kind are written to folders only, and this is a URL",
+            where=os.fspath(path),
+            remedy="Write it here and copy it there; stores (.zarr) are written to s3://, gs:// and az:// themselves",
+        )
+    return Path(path)
 
 
 @dataclass(frozen=True)

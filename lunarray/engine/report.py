@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lunarray.engine.execution import Outcome
+from lunarray.engine.files import local_path
 from lunarray.errors import InputError, store_errors
 
 _last: RunReport | None = None
@@ -234,7 +235,7 @@ def _table(head: tuple[str, ...], rows: list[Any]) -> str:
 
 def report_files(path: str | os.PathLike[str]) -> list[Path]:
     """Tell where the report goes, `path` being as in :meth:`RunReport.save`; InputError if a file of another kind."""
-    path = Path(path)
+    path = local_path(path)
     if path.suffix in (".json", ".html"):
         return [path]
     if path.suffix and not path.is_dir():

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lunarray.engine.files import local_path
 from lunarray.errors import ModelError
 
 #: Key of the header. There is one: safetensors keeps metadata in a hash map, and several keys would come out in another
@@ -110,7 +111,7 @@ def write_tensors(
     """Write a safetensors file, its header as JSON, that is there only when it is complete."""
     from safetensors.numpy import save
 
-    path = Path(path)
+    path = local_path(path)
     metadata = None if header is None else {METADATA_KEY: json.dumps(header, sort_keys=True)}
     # Not ascontiguousarray, which would make a vector of a scalar.
     content = save({n: np.asarray(a, order="C") for n, a in tensors.items()}, metadata)

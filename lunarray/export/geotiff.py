@@ -8,6 +8,7 @@ from pathlib import Path
 
 import xarray as xr
 
+from lunarray.engine.files import local_path
 from lunarray.errors import GridError, InputError
 
 
@@ -42,7 +43,7 @@ def to_cog(
     GridError
         If the grid has no coordinate reference system.
     """
-    path = Path(path)
+    path = local_path(path)
     if isinstance(obj, xr.DataArray):
         path.parent.mkdir(parents=True, exist_ok=True)
         return [_write(obj, path, compress)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from lunarray.engine.files import local_path
 from lunarray.errors import InputError
 from lunarray.export.layers import driver_of, write_layer
 from lunarray.geo import moon_crs, require_body, spatial_dims
@@ -63,7 +64,7 @@ def to_vector(
     InputError
         An ending that is none of these, or an object that is none of those.
     """
-    path = Path(path)
+    path = local_path(path)
     driver_of(path)
     frame: Any
     if not isinstance(obj, (xr.Dataset, xr.DataArray)):

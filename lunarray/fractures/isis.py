@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lunarray.engine.files import local_path
 from lunarray.errors import InputError, LunarrayError, MissingDependencyError, needs
 
 __all__ = ["IsisError", "isis_available", "process_edr"]
@@ -122,7 +123,7 @@ def process_edr(
     mapping = _map_file_text(projection, resolution, centre_longitude, centre_latitude)
     isis = _isis()
     target = Path(os.path.expanduser(os.fspath(folder))).resolve()
-    target.mkdir(parents=True, exist_ok=True)
+    local_path(target).mkdir(parents=True, exist_ok=True)
     written = []
     for file in files:
         final = target / f"{file.stem}.map.cub"

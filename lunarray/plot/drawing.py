@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 import xarray as xr
 
+from lunarray.engine.files import local_path
 from lunarray.errors import GridError, InputError
 from lunarray.geo import geobox_of, moon_crs, spatial_dims
 from lunarray.units import unit_label
@@ -90,7 +91,7 @@ def save(figure: Figure, path: str | os.PathLike[str] | None, dpi: float) -> Non
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    path = Path(path)
+    path = local_path(path)
     known = FigureCanvasAgg(figure).get_supported_filetypes()
     kind = path.suffix.lower().lstrip(".")
     if kind not in known:

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.engine.execution import current_client
+from lunarray.engine.files import local_path
 from lunarray.engine.models import Device, Model, ModelSpec
 from lunarray.engine.progress import progress_bar
 from lunarray.engine.training import Checkpoint
@@ -205,7 +206,7 @@ def train_gib(
             where=path,
             remedy="Write features and populate the store first",
         )
-    Path(models).mkdir(parents=True, exist_ok=True)
+    local_path(models).mkdir(parents=True, exist_ok=True)
     common = os.fspath(path), os.fspath(models), settings, overwrite, device
     workers = current_client() is not None
     if compute and not workers:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from lunarray.engine.files import local_path
 from lunarray.errors import InputError, needs
 from lunarray.geo import densify, footprint_polygons, lonlat_of, unit_vectors
 from lunarray.store.provenance import stamp
@@ -287,7 +288,7 @@ def check_footprints_path(path: str | os.PathLike[str], *, overwrite: bool = Fal
     `overwrite` bool: replace a file that is there. InputError if the ending is neither ``.parquet`` nor ``.gpkg``, or
     the file is there. MissingDependencyError if pyarrow is needed and not installed.
     """
-    path = Path(path)
+    path = local_path(path)
     kind = path.suffix.lower()
     if kind not in (".parquet", ".gpkg"):
         raise InputError(
