@@ -15,6 +15,7 @@ from lunarray.errors import InputError, ProductFormatError
 from lunarray.xrf.plasma import plasma_table
 from lunarray.xrf.response import rebin
 from lunarray.xrf.solar import fold_matrix
+from lunarray.xrf.window_suns import SUN_SOURCES
 from lunarray.xrf.xsm import read_xsm_spectrum
 from lunarray.xrf.xsm_response import XSM_CHANNELS, xsm_response
 
@@ -293,3 +294,90 @@ class TestManyTemperatures:
                 fit["photon_flux"].sel(band).mean() / published["photon_flux"].sel(band).mean()
             )
             assert least < ratio < most
+
+
+def moments(*seconds: float) -> np.ndarray:
+    origin = np.datetime64("2023-05-01T00:00:00", "ns")
+    return origin + (np.array(seconds) * 1e9).astype("m8[ns]")
+
+
+def windows(begin: list[float], length: float = 16.0) -> xr.Dataset:
+    start, end = moments(*begin), moments(*(b + length for b in begin))
+    return xr.Dataset(
+        coords={"time": ("time", start + (end - start) // 2), "start": ("time", start), "end": ("time", end)}
+    )  # fmt: skip
+
+
+class TestWindowSuns:
+    """Each window has the best Sun that there is; each is told."""
+
+    def flare(self, kt: float, norm: float) -> np.ndarray:
+        plasma = plasma_table(engine="chianti")
+        own = np.full(len(plasma.elements), 0.45)
+        own[0] = 1.0
+        return norm * (own @ plasma.at(kt))
+
+    def spectra(self, response, rows) -> xr.Dataset:
+        """(begin, end, temperature, norm) of each."""
+        each = [
+            counted(response, self.flare(kt, norm), end - begin, k).expand_dims("time")
+            for k, (begin, end, kt, norm) in enumerate(rows)
+        ]
+        ds = xr.concat(each, "time")
+        start, end = moments(*(r[0] for r in rows)), moments(*(r[1] for r in rows))
+        return ds.assign_coords(start=("time", start), end=("time", end))
+
+    def test_own_seconds_come_first(self, response) -> None:
+        spectra = self.spectra(
+            response,
+            [(0, 8, 1.3, 1e7), (8, 16, 1.3, 1e7), (16, 32, 0.7, 3e7), (0, 86400, 0.5, 1e6)],
+        )
+        suns = xrf.window_suns(windows([0, 16, 500]), spectra, response)
+        assert list(suns["sun_source"].values) == [
+            SUN_SOURCES["own_spectrum"], SUN_SOURCES["own_spectrum"], SUN_SOURCES["longer_spectrum"]
+        ]  # fmt: skip
+        np.testing.assert_allclose(suns["sun_temperature"], [1.3, 0.7, 0.5], rtol=0.12)
+        truth = self.flare(1.3, 1e7) / np.diff(plasma_table(engine="chianti").edges)
+        flux = suns["photon_flux"].isel(time=0)
+        for band in (slice(1.4, 1.9), slice(2.2, 2.8), slice(3.0, 4.0)):
+            true = xr.DataArray(truth, {"energy": flux["energy"]}, ["energy"]).sel(energy=band)
+            assert float(flux.sel(energy=band).sum()) == pytest.approx(float(true.sum()), rel=0.05)
+        assert suns["flux_mode"].dims == ("mode", "time", "energy")
+        # A day's Sun is a bad one for a minute of it, and says so.
+        relative = (suns["flux_mode"] / suns["photon_flux"]).sel(energy=3.0, method="nearest")
+        error = np.sqrt((relative**2).sum("mode"))
+        assert float(error[2]) > 5 * float(error[0])
+
+    def test_a_light_curve_scales_the_day(self, response) -> None:
+        spectra = self.spectra(response, [(0, 86400, 0.5, 1e6)])
+        time = moments(*np.arange(0, 86400, 10.0))
+        rate = np.full(time.size, 100.0)
+        rate[100:110] = 3200.0
+        curve = xr.Dataset({"rate": ("time", rate)}, {"time": time})
+        suns = xrf.window_suns(windows([5000, 1040]), spectra, response, light_curve=curve)
+        assert set(suns["sun_source"].values) == {SUN_SOURCES["light_curve"]}
+        edges = plasma_table(engine="chianti").edges
+        counts = (suns["photon_flux"].values * np.diff(edges)) @ fold_matrix(response, edges)
+        assert counts[1].sum() / counts[0].sum() == pytest.approx(32.0, rel=0.01)
+        hotter = suns["sun_temperature"].values
+        assert hotter[1] / hotter[0] == pytest.approx(2.0, rel=0.01)
+
+    def test_goes_tells_the_class(self, response) -> None:
+        flux = xr.Dataset({"xrsb_flux": ("time", [1e-6, 1e-5])}, {"time": moments(60, 120)})
+        suns = xrf.window_suns(windows([50, 110, 9999]), goes=flux)
+        np.testing.assert_allclose(suns["sun_goes_flux"].values[:2], [1e-6, 1e-5])
+        assert suns["sun_temperature"][0] < suns["sun_temperature"][1]
+        assert list(suns["sun_source"].values) == [8, 8, 16]
+
+    def test_fits_take_them(self) -> None:
+        from lunarray.simulate import class_counts, class_orbit, class_response
+
+        seen, orbit = class_response(512), class_orbit(frames=2)
+        suns = xrf.window_suns(orbit)
+        frames = class_counts(xrf.HIGHLAND, orbit, suns.isel(time=0), seen, noise=False)
+        fit = xrf.fit_elements(frames, suns, seen)
+        assert np.isfinite(fit["abundance"].sel(element=["Mg", "Al", "Si"])).all()
+
+    def test_what_has_no_times(self) -> None:
+        with pytest.raises(InputError, match="time"):
+            xrf.window_suns(xr.Dataset())

@@ -698,6 +698,15 @@ VERBS = [
         steps=(),
     ),
     Verb(
+        "xrf.window_suns",
+        frames,
+        lambda ds: xrf.window_suns(ds, plasma=plasma()),
+        along=("time",),
+        lazy=False,
+        why="a Sun is fitted, not computed by blocks",
+        steps=(),
+    ),
+    Verb(
         "xrf.write_footprints",
         elements,
         through(xrf.write_footprints, geopandas.read_file, "f.gpkg"),

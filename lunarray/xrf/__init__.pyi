@@ -22,4 +22,5 @@ from .settings import Conventions as Conventions
 from .settings import FitSettings as FitSettings
 from .solar import fit_solar as fit_solar
 from .solar import open_solar_models as open_solar_models
+from .window_suns import window_suns as window_suns
 from .xsm import read_solar_model as read_solar_model
