@@ -1,4 +1,4 @@
-"""The study of Bian et al. (2025) on a simulated Moon: from cubes to Tables 1-3 and 5 and Figures 2-15.
+"""The study of Bian et al. (2025) on a simulated Moon: from cubes to Tables 1-3 and 5 and Figures 1-15.
 
     python examples/oxide_atlas.py --output atlas            # minutes on two cores
     python examples/oxide_atlas.py --output atlas --full     # leave-one-out, all of Tables 1 and 2: for a GPU
@@ -49,6 +49,11 @@ def main() -> None:
     parser.add_argument(
         "--full", action="store_true", help="as the paper: leave-one-out and the search"
     )
+    parser.add_argument(
+        "--paper",
+        action="store_true",
+        help="the paper's procedure: a network for each oxide, leave-one-out, no polish",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args()
     out: Path = args.output
@@ -70,6 +75,10 @@ def main() -> None:
     # The same places seen by single pixels, as the maps are made of: these tell how far off a pixel may be.
     single = la.oxides.build_samples(list(cubes.values()), spectra_window=1, **given)
     samples, single = (made.compute() for made in dask.persist(samples, single))
+    la.plot.sample_map(
+        samples, [moon.reference.FeO, *(c.reflectance for c in cubes.values())],
+        path=out / "figure01_samples.png",
+    )  # fmt: skip
     samples = la.oxides.select_samples(samples)
     lost = {k: v for k, v in samples.attrs.items() if k.startswith("lost_") and v}
     print(
@@ -80,11 +89,17 @@ def main() -> None:
     la.plot.correlation_curves(correlation, path=out / "figure02_correlation.png")
 
     # 3. Training. Tables 1 and 2 are a search; then the final model, whose left-out predictions are Table 3.
-    folds = "leave-one-out" if args.full else args.folds
-    options = {"folds": folds, "by": None if args.full else "lon", "device": args.device}
-    settings = la.oxides.TrainSettings(
-        n=args.width, learning_rate=args.learning_rate, epochs=args.epochs
-    )
+    folds = "leave-one-out" if args.full or args.paper else args.folds
+    options = {
+        "folds": folds,
+        "by": None if args.full or args.paper else "lon",
+        "device": args.device,
+    }
+    given = {"n": args.width, "learning_rate": args.learning_rate, "epochs": args.epochs}
+    settings = la.oxides.TrainSettings(**given)
+    if args.paper:
+        settings = la.oxides.TrainSettings.paper(**given)
+    la.plot.network_diagram(args.width, samples.sizes["wavelength"], path=out / "figure03_cnn.png")
     if args.search or args.full:
         tried = {"folds": folds, "device": args.device, "checkpoint": out / "search"}
         rates = (1e-2, 1e-3, 1e-4)
@@ -136,7 +151,7 @@ def main() -> None:
     # 6. The candidate landing regions of Artemis III: Table 5, Figure 15, and a GeoPackage for QGIS.
     regions = la.oxides.artemis3_regions()
     statistics = la.geo.region_statistics(atlas["south"], regions).compute()
-    table5 = la.oxides.region_table(statistics)
+    table5 = la.oxides.region_table(statistics, pixels=True)
     table5.to_csv(out / "table5.csv")
     print(f"\nTable 5. Candidate landing regions, wt%\n{table5.round(2).to_string()}")
     la.export.to_vector(statistics, out / "artemis3.gpkg", regions=regions)

@@ -897,6 +897,12 @@ VERBS = [
                 None,
                 {"along": ("oxide",)},
             ),
+            (
+                "sample_map",
+                maps,
+                lambda ds: plot.sample_map(samples(), ds.FeO),
+                MAP,
+            ),
             ("spectra", tracks, None, SPECTRA),
             ("heat_map", element_maps, lambda ds: plot.heat_map(ds, "Fe"), GLOBE),
             ("graduated_map", footprints, lambda ds: plot.graduated_map(ds, "Mg"), PLACES),

@@ -110,6 +110,7 @@ for command in (
     general.verify,
     oxides.invert_oxides,
     training.train_oxides,
+    training.make_model,
     oxides.atlas,
     oxides.compare,
     xrf.fit_elements,

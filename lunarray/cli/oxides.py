@@ -227,7 +227,7 @@ def atlas(
         wanted = [r for r in wanted if sign * r.cap()[1] > 0]
         if wanted:
             statistics = la.geo.region_statistics(stored[names], wanted).compute()
-            table = la.oxides.region_table(statistics)
+            table = la.oxides.region_table(statistics, pixels=True)
             table.to_csv(output / f"regions_{pole}.csv")
             la.export.to_vector(statistics, output / f"regions_{pole}.gpkg", regions=wanted)
             _regions(statistics)
@@ -406,12 +406,14 @@ def _regions(statistics: xr.Dataset) -> None:
     """Print mean and deviation of every variable in every region."""
     from rich.table import Table
 
-    table = Table("region", *map(str, statistics.data_vars), title="Mean ± deviation in regions")
+    names = list(map(str, statistics.data_vars))
+    table = Table("region", "pixels", *names, title="Mean ± deviation in regions")
     for index, name in enumerate(statistics["abbreviation"].values):
         part = statistics.isel(region=index)
         cells = []
         for variable in part.data_vars.values():
             mean, std = (float(variable.sel(statistic=s)) for s in ("mean", "std"))
             cells.append(f"{mean:.2f} ± {std:.2f}" if mean == mean else "–")
-        table.add_row(str(name), *cells)
+        known = min(float(v.sel(statistic="count")) for v in part.data_vars.values())
+        table.add_row(str(name), f"{known:,.0f}", *cells)
     console().print(table)

@@ -28,6 +28,93 @@ class Fitted(StrEnum):
     pls = "pls"
 
 
+def make_model(
+    bands: Annotated[
+        str,
+        Option(
+            help="Table of bands (.csv): centre in nm, and full width at half maximum; or m3, mi, clementine, "
+            "clementine-nir.",
+            show_default=False,
+        ),
+    ],
+    output: WeightsOutput,
+    oxides: Annotated[
+        str | None, Option(help="Oxides that it gives, such as FeO,TiO2; all six by default.")
+    ] = None,
+    soils: Annotated[int, Option(min=100, help="Simulated soils to train on.")] = 40_000,
+    epochs: Annotated[int, Option(min=1, help="Passes over them, each in other light.")] = 12,
+    seed: Annotated[int, Option(min=0, help="Of soils, light, errors and weights.")] = 20251120,
+    device: TrainDevice = Device.cpu,
+) -> None:
+    """Make an oxide model for the bands of any sensor: simulate soils, train, calibrate, write its card.
+
+    Beside the weights, a card (.md) tells how well it does on soils that it has not seen, by how well the light is
+    known. Then: lunarray invert-oxides --model WEIGHTS. Minutes on two cores.
+    """
+    import time
+
+    import lunarray as la
+    from lunarray.engine import progress_bar
+    from lunarray.errors import InputError
+    from lunarray.oxides.sensors import read_bands
+    from lunarray.simulate.recipe import recipe_settings
+    from lunarray.simulate.spectra import LONGEST, SHORTEST
+
+    nm, fwhm = read_bands(bands)
+    inside = (nm >= SHORTEST) & (nm <= LONGEST)
+    if inside.sum() < 2:
+        raise InputError(
+            f"{int(inside.sum())} bands within {SHORTEST:g}-{LONGEST:g} nm",
+            where=bands,
+            remedy="No soils are simulated beyond: give two bands within at least",
+        )
+    if not inside.all():
+        beyond = f"beyond {SHORTEST:g}-{LONGEST:g} nm"
+        say(f"{int((~inside).sum())} of {nm.size} bands lie {beyond} and are not used")
+    names = tuple(word.strip() for word in oxides.split(",")) if oxides else None
+    settings = recipe_settings(epochs=epochs, seed=seed)
+    begun = time.perf_counter()
+    with progress_bar(f"Training on {soils:,} soils", epochs) as step:
+        made = la.simulate.make_oxide_model(
+            nm[inside], fwhm[inside], oxides=names, samples=soils, settings=settings,
+            device=device.value, progress=lambda epoch, loss: step(),
+        )  # fmt: skip
+    output.parent.mkdir(parents=True, exist_ok=True)
+    made.save(output)
+    card = output.with_suffix(".md")
+    card.write_text(_card(made, bands, inside, output.stem), encoding="utf-8")
+    took, used = time.perf_counter() - begun, nm[inside]
+    say(f"{used.size} bands, {used[0]:g}-{used[-1]:g} nm; made in {took:.0f} s")
+    say(f"Weights    {output}")
+    say(f"Card       {card}")
+
+
+def _card(made: Any, bands: str, inside: Any, name: str) -> str:
+    """The card of a model that was made of simulated soils."""
+    nm = made.wavelengths
+    unused = int((~inside).sum())
+    more = f" {unused} more lie where no soils are simulated, and are not used." if unused else ""
+    return f"""# {name}: oxides from {nm.size} bands
+
+Made by `lunarray make-model --bands {Path(bands).name}` (seed {made.training["seed"]}, {made.training["soils"]:,}
+simulated soils). It gives {", ".join(made.oxides)} in wt% of reflectance at 30°/0°/30°, and takes with it how well the
+light is known (`light_uncertainty`): brightness counts as far as it is.
+
+Bands (nm): {", ".join(f"{w:g}" for w in nm)}.{more}
+
+## What it is made of, and what it is not
+
+Simulated soils alone (`lunarray.simulate.soils`), seen through Gaussian bands, with errors of calibration of the size
+of the Spectral Profiler's. No spectrum of this sensor was in its training, so what is peculiar to it (stray light,
+thermal emission, steps between detectors, a photometric normalisation of its own) is not known to it: compare with
+Lunar Prospector where you can, and look at `novelty`. Fresh mineral exposures are not soil.
+
+## Soils that it has not seen
+
+{made.report}
+"""
+
+
 def train_oxides(
     inputs: Annotated[
         list[str],
@@ -143,9 +230,7 @@ def train_oxides(
         "prior": _simulated(samples, prior, seed),
     }
     if table:
-        cells = None if prospector is None else la.maps.open_lunar_prospector(prospector)
-        compared = la.oxides.compare_methods(samples, settings, prospector=cells, **dealt)
-        _methods(compared)
+        _methods(samples, settings, prospector, dealt)
     fit = la.oxides.train(
         samples,
         settings,
@@ -158,12 +243,7 @@ def train_oxides(
     output.parent.mkdir(parents=True, exist_ok=True)
     fit.save(output)
     scores_table(fit.metrics(), "Left-out predictions against the reference")
-    if figures is not None and fit.left_out is not None:
-        la.plot.correlation_curves(
-            la.oxides.band_correlation(samples), path=figures / "correlation.png"
-        )
-        la.plot.prediction_scatter(fit.reference, fit.left_out, path=figures / "scatter.png")
-        say(f"Pictures   {figures}")
+    _pictures(fit, figures)
     say(f"Weights    {output}")
 
 
@@ -235,10 +315,16 @@ def _simulated(samples: xr.Dataset, count: int, seed: int) -> xr.Dataset | None:
     return made.assign_coords(wavelength=samples["wavelength"])
 
 
-def _methods(table: xr.Dataset) -> None:
-    """Print the error of each method for each oxide."""
+def _methods(
+    samples: xr.Dataset, settings: Any, prospector: Path | None, dealt: dict[str, Any]
+) -> None:
+    """Try all methods, and print the error of each for each oxide."""
     from rich.table import Table
 
+    import lunarray as la
+
+    cells = None if prospector is None else la.maps.open_lunar_prospector(prospector)
+    table = la.oxides.compare_methods(samples, settings, prospector=cells, **dealt)
     shown = Table(
         "RMSE, wt%", *map(str, table["oxide"].values), "pairs",
         title=f"Methods on what they had not seen: {table.attrs['left_out']}",
@@ -248,6 +334,18 @@ def _methods(table: xr.Dataset) -> None:
         cells = [f"{v:.2f}" if v == v else "–" for v in map(float, row["RMSE"].values)]
         shown.add_row(str(name), *cells, f"{int(row['count'].max()):,}")
     console().print(shown)
+
+
+def _pictures(fit: Any, folder: Path | None) -> None:
+    """Draw how bands go with oxides, and what was left out against the reference."""
+    import lunarray as la
+
+    if folder is None or fit.left_out is None:
+        return
+    correlation = la.oxides.band_correlation(fit.samples)
+    la.plot.correlation_curves(correlation, path=folder / "correlation.png")
+    la.plot.prediction_scatter(fit.reference, fit.left_out, path=folder / "scatter.png")
+    say(f"Pictures   {folder}")
 
 
 def _say_samples(samples: xr.Dataset) -> None:

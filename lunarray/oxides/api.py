@@ -162,6 +162,7 @@ def invert_oxides(
     layout = inversion.layout_of(spec)
     lit = condition(obj) if _is_native(obj) else obj
     reflectance = spectra_of(lit, "invert_oxides")
+    reflectance = inversion.pick_bands(reflectance, spec)
     inversion.check_bands(reflectance, spec)
     axis = reflectance.get_axis_num("wavelength")
     light = find_light(lit, reflectance, light_uncertainty)

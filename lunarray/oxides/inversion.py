@@ -138,6 +138,21 @@ def takes_light(spec: ModelSpec) -> bool:
     return isinstance(spec.inputs, Spectra) and spec.inputs.light
 
 
+def pick_bands(reflectance: xr.DataArray, spec: ModelSpec) -> xr.DataArray:
+    """The bands that the model takes, in its order, of spectra that have these and more; others as they are."""
+    wanted, have = spec.bands, reflectance["wavelength"].values
+    if wanted is None or have.size <= 1 or not np.issubdtype(have.dtype, np.number):
+        return reflectance
+    nearest = np.abs(have[None, :] - np.asarray(wanted)[:, None])
+    index = nearest.argmin(axis=1)
+    off = np.take_along_axis(nearest, index[:, None], axis=1)
+    same = np.array_equal(index, np.arange(have.size))
+    # Not where the nearest band is another's: two of the model's on one of the spectra.
+    if same or not off.max() <= BAND_TOLERANCE or np.unique(index).size < index.size:
+        return reflectance
+    return reflectance.isel(wavelength=index)
+
+
 def check_bands(reflectance: xr.DataArray, spec: ModelSpec) -> None:
     """See that the wavelengths are those of the model."""
     wanted, where = spec.bands, spec.weights

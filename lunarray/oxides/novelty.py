@@ -115,10 +115,12 @@ def novelty(x: np.ndarray, model: NoveltyModel, light: np.ndarray | None = None)
 def fit_novelty(x: np.ndarray, *, components: int = 12, quantile: float = 0.999) -> NoveltyModel:
     """Statistics for :func:`novelty` from training spectra (sample, bands) with the errors that real ones have.
 
-    All must be of positive mean. `components` principal components are kept, and `quantile` is the fraction of the
-    training spectra whose novelty is below 1.
+    All must be of positive mean. `components` principal components are kept, of few bands fewer, and `quantile` is the
+    fraction of the training spectra whose novelty is below 1.
     """
     x = np.asarray(x, np.float64)
+    # Shapes of unit mean have a dimension less than bands, and one must be left for what no component holds.
+    components = max(1, min(components, x.shape[1] - 2))
     brightness = x.mean(axis=1)
     shape = x / brightness[:, None]
     mean = shape.mean(axis=0)
@@ -137,12 +139,12 @@ def fit_novelty(x: np.ndarray, *, components: int = 12, quantile: float = 0.999)
         mean=f32(mean),
         components=f32(axes),
         variance=f32(eigenvalues[::-1][:components]),
-        residual_scale=f32(residual.std(axis=0)),
+        residual_scale=f32(np.maximum(residual.std(axis=0), 1e-6)),
         log_brightness=f32([(low + high) / 2, (high - low) / 2]),
         thresholds=f32([1, 1, 1]),
     )
     distances = _distances(x.astype(np.float32), unit)
-    thresholds = np.quantile(distances, quantile, axis=0)
+    thresholds = np.maximum(np.quantile(distances, quantile, axis=0), 1e-3)
     # The largest of the three ratios passes 1 more often than each alone: widen all alike until the quantile is met.
     thresholds = thresholds * np.quantile((distances / thresholds).max(axis=1), quantile)
     return NoveltyModel(**{**unit.tensors(), "thresholds": f32(thresholds)})

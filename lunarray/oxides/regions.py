@@ -59,6 +59,7 @@ def region_table(
     *,
     variables: Sequence[str] | None = None,
     columns: Sequence[str] = ("mean", "std"),
+    pixels: bool = False,
 ) -> Any:
     """Lay out statistics of regions as table 5 does: a row for each region, mean and deviation for each oxide.
 
@@ -72,11 +73,13 @@ def region_table(
         By default the oxides and Mg# that are there, else all.
     columns : sequence of str, optional
         Which statistics.
+    pixels : bool, optional
+        Say first how many pixels of each region are known, in parts: a mean of three pixels says less than one of 700.
 
     Returns
     -------
     pandas.DataFrame
-        Index: abbreviations of the regions; columns: (variable, statistic).
+        Index: abbreviations of the regions; columns: (variable, statistic); of pixels ("pixels", "count").
 
     Raises
     ------
@@ -103,11 +106,16 @@ def region_table(
         )
     chosen = statistics[names].sel(statistic=list(columns)).compute()
     values = np.stack([chosen[n].values for n in names], axis=1)
-    return pd.DataFrame(
+    table = pd.DataFrame(
         values.reshape(len(values), -1),
         index=pd.Index(statistics["abbreviation"].values, name="region"),
         columns=pd.MultiIndex.from_product([names, list(columns)], names=["variable", "statistic"]),
     )
+    if pixels:
+        # Oxides of one map are known together; of others, the fewest.
+        counts = [statistics[n].sel(statistic="count").values for n in names]
+        table.insert(0, ("pixels", "count"), np.min(counts, axis=0))
+    return table
 
 
 def table_variables(ds: xr.Dataset) -> list[str]:

@@ -13,6 +13,7 @@ from lunarray.plot.drawing import Output
 from lunarray.plot.elements import heat_map, surface_3d
 from lunarray.plot.footprints import footprints, graduated_map
 from lunarray.plot.fractures import agreement, detections, fracture_density, rose, training_curves
+from lunarray.plot.method import network_diagram, sample_map
 from lunarray.plot.panels import comparison, maps
 from lunarray.plot.polar import difference_map, polar_atlas, polar_map
 from lunarray.plot.regions import region_bars, region_map, region_triptychs
@@ -33,6 +34,7 @@ __all__ = [
     "heat_map",
     "light_curve",
     "maps",
+    "network_diagram",
     "polar_atlas",
     "polar_map",
     "prediction_scatter",
@@ -40,6 +42,7 @@ __all__ = [
     "region_map",
     "region_triptychs",
     "rose",
+    "sample_map",
     "spectra",
     "surface_3d",
     "training_curves",

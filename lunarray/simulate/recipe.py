@@ -161,7 +161,7 @@ def make_oxide_model(
     Parameters
     ----------
     wavelengths : array-like, shape (band,), optional
-        Band centres within 450-1800 nm, nm, rising; those of the default model for SP's conditioned spectra by default.
+        Band centres within 410-1800 nm, nm, rising; those of the default model for SP's conditioned spectra by default.
     fwhm : array-like, shape (band,), optional
         Widths, nm; SP's by default.
     oxides : tuple of str, optional

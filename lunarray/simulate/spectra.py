@@ -29,6 +29,8 @@ SP_ERRORS = {
     "pattern": 0.006,
     "noise": 0.004,
 }
+#: Wavelengths (nm) between which the constants hold: of iron from 413 nm on, of the absorption bands to 1800 nm.
+SHORTEST, LONGEST = 410.0, 1800.0
 #: Window (nm) and degree of the smoothing of :func:`lunarray.sp.condition`.
 SMOOTHING = (50.0, 2)
 
@@ -60,7 +62,7 @@ def soils(
     Raises
     ------
     InputError
-        ``n`` is not positive, or wavelengths beyond 450-1800 nm, where the constants hold.
+        ``n`` is not positive, or wavelengths beyond 410-1800 nm. Below 450 nm the ultraviolet wings are extrapolated.
 
     See Also
     --------
@@ -70,9 +72,9 @@ def soils(
 
     require_number("n", n, 1, whole=True)
     nm = np.asarray(WAVELENGTHS_150 if wavelengths is None else wavelengths, np.float32).reshape(-1)
-    if nm.size == 0 or nm.min() < 450 or nm.max() > 1800:
+    if nm.size == 0 or nm.min() < SHORTEST or nm.max() > LONGEST:
         raise InputError(
-            "wavelengths beyond 450-1800 nm",
+            f"wavelengths beyond {SHORTEST:g}-{LONGEST:g} nm",
             where="wavelengths",
             remedy="Give nm within the range of the absorption bands' constants",
         )
