@@ -114,7 +114,7 @@ def _elements_summary(frames: int, ds: xr.Dataset) -> None:
     """Print mean and spread of the elements, and why windows could not be fitted."""
     from rich.table import Table
 
-    from lunarray.xrf import FIT_FLAGS
+    from lunarray.xrf.settings import FIT_FLAGS
 
     loaded = ds[["abundance", "abundance_std", "quality"]].load()
     fitted = loaded["abundance"].notnull().all("element").values
