@@ -28,6 +28,50 @@ class Fitted(StrEnum):
     pls = "pls"
 
 
+By = Annotated[
+    str | None,
+    Option(
+        help="Column whose values are left out whole, such as specimen, mission or lon. By default specimen, "
+        "where some come twice, else lon."
+    ),
+]
+Fitting = Annotated[Fitted, Option(help="Network, Gaussian process, or partial least squares.")]
+Tabled = Annotated[
+    bool,
+    Option("--table", help="Try all methods on what is left out, and print them side by side."),
+]
+Prospector = Annotated[
+    Path | None,
+    Option(help="Table of Lunar Prospector, for a row of what it says at the pairs' places."),
+]
+Prior = Annotated[
+    int,
+    Option(min=0, help="Simulated soils to learn from besides, where pairs are few (410-1800 nm)."),
+]
+Paper = Annotated[
+    bool,
+    Option(
+        "--paper",
+        help="The procedure of Bian et al. (2025): a network for each oxide, each sample left out in turn, no "
+        "polish.",
+    ),
+]
+ReferenceErrors = Annotated[
+    list[str] | None,
+    Option(
+        metavar="OXIDE=WT%",
+        help="Error (1 sigma) of the reference, such as FeO=0.3: intervals then are for the true abundance. "
+        "May be repeated.",
+    ),
+]
+Screens = Annotated[
+    list[Path] | None,
+    Option(
+        help="A second FeO map: points where both disagree are left out. May be repeated, one for each pole."
+    ),
+]
+
+
 def make_model(
     bands: Annotated[
         str,
@@ -131,59 +175,21 @@ def train_oxides(
         Path | None,
         Option(help="Maps of the six oxides: a Zarr store, or a folder of FeO.tif, TiO2.tif, …"),
     ] = None,
-    screen: Annotated[
-        list[Path] | None,
-        Option(
-            help="A second FeO map: points where both disagree are left out. May be repeated, one for each pole."
-        ),
-    ] = None,
+    screen: Screens = None,
     reference_window: Annotated[
         int, Option(min=1, help="Pixels of the reference along a side that are averaged.")
     ] = 17,
-    reference_std: Annotated[
-        list[str] | None,
-        Option(
-            metavar="OXIDE=WT%",
-            help="Error (1 sigma) of the reference, such as FeO=0.3: intervals then are for the true abundance. "
-            "May be repeated.",
-        ),
-    ] = None,
+    reference_std: ReferenceErrors = None,
     folds: Annotated[
         int,
         Option(min=0, help="Parts left out in turn; 0 for each sample (or value of --by) in turn."),
     ] = 10,
-    by: Annotated[
-        str | None,
-        Option(
-            help="Column whose values are left out whole, such as specimen, mission or lon. By default specimen, "
-            "where some come twice, else lon."
-        ),
-    ] = None,
-    method: Annotated[
-        Fitted, Option(help="Network, Gaussian process, or partial least squares.")
-    ] = Fitted.cnn,
-    table: Annotated[
-        bool,
-        Option("--table", help="Try all methods on what is left out, and print them side by side."),
-    ] = False,
-    prospector: Annotated[
-        Path | None,
-        Option(help="Table of Lunar Prospector, for a row of what it says at the pairs' places."),
-    ] = None,
-    prior: Annotated[
-        int,
-        Option(
-            min=0, help="Simulated soils to learn from besides, where pairs are few (450-1800 nm)."
-        ),
-    ] = 0,
-    paper: Annotated[
-        bool,
-        Option(
-            "--paper",
-            help="The procedure of Bian et al. (2025): a network for each oxide, each sample left out in turn, no "
-            "polish.",
-        ),
-    ] = False,
+    by: By = None,
+    method: Fitting = Fitted.cnn,
+    table: Tabled = False,
+    prospector: Prospector = None,
+    prior: Prior = 0,
+    paper: Paper = False,
     width: Annotated[
         int, Option("--channels", "-n", min=1, help="Channels of the first block.")
     ] = 32,
@@ -331,8 +337,8 @@ def _methods(
     )  # fmt: skip
     for name in table["model"].values:
         row = table.sel(model=name)
-        cells = [f"{v:.2f}" if v == v else "–" for v in map(float, row["RMSE"].values)]
-        shown.add_row(str(name), *cells, f"{int(row['count'].max()):,}")
+        errors = [f"{v:.2f}" if v == v else "–" for v in map(float, row["RMSE"].values)]
+        shown.add_row(str(name), *errors, f"{int(row['count'].max()):,}")
     console().print(shown)
 
 
