@@ -121,6 +121,10 @@ class _Accessor:
 class LunarDatasetAccessor(_Accessor):
     """Verbs of lunar science on a Dataset, as ``ds.lunar.<verb>(...)``."""
 
+    # maps
+    compare_elements = _Verb("lunarray.maps:compare_elements")
+    plot_element_comparison = _Verb("lunarray.plot:element_comparison")
+
     # sp
     radiance_factor = _Verb("lunarray.sp:radiance_factor")
 

@@ -246,6 +246,7 @@ class LunarDatasetAccessor:
         element: str | None = None,
         *,
         base: xr.DataArray | None = None,
+        footprints: xr.Dataset | None = None,
         radius: float = 0.0,
         vmin: float | None = None,
         vmax: float | None = None,
@@ -253,7 +254,7 @@ class LunarDatasetAccessor:
         max_pixels: int = 500000,
         **output: Unpack[Output],
     ) -> Figure:
-        """Draw abundances as colours over a base map."""
+        """Draw abundances as colours over a base map, with how sure they are beside them."""
 
     def plot_surface(
         self,
@@ -268,6 +269,28 @@ class LunarDatasetAccessor:
         **output: Unpack[Output],
     ) -> Figure:
         """Draw abundances as a surface in three dimensions."""
+
+    def compare_elements(
+        self,
+        others: Mapping[str, xr.Dataset | xr.DataArray],
+        *,
+        grid: Any = None,
+        elements: Sequence[str] | None = None,
+        name: str = "maps",
+    ) -> Dataset:
+        """Bring element maps of several sources onto one grid, and hold the others against the first."""
+
+    def plot_element_comparison(
+        self,
+        others: Mapping[str, xr.Dataset | xr.DataArray] | None = None,
+        *,
+        grid: Any = None,
+        elements: Sequence[str] | None = None,
+        cmap: str = ...,
+        max_pixels: int = 250000,
+        **output: Unpack[Output],
+    ) -> Figure:
+        """Draw element maps of several sources side by side, a row for each element, with how well they agree."""
 
     def radiance_factor(
         self, solar_flux: xr.DataArray, *, distance: float | xr.DataArray = 1.0
@@ -603,6 +626,7 @@ class LunarDataArrayAccessor:
         element: str | None = None,
         *,
         base: xr.DataArray | None = None,
+        footprints: xr.Dataset | None = None,
         radius: float = 0.0,
         vmin: float | None = None,
         vmax: float | None = None,
@@ -610,7 +634,7 @@ class LunarDataArrayAccessor:
         max_pixels: int = 500000,
         **output: Unpack[Output],
     ) -> Figure:
-        """Draw abundances as colours over a base map."""
+        """Draw abundances as colours over a base map, with how sure they are beside them."""
 
     def plot_surface(
         self,

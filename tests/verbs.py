@@ -803,6 +803,13 @@ VERBS = [
     # maps
     Verb("maps.rasterize_cells", cells, along=("cell",)),
     Verb(
+        "maps.compare_elements",
+        element_maps,
+        lambda ds: maps_room.compare_elements(ds, {"twice": 2 * ds.abundance}),
+        **GLOBE,
+        rtol=SUMS,
+    ),
+    Verb(
         "maps.cells_at",
         cells,
         lambda ds: maps_room.cells_at(ds, [10.0, 190.0, -20.0], [0.0, 40.0, 90.0]),
@@ -905,6 +912,12 @@ VERBS = [
             ),
             ("spectra", tracks, None, SPECTRA),
             ("heat_map", element_maps, lambda ds: plot.heat_map(ds, "Fe"), GLOBE),
+            (
+                "element_comparison",
+                element_maps,
+                lambda ds: plot.element_comparison(ds, {"twice": 2 * ds.abundance}),
+                GLOBE,
+            ),
             ("graduated_map", footprints, lambda ds: plot.graduated_map(ds, "Mg"), PLACES),
             ("surface_3d", element_maps, lambda ds: plot.surface_3d(ds, "Fe", points=20), GLOBE),
             ("footprints", elements, plot.footprints, TIMES),

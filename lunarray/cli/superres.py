@@ -339,6 +339,71 @@ def predict(
     say(f"Store      {output}")
 
 
+@gib.command(cls=Command)
+def compare(
+    maps: Annotated[
+        Path, Argument(help="Predicted element maps, or a bank (.zarr).", show_default=False)
+    ],
+    others: Annotated[
+        list[str],
+        Option(
+            "--with",
+            help="Another source as name=file: Lunar Prospector's table (.tab), element or oxide maps (.zarr, .nc); or "
+            "name:Fe=file for a map of one element (GeoTIFF, .csv). May be repeated.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, Option("--output", "-o", help="Picture to write (.png, .pdf).", show_default=False)
+    ],
+    resolution: Annotated[
+        float | None,
+        Option(help="Pixel to compare at, in the maps' unit; by default the coarsest raster's."),
+    ] = None,
+    elements: Annotated[
+        str | None, Option(help="Elements, with commas; by default all in common.")
+    ] = None,
+) -> None:
+    """Draw element maps beside Lunar Prospector's, or oxides turned into elements, on one grid, with their numbers."""
+    import xarray as xr
+    from rich.table import Table
+
+    from lunarray import plot
+    from lunarray.maps import compare_elements
+
+    sources: dict[str, Any] = {}
+    for text in others:
+        label, separator, file = text.partition("=")
+        name, _, element = label.partition(":")
+        if not separator or not name or not file:
+            raise InputError(
+                f"{text!r}",
+                where="--with",
+                remedy="Give name=file, or name:Fe=file for one element",
+            )
+        if element:
+            own = _open_map(Path(file)).rename(element)
+            sources[name] = xr.Dataset({**sources.get(name, {}), element: own})
+        else:
+            sources[name] = open_dataset([Path(file)], None)[0]
+    found = compare_elements(
+        open_dataset([maps], None)[0],
+        sources,
+        grid=resolution,
+        elements=None if elements is None else [e.strip() for e in elements.split(",")],
+    ).compute()
+    table = Table("source", "element", "r", "bias", "rmse", "pixels")
+    for source in found["source"].values[1:]:
+        for e in found["element"].values:
+            own = found.sel(source=source, element=e)
+            if int(own["pixels"]):
+                numbers = (f"{float(own[n]):.2f}" for n in ("r", "bias", "rmse"))
+                table.add_row(str(source), str(e), *numbers, f"{int(own['pixels']):,}")
+    console().print(table)
+    plot.element_comparison(found, path=output)
+    say(f"Picture    {output}")
+
+
 def _region(text: str) -> tuple[int, int]:
     i, j = _numbers(text, 2, ",", "--region")
     return int(i), int(j)

@@ -14,7 +14,7 @@ from lunarray.plot.elements import heat_map, surface_3d
 from lunarray.plot.footprints import footprints, graduated_map
 from lunarray.plot.fractures import agreement, detections, fracture_density, rose, training_curves
 from lunarray.plot.method import network_diagram, sample_map
-from lunarray.plot.panels import comparison, maps
+from lunarray.plot.panels import comparison, element_comparison, maps
 from lunarray.plot.polar import difference_map, polar_atlas, polar_map
 from lunarray.plot.regions import region_bars, region_map, region_triptychs
 from lunarray.plot.scores import correlation_curves, prediction_scatter
@@ -28,6 +28,7 @@ __all__ = [
     "correlation_curves",
     "detections",
     "difference_map",
+    "element_comparison",
     "footprints",
     "fracture_density",
     "graduated_map",

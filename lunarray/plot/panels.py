@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -84,6 +84,82 @@ def maps(
             remedy="Give dimensions (y, x), (lat, lon) or observation",
         )
     return finish(figure, output, fontsize=13)
+
+
+def element_comparison(
+    maps: xr.Dataset,
+    others: Mapping[str, xr.Dataset | xr.DataArray] | None = None,
+    *,
+    grid: Any = None,
+    elements: Sequence[str] | None = None,
+    cmap: str = SEQUENTIAL,
+    max_pixels: int = 250_000,
+    **output: Unpack[Output],
+) -> Figure:
+    """Draw element maps of several sources side by side, a row for each element, with how well they agree.
+
+    Parameters
+    ----------
+    maps : xarray.Dataset
+        Element maps, or what :func:`lunarray.maps.compare_elements` gave.
+    others : mapping of str to Dataset or DataArray, optional
+        Other sources by name, such as Lunar Prospector's maps of Fe and Ti and oxides of the Spectral Profiler, as that
+        function takes them.
+    grid : GeoBox, Dataset, DataArray, str or float, optional
+        Where they are compared, as there.
+    elements : sequence of str, optional
+        Which; as there.
+    cmap : str, optional
+    max_pixels : int, optional
+    **output : Output
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Maps of a row share a scale; above each is its correlation with the first, and its mean difference from it.
+
+    Raises
+    ------
+    InputError
+        If there are no sources to compare, or nothing is common to them.
+    """
+    if others is not None:
+        from lunarray.maps import compare_elements
+
+        maps = compare_elements(maps, others, grid=grid, elements=elements)
+    if not {"source", "element"} <= set(maps.dims) or "abundance" not in maps:
+        raise InputError(
+            "there are no maps of several sources",
+            where="element_comparison",
+            remedy="Give the others, {'Lunar Prospector': ...}, or the result of compare_elements",
+        )
+    names = [str(e) for e in maps["element"].values] if elements is None else list(elements)
+    few = maps[["r", "bias"]].compute()
+    shown = decimate(maps["abundance"], max_pixels)
+    sources = [str(s) for s in shown["source"].values]
+    dims = spatial_dims(shown) or ("y", "x")
+    aspect = float(np.clip(shown.sizes[dims[0]] / shown.sizes[dims[1]], 0.4, 1.6))
+    figure = new_figure(3.4 * len(sources) + 0.8, (3.0 * aspect + 0.5) * len(names) + 0.4)
+    grids = figure.subplots(len(names), len(sources), squeeze=False)
+    for panels, element in zip(grids, names, strict=True):
+        row = shown.sel(element=element, drop=True)
+        scale = limits([row.values], None, None)
+        image = None
+        for axes, source in zip(panels, sources, strict=True):
+            own = row.sel(source=source, drop=True)
+            if not np.isfinite(own.values).any():
+                axes.set_axis_off()
+                continue
+            image = draw_map(axes, own, scale, cmap, scale_bar=False, fontsize=7.5)
+            text = source
+            if source != sources[0]:
+                numbers = few.sel(source=source, element=element)
+                text += f": r {float(numbers.r):.2f}, bias {float(numbers.bias):+.1f}"
+            axes.set_title(minus(text), fontsize=9.5)
+        if image is not None:
+            label = f"{element} (wt%)"
+            colour_bar(figure, image, list(panels), label, extend=scale[2], pad=0.015, fontsize=9)
+    return finish(figure, output)
 
 
 def comparison(
