@@ -24,7 +24,7 @@ NUMERIC_VERSION = {
     "geo": 1,
     "sp": 2,
     "oxides": 2,
-    "xrf": 3,
+    "xrf": 4,
     "superres": 1,
     "fractures": 1,
     "maps": 1,

@@ -28,6 +28,11 @@ CHANNELS = slice(30, 300)
 TRUTH = dict(zip(ELEMENTS, (7.0, 1.2, 10.0, 20.6, 11.0, 5.5, 0.6, 44.1), strict=True))
 
 
+def settings_of(**changes):
+    """Settings of a fit without what real spectra need: norms apart and without a prior."""
+    return FitSettings(**({"xrf_norm": 1.0, "norm_sigma": 0.0, "tie_norms": False} | changes))
+
+
 def make_response(channels=320, energies=640, sigma=0.055):
     edges = np.linspace(0.02, 8.7, energies + 1)
     bounds = np.linspace(0.0, 8.64, channels + 1)
@@ -75,7 +80,7 @@ def simulate(
 def test_noiseless_spectra_give_the_truth_back(model):
     data = simulate(model, 1e7)
     for statistic in ("chi2", "wstat", "cstat"):
-        settings = FitSettings(
+        settings = settings_of(
             statistic=statistic, frozen=("O",), start=HIGHLAND | {"O": 44.1}, prior_sigma={}
         )
         result = fit_spectrum(data, model, replace(settings, scatter_iterations=4))
@@ -103,7 +108,7 @@ def test_pulls(model, counts):
         result = fit_spectrum(
             simulate(model, counts, rng, truth=truth),
             model,
-            FitSettings(start=TRUTH, prior_sigma=sigma, statistic="wstat", frozen=("O",)),
+            settings_of(start=TRUTH, prior_sigma=sigma, statistic="wstat", frozen=("O",)),
         )
         assert result.status == "fitted"
         pulls.append((result.weights - list(truth.values())) / result.weight_errors)
@@ -118,7 +123,7 @@ def test_pulls(model, counts):
 
 def test_the_minimum_is_scipys(model):
     data = simulate(model, 2e4, np.random.default_rng(3))
-    settings = FitSettings(start=TRUTH, scatter_iterations=1, scatter_slopes=False, tolerance=1e-8)
+    settings = settings_of(start=TRUTH, scatter_iterations=1, scatter_slopes=False, tolerance=1e-8)
     result = fit_spectrum(data, model, settings)
     template = model.scatter_template(list(TRUTH.values()))
 
@@ -141,11 +146,11 @@ def test_the_minimum_is_scipys(model):
 
 def test_covariance_is_the_curvature(model):
     data = simulate(model, 1e5)
-    settings = FitSettings(start=TRUTH, prior_sigma={"Fe": 2.0, "Ti": 1.0, "Na": 0.3})
+    settings = settings_of(start=TRUTH, prior_sigma={"Fe": 2.0, "Ti": 1.0, "Na": 0.3})
     result = fit_spectrum(data, model, settings)
     i = ELEMENTS.index("Mg")
     # Mg held one error away, all else refitted: the statistic (with prior) must rise by 1.
-    held = FitSettings(
+    held = settings_of(
         start=TRUTH | {"Mg": result.weights[i] + result.weight_errors[i]}, frozen=("O", "Mg"),
         prior_sigma=settings.prior_sigma,
     )  # fmt: skip
@@ -179,7 +184,7 @@ def test_gain_is_found(response, gain):
     )
     data = simulate(model, 3e6, gain=(1.006, -0.012))
     result = fit_spectrum(
-        data, model, FitSettings(start=TRUTH, fit_gain=True, prior_sigma={"Fe": 1.0})
+        data, model, settings_of(start=TRUTH, fit_gain=True, prior_sigma={"Fe": 1.0})
     )
     assert result.status == "fitted"
     assert result.slope == pytest.approx(1.006, abs=5e-4)
@@ -191,7 +196,7 @@ def test_scatter_iterations_and_first_order_agree(model):
     data = simulate(model, 1e6)
     known = {"Fe": 1.0, "Ti": 1.0, "Na": 0.3}
     start = dict(HIGHLAND | {"O": 44.1, "Fe": 7.0})
-    settings = FitSettings(start=start, prior_sigma=known)
+    settings = settings_of(start=start, prior_sigma=known)
     slow = fit_spectrum(data, model, replace(settings, scatter_slopes=False, scatter_iterations=25))
     fast = fit_spectrum(data, model, replace(settings, scatter_iterations=3))
     once = fit_spectrum(data, model, replace(settings, scatter_slopes=False, scatter_iterations=1))
@@ -204,7 +209,7 @@ def test_scatter_iterations_and_first_order_agree(model):
 def test_bounds_and_flags(model):
     data = simulate(model, 1e5)
     bounds = FitSettings().bounds | {"Mg": (0.0, 3.0), "Ca": (12.0, 20.0)}
-    result = fit_spectrum(data, model, FitSettings(start=HIGHLAND | {"O": 44.1}, bounds=bounds))
+    result = fit_spectrum(data, model, settings_of(start=HIGHLAND | {"O": 44.1}, bounds=bounds))
     assert result.weights[ELEMENTS.index("Mg")] == 3.0
     assert "at_upper_bound" in result.flags("Mg")
     assert "at_lower_bound" in result.flags("Ca")
@@ -217,7 +222,7 @@ def test_bounds_and_flags(model):
     xrf, scatter = narrow.counts(list(TRUTH.values()))
     counts = np.zeros(320)
     counts[35:70] = (xrf + scatter) * 2e3 / (xrf + scatter).sum()
-    poor = fit_spectrum(Observation(counts, 1.0), narrow, FitSettings(start=TRUTH))
+    poor = fit_spectrum(Observation(counts, 1.0), narrow, settings_of(start=TRUTH))
     assert "not_constrained" in poor.flags("Fe")
     assert poor.element_flags.dtype == np.uint8
     assert set(ELEMENT_FLAGS.values()) == {1, 2, 4, 8, 16}
@@ -266,7 +271,7 @@ def test_variance_conventions(model):
     used = n + b > 0
     got = spectrum_statistic(data, total, CHANNELS, FitSettings())
     assert got == pytest.approx(np.sum(((net - total) ** 2)[used] / (n / t**2 + b / tb**2)[used]))
-    got = spectrum_statistic(data, total, CHANNELS, FitSettings(variance="gehrels"))
+    got = spectrum_statistic(data, total, CHANNELS, settings_of(variance="gehrels"))
     assert got == pytest.approx(
         np.sum((net - total) ** 2 / ((1 + np.sqrt(n + 0.75)) ** 2 / t**2 + b / tb**2))
     )
@@ -357,7 +362,7 @@ def test_splitting_bins_at_edges_converges_faster(response):
 
 def test_a_fit_from_the_one_before_finds_the_same_minimum(model):
     rng = np.random.default_rng(11)
-    settings, last = FitSettings(start=TRUTH), None
+    settings, last = settings_of(start=TRUTH), None
     for data in [simulate(model, 2e4, rng) for _ in range(6)]:
         cold = fit_spectrum(data, model, settings)
         last = fit_spectrum(data, model, settings, warm_start=last)
@@ -376,7 +381,7 @@ def test_spectra_that_cannot_be_fitted_say_why(response, model):
         fit_spectrum(
             spectrum,
             SpectralModel(response, solar_spectrum(), geometry, channels=CHANNELS),
-            FitSettings(start=TRUTH),
+            settings_of(start=TRUTH),
         )
         for spectrum, geometry in cases.values()
     ]
@@ -423,7 +428,7 @@ def test_other_sets_of_elements(response):
     exposure = 1e6 / (xrf + scatter).sum()
     start = dict(zip(elements, (9.0, 20.0, 17.0, 9.0, 45.0), strict=True))
     result = fit_spectrum(
-        Observation(counts, exposure), model, FitSettings(start=start, prior_sigma={})
+        Observation(counts, exposure), model, settings_of(start=start, prior_sigma={})
     )
     np.testing.assert_allclose(result.weights, truth, rtol=0.01)
 

@@ -229,9 +229,10 @@ class Model:
             out = list(out / np.sqrt(spectrum.variance[spectrum.noticed][ok]))
             if Fit.bayes == "on":
                 for p in free:
-                    if p.prior.startswith("gauss"):
-                        _, mean, sigma = p.prior.split()
-                        out.append((p.values[0] - float(mean)) / float(sigma))
+                    if p.prior != "cons":
+                        kind, mean, sigma = p.prior  # the manual: a type and its hyperparameters
+                        assert kind == "gauss"
+                        out.append((p.values[0] - mean) / sigma)
             return np.array(out)
         low, high = np.array([[p.values[2], p.values[5]] for p in free]).T
         x0 = np.clip([p.values[0] for p in free], low + 1e-9, high - 1e-9)

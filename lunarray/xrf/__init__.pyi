@@ -1,7 +1,7 @@
 from .api import fit_elements as fit_elements
-from .api import spectrum_components as spectrum_components
 from .calibration import calibrate_response as calibrate_response
 from .coadd import coadd as coadd
+from .components import spectrum_components as spectrum_components
 from .constants import ELEMENTS as ELEMENTS
 from .constants import HIGHLAND as HIGHLAND
 from .constants import MARE as MARE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,21 +16,27 @@ from lunarray.xrf.atomic import AtomicTables, atomic_tables
 from lunarray.xrf.class_files import CLASS_DETECTORS
 from lunarray.xrf.frames import described, flag_attrs, is_lazy, require_frames, require_variables
 from lunarray.xrf.ground import footprint_mare
+from lunarray.xrf.nuisance import ERROR_SOURCES
 from lunarray.xrf.response import Response
-from lunarray.xrf.settings import ELEMENT_FLAGS, FATAL, FIT_FLAGS, Conventions, FitSettings
+from lunarray.xrf.settings import (
+    ELEMENT_FLAGS,
+    FIT_FLAGS,
+    Conventions,
+    FitSettings,
+)
 from lunarray.xrf.solar import match_solar
+from lunarray.xrf.unknowns import DEFAULT_MODES, shape_priors
 from lunarray.xrf.windows import (
     COLUMNS,
     SCALARS,
     FitSpec,
-    ModelCache,
     fit_block,
     packed_width,
     whole_batches,
 )
 from lunarray.xrf.xspec import require_pyxspec
 
-__all__ = ["fit_elements", "spectrum_components"]
+__all__ = ["fit_elements"]
 
 Engine = Literal["numba", "pyxspec"]
 
@@ -49,6 +56,7 @@ def fit_elements(
     conventions: Conventions | None = None,
     tables: AtomicTables | None = None,
     mare_fraction: Any = "map",
+    calibration: xr.Dataset | Literal["auto", "none"] = "auto",
     min_significance: float = 5.0,
     engine: Engine = "numba",
 ) -> xr.Dataset:
@@ -85,6 +93,10 @@ def fit_elements(
         Share of mare in each footprint: the prior is then that of :func:`lunarray.xrf.ground_prior`, means of highlands
         and maria mixed, and their spread. ``"map"`` takes the map that comes with lunarray; where `settings` have a
         start, frozen elements or a prior of their own, those stay. None: the prior of `settings` everywhere.
+    calibration : Dataset or {"auto", "none"}
+        What is known of the lines' width and gain, which each spectrum then says better as far as it is bright: of
+        :func:`lunarray.xrf.calibrate_response`; ``"auto"``: of a table of 2020 to 2024 that comes with lunarray (of
+        simulated spectra: of `response`). ``"none"``: `response` is right as it is.
     min_significance : float
         Spectra with fewer counts above the background than so many times their error are not fitted: there is no flare.
     engine : {"numba", "pyxspec"}
@@ -97,7 +109,12 @@ def fit_elements(
         them):
 
         - ``abundance``, ``abundance_std`` (time, element), wt%, and ``covariance`` (time, element, element_b), wt%²,
-          ``correlation``; the errors are statistical, of one standard deviation;
+          ``correlation``; the errors are total ones, of one standard deviation;
+        - ``abundance_parts`` (time, element, error_source), wt%: what they come from; the squares sum to that of
+          ``abundance_std``. "prior" is what the ground's prior adds, "misfit" what the model does not describe;
+        - ``detected`` (time, element), and where it is not, ``upper_limit``, wt%, at 95 % (one-sided);
+        - ``nuisance`` (time, nuisance): Sun, width and gain of the lines and so on as the fit has them, in standard
+          deviations of what was known of them; ``line_width`` (time), keV, full at half maximum at 1.5 keV;
         - ``element_flags`` (time, element): at a bound, not constrained, frozen, from closure;
         - ``xrf_norm``, ``scatter_norm`` with ``_std``, ``gain_slope``, ``gain_offset``;
         - ``statistic``, ``dof``, ``goodness`` (chance of a worse fit), ``net_counts`` (above background, in the band);
@@ -116,12 +133,16 @@ def fit_elements(
     ----------
     Shiraiwa, T., & Fujino, N., 1966. Jpn. J. Appl. Phys. 5, 886. Cash, W., 1979. ApJ 228, 939.
     """
-    spec = _specification(
+    spec = specification(
         ds, solar, response, background, band=band, settings=settings, conventions=conventions, tables=tables,
         mare_fraction=mare_fraction, min_significance=min_significance, engine=engine,
     )  # fmt: skip
-    packed = _packed_fits(ds, _columns(ds, solar, mare_fraction), spec)
-    return _result(ds, packed, spec, background, band)
+    shapes, own_shape, words = shape_priors(ds, response, calibration)
+    spec = replace(spec, shapes=shapes)
+    packed = _packed_fits(ds, columns_of(ds, solar, mare_fraction, own_shape), spec)
+    result = _result(ds, packed, spec, background, band)
+    result.attrs["response_calibration"] = words if spec.nuisances else "the response as it is"
+    return result
 
 
 def _packed_fits(ds: xr.Dataset, columns: list[Any], spec: FitSpec) -> Any:
@@ -150,7 +171,7 @@ def _packed_fits(ds: xr.Dataset, columns: list[Any], spec: FitSpec) -> Any:
 
 
 # ---------- preparation
-def _specification(
+def specification(
     ds: xr.Dataset, solar: xr.Dataset, response: Response, background: xr.Dataset | None, *, band: tuple[float, float],
     settings: FitSettings | None, conventions: Conventions | None, tables: AtomicTables | None, mare_fraction: Any,
     min_significance: float, engine: str,
@@ -184,6 +205,7 @@ def _specification(
     tables = atomic_tables() if tables is None else tables
     low, high, flux = _solar_arrays(solar, ds)
     _check_solar_range(low, high, tables, band)
+    modes, mode_names = _solar_modes(solar)
     if settings is None:
         settings = FitSettings(statistic="cstat" if back is None else "wstat")
     return FitSpec(
@@ -198,6 +220,8 @@ def _specification(
         min_significance=float(min_significance),
         engine=engine,
         by_ground=_by_ground(mare_fraction, settings),
+        modes=modes,
+        mode_names=mode_names,
     )
 
 
@@ -268,6 +292,27 @@ def _solar_arrays(solar: Any, ds: xr.Dataset) -> tuple[np.ndarray, np.ndarray, n
     return low, high, values
 
 
+def _solar_modes(solar: xr.Dataset) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """How wrong the Sun may be, (mode, model, energy) in the unit of its flux, where it says so."""
+    if "flux_mode" not in solar:
+        return None, DEFAULT_MODES
+    others = [d for d in solar["photon_flux"].dims if d != "energy"]
+    modes = solar["flux_mode"]
+    if set(modes.dims) != {"mode", *others, "energy"}:
+        raise InputError(
+            f"flux_mode has the dimensions {modes.dims}",
+            where="solar",
+            remedy="Give (mode, energy), with the other dimensions of photon_flux between",
+        )
+    values = np.asarray(modes.transpose("mode", *others, "energy").values, "f8")
+    names = (
+        tuple(str(name) for name in solar["mode"].values)
+        if "mode" in solar.coords
+        else tuple(f"{k + 1}" for k in range(len(values)))
+    )
+    return np.nan_to_num(values.reshape(len(values), -1, values.shape[-1])), names
+
+
 def _check_solar_range(
     low: np.ndarray, high: np.ndarray, tables: AtomicTables, band: tuple[float, float]
 ) -> None:
@@ -284,7 +329,9 @@ def _check_solar_range(
         )
 
 
-def _columns(ds: xr.Dataset, solar: xr.Dataset, mare_fraction: Any) -> list[Any]:
+def columns_of(
+    ds: xr.Dataset, solar: xr.Dataset, mare_fraction: Any, shape: np.ndarray | None = None
+) -> list[Any]:
     n = ds.sizes["time"]
     dims = solar["photon_flux"].dims
     if "model" in dims:
@@ -306,7 +353,7 @@ def _columns(ds: xr.Dataset, solar: xr.Dataset, mare_fraction: Any) -> list[Any]
                 where="mare_fraction",
                 remedy="Give one for each",
             )
-    special = {"solar": own, "mare": mare}
+    special = {"solar": own, "mare": mare, "shape": np.zeros(n) if shape is None else shape}
     return [
         special[name]
         if name in special
@@ -330,6 +377,7 @@ _ALONG_TIME = {
     "scatter_norm_std": ("1", "error of the factor on the scattered continuum"),
     "gain_slope": ("1", "relative gain"),
     "gain_offset": ("keV", "gain offset"),
+    "line_width": ("keV", "full width at half maximum of a line at 1.5 keV"),
     "statistic": ("1", "fit statistic ({statistic})"),
     "dof": ("1", "degrees of freedom"),
     "goodness": ("1", "probability of a worse fit by chance"),
@@ -343,11 +391,16 @@ def _result(
     e, lines = len(spec.tables.elements), spec.tables.line_energy.size
     at = len(SCALARS)
     single = packed.astype("f4")
+    sources = len(ERROR_SOURCES)
     abundance, std = single[:, at : at + e], single[:, at + e : at + 2 * e]
-    flags = packed[:, at + 2 * e : at + 3 * e]
-    at += 3 * e
+    flags, seen = packed[:, at + 2 * e : at + 3 * e], packed[:, at + 3 * e : at + 4 * e]
+    limit = single[:, at + 4 * e : at + 5 * e]
+    at += 5 * e
+    parts = single[:, at : at + sources * e].reshape(-1, sources, e).transpose(0, 2, 1)
+    at += sources * e
     pairs = packed[:, at : at + e * e].reshape(-1, e, e)
-    flux = single[:, at + e * e : at + e * e + lines]
+    at += e * e
+    flux, unknown = single[:, at : at + lines], single[:, at + lines :]
     per_element, per_pair = ("time", "element"), ("time", "element", "element_b")
 
     bits = _map(flags, lambda block: np.nan_to_num(block, nan=0.0).astype("u1"), "u1")
@@ -356,7 +409,12 @@ def _result(
     quality = packed[:, SCALARS.index("quality")].astype("u2")
     variables = {
         "abundance": described(per_element, abundance, WEIGHT, "abundance of the element"),
-        "abundance_std": described(per_element, std, WEIGHT, "statistical error of the abundance"),
+        "abundance_std": described(per_element, std, WEIGHT, "total error of the abundance"),
+        "abundance_parts": described(
+            ("time", "element", "error_source"), parts, WEIGHT, "error of the abundance by what it comes from"
+        ),
+        "detected": (per_element, _map(seen, lambda block: block == 1, "?"), {"long_name": "element is detected"}),
+        "upper_limit": described(per_element, limit, WEIGHT, "upper limit (95 %) of what is not detected"),
         "element_flags": (per_element, bits, flag_attrs(what, ELEMENT_FLAGS, "u1")),
         "covariance": described(per_pair, pairs.astype("f4"), f"{WEIGHT}^2", "covariance of the abundances"),
         "correlation": described(per_pair, correlation, "1", "correlation of the abundances"),
@@ -366,6 +424,9 @@ def _result(
             )
             for name, (units, text) in _ALONG_TIME.items()
         },
+        "nuisance": described(
+            ("time", "nuisance"), unknown, "1", "unknowns in standard deviations of what was known of them"
+        ),
         "line_flux": described(
             ("time", "line"), flux, "s-1 cm-2", "photon flux of the line at the detector"
         ),
@@ -381,6 +442,12 @@ def _result(
     energy = np.asarray(spec.tables.line_energy)
     coords |= {
         "element": ("element", elements, {"long_name": "element"}),
+        "error_source": (
+            "error_source",
+            np.array(ERROR_SOURCES, object),
+            {"long_name": "source of errors"},
+        ),
+        "nuisance_name": ("nuisance", np.array(spec.nuisances, object), {"long_name": "unknown"}),
         "element_b": ("element_b", elements, {"long_name": "element"}),
         "line": ("line", np.array(spec.tables.line_names, object), {"long_name": "line group"}),
         "line_energy": ("line", energy, {"units": "keV", "long_name": "energy of the line"}),
@@ -408,112 +475,3 @@ def _correlation(covariance: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         out = covariance / (std[:, :, None] * std[:, None, :])
     return np.where(np.isfinite(out), out, np.nan).astype("f4")
-
-
-@typed
-def spectrum_components(
-    ds: xr.Dataset,
-    result: xr.Dataset,
-    solar: xr.Dataset,
-    response: Response,
-    background: xr.Dataset | None = None,
-    *,
-    index: int = 0,
-    band: tuple[float, float] = FIT_BAND,
-    conventions: Conventions | None = None,
-    tables: AtomicTables | None = None,
-) -> xr.Dataset:
-    """Compute the model of one fitted spectrum, part by part, for pictures and checks.
-
-    Parameters
-    ----------
-    ds : Dataset
-        Spectra, as they were given to :func:`fit_elements`.
-    result : Dataset
-        What it gave.
-    solar : Dataset
-    response : Response
-    background : Dataset, optional
-        As they were given to it.
-    index : int
-        Which spectrum, along ``time``.
-    band : tuple of float
-        Energies that were fitted (keV).
-    conventions : Conventions, optional
-    tables : AtomicTables, optional
-        As they were given to it.
-
-    Returns
-    -------
-    Dataset
-        (channel,), of the fitted channels, in counts/s/keV with the detectors used: ``data``, ``data_std``, ``model``,
-        ``fluorescence``, ``scatter``, ``background``; ``residual`` (in standard deviations); ``energy`` (keV).
-
-    Raises
-    ------
-    InputError
-        If that spectrum was not fitted.
-    """
-    spec = _specification(
-        ds, solar, response, background, band=band, settings=None, conventions=conventions, tables=tables,
-        mare_fraction=None, min_significance=0.0, engine="numba",
-    )  # fmt: skip
-    require_variables(
-        result, ("abundance", "quality"), "spectrum_components", "Give what fit_elements gave"
-    )
-    row = result.isel(time=index).compute()
-    if int(row["quality"]) & FATAL:
-        names = [name for name, bit in FIT_FLAGS.items() if int(row["quality"]) & bit]
-        raise InputError(
-            f"spectrum {index} was not fitted: {', '.join(names)}",
-            where="spectrum_components",
-            remedy="Choose another",
-        )
-    own = ds.isel(time=[index])
-    values = _columns_of_one(own, ds, solar, index)
-    column = {name: float(np.asarray(v)[0]) for name, v in zip(COLUMNS, values, strict=True)}
-    weights = row["abundance"].sel(element=list(spec.tables.elements)).values.astype("f8")
-    norms = (float(row[name]) for name in ("xrf_norm", "scatter_norm", "gain_slope", "gain_offset"))
-    xrf, scatter = ModelCache(spec)(column).counts(weights, *norms)
-    first, stop = spec.channels
-    share = column["n_detectors"] / CLASS_DETECTORS if column["n_detectors"] > 0 else 1.0
-    counts = own["counts"].values[0, first:stop].astype("f8")
-    width = (response.channel_hi - response.channel_lo)[first:stop]
-    unit = 1.0 / (column["exposure"] * width)
-    back = np.zeros(stop - first)
-    if spec.background is not None:
-        back = spec.background[first:stop] / spec.background_exposure * share / width
-    parts = {
-        "fluorescence": xrf * share / width,
-        "scatter": scatter * share / width,
-        "background": back,
-    }
-    total = sum(parts.values())
-    std = np.sqrt(np.maximum(total / unit, 1.0)) * unit
-    variables = {
-        "data": counts * unit,
-        "data_std": np.sqrt(np.maximum(counts, 1.0)) * unit,
-        "model": total,
-        **parts,
-        "residual": (counts * unit - total) / std,
-    }
-    units = {"residual": "1"}
-    energy = response.channel_energy()[first:stop]
-    lines = np.asarray(spec.tables.line_energy).tolist()
-    return xr.Dataset(
-        {name: ("channel", v, {"units": units.get(name, "s-1 keV-1")}) for name, v in variables.items()},
-        {
-            "channel": ds["channel"].values[first:stop],
-            "energy": ("channel", energy, {"units": "keV", "long_name": "energy"}),
-            "time": ds["time"].values[index],
-        },
-        {"lines": dict(zip(spec.tables.line_names, lines, strict=True))},
-    )  # fmt: skip
-
-
-def _columns_of_one(own: xr.Dataset, ds: xr.Dataset, solar: xr.Dataset, index: int) -> list[Any]:
-    if "time" in solar["photon_flux"].dims:
-        columns = _columns(own, solar.isel(time=[index]), None)
-        columns[COLUMNS.index("solar")] = np.array([index])
-        return columns
-    return _columns(own, solar, None)

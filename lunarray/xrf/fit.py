@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lunarray.errors import InputError
+from lunarray.xrf.diagnosis import line_misfit, particle_excess
 from lunarray.xrf.fit_kernels import (
     STATISTICS,
     Counts,
@@ -14,9 +15,11 @@ from lunarray.xrf.fit_kernels import (
     LinearModel,
     fit_kernel,
     penalty_kernel,
+    precision_kernel,
     statistic_kernel,
 )
 from lunarray.xrf.model import SpectralModel
+from lunarray.xrf.nuisance import LIMIT, Nuisances, Unknowns, error_parts, inverse_of
 from lunarray.xrf.settings import ELEMENT_FLAGS, FitResult, FitSettings, Observation
 
 
@@ -90,17 +93,23 @@ def fit_spectrum(
     settings: FitSettings | None = None,
     *,
     warm_start: FitResult | None = None,
+    unknowns: Unknowns | None = None,
 ) -> FitResult:
     """Fit composition, norms and gain to one spectrum.
 
     `data`: all channels of the model's response; `warm_start`: begin from what this one found; a fit that failed is
-    ignored. Returns what cannot be fitted (night, no counts, missing geometry) says so in `status` and is NaN.
-    InputError for spectrum, background, response or settings that do not fit together.
+    ignored; `unknowns`: what is not known of Sun, response and ground: it is fitted within its errors, or enters those
+    of the weights, which are then total ones; without it they are statistical. Returns what cannot be fitted (night, no
+    counts, missing geometry) says so in `status` and is NaN. InputError for spectrum, background, response or settings
+    that do not fit together.
     """
     settings = settings if settings is not None else FitSettings()
     status = check_observation(data, model)
     elements = model.tables.elements
-    plan = plan_fit(elements, settings)
+    nuisances = None
+    if unknowns is not None and status == "fitted":
+        nuisances = Nuisances(model, unknowns, particle_excess(data, model))
+    plan = plan_fit(elements, settings, 0 if nuisances is None else nuisances.size)
     counts, back = data.arrays(model.first, model.stop)
     if status == "fitted":
         if not (np.all(np.isfinite(counts)) and np.all(np.isfinite(back))) or counts.min() < 0:
@@ -119,9 +128,11 @@ def fit_spectrum(
     theta = plan.start.copy()
     if warm_start is not None and warm_start.status in ("fitted", "not_converged"):
         theta[: len(elements)] = warm_start.weights
-        theta[len(elements) :] = (
+        theta[len(elements) : len(elements) + 4] = (
             warm_start.xrf_norm, warm_start.scatter_norm, warm_start.slope, warm_start.offset,
         )  # fmt: skip
+        if warm_start.unknowns.size == theta.size - len(elements) - 4:
+            theta[len(elements) + 4 :] = warm_start.unknowns
         frozen = ~plan.free
         frozen[plan.balance] = False
         theta[frozen] = plan.start[frozen]
@@ -129,8 +140,10 @@ def fit_spectrum(
         others = np.arange(len(elements)) != plan.balance
         theta[plan.balance] = 100 - theta[: len(elements)][others].sum()
 
-    solver = _Solver(data, model, settings, plan)
-    if settings.fit_gain:
+    solver = _Solver(data, model, settings, plan, nuisances)
+    if nuisances is not None:
+        iterations, converged = solver.with_unknowns(theta)
+    elif settings.fit_gain:
         iterations, converged = solver.with_gain(theta)
     else:
         iterations, converged = solver.without_gain(theta)
@@ -139,29 +152,42 @@ def fit_spectrum(
         theta[len(elements) + 1] = theta[len(elements)] * settings.scatter_norm
     chi2 = settings.statistic == "chi2"
     points = int(np.count_nonzero(solver.counts.variance > 0)) if chi2 else model.channels
+    # Unknowns with a prior are as many data as parameters.
+    dof = points - int(np.count_nonzero(free < len(elements) + 4))
+    more: dict[str, Any] = {}
+    if nuisances is None:
+        covariance = inverse_of(solver.hessian[np.ix_(free, free)] / 2)
+    else:
+        covariance, more = solver.totals(theta)
     return fit_result(
         model,
         plan,
         theta,
-        _inverse(solver.hessian[np.ix_(free, free)] / 2),
+        covariance,
         solver.rate,
         statistic=float(solver.value),
-        dof=points - free.size,
+        dof=dof,
         iterations=iterations,
         status="fitted" if converged else "not_converged",
+        **more,
     )
 
 
 #: Rounds of a fit whose model is made again between them, and the finest gain steps (slope, keV) that are still tried.
 _ROUNDS, _FINEST = 20, (1e-5, 2e-5)
+#: Change of the statistic between rounds that is none.
+_SETTLED = 0.05
+#: Rounds in which unknowns are followed, and how far in each (standard deviations).
+_RENEWALS, _STRIDE = 12, 1.0
 
 
 class _Solver:
     """Repeats the fit kernel around what it takes as given: the scattered continuum, the gain, the variances."""
 
     def __init__(
-        self, data: Observation, model: SpectralModel, settings: FitSettings, plan: FitPlan
-    ) -> None:
+        self, data: Observation, model: SpectralModel, settings: FitSettings, plan: FitPlan,
+        nuisances: Nuisances | None = None,
+    ) -> None:  # fmt: skip
         self.data, self.model, self.settings, self.plan = data, model, settings, plan
         counts, back = data.arrays(model.first, model.stop)
         lines, size = model.fluorescence.line_energy.size, plan.start.size
@@ -172,7 +198,13 @@ class _Solver:
         self.scatter_slopes = np.zeros((0, model.channels))
         self.centre = plan.start[: self.n].copy()
         self.hessian = np.zeros((size, size))
+        self.jacobian = np.zeros((size, model.channels))
         self.rate = np.zeros(model.channels)
+        self.nuisances, self.surface = nuisances, model.surface
+        self.derivatives = np.zeros((0 if nuisances is None else nuisances.size, model.channels))
+        self.reference = np.zeros(len(self.derivatives))
+        self.fixed = np.zeros(model.channels)
+        self.inflation = 1.0
         self.counts = Counts(
             STATISTICS[settings.statistic],
             counts,
@@ -204,6 +236,75 @@ class _Solver:
                     break
                 self._renew_variance(self.rate)
         return iterations, converged
+
+    def with_unknowns(self, theta: np.ndarray) -> tuple[int, bool]:
+        """Fit, and make the model again around the unknowns and the composition that were found, until these stay."""
+        assert self.nuisances is not None
+        n, plan = self.n, self.plan
+        own = slice(n + 4, None)
+        iterations, converged, before = 0, False, np.inf
+        lower, upper = plan.lower.copy(), plan.upper.copy()
+        for number in range(_RENEWALS):
+            self.reference = theta[own].copy()
+            ratio = plan.scatter_ratio
+            if not plan.tie_norms:
+                ratio = theta[n + 1] / max(theta[n], 1e-300)
+            self.centre = theta[:n].copy()
+            self.templates[0], self.scatter[0], slopes, self.derivatives = self.nuisances.renew(
+                self.centre, self.reference, ratio
+            )
+            self.surface = self.nuisances.now.surface
+            self.fixed = self.nuisances.fixed(self.reference)
+            if self.settings.scatter_slopes and self.recomputed:
+                self.scatter_slopes = slopes
+            if self.settings.statistic == "chi2" and self.settings.variance == "model" and number:
+                self._renew_variance(self.rate)
+            # No farther in one go than the model, made at the reference, can be trusted.
+            lower[own] = np.maximum(plan.lower[own], self.reference - _STRIDE)
+            suns = slice(n + 4, n + 4 + self.nuisances.lowest.size)
+            lower[suns] = np.maximum(lower[suns], self.nuisances.lowest)
+            upper[own] = np.minimum(plan.upper[own], self.reference + _STRIDE)
+            near = plan._replace(
+                lower=lower,
+                upper=upper,
+                prior_weight=plan.prior_weight * self.inflation,
+                prior_mode=plan.prior_mode * np.sqrt(self.inflation),
+            )
+            steps, converged = self._run(theta, near, theta[n + 2], theta[n + 3])
+            iterations += steps
+            value = self.value + penalty_kernel(theta, near)
+            moved = np.abs(theta[own] - self.reference).max(initial=0.0)
+            # What the model does not describe is no evidence against the priors: the data count so much less.
+            dof = self.rate.size - int(np.count_nonzero(plan.free[: n + 4]))
+            self.inflation = max(1.0, self.value / dof - np.sqrt(2 / dof))
+            if number and converged and (moved < 0.05 or abs(before - value) < _SETTLED):
+                break
+            before = value
+        return iterations, converged
+
+    def totals(self, theta: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        """Covariance of the free parameters with all that is not known, and what else a result says of it."""
+        assert self.nuisances is not None
+        plan, n = self.plan, self.n
+        norm = theta[n]
+        ratio = plan.scatter_ratio if plan.tie_norms else theta[n + 1] / max(norm, 1e-300)
+        intensity, lines = self.nuisances.now.line_intensities(theta[:n]), self.templates[0]
+        changes = self.nuisances.unfitted(theta[:n], intensity, lines, ratio, plan.balance)
+        parts, covariance = error_parts(
+            plan, self.nuisances.sources, self.jacobian, precision_kernel(self.counts, self.rate),
+            self.inflation, [(source, norm * change) for source, change in changes],
+        )  # fmt: skip
+        spread = weight_spread(plan)
+        width, _, _ = self.nuisances.shape(theta[n + 4 :])
+        return covariance, {
+            "parts": np.sqrt(np.maximum(np.einsum("ei,sij,ej->se", spread, parts, spread), 0.0)),
+            "unknowns": theta[n + 4 :].copy(),
+            "unknown_names": self.nuisances.names,
+            "line_width": float(width),
+            "misfit": line_misfit(self.data, self.model, self.rate),
+            "intensity": intensity,
+            "templates": lines,
+        }
 
     def with_gain(self, theta: np.ndarray) -> tuple[int, bool]:
         """Fit with a model linear in the gain, within a region that grows and shrinks as that proves right or wrong."""
@@ -292,17 +393,18 @@ class _Solver:
         self.wanted[:] = reach > 1e-9 * reach.max()
         linear = LinearModel(
             self.templates, self.scatter, self.scatter_slopes, self.centre, float(slope), float(offset),
-            settings.fit_gain,
+            settings.fit_gain, self.derivatives, self.reference,
+            self.fixed,
         )  # fmt: skip
         self.value, steps, converged = fit_kernel(
-            theta, plan, self.counts, linear, self.model.surface, self.wanted, settings.max_iterations,
-            float(settings.tolerance), self.hessian, self.rate,
+            theta, plan, self.counts, linear, self.surface, self.wanted, settings.max_iterations,
+            float(settings.tolerance), self.hessian, self.jacobian, self.rate,
         )  # fmt: skip
         return steps, converged
 
 
-def plan_fit(elements: tuple[str, ...], settings: FitSettings) -> FitPlan:
-    """Arrays of what `settings` say of these elements."""
+def plan_fit(elements: tuple[str, ...], settings: FitSettings, unknowns: int = 0) -> FitPlan:
+    """Arrays of what `settings` say of these elements, and of a number of unknowns."""
     missing = [e for e in elements if e not in settings.start]
     if missing or settings.balance not in elements or settings.balance in settings.frozen:
         raise InputError(
@@ -316,10 +418,11 @@ def plan_fit(elements: tuple[str, ...], settings: FitSettings) -> FitPlan:
     balance = elements.index(settings.balance)
     theta = np.array(
         [*(settings.start[e] for e in elements), settings.xrf_norm, settings.scatter_norm, settings.slope,
-         settings.offset], np.float64,
+         settings.offset, *[0.0] * unknowns], np.float64,
     )  # fmt: skip
     limits = [settings.bounds.get(e, (0.0, 100.0)) for e in elements]
     limits += [settings.norm_bounds] * 2 + [settings.slope_bounds, settings.offset_bounds]
+    limits += [(-LIMIT, LIMIT)] * unknowns
     lower, upper = np.array(limits, np.float64).T.copy()
     free = np.array(
         [
@@ -328,32 +431,39 @@ def plan_fit(elements: tuple[str, ...], settings: FitSettings) -> FitPlan:
             settings.fit_scatter_norm and not settings.tie_norms,
             settings.fit_gain,
             settings.fit_gain,
+            *[True] * unknowns,
         ]
     )
     if np.any(lower[free] >= upper[free]):
         raise InputError("a lower bound is not below its upper bound", where="settings")
-    prior_mean, prior_weight = theta[:n].copy(), np.zeros(n)
+    prior_mean, prior_weight = theta.copy(), np.zeros(theta.size)
     for name, sigma in settings.prior_sigma.items():
         prior_weight[elements.index(name)] = 1 / sigma**2
     # The covariance is that of the sigmas and a line; its inverse that of the sigmas less a line (Sherman-Morrison).
     line = np.array([settings.prior_line.get(e, 0.0) for e in elements])
-    line = np.where(free[:n], line, 0.0) * prior_weight
+    line = np.where(free[:n], line, 0.0) * prior_weight[:n]
     prior_mode = line / np.sqrt(
-        1 + np.sum(np.divide(line**2, prior_weight, out=np.zeros(n), where=prior_weight > 0))
+        1
+        + np.sum(np.divide(line**2, prior_weight[:n], out=np.zeros(n), where=prior_weight[:n] > 0))
     )
+    if settings.norm_sigma > 0 and settings.fit_xrf_norm:
+        prior_weight[n] = 1 / settings.norm_sigma**2
+    prior_weight[n + 4 :] = 1.0
     theta = np.where(free, np.clip(theta, lower, upper), theta)
     others = np.arange(n) != balance
     theta[balance] = 100 - theta[:n][others].sum()
     low, high = settings.balance_bounds or (-np.inf, np.inf)
     return FitPlan(
-        theta, lower, upper, free, balance, float(low), float(high), prior_mean, prior_weight, prior_mode,
+        n, theta, lower, upper, free, balance, float(low), float(high), prior_mean, prior_weight, prior_mode,
         settings.tie_norms, float(settings.scatter_norm),
     )  # fmt: skip
 
 
 def parameter_names(elements: tuple[str, ...], plan: FitPlan) -> tuple[str, ...]:
     """Names of the free parameters."""
-    return tuple(np.array([*elements, "xrf_norm", "scatter_norm", "slope", "offset"])[plan.free])
+    names = [*elements, "xrf_norm", "scatter_norm", "slope", "offset"]
+    names += [f"unknown {k}" for k in range(plan.free.size - len(names))]
+    return tuple(np.array(names)[plan.free])
 
 
 def failed_fit(plan: FitPlan, model: SpectralModel, status: str) -> FitResult:
@@ -390,19 +500,23 @@ def fit_result(
     rate: np.ndarray,
     *,
     margin: float = 1e-6,
+    intensity: np.ndarray | None = None,
+    templates: np.ndarray | None = None,
     **numbers: Any,
 ) -> FitResult:
     """The result of a fit that was made.
 
     `theta`: all parameters, tied ones too; `covariance`: of the free ones; `rate` (channel,): the model, counts/s;
-    `margin`: as of `judge_weights`; `numbers`: what else `FitResult` holds.
+    `margin`: as of `judge_weights`; `intensity`, `templates`: of the lines, where they are not the model's own;
+    `numbers`: what else `FitResult` holds.
     """
     elements, n = model.tables.elements, len(model.tables.elements)
     weights = theta[:n].copy()
-    xrf_norm, scatter_norm, slope, offset = map(float, theta[n:])
+    xrf_norm, scatter_norm, slope, offset = map(float, theta[n : n + 4])
     weight_errors, flags = judge_weights(plan, weights, covariance, margin)
-    intensity = model.line_intensities(weights)
-    xrf = xrf_norm * intensity @ model.line_templates(slope, offset)
+    intensity = model.line_intensities(weights) if intensity is None else intensity
+    templates = model.line_templates(slope, offset) if templates is None else templates
+    xrf = xrf_norm * intensity @ templates
     return FitResult(
         elements=elements,
         weights=weights,
@@ -465,16 +579,15 @@ def judge_weights(
 
 def prior_widths(plan: FitPlan) -> np.ndarray:
     """Standard deviation of the prior of each element; infinite where there is none."""
-    weight, mode = plan.prior_weight, plan.prior_mode
+    weight, mode = plan.prior_weight[: plan.elements], plan.prior_mode
     variance = np.divide(1.0, weight, out=np.full(weight.shape, np.inf), where=weight > 0)
     own = np.where(weight > 0, mode, 0.0) * np.where(np.isfinite(variance), variance, 0.0)
     return np.sqrt(variance + own**2 / (1 - own @ mode))
 
 
-def _inverse(curvature: np.ndarray) -> np.ndarray:
-    """Inverse of a curvature matrix; directions that the data do not see get a variance of 1e12 of their scale."""
-    diagonal = np.sqrt(np.diag(curvature))
-    scale = np.where(diagonal > 0, diagonal, 1.0)
-    values, vectors = np.linalg.eigh(curvature / np.outer(scale, scale))
-    values = np.maximum(values, 1e-12)
-    return (vectors / values) @ vectors.T / np.outer(scale, scale)
+def weight_spread(plan: FitPlan) -> np.ndarray:
+    """How the weights of all elements, the closing one among them, follow the free parameters, (element, parameter)."""
+    free = np.flatnonzero(plan.free)
+    spread = (np.arange(plan.elements)[:, None] == free[None, :]).astype(float)
+    spread[plan.balance] = -spread.sum(axis=0)
+    return spread

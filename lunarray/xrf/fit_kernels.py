@@ -17,10 +17,11 @@ STATISTICS = MappingProxyType({"chi2": 0, "cstat": 1, "wstat": 2})
 class FitPlan(NamedTuple):
     """What is fitted, from where, and within which limits; (parameter,) unless said otherwise.
 
-    The parameters are the weights of the elements (wt%), the XRF norm, the scatter norm, and the gain's slope and
-    offset. The weight of the element number `balance` is 100 − the others.
+    The parameters are the weights of the elements (wt%), the XRF norm, the scatter norm, the gain's slope and offset,
+    and nuisances in units of their standard deviations. The weight of the element number `balance` is 100 − the others.
     """
 
+    elements: int
     start: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
@@ -28,8 +29,8 @@ class FitPlan(NamedTuple):
     balance: int
     balance_lower: float
     balance_upper: float
-    prior_mean: np.ndarray  # (element,)
-    prior_weight: np.ndarray  # (element,)
+    prior_mean: np.ndarray
+    prior_weight: np.ndarray  # 1 / variance; 0 without a prior
     # (element,): what the prior's curvature loses along the line on which the ground's composition lies
     prior_mode: np.ndarray
     tie_norms: bool
@@ -59,6 +60,13 @@ class LinearModel(NamedTuple):
     slope: float
     offset: float
     gain: bool  # whether the gain is fitted
+    nuisance: (
+        np.ndarray
+    )  # (nuisance, channel): derivatives with respect to the nuisances, for an XRF norm of 1
+    reference: np.ndarray  # (nuisance,): where the templates are made
+    fixed: (
+        np.ndarray
+    )  # (channel,): counts/s beside the model, whatever its norms; the last nuisance is their share
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -147,6 +155,18 @@ def statistic_kernel(statistic, model, counts, back, t, tb, variance):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def precision_kernel(data, rate):
+    """What a channel tells of its rate: half of the expected curvature of the statistic, (channel,)."""
+    out = np.zeros(rate.size)
+    for c in range(rate.size):
+        out[c] = 0.5 * _point(
+            data.statistic, rate[c], data.counts[c], data.back[c], data.exposure, data.back_exposure,
+            data.variance[c],
+        )[2]  # fmt: skip
+    return out
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def _solve(matrix, right, free, out):
     # Cholesky on the free rows; returns whether the matrix was positive definite.
     n = right.size
@@ -182,23 +202,23 @@ def _solve(matrix, right, free, out):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _norms(theta, plan):
-    elements = plan.prior_mean.size
+    elements = plan.elements
     norm = theta[elements]
     return norm, plan.scatter_ratio * norm if plan.tie_norms else theta[elements + 1]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _gain_change(theta, linear):
-    return theta[theta.size - 2] - linear.slope, theta[theta.size - 1] - linear.offset
+def _gain_change(theta, plan, linear):
+    return theta[plan.elements + 2] - linear.slope, theta[plan.elements + 3] - linear.offset
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _rates(theta, plan, linear, intensity, rate):
     norm, other = _norms(theta, plan)
-    ds, do = _gain_change(theta, linear)
+    ds, do = _gain_change(theta, plan, linear)
     templates, scatter, scatter_slopes = linear.templates, linear.scatter, linear.scatter_slopes
     for c in range(rate.size):
-        rate[c] = other * scatter[0, c]
+        rate[c] = other * scatter[0, c] + linear.fixed[c]
         if linear.gain:
             rate[c] += other * (ds * scatter[1, c] + do * scatter[2, c])
     for j in range(scatter_slopes.shape[0]):
@@ -214,15 +234,21 @@ def _rates(theta, plan, linear, intensity, rate):
             if linear.gain:
                 for c in range(rate.size):
                     rate[c] += factor * (ds * templates[1, p, c] + do * templates[2, p, c])
+    last = linear.reference.size - 1
+    for k in range(linear.reference.size):
+        factor = (theta[plan.elements + 4 + k] - linear.reference[k]) * (norm if k < last else 1.0)
+        if factor != 0.0:
+            for c in range(rate.size):
+                rate[c] += factor * linear.nuisance[k, c]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _fill_jacobian(theta, plan, linear, wanted, intensity, slopes, jacobian):
     """Derivatives of the rates with respect to the free parameters, (parameter, channel)."""
-    elements = plan.prior_mean.size
+    elements = plan.elements
     lines, channels = intensity.size, jacobian.shape[1]
     norm, other = _norms(theta, plan)
-    ds, do = _gain_change(theta, linear)
+    ds, do = _gain_change(theta, plan, linear)
     templates, scatter, scatter_slopes = linear.templates, linear.scatter, linear.scatter_slopes
     for j in range(theta.size):
         if not plan.free[j]:
@@ -255,7 +281,16 @@ def _fill_jacobian(theta, plan, linear, wanted, intensity, slopes, jacobian):
                 row[c] += factor * scatter[0, c]
                 if linear.gain:
                     row[c] += factor * (ds * scatter[1, c] + do * scatter[2, c])
-        if j > elements + 1:
+        if j == elements:
+            for k in range(linear.reference.size - 1):
+                moved = theta[elements + 4 + k] - linear.reference[k]
+                for c in range(channels):
+                    row[c] += moved * linear.nuisance[k, c]
+        if j > elements + 3:
+            factor = norm if j < theta.size - 1 else 1.0
+            for c in range(channels):
+                row[c] = factor * linear.nuisance[j - elements - 4, c]
+        elif j > elements + 1:
             i = j - elements - 1
             for p in range(lines):
                 factor = norm * intensity[p]
@@ -269,7 +304,7 @@ def _fill_jacobian(theta, plan, linear, wanted, intensity, slopes, jacobian):
 def _along_mode(theta, plan):
     """How far the weights are from the prior's mean along its line, in units of that line's curvature."""
     total = 0.0
-    for i in range(plan.prior_mean.size):
+    for i in range(plan.elements):
         total += plan.prior_mode[i] * (theta[i] - plan.prior_mean[i])
     return total
 
@@ -277,7 +312,7 @@ def _along_mode(theta, plan):
 @njit(nogil=True, cache=True, error_model="numpy")
 def _curvature(theta, plan, data, rate, jacobian, gradient, hessian):
     """The statistic; gradient and expected second derivatives of statistic + prior go into the last two."""
-    elements, size = plan.prior_mean.size, theta.size
+    size = theta.size
     free = plan.free
     value = 0.0
     gradient[:] = 0.0
@@ -295,13 +330,13 @@ def _curvature(theta, plan, data, rate, jacobian, gradient, hessian):
                 for j in range(i + 1):
                     if free[j]:
                         hessian[i, j] += weighted * jacobian[j, c]
-    for i in range(elements):
+    for i in range(size):
         weight = 2.0 * plan.prior_weight[i]
         if weight > 0.0 and (free[i] or i == plan.balance):
             pull = weight * (theta[i] - plan.prior_mean[i])
             _add_quadratic(gradient, hessian, i, plan, pull, weight)
     along = _along_mode(theta, plan)
-    for i in range(elements):
+    for i in range(plan.elements):
         if free[i] and plan.prior_mode[i] != 0.0:
             gradient[i] -= 2.0 * plan.prior_mode[i] * along
             for j in range(i + 1):
@@ -358,9 +393,9 @@ def _bounded_step(theta, plan, gradient, hessian, damping, step):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def penalty_kernel(theta, plan):
-    """The prior, and a steep wall at the bounds of the balance element."""
+    """The priors, and a steep wall at the bounds of the balance element."""
     total = 0.0
-    for j in range(plan.prior_mean.size):
+    for j in range(theta.size):
         total += plan.prior_weight[j] * (theta[j] - plan.prior_mean[j]) ** 2
     total -= _along_mode(theta, plan) ** 2
     below = min(theta[plan.balance] - plan.balance_lower, 0.0)
@@ -374,7 +409,7 @@ _WALL = 1e6
 @njit(nogil=True, cache=True, error_model="numpy")
 def _evaluate(theta, plan, data, linear, surface, wanted, intensity, rate):
     """Statistic + prior at `theta`, whose rates go into `rate`; infinite where a weight is out of the question."""
-    elements, balance = plan.prior_mean.size, plan.balance
+    elements, balance = plan.elements, plan.balance
     fractions = theta[:elements] / 100.0
     for j in range(elements):
         if not fractions[j] >= 0.0 and j != balance:
@@ -393,19 +428,18 @@ def _evaluate(theta, plan, data, linear, surface, wanted, intensity, rate):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def fit_kernel(
-    theta, plan, data, linear, surface, wanted, max_iterations, tolerance, hessian, rate
+    theta, plan, data, linear, surface, wanted, max_iterations, tolerance, hessian, jacobian, rate
 ):
     """Minimise a statistic over `theta` = (weights in wt%, XRF norm, scatter norm, slope, offset), in place.
 
     Levenberg–Marquardt on the free parameters of a `FitPlan`, with `Counts`, a `LinearModel` and a `Surface`; a
     parameter whose bound stands in the way is held there for that step. On return `hessian` holds the expected second
-    derivatives of statistic + prior, `rate` the model in counts/s.
+    derivatives of statistic + prior, `jacobian` the derivatives of the rates, `rate` the model in counts/s.
     """
-    elements, size = plan.prior_mean.size, theta.size
+    elements, size = plan.elements, theta.size
     lines, channels = surface.excited.shape[0], rate.size
     intensity, slopes = np.zeros(lines), np.zeros((lines, elements))
     gradient, step = np.zeros(size), np.zeros(size)
-    jacobian = np.zeros((size, channels))
     trial, trial_rate = theta.copy(), np.zeros(channels)
     damping, converged, iterations = 1e-3, False, 0
     value = np.inf
@@ -464,13 +498,12 @@ def fit_kernel(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _add_quadratic(gradient, hessian, i, plan, first, second):
-    # A term in the weight of element i alone; that of the balance element is 100 − the others.
+    # A term in parameter i alone; the weight of the balance element is 100 − the others.
     if i != plan.balance:
         gradient[i] += first
         hessian[i, i] += second
         return
-    elements = plan.prior_mean.size
-    for a in range(elements):
+    for a in range(plan.elements):
         if a != plan.balance and plan.free[a]:
             gradient[a] -= first
             for b in range(a + 1):

@@ -29,7 +29,7 @@ class LineShape:
     width: float  # full width at half maximum at 1.5 keV, keV
     slope: float = 1.0  # relative gain
     offset: float = 0.0  # keV
-    tail: float = 1.0  # factor on what is counted less than 0.6 keV below the line
+    tail: float = 1.0  # factor on what is counted up to about 0.5 keV below the line
     shelf: float = 1.0  # and on what is counted farther below, escape peak included
     fano: float = 0.115
 
@@ -103,7 +103,7 @@ def reshape_kernel(energy, row, channel, value, edges, peaks, new, moved, factor
     `peaks`: area, shift and sigma of the old ones; `new` (energy,): sigma; `moved`: slope and offset; `factors`: on
     tail and shelf.
 
-    What is not in the old peak is moved with the gain; within 0.6 keV of the line it is broadened as the peak is.
+    What is not in the old peak is moved with the gain; within about 0.5 keV of the line it is broadened as the peak is.
     Probabilities of a row keep their sum.
     """
     area, shift, old = peaks
@@ -134,7 +134,8 @@ def reshape_kernel(energy, row, channel, value, edges, peaks, new, moved, factor
             c = channel[k]
             rest = value[k] - _peak(edges[c], edges[c + 1], centre, old[e] * root) * area[e]
             middle = 0.5 * (edges[c] + edges[c + 1])
-            if rest > 0.0 and -0.6 < middle - energy[e] < 0.0:
+            rest *= _nearness(middle - energy[e])
+            if rest > 0.0:
                 total += rest
                 mean += rest * middle
                 spread += rest * middle * middle
@@ -146,21 +147,19 @@ def reshape_kernel(energy, row, channel, value, edges, peaks, new, moved, factor
         after = 0.0
         for k in range(row[e], row[e + 1]):
             c = channel[k]
-            rest = value[k] - _peak(edges[c], edges[c + 1], centre, old[e] * root) * area[e]
-            if rest <= 0.0:
-                continue
             low, high = edges[c], edges[c + 1]
+            rest = value[k] - _peak(low, high, centre, old[e] * root) * area[e]
             middle = 0.5 * (low + high)
-            if -0.6 < middle - energy[e] < 0.0:
-                rest *= tail
-                low, high = mean + ratio * (low - mean), mean + ratio * (high - mean)
-            elif middle < energy[e]:
-                rest *= shelf
-            else:
-                # Beyond the line there is no lost charge: differences of the peak from a normal distribution.
+            # Beyond the line there is no lost charge: differences of the peak from a normal distribution.
+            if rest <= 0.0 or middle >= energy[e]:
                 continue
-            after += rest
-            _spread(out, edges, slope * (low + offset), slope * (high + offset), rest)
+            near = _nearness(middle - energy[e])
+            far = rest * (1.0 - near) * shelf
+            near *= rest * tail
+            after += near + far
+            _spread(out, edges, slope * (low + offset), slope * (high + offset), far)
+            low, high = mean + ratio * (low - mean), mean + ratio * (high - mean)
+            _spread(out, edges, slope * (low + offset), slope * (high + offset), near)
         peak = max(before - after, 0.0)
         place = slope * (centre + offset)
         sigma = new[e] * slope
@@ -172,6 +171,14 @@ def reshape_kernel(energy, row, channel, value, edges, peaks, new, moved, factor
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _nearness(distance):
+    # How much of what is counted at a distance (keV) from the line belongs to its tail; the rest is shelf.
+    if distance >= 0.0:
+        return 0.0
+    return min(max((distance + 0.6) / 0.25, 0.0), 1.0)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def _peak(low, high, centre, scale):
     return 0.5 * (math.erf((high - centre) / scale) - math.erf((low - centre) / scale))
 
@@ -179,7 +186,7 @@ def _peak(low, high, centre, scale):
 @njit(nogil=True, cache=True, error_model="numpy")
 def _spread(out, edges, low, high, value):
     # Shares `value` among the bins that [low, high) overlaps.
-    if high <= low:
+    if high <= low or value == 0.0:
         return
     j = max(np.searchsorted(edges, low, side="right") - 1, 0)
     while j < edges.size - 1 and edges[j] < high:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -60,6 +61,7 @@ class PhotonModel:
             self.conventions.secondary_jump,
         )
         self.fluorescence, self.solar_lo, self.solar_hi, origin = setup
+        self.flux, self.origin = flux, origin
         self.photons = flux[origin] * (self.solar_hi - self.solar_lo)
         excited = self.fluorescence.excitation * self.photons
         self.surface = Surface(excited, self.fluorescence, *geometry.sines)
@@ -81,6 +83,23 @@ class PhotonModel:
         if conventions.beam == "incident":
             scale *= self.surface.sin_out / self.surface.sin_in
         return scale
+
+    def with_photons(self, photons: np.ndarray) -> Self:
+        """The same under another Sun: `photons` in the bins of this one (split at edges), photons/s/cm²."""
+        other = copy.copy(self)
+        other.photons = photons
+        other.surface = Surface(
+            self.fluorescence.excitation * photons, self.fluorescence, *self.geometry.sines
+        )
+        return other
+
+    def tilted(self, degrees: float) -> Self:
+        """The same with an incidence steeper by some degrees (away from the zenith, short of the horizon)."""
+        other = copy.copy(self)
+        steeper = min(self.geometry.incidence + degrees, 89.9)
+        sine = float(np.cos(np.deg2rad(steeper)))
+        other.surface = Surface(self.surface.excited, self.fluorescence, sine, self.surface.sin_out)
+        return other
 
     @functools.cached_property
     def _scatter_tables(self) -> Any:
@@ -258,8 +277,16 @@ class SpectralModel(PhotonModel):
 
     def scatter_slopes(self, weights: Any, slope: float = 1.0, offset: float = 0.0) -> np.ndarray:
         """Derivatives of `scatter_template` with respect to the wt%, whose sum does not change, (element, channel)."""
+        return self._fold(self.scattered_slopes(weights), slope, offset)
+
+    def scattered_slopes(
+        self, weights: Any
+    ) -> list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+        """Derivatives of `scattered` with respect to the wt%, for each element."""
         fractions = self.fractions(weights)
         spectra: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[] for _ in fractions]
+        if self.given_scatter is not None or self.conventions.scatter == "none":
+            return spectra
         for mu_after, sigma, shift in self._scatter_kinds():
             slopes = np.empty((fractions.size, self.photons.size))
             scatter_kernel(
@@ -270,7 +297,7 @@ class SpectralModel(PhotonModel):
                 own.append(
                     (self.solar_lo * shift, self.solar_hi * shift, slope_ * self.scale / 100)
                 )
-        return self._fold(spectra, slope, offset)
+        return spectra
 
     def _fold(
         self,

@@ -43,6 +43,7 @@ FIT_FLAGS = {
     "at_bound": 1024,
     "not_constrained": 2048,
     "poor_fit": 4096,
+    "response_misfit": 8192,
 }
 #: Bits that mean that there is no result.
 FATAL = 511
@@ -185,7 +186,11 @@ class FitSettings:
         A line in composition along which the prior is wider: wt% of each element for one standard deviation. Elements
         without a `prior_sigma` are not on it. Iron, hardly seen, is told by calcium and aluminium, which are.
     xrf_norm, scatter_norm : float
-        Starting values.
+        Starting values; where norms are tied, `scatter_norm` is their ratio. An XRF norm of 1 is a flat surface whose
+        photons are all counted; real spectra have about 0.37, for ground is rough and events are selected.
+    norm_sigma : float
+        Standard deviation of a normal prior of the XRF norm around `xrf_norm`; 0 is none. Without it the norm trades
+        places with iron, whose lines the band does not hold.
     norm_bounds : (float, float)
         Limits of both.
     fit_xrf_norm, fit_scatter_norm : bool
@@ -209,6 +214,9 @@ class FitSettings:
         Of the least-squares steps between two of these.
     tolerance : float
         The fit has converged when a step is expected to lower the statistic by less.
+    systematics : bool
+        Whether `fit_elements` fits what is not known of Sun, response, background and ground within its errors, and
+        gives total errors; else, and with `fit_gain`, Sun and response are right as they are.
     """
 
     start: Mapping[str, float] = field(default_factory=lambda: dict(HIGHLAND))
@@ -225,12 +233,13 @@ class FitSettings:
         default_factory=lambda: {"Fe": 6.0, "Ti": 2.0, "Na": 0.3}
     )
     prior_line: Mapping[str, float] = field(default_factory=dict)
-    xrf_norm: float = 1.0
+    xrf_norm: float = 0.37
     scatter_norm: float = 1.0
+    norm_sigma: float = 0.11
     norm_bounds: tuple[float, float] = (0.0, 1e20)
     fit_xrf_norm: bool = True
     fit_scatter_norm: bool = True
-    tie_norms: bool = False
+    tie_norms: bool = True
     slope: float = 1.0
     offset: float = 0.0
     fit_gain: bool = False
@@ -242,6 +251,7 @@ class FitSettings:
     scatter_slopes: bool = True
     max_iterations: int = 100
     tolerance: float = 1e-4
+    systematics: bool = True
 
     @classmethod
     def published(cls, **changes: Any) -> FitSettings:
@@ -255,6 +265,7 @@ class FitSettings:
         own: dict[str, Any] = {
             "start": dict(PYXSPEC_START), "bounds": dict(PYXSPEC_BOUNDS), "balance_bounds": None, "prior_sigma": {},
             "slope": 1.0043, "offset": 0.0316,
+            "xrf_norm": 1.0, "norm_sigma": 0.0, "tie_norms": False, "systematics": False,
         }  # fmt: skip
         return cls(**(own | changes))
 
@@ -263,7 +274,7 @@ class FitSettings:
 class FitResult:
     """What a fit found; `status` is "fitted", "not_converged", or why there is nothing.
 
-    Errors are one standard deviation, from the curvature of the statistic.
+    Errors are one standard deviation: statistical ones, from the curvature of the statistic, or total ones.
     """
 
     elements: tuple[str, ...]
@@ -288,6 +299,12 @@ class FitResult:
     statistic: float = np.nan  # of the data alone (no prior)
     dof: int = 0
     iterations: int = 0
+    # Of fits that know what they do not know:
+    parts: np.ndarray | None = None  # (source, element): errors by `ERROR_SOURCES`, wt%
+    unknowns: np.ndarray = field(default_factory=lambda: np.zeros(0))  # in standard deviations
+    unknown_names: tuple[str, ...] = ()
+    line_width: float = np.nan  # full at half maximum at 1.5 keV, keV
+    misfit: float = np.nan  # of the lines' shape, see `lunarray.xrf.fit.line_misfit`
 
     @property
     def correlation(self) -> np.ndarray:

@@ -13,6 +13,7 @@ from lunarray.xrf.class_files import CLASS_DETECTORS
 from lunarray.xrf.fit import fit_spectrum
 from lunarray.xrf.ground import prior_spread
 from lunarray.xrf.model import SpectralModel
+from lunarray.xrf.nuisance import ERROR_SOURCES, ShapePrior, Unknowns
 from lunarray.xrf.selection import FRAME_FLAGS
 from lunarray.xrf.settings import (
     ELEMENT_FLAGS,
@@ -24,6 +25,7 @@ from lunarray.xrf.settings import (
     Observation,
     prior_composition,
 )
+from lunarray.xrf.unknowns import DEFAULT_MODES, default_modes
 
 if TYPE_CHECKING:
     from lunarray.xrf.atomic import AtomicTables
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 #: A fit with a smaller chance than this is flagged as poor.
 _POOR = 1e-4
+#: Residuals shaped as lines of another width or place, in standard deviations, from which the response is wrong.
+_MISFIT = 4.0
+#: An abundance so many times its total error is detected; elsewhere there is a limit of 95 % (one side).
+_DETECTED, _ONE_SIDED = 3.0, 1.645
 
 #: Windows that are fitted one after the other, each from where the last ended. Fixed, so that results do not depend
 #: on chunks.
@@ -40,10 +46,11 @@ BATCH = 128
 _BITS = {"bad_geometry": "no_geometry", "no_solar_flux": "no_solar_model"}
 COLUMNS = (
     "exposure", "n_detectors", "incidence", "emission", "phase", "altitude", "solar", "mare", "flags", "n_frames",
+    "shape",
 )  # fmt: skip
 SCALARS = (
     "quality", "statistic", "dof", "goodness", "xrf_norm", "xrf_norm_std", "scatter_norm", "scatter_norm_std",
-    "gain_slope", "gain_offset", "net_counts",
+    "gain_slope", "gain_offset", "line_width", "net_counts",
 )  # fmt: skip
 
 
@@ -63,9 +70,21 @@ class FitSpec:
     tables: AtomicTables
     min_significance: float  # of the counts above the background
     engine: str
-    by_ground: tuple[
-        bool, bool
-    ]  # whether the prior's means, and its spreads, are those of the ground
+    # Whether the prior's means, and its spreads, are those of the ground.
+    by_ground: tuple[bool, bool]
+    # (mode, model, energy): changes of the solar flux for one standard deviation; None: the default ones
+    modes: np.ndarray | None = None
+    mode_names: tuple[str, ...] = DEFAULT_MODES
+    shapes: tuple[ShapePrior, ...] = ()  # what is known of the response; none: it is right as it is
+
+    @property
+    def nuisances(self) -> tuple[str, ...]:
+        """Names of the unknowns that are fitted; none where errors are statistical only."""
+        if not self.settings.systematics or self.settings.fit_gain or self.engine == "pyxspec":
+            return ()
+        shape = ("width", "slope", "offset") if self.shapes else ()
+        suns = tuple(f"sun:{name}" for name in self.mode_names)
+        return (*suns, *shape, "area", "ratio", "background")
 
 
 def whole_batches(chunks: tuple[int, ...]) -> tuple[int, ...]:
@@ -79,7 +98,8 @@ def whole_batches(chunks: tuple[int, ...]) -> tuple[int, ...]:
 def packed_width(spec: FitSpec) -> int:
     """Columns of the packed rows of results."""
     e = len(spec.tables.elements)
-    return len(SCALARS) + 3 * e + e * e + spec.tables.line_energy.size
+    parts = (5 + len(ERROR_SOURCES)) * e
+    return len(SCALARS) + parts + e * e + spec.tables.line_energy.size + len(spec.nuisances)
 
 
 def fit_block(counts: Any, table: Any, *, spec: FitSpec) -> np.ndarray:
@@ -100,13 +120,15 @@ def _fit_batch(counts: np.ndarray, table: np.ndarray, spec: FitSpec, out: np.nda
         out[i, 0], out[i, SCALARS.index("net_counts")] = _refusal(counts[i], column, spec)
         if out[i, 0]:
             continue
-        data = Observation(counts[i], _exposure(column), spec.background, spec.background_exposure)
+        data = observation(counts[i], column, spec)
         try:
             settings = _own_settings(spec, column)
+            model = models(column)
             if spec.engine == "pyxspec":
-                result = xspec.fit_spectrum(data, models(column), settings)
+                result = xspec.fit_spectrum(data, model, settings)
             else:
-                result = fit_spectrum(data, models(column), settings, warm_start=last)
+                unknowns = models.unknowns(column)
+                result = fit_spectrum(data, model, settings, warm_start=last, unknowns=unknowns)
         except (LunarrayError, ValueError, ArithmeticError, np.linalg.LinAlgError):
             # One spectrum that cannot be fitted does not stop the others; what is wrong with all was found before.
             out[i, 0] = FIT_FLAGS["fit_failed"]
@@ -120,6 +142,13 @@ def _exposure(column: dict[str, float]) -> float:
     """Seconds of a window as if all detectors had been used."""
     used = column["n_detectors"]
     return column["exposure"] * (used / CLASS_DETECTORS if used > 0 else 1.0)
+
+
+def observation(counts: np.ndarray, column: dict[str, float], spec: FitSpec) -> Observation:
+    """Counts of a window and of the background."""
+    return Observation(
+        np.asarray(counts, "f8"), _exposure(column), spec.background, spec.background_exposure
+    )
 
 
 def _refusal(counts: np.ndarray, column: dict[str, float], spec: FitSpec) -> tuple[int, float]:
@@ -162,6 +191,7 @@ class ModelCache:
     def __init__(self, spec: FitSpec) -> None:
         self.spec = spec
         self.held: dict[tuple[float, ...], Any] = {}
+        self.known: dict[tuple[float, ...], Unknowns] = {}
 
     def __call__(self, column: dict[str, float]) -> Any:
         spec = self.spec
@@ -183,6 +213,24 @@ class ModelCache:
                 channels=slice(*spec.channels),
             )
         return self.held[key]
+
+    def unknowns(self, column: dict[str, float]) -> Unknowns | None:
+        """What is not known of the Sun and the response of a window."""
+        spec = self.spec
+        if not spec.nuisances:
+            return None
+        key = column["solar"], column["shape"]
+        if key not in self.known:
+            if len(self.known) > 64:
+                self.known.clear()
+            low, high, flux = spec.solar
+            own = int(column["solar"])
+            modes = (
+                default_modes(low, high, flux[own]) if spec.modes is None else spec.modes[:, own]
+            )
+            shape = spec.shapes[int(column["shape"])] if spec.shapes else None
+            self.known[key] = Unknowns(modes, spec.mode_names, shape)
+        return self.known[key]
 
 
 def _own_settings(spec: FitSpec, column: dict[str, float]) -> FitSettings:
@@ -211,6 +259,7 @@ def _pack(row: np.ndarray, result: Any) -> None:
         FIT_FLAGS["not_constrained"] if np.any(flags & ELEMENT_FLAGS["not_constrained"]) else 0
     )
     quality |= FIT_FLAGS["poor_fit"] if result.goodness < _POOR else 0
+    quality |= FIT_FLAGS["response_misfit"] if result.misfit > _MISFIT else 0
     at = len(SCALARS)
     row[: at - 1] = (
         quality,
@@ -223,13 +272,28 @@ def _pack(row: np.ndarray, result: Any) -> None:
         result.scatter_norm_error,
         result.slope,
         result.offset,
+        result.line_width,
     )
+    weights, errors = np.asarray(result.weights), np.asarray(result.weight_errors)
+    unseen = (
+        ELEMENT_FLAGS["not_constrained"] | ELEMENT_FLAGS["at_lower_bound"] | ELEMENT_FLAGS["frozen"]
+    )
+    detected = (weights >= _DETECTED * errors) & ((flags & unseen) == 0)
+    limit = np.where(detected, np.nan, weights + _ONE_SIDED * errors)
+    parts = np.full((len(ERROR_SOURCES), weights.size), np.nan)
+    parts[0] = errors
+    if result.parts is not None:
+        parts = result.parts
     for part in (
-        result.weights,
-        result.weight_errors,
+        weights,
+        errors,
         flags,
+        detected,
+        limit,
+        parts.ravel(),
         element_covariance(result).ravel(),
         result.line_fluxes,
+        result.unknowns,
     ):
         part = np.asarray(part, "f8")
         row[at : at + part.size] = part

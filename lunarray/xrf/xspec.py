@@ -198,7 +198,9 @@ def _result(model: SpectralModel, plan: FitPlan, answer: _Answer) -> FitResult:
         [*answer.weights, answer.xrf_norm, answer.scatter_norm, answer.slope, answer.offset]
     )
     # XSPEC's priors are each of one parameter: the line of ours is part of their widths.
-    penalty = float(np.nansum(((theta[:n] - plan.prior_mean) / prior_widths(plan)) ** 2))
+    pulls = (theta[:n] - plan.prior_mean[:n]) / prior_widths(plan)
+    penalty = float(np.nansum(pulls**2))
+    penalty += float(plan.prior_weight[n] * (theta[n] - plan.prior_mean[n]) ** 2)
     return fit_result(
         model,
         plan,
@@ -344,7 +346,9 @@ def _fit_once(
     for name, width in zip(elements, prior_widths(plan_fit(elements, first)), strict=True):
         if np.isfinite(width) and name not in settings.frozen and name != settings.balance:
             parameters[name].prior = ("gauss", float(prior[name]), float(width))
-    xspec.Fit.bayes = "on" if settings.prior_sigma else "off"
+    if settings.norm_sigma > 0 and settings.fit_xrf_norm:
+        parameters["xrf_norm"].prior = ("gauss", float(first.xrf_norm), float(settings.norm_sigma))
+    xspec.Fit.bayes = "on" if settings.prior_sigma or settings.norm_sigma > 0 else "off"
     if settings.fit_gain or settings.slope != 1 or settings.offset != 0:
         gain = spectrum.response.gain
         gain.slope, gain.offset = settings.slope, settings.offset
