@@ -337,6 +337,7 @@ class LunarDatasetAccessor:
         conventions: Conventions | None = None,
         tables: AtomicTables | None = None,
         mare_fraction: Any = "map",
+        calibration: xr.Dataset | Literal["auto", "none"] = "auto",
         min_significance: float = 5.0,
         engine: Engine = "numba",
     ) -> Dataset:
