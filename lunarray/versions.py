@@ -28,7 +28,7 @@ NUMERIC_VERSION = {
     "superres": 1,
     "fractures": 1,
     "maps": 1,
-    "simulate": 3,
+    "simulate": 4,
 }
 
 #: Rooms whose functions the others call within their own.

@@ -43,7 +43,8 @@ def test_help_names_every_command_and_option(run):
 
 
 def test_demo(run, tmp_path):
-    text = run("demo", "-o", tmp_path / "demo", "--resolution", 12000, "--latitude", 85)
+    small = ("--resolution", 12000, "--latitude", 85)
+    text = run("demo", "-o", tmp_path / "demo", *small, "--slopes", 0)
     errors = dict(re.findall(r"│ (\w+)\s+│ [\d.–]+ +│ ([\d.]+)", text))
     assert set(errors) == set(la.oxides.OXIDES)
     maps = la.open_zarr(tmp_path / "demo/oxides.zarr")
@@ -54,7 +55,12 @@ def test_demo(run, tmp_path):
     with rasterio.open(tmp_path / "demo/geotiff/FeO.tif") as raster:
         np.testing.assert_array_equal(raster.read(1), maps.FeO.values)
     assert (tmp_path / "demo/quicklook.png").stat().st_size > 50_000
-    assert run("demo", "-o", tmp_path / "demo", "--resolution", 12000, "--latitude", 85)  # again
+    text = run("demo", "-o", tmp_path / "demo", *small)  # again, on rough ground
+    flagged, pixels = map(int, re.search(r"Flagged +(\d+) of (\d+) pixels", text).groups())
+    assert 0 < flagged <= pixels
+    scene = la.open_zarr(tmp_path / "demo/scene.zarr").load()
+    assert np.log(scene.light_gain_true).std() > 0.5
+    assert (scene.light_uncertainty > 0.3).mean() > 0.5
 
 
 def test_store_in_store_out(run, tmp_path, cube):

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from verbs import photometry
 
-from lunarray import geo, sp
+from lunarray import geo, simulate, sp
 from lunarray.errors import InputError
 from lunarray.geo.around import Ground, map_around
 from lunarray.geo.relief import horizon, reach_of, slopes, sun_share, towards
@@ -285,3 +285,55 @@ def test_radiance_becomes_the_radiance_factor():
     assert "photometric_geometry" not in out.reflectance.attrs
     with pytest.raises(InputError, match="radiance"):
         sp.radiance_factor(out.drop_vars("radiance"), flux)
+
+
+# --- simulated ground ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rough():
+    return simulate.polar_scene("south", 4000.0, 83.0, 2, slope_rms=5.0, chunks=None)
+
+
+def test_simulated_slopes_are_those_asked_for(rough):
+    south, east = np.gradient(rough.height.values, 4000.0)
+    for slope in (south, east):
+        assert np.rad2deg(np.arctan(slope.std())) == pytest.approx(5.0, rel=0.25)
+    lazy = simulate.polar_scene("south", 4000.0, 83.0, 2, slope_rms=5.0, chunks=37)
+    xr.testing.assert_identical(lazy.compute(), rough)
+    level = simulate.polar_scene("south", 4000.0, 83.0, 2, chunks=None)
+    assert "incidence" not in level
+    np.testing.assert_array_equal(level.light_uncertainty, np.float32(0.02))
+    for oxide in ("FeO_true", "MgO_true"):
+        xr.testing.assert_identical(level[oxide], rough[oxide])
+    ratio = (rough.reflectance / level.reflectance).median("wavelength") / rough.light_gain_true
+    lit = rough.light_gain_true > 0.3
+    assert float(abs(np.log(ratio.where(lit))).quantile(0.9)) < 0.06
+
+
+def test_simulated_light_is_taken_out_by_its_heights(rough):
+    """The corrected reflectance is the level scene's, and what is in shadow is told."""
+    out = sp.correct_topography(rough, rough.height, undo=True, footprint=4000.0)
+    inner = (slice(3, -3), slice(3, -3))
+    gain, found = (a.values[inner] for a in (rough.light_gain_true, out.light_gain))
+    kept = np.isfinite(found)
+    off = np.log(gain[kept] / found[kept])
+    assert np.std(np.log(gain)) > 0.8
+    assert np.std(off) < 0.2
+    assert np.mean(np.abs(off) < 1.645 * out.light_uncertainty.values[inner][kept]) > 0.9
+    dark = gain < 0.05
+    shadow = (out.light_quality.values[inner] & sp.LIGHT_FLAGS["shadow"]) > 0
+    assert 0.02 < dark.mean() < 0.6
+    assert np.mean(shadow[dark]) > 0.97
+    assert np.mean(kept[gain > 0.3]) > 0.93
+
+
+def test_drawn_gains_are_those_of_the_ground():
+    gains = simulate.light_gains(np.full(50_000, 70.0), 4.0, rng=3)
+    told = sp.light_uncertainty(
+        xr.Dataset(coords={"incidence": ("observation", [70.0])}), slope_rms=4.0
+    ).item()
+    assert np.sqrt(np.mean(np.log(gains) ** 2)) == pytest.approx(told, rel=0.05)
+    np.testing.assert_array_equal(simulate.light_gains([30.0, 80.0], 0.0), 1.0)
+    with pytest.raises(InputError, match="slope_rms"):
+        simulate.light_gains([30.0], -1.0)

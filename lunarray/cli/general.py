@@ -27,14 +27,27 @@ def demo(
         Option(min=60, max=89, help="The scene reaches down to this latitude (degrees)."),
     ] = 80.0,
     seed: Annotated[int, Option(help="Another number, another Moon.")] = 0,
+    slopes: Annotated[
+        float,
+        Option(
+            min=0,
+            max=20,
+            help="Rough ground: rms slope, degrees. 0 is level ground in known light.",
+        ),
+    ] = 5.0,
 ) -> None:
     """Simulate a polar scene with known oxides, invert it, and show truth, result and error.
+
+    The ground has slopes and shadows, which the reflectance does not know: errors are those of pixels that the result
+    does not flag, and of all.
 
     Writes the simulated spectra and the inverted maps as Zarr, the maps as GeoTIFF for QGIS, and a picture.
     """
     import lunarray as la
 
-    scene = la.simulate.polar_scene(pole.value, resolution=resolution, latitude=latitude, seed=seed)
+    scene = la.simulate.polar_scene(
+        pole.value, resolution=resolution, latitude=latitude, seed=seed, slope_rms=slopes
+    )
     shape = " × ".join(str(scene.sizes[dim]) for dim in ("y", "x"))
     say(f"Simulating {shape} Spectral Profiler pixels around the {pole.value} pole")
     stored = scene.lunar.to_zarr(
@@ -209,11 +222,15 @@ def _table_of_errors(truth: xr.Dataset, maps: xr.Dataset) -> None:
     from rich.table import Table
 
     table = Table(
-        "oxide", "truth, wt%", "RMSE, wt%", "bias, wt%", "R", title="Result against truth"
+        *("oxide", "truth, wt%", "RMSE, wt%", "bias, wt%", "R", "RMSE unflagged"),
+        title="Result against truth",
     )
+    clear = np.asarray(maps["quality"]).ravel() == 0
     for oxide in truth.data_vars:
         expected, found = (np.asarray(ds[oxide], np.float64).ravel() for ds in (truth, maps))
         both = np.isfinite(expected) & np.isfinite(found)
+        error = (found - expected)[both & clear]
+        unflagged = f"{np.sqrt(np.mean(error**2)):.2f}" if error.size else "none"
         expected, found = expected[both], found[both]
         error = found - expected
         table.add_row(
@@ -222,5 +239,8 @@ def _table_of_errors(truth: xr.Dataset, maps: xr.Dataset) -> None:
             f"{np.sqrt(np.mean(error**2)):.2f}",
             f"{error.mean():+.2f}",
             f"{np.corrcoef(expected, found)[0, 1]:.3f}",
+            unflagged,
         )
+    some = np.isfinite(np.asarray(maps["FeO"])).ravel()
+    say(f"Flagged    {(some & ~clear).sum()} of {some.sum()} pixels")
     console().print(table)

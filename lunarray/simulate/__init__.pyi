@@ -9,6 +9,7 @@ from .nac import nac_scene as nac_scene
 from .priors import TERRAINS as TERRAINS
 from .recipe import MadeModel as MadeModel
 from .recipe import make_oxide_model as make_oxide_model
+from .relief import light_gains as light_gains
 from .scene import polar_scene as polar_scene
 from .spectra import add_sp_errors as add_sp_errors
 from .spectra import soils as soils

@@ -66,9 +66,16 @@ def seen(
     sine_of_sun: np.ndarray,
     noise: np.ndarray,
     gain: np.ndarray | float = 1.0,
+    light: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Spectra (pixel, bands) of soils as conditioned SP data have them: calibrated, noisy at low Suns, smoothed."""
+    """Spectra (pixel, bands) of soils as conditioned SP data have them: calibrated, noisy at low Suns, smoothed.
+
+    `light` (pixel,) is a gain that the light has: where there is less of it, there is more noise for it.
+    """
     spectra = priors.reflectance_of(soil, nm) * calibration * np.float32(gain)
+    if light is not None:
+        spectra = spectra * light.astype(np.float32)[:, None]
+        noise = noise / np.sqrt(light).astype(np.float32)[:, None]
     level = _NOISE + (_NOISE_AT_POLE - _NOISE) * np.exp(-sine_of_sun / 0.03)
     # The mean over bands as a running sum in band order, for the same rounding in every chunk.
     mean = np.add.accumulate(spectra, axis=1)[:, -1] / np.float32(spectra.shape[1])
@@ -113,9 +120,17 @@ def layers_of(source: Source, shape: Any, what: str, layers: int, chunks: int | 
 
 
 def cube(
-    source: Source, geobox: GeoBox, nm: np.ndarray, chunks: int | None, attrs: dict[str, str]
+    source: Source,
+    geobox: GeoBox,
+    nm: np.ndarray,
+    chunks: int | None,
+    attrs: dict[str, str],
+    light: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
-    """``reflectance`` (wavelength, y, x) and the truth ``FeO_true``, … (y, x) of a source on a polar grid."""
+    """``reflectance`` (wavelength, y, x) and the truth ``FeO_true``, … (y, x) of a source on a polar grid.
+
+    `light` are variables more.
+    """
     import xarray as xr
 
     from lunarray.geo import assign_crs, grid_coords
@@ -126,9 +141,15 @@ def cube(
         "reflectance": (
             ("wavelength", "y", "x"),
             reflectance,
-            {"long_name": "bidirectional reflectance at 30°/0°/30°", "units": "1"},
+            {
+                "long_name": "bidirectional reflectance at 30°/0°/30°",
+                "units": "1",
+                "photometric_geometry": "30 0 30",
+                "light": "flat",
+            },
         )
     }
+    variables.update(light or {})
     for values, oxide in zip(truth, OXIDES, strict=True):
         about = {"long_name": f"true {oxide} abundance", "units": WEIGHT}
         variables[f"{oxide}_true"] = (("y", "x"), values, about)

@@ -25,6 +25,7 @@ from lunarray.simulate.cubes import (
     seen,
 )
 from lunarray.simulate.noise import hash_normal, hash_uniform
+from lunarray.simulate.relief import Relief, light_variables, relief_of
 from lunarray.simulate.surface import Surface, draw_waves, random_fields, unit_vector
 from lunarray.typing import typed
 from lunarray.units import WEIGHT
@@ -77,6 +78,7 @@ def moon(
     reference_resolution: float | None = None,
     reference_latitude: float = 65.0,
     second_resolution: float | None = None,
+    slope_rms: float = 0.0,
     chunks: int | None = 128,
     wavelengths: np.ndarray | None = None,
 ) -> Moon:
@@ -104,6 +106,9 @@ def moon(
         The reference maps end at this latitude north and south.
     second_resolution : float, optional
         Pixel of the second FeO map, m; by default 1.5 times that of the cubes.
+    slope_rms : float, optional
+        Slopes of the ground on the cubes' pixels, degrees, as of :func:`lunarray.simulate.polar_scene`: with them the
+        cubes' light is that of tilted and shadowed ground. By default it was taken out, as the study had it.
     chunks : int or None, optional
         Side of the spatial chunks; None for NumPy arrays in memory.
     wavelengths : array-like, shape (wavelength,), optional
@@ -127,6 +132,7 @@ def moon(
     nm = require_wavelengths(wavelengths)
     if chunks is not None:
         require_number("chunks", chunks, 1, whole=True)
+    require_number("slope_rms", slope_rms, 0, 45)
     for name, value in (("latitude", latitude), ("reference_latitude", reference_latitude)):
         require_number(name, value, 0, 90, strictly=True)
     surface = Surface.random(seed)
@@ -138,8 +144,11 @@ def moon(
     cubes, second = [], []
     for number, pole in enumerate(POLES):
         grid = polar_grid(pole, resolution, latitude)
-        sight = _Sight(surface, grid, seed * 4 + number, nm, calibration, gaps)
-        cubes.append(cube(sight, grid, nm, chunks, {"source": f"{source}: {pole}"}))
+        relief = relief_of(grid, pole, seed * 4 + number, float(slope_rms))
+        sight = _Sight(surface, grid, seed * 4 + number, nm, calibration, gaps, relief)
+        about = {"source": f"{source}: {pole}"}
+        light = light_variables(sight, grid, chunks, float(slope_rms))
+        cubes.append(cube(sight, grid, nm, chunks, about, light))
         grid = polar_grid(pole, second_resolution or 1.5 * resolution, latitude)
         errors = _Errors(
             surface,
@@ -221,6 +230,12 @@ class _Sight(_Place):
     wavelengths: np.ndarray
     calibration: np.ndarray
     gaps: np.ndarray
+    relief: Relief
+
+    def values(self, what: str, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+        if what == "light":
+            return self.relief.light(row, column).T.astype(np.float32)
+        return super().values(what, row, column)
 
     def reflectance(self, lon: np.ndarray, lat: np.ndarray, pixel: np.ndarray) -> np.ndarray:
         soil = self.surface.soil(lon, lat)
@@ -231,7 +246,12 @@ class _Sight(_Place):
         colatitude = 90.0 - np.abs(lat)
         sine = np.sin(np.deg2rad(colatitude + 1.5))
         noise = hash_normal(self.seed, pixel, self.wavelengths.size)
-        spectra = seen(soil, self.wavelengths, self.calibration, sine, noise, gain[:, None])
+        rough = self.relief.slope_rms > 0
+        light = None
+        if rough:
+            columns = np.uint64(self.geobox.shape[1])
+            light = self.relief.light(pixel // columns, pixel % columns)[2]
+        spectra = seen(soil, self.wavelengths, self.calibration, sine, noise, gain[:, None], light)
         missed = np.zeros(lon.size, bool)
         for centre, half_width in self.gaps:
             missed |= np.abs((lon - centre + 180.0) % 360.0 - 180.0) < half_width
@@ -239,6 +259,7 @@ class _Sight(_Place):
         dark = (soil["shadow"] > 0.25) & (colatitude < 9.0)
         speckle = hash_uniform(self.seed + 1, pixel, np.zeros(1, np.uint64))[:, 0]
         lost = speckle < 0.30 * np.exp(-((colatitude / 1.2) ** 2))
+        lost &= not rough
         spectra[missed | dark | lost] = np.nan
         return spectra
 

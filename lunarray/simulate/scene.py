@@ -19,6 +19,7 @@ from lunarray.simulate.cubes import (
     seen,
 )
 from lunarray.simulate.noise import hash_normal, hash_uniform
+from lunarray.simulate.relief import Relief, light_variables, relief_of
 from lunarray.typing import typed
 
 if TYPE_CHECKING:
@@ -57,11 +58,14 @@ class Scene(Tokenized):
     gaps: np.ndarray
     calibration: np.ndarray
     wavelengths: np.ndarray
+    relief: Relief
 
     def values(self, what: str, row: np.ndarray, column: np.ndarray) -> np.ndarray:
         """Reflectance (pixel, band) or oxides (pixel, oxide) of pixels."""
         x = self.origin[0] + column * self.resolution
         y = self.origin[1] - row * self.resolution
+        if what == "light":
+            return self.relief.light(row, column).T.astype(np.float32)
         pixel = row.astype(np.uint64) * np.uint64(self.columns) + column.astype(np.uint64)
         soil = _soils(self, x, y)
         if what == "truth":
@@ -70,14 +74,17 @@ class Scene(Tokenized):
         # The Sun is at most 1.5° plus the colatitude above the horizon.
         colatitude = 2 * np.arctan(np.hypot(x, y) / (2 * RADIUS))
         sine = np.sin(colatitude + math.radians(1.5))
-        spectra = seen(soil, self.wavelengths, self.calibration, sine, noise)
+        rough = self.relief.slope_rms > 0
+        light = self.relief.light(row, column)[2] if rough else None
+        spectra = seen(soil, self.wavelengths, self.calibration, sine, noise, light=light)
         missed = np.zeros(x.size, bool)
         azimuth = np.degrees(np.arctan2(x, y))
         for centre, half_width in self.gaps:
             missed |= np.abs((azimuth - centre + 180) % 360 - 180) < half_width
-        # Slopes throw ever more of the ground into shadow.
+        # Slopes throw ever more of the ground into shadow; without relief by chance.
         speckle = hash_uniform(self.seed + 1, pixel, np.zeros(1, np.uint64))[:, 0]
         lost = speckle < 0.35 * np.exp(-((np.degrees(colatitude) / 1.2) ** 2))
+        lost &= not rough
         spectra[soil["shadowed"] | missed | lost] = np.nan
         return spectra
 
@@ -89,6 +96,7 @@ def _make_scene(
     resolution: float,
     extent: float,
     nm: np.ndarray,
+    relief: Relief,
 ) -> Scene:
     rng = np.random.default_rng(seed)
     # Waves between a tenth of the scene and the whole of it, the longer the stronger.
@@ -128,7 +136,18 @@ def _make_scene(
     gaps = np.column_stack([rng.uniform(-180, 180, 14), rng.uniform(0.3, 1.6, 14)])
     calibration = one_calibration(nm, rng)
     return Scene(
-        seed, columns, origin, resolution, extent, waves, craters, mare, gaps, calibration, nm
+        seed,
+        columns,
+        origin,
+        resolution,
+        extent,
+        waves,
+        craters,
+        mare,
+        gaps,
+        calibration,
+        nm,
+        relief,
     )
 
 
@@ -189,6 +208,7 @@ def polar_scene(
     latitude: float = 80.0,
     seed: int = 0,
     *,
+    slope_rms: float = 0.0,
     chunks: int | None = 128,
     wavelengths: np.ndarray | None = None,
 ) -> xr.Dataset:
@@ -209,6 +229,10 @@ def polar_scene(
         Latitude (degrees, without sign) down to which the square scene reaches in the middle of its edges.
     seed : int, optional
         Another seed, another scene.
+    slope_rms : float, optional
+        Rough ground: standard deviation of slopes along a direction on the scale of pixels, degrees; 5-7 is a highland.
+        The reflectance then is what a pipeline gives that takes the ground for flat, at each place's noon: sunward
+        slopes are bright, others dark, and ground behind ground lies in shadow.
     chunks : int or None, optional
         Side of the spatial chunks; None for NumPy arrays in memory.
     wavelengths : array-like, shape (wavelength,), optional
@@ -219,7 +243,9 @@ def polar_scene(
     -------
     xarray.Dataset
         ``reflectance`` (wavelength, y, x) float32 and the truth ``FeO_true``, ``TiO2_true``, … (y, x) in wt%,
-        float32, on a polar stereographic grid with its CRS; lazy if chunked.
+        float32, on a polar stereographic grid with its CRS; lazy if chunked. With slopes also ``incidence``,
+        ``emission``, ``phase``, ``solar_azimuth`` (degrees), ``height`` (m), ``light_uncertainty``, and the truth of
+        the light ``light_gain_true``.
 
     Raises
     ------
@@ -236,10 +262,15 @@ def polar_scene(
     columns = geobox.shape[1]
     origin = float(coords["x"][0]), float(coords["y"][0])
     extent = columns * resolution / 2
-    scene = _make_scene(int(seed), columns, origin, float(resolution), extent, nm)
+    require_number("slope_rms", slope_rms, 0, 45)
+    relief = relief_of(geobox, pole, int(seed), float(slope_rms))
+    scene = _make_scene(int(seed), columns, origin, float(resolution), extent, nm, relief)
     asked = f"pole={pole!r}, resolution={resolution}, latitude={latitude}, seed={seed}"
+    if slope_rms:
+        asked += f", slope_rms={slope_rms}"
     attrs = {
         "instrument": "Spectral Profiler (SP), simulated",
         "source": f"lunarray.simulate.polar_scene({asked})",
     }
-    return cube(scene, geobox, nm, chunks, attrs)
+    light = light_variables(scene, geobox, chunks, float(slope_rms))
+    return cube(scene, geobox, nm, chunks, attrs, light)
