@@ -129,9 +129,16 @@ def _eager(weights: Path) -> Any:
 
 
 def _spectra(model: Any, pixels: int) -> np.ndarray:
+    """What the model takes: spectra, and of a model that takes the light how well that is known."""
     rng = np.random.default_rng(SEED)
-    mean, std = model.input_mean.numpy(), model.input_std.numpy()
-    return (mean + std * rng.standard_normal((pixels, mean.size))).astype(np.float32)
+    if not hasattr(model, "trunk"):
+        mean, std = model.input_mean.numpy(), model.input_std.numpy()
+        return (mean + std * rng.standard_normal((pixels, mean.size))).astype(np.float32)
+    mean, std = model.trunk.input_mean.numpy(), model.trunk.input_std.numpy()
+    shapes = mean + std * rng.standard_normal((pixels, mean.size))
+    level = np.exp(model.level[0].item() + model.level[1].item() * rng.standard_normal((pixels, 1)))
+    light = rng.uniform(0, 1, (pixels, 1))
+    return np.concatenate([shapes * level, light], axis=1, dtype=np.float32)
 
 
 # --- Contenders -----------------------------------------------------------------------------------
@@ -159,11 +166,21 @@ def _bare_model(weights: Path, x: np.ndarray, options: Options) -> Contender:
 
     from lunarray.oxides.fused import FusedCNN
 
-    return _in_threads(FusedCNN.from_state(load_file(weights)), x, options)
+    state = load_file(weights)
+    lit = "level" in state
+    if lit:
+        # The convolutions alone, on what they read.
+        state = {n.removeprefix("trunk."): a for n, a in state.items() if n.startswith("trunk.")}
+        x = np.ascontiguousarray(x[:, :BANDS] / x[:, :BANDS].mean(axis=1, keepdims=True))
+    return _in_threads(FusedCNN.from_state(state), x, options, check=not lit)
 
 
 def _in_threads(
-    predictor: Callable[[np.ndarray], np.ndarray], x: np.ndarray, options: Options
+    predictor: Callable[[np.ndarray], np.ndarray],
+    x: np.ndarray,
+    options: Options,
+    *,
+    check: bool = True,
 ) -> Contender:
     """Each batch by one thread."""
     pool = ThreadPoolExecutor(options.threads)
@@ -172,7 +189,7 @@ def _in_threads(
     def run() -> np.ndarray:
         return np.concatenate(list(pool.map(predictor, _batches(x, size))))
 
-    return Contender(len(x), {f"{options.threads} threads, batches of {size}": run})
+    return Contender(len(x), {f"{options.threads} threads, batches of {size}": run}, check=check)
 
 
 def _spec(weights: Path) -> Any:
@@ -217,7 +234,7 @@ def _exported(model: Any, folder: Path) -> str:
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 model,
-                (torch.zeros(2, BANDS),),
+                (torch.from_numpy(_spectra(model, 2)),),
                 str(path),
                 dynamo=False,
                 input_names=["x"],
@@ -273,7 +290,7 @@ def _openvino(model: Any, x: np.ndarray, options: Options) -> Contender | Absent
 
     def build(size: int, streams: int) -> Callable[[], np.ndarray]:
         network = core.read_model(path)
-        network.reshape([size, BANDS])
+        network.reshape([size, x.shape[1]])
         compiled = core.compile_model(
             network,
             "CPU",
@@ -341,7 +358,10 @@ def write_map(path: Path, rows: int, columns: int, weights: Path) -> None:
     header, tensors = read_weights(weights)
     rng = da.random.default_rng(SEED)
     noise = rng.standard_normal((BANDS, rows, columns), dtype=np.float32, chunks=(BANDS, 128, 512))
-    data = tensors["input_mean"][:, None, None] + tensors["input_std"][:, None, None] * noise
+    lit = "level" in tensors
+    prefix, level = ("trunk.", np.exp(tensors["level"][0])) if lit else ("", 1.0)
+    mean, std = (tensors[f"{prefix}input_{name}"][:, None, None] for name in ("mean", "std"))
+    data = (mean + std * noise) * level
     cube = xr.Dataset(
         {"reflectance": (("wavelength", "y", "x"), data.astype(np.float32), {"units": "1"})},
         coords={

@@ -44,8 +44,15 @@ _SKEWED = 0.3
 
 
 def recipe_settings(**changes: Any) -> MinibatchSettings:
-    """Settings of the training; `changes` are fields of :class:`lunarray.oxides.settings.MinibatchSettings`."""
+    """Settings of the training; `changes` are fields of :class:`lunarray.oxides.settings.MinibatchSettings`.
+
+    Products are of bfloat16 where the processor has instructions for it: half the time.
+    """
+    import torch
+
+    fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     own = {
+        "precision": "bfloat16" if fast else "float32",
         "epochs": 12, "learning_rate": 2e-3, "batch_size": 128, "schedule": "one-cycle",
         "seed": 20251120,
     }  # fmt: skip
@@ -147,7 +154,7 @@ def make_oxide_model(
     fwhm: np.ndarray | None = None,
     *,
     oxides: tuple[str, ...] | None = None,
-    samples: int = 40_000,
+    samples: int = 36_000,
     settings: MinibatchSettings | None = None,
     held_out: int = HELD_OUT,
     device: Device = "cpu",
