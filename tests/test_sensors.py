@@ -150,3 +150,15 @@ def test_pictures_of_the_method(tmp_path):
         la.plot.network_diagram(outputs=())
     with pytest.raises(InputError, match="lon and lat"):
         la.plot.sample_map(xr.Dataset(), xr.DataArray(0.0))
+
+
+def test_models_that_come_along():
+    """They run by their names, on their own bands, and hold what their cards say on soils of their own."""
+    nm, fwhm = read_bands("mi")
+    soils = simulate.soils(400, 99, nm, fwhm)
+    found = soils.reflectance.lunar.invert_oxides("oxides-mi", light_uncertainty=0.0)
+    assert float(np.sqrt(((found.FeO - soils.FeO) ** 2).mean())) < 2.0
+    # In the order of the product, where VIS 1001 stands before NIR 1000.
+    other = soils.reflectance.isel(wavelength=[0, 1, 2, 3, 5, 4, 6, 7, 8])
+    again = other.lunar.invert_oxides("oxides-mi", light_uncertainty=0.0)
+    np.testing.assert_array_equal(again.FeO, found.FeO)

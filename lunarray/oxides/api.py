@@ -560,7 +560,7 @@ def region_maps(
 
 def _conditioned(obj: xr.Dataset | xr.DataArray, step: str) -> xr.DataArray:
     """Take the reflectance, after conditioning where it is on the detectors' own channels."""
-    return spectra_of(condition(obj) if _is_native(obj) else obj, step)
+    return spectra_of(condition(obj) if _is_native(obj) else obj, step)  # type: ignore[type-var]
 
 
 def _is_native(obj: Any) -> bool:

@@ -138,7 +138,7 @@ def takes_light(spec: ModelSpec) -> bool:
     return isinstance(spec.inputs, Spectra) and spec.inputs.light
 
 
-def pick_bands(reflectance: xr.DataArray, spec: ModelSpec) -> xr.DataArray:
+def pick_bands(reflectance: xr.DataArray, spec: ModelSpec) -> Any:
     """The bands that the model takes, in its order, of spectra that have these and more; others as they are."""
     wanted, have = spec.bands, reflectance["wavelength"].values
     if wanted is None or have.size <= 1 or not np.issubdtype(have.dtype, np.number):
