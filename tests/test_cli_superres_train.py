@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from superres_cases import TINY, bank
 from typer.testing import CliRunner
@@ -67,3 +68,24 @@ def test_what_cannot_be_done_is_said_in_a_line(tmp_path, rng):
     assert not (tmp_path / "x.zarr").exists()
     text = run("gib", "train", tmp_path / "gib.zarr", "-m", tmp_path, "--region", "0;0", code=1)
     assert "--region" in text
+
+
+def test_a_plan_counts_what_is_paid_how_often(tmp_path):
+    from lunarray.superres.planning import Costs, plan_region
+
+    whole = plan_region(sr.GIBGrid(), sr.TrainSettings.published(), Costs(2.0, 0.5, 0.1, 1 << 20))
+    assert (whole.windows, whole.steps) == (78, 152_100)
+    assert whole.training == 76_050
+    assert whole.graphs == 2 * 78 * 2.0
+    assert whole.hours(64, 8) == pytest.approx(8 * whole.seconds / 3600)
+    # Without room for graphs each visit builds its own.
+    tight = sr.TrainSettings.published(cache=0)
+    assert plan_region(sr.GIBGrid(), tight, Costs(2.0, 0.5, 0.1, 1 << 20)).graphs == 78 * 7 * 2.0
+
+
+def test_measured_costs_are_of_this_machine():
+    from lunarray.superres.planning import measure_costs
+
+    costs = measure_costs(4, 3, TINY, device="cpu")
+    assert min(costs.graph, costs.step, costs.prediction) > 0
+    assert costs.nbytes > 0

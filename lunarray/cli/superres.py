@@ -340,6 +340,44 @@ def predict(
 
 
 @gib.command(cls=Command)
+def plan(
+    store: Store,
+    published: Annotated[
+        bool, Option("--published", help="With the settings of the published program.")
+    ] = False,
+    members: Annotated[int, Option(min=1, help="Networks in the ensemble.")] = 3,
+    regions: Annotated[
+        int | None, Option(min=1, help="Regions to train; by default all of the bank.")
+    ] = None,
+    workers: Annotated[int, Option(min=1, help="Workers, each of which takes a region.")] = 1,
+    device: TrainDevice = Device.auto,
+) -> None:
+    """Say how long networks of the regions will take, by what a sub-region takes on this machine now."""
+    from lunarray import superres
+    from lunarray.superres.gib import gib_grid
+    from lunarray.superres.planning import measure_costs, plan_region
+
+    ds = superres.open_gib(store, incomplete=True)
+    grid = gib_grid(ds)
+    settings = superres.TrainSettings(members=members)
+    if published:
+        settings = superres.TrainSettings.published(members=members)
+    count = grid.regions[0] * grid.regions[1] if regions is None else regions
+    costs = measure_costs(
+        ds.sizes["feature"] or 8, ds.sizes["element"], settings, device=device.value
+    )
+    one = plan_region(grid, settings, costs)
+    say(
+        f"Sub-region graph {costs.graph:.2f} s, step {costs.step:.3f} s, prediction {costs.prediction:.3f} s"
+    )
+    say(
+        f"Region     {one.windows} sub-regions, {one.steps:,} steps: {one.seconds / 3600:.2f} h, "
+        "less where it stops early"
+    )
+    say(f"All        {count} regions on {workers} workers: {one.hours(count, workers):.1f} h")
+
+
+@gib.command(cls=Command)
 def compare(
     maps: Annotated[
         Path, Argument(help="Predicted element maps, or a bank (.zarr).", show_default=False)
