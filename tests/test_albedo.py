@@ -129,9 +129,23 @@ def test_gaps_have_no_gain_and_a_flag():
     south = out.lat.values < -1.5
     assert np.isfinite(out.light_gain.values[south]).all()
     assert not np.any(out.light_quality.values[south] & sp.LIGHT_FLAGS["no_albedo"])
+    # No spectrum is not no albedo.
+    empty = sp.scale_to_albedo(ds.where(ds.lat < -50), smooth(geo.lunar_grid("geographic", 1.0)))
+    assert np.isnan(empty.light_gain.values[-5:]).all()
+    assert not np.any(empty.light_quality & sp.LIGHT_FLAGS["no_albedo"])
     bare, _ = lit(np.ones(40))
     unknown = sp.scale_to_albedo(bare, albedo).light_uncertainty.values[north]
     assert np.all(unknown == 0.5)
+
+
+def test_the_albedo_tells_shadow_and_makes_good_for_a_low_sun():
+    gain = np.where(np.arange(40) % 4, 0.5, 0.03)
+    ds, _ = lit(gain, incidence=("observation", np.full(40, 86.0)))
+    assert np.all(sp.condition(ds).light_quality == sp.LIGHT_FLAGS["grazing_light"])
+    out = sp.scale_to_albedo(ds, smooth(geo.lunar_grid("geographic", 1.0)))
+    np.testing.assert_array_equal(
+        out.light_quality, np.where(gain < 0.1, sp.LIGHT_FLAGS["shadow"], 0)
+    )
 
 
 def test_fine_maps_are_averaged_over_the_footprint():

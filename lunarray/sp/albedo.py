@@ -18,6 +18,7 @@ from lunarray.engine.graph import known_values
 from lunarray.errors import BandMismatchError, InputError, require_number
 from lunarray.geo import Ground, crs_of, geobox_of, lonlat, map_around, offset, open_raster
 from lunarray.sp.light import (
+    LIGHT_FLAGS,
     UNKNOWN_LIGHT,
     beside,
     described,
@@ -46,6 +47,8 @@ FOOTPRINT = 500.0
 #: apart, and how far apart these are at least (ln). Of two orbits on a map of 0.5°, under high Suns, the first is 1 and
 #: 2.5 times, the second 0.04.
 _UNSEEN, _LEAST = 1.5, 0.04
+#: Ground that looks so much darker than its albedo lies in shadow: its light comes from other ground, not from the Sun.
+_SHADOW_GAIN = 0.1
 #: Points along a side of a footprint at most.
 _PARTS = 9
 
@@ -88,9 +91,9 @@ def scale_to_albedo(
     -------
     same as `ds`
         Reflectance divided by ``light_gain``; ``light_uncertainty`` is of what is left: noise of the map, albedo that
-        changes within its pixels, the ratio of phases. The attribute ``light`` says "albedo". Where the map has a gap,
-        or the spectrum no band there, ``light_quality`` has the bit ``no_albedo``, the gain is NaN, and the spectrum
-        and its uncertainty stay as they were.
+        changes within its pixels, the ratio of phases. The attribute ``light`` says "albedo". Where the map has a gap
+        ``light_quality`` has the bit ``no_albedo``, the gain is NaN, and the spectrum and its uncertainty stay as they
+        were. The bit ``shadow`` is raised where the gain is below 0.1; ``grazing_light`` goes where there is a gain.
 
     Raises
     ------
@@ -132,7 +135,8 @@ def scale_to_albedo(
     target = xr.apply_ufunc(
         _standard, ground, kwargs={"pairs": pairs}, dask="parallelized", output_dtypes=[np.float32]
     )
-    gain = (brightness / target).where((target > 0) & (brightness > 0)).astype(np.float32)
+    known = target > 0
+    gain = (brightness / target).where(known & (brightness > 0)).astype(np.float32)
     factor = gain.fillna(np.float32(1)).variable
     data = (spectra.variable / factor).transpose(*spectra.dims).astype(np.float32).data
     note = f"scale_to_albedo(wavelength={wavelength:g} nm, footprint={footprint:g} m)"
@@ -140,20 +144,26 @@ def scale_to_albedo(
     array = result["reflectance"] if hasattr(result, "data_vars") else result
     array.attrs["light"] = "albedo"
     noise = np.hypot(map_uncertainty, RATIO_SPREAD if ratio == "sp" else 0.0)
-    return typed(beside(result, _light_left(ds, gain, told, noise)))
+    return typed(beside(result, _light_left(ds, gain, known, told, noise)))
 
 
 def _light_left(
-    ds: Any, gain: xr.DataArray, told: xr.DataArray, noise: float
+    ds: Any, gain: xr.DataArray, known: xr.DataArray, told: xr.DataArray, noise: float
 ) -> dict[str, xr.DataArray]:
     """Gain, uncertainty of what is left of it, and flags; where there is no gain, as it was."""
-    known = gain.notnull().variable
+    scaled = gain.notnull().variable
     before = light_uncertainty(ds).variable if has_geometry(ds) else np.float32(UNKNOWN_LIGHT)
     spread = np.sqrt(told.variable**2 + np.float32(noise**2))
-    left = xr.where(known, spread, before).astype(np.float32)
+    left = xr.where(scaled, spread, before).astype(np.float32)
+    quality = light_quality_of(ds, gain)
+    if quality is not None:
+        # The albedo has brought to light what a low Sun had left unknown.
+        low = np.uint8(LIGHT_FLAGS["grazing_light"])
+        quality = quality & ~(scaled.transpose(*quality.dims).data * low)
+    raised = {"no_albedo": (~known).data, "shadow": (gain < _SHADOW_GAIN).data}
     return {
         "light_uncertainty": _like(left.transpose(*gain.dims), gain, "light_uncertainty"),
-        "light_quality": flagged(light_quality_of(ds, gain), gain, {"no_albedo": (~known).data}),
+        "light_quality": flagged(quality, gain, raised),
         "light_gain": _like(gain.variable, gain, "light_gain"),
     }
 
