@@ -367,7 +367,14 @@ class TestWindowSuns:
         suns = xrf.window_suns(windows([50, 110, 9999]), goes=flux)
         np.testing.assert_allclose(suns["sun_goes_flux"].values[:2], [1e-6, 1e-5])
         assert suns["sun_temperature"][0] < suns["sun_temperature"][1]
-        assert list(suns["sun_source"].values) == [8, 8, 16]
+        assert list(suns["sun_source"].values) == [8, 8, 32]
+
+    @pytest.mark.realdata
+    def test_class_itself_tells_the_class(self, real_data: Path) -> None:
+        # The flare of 2024-01-23T03:31 was one of M5.1; no XSM spectrum of it is public.
+        suns = xrf.window_suns(xrf.open_class(real_data / "class/bright"))
+        assert set(suns["sun_source"].values) == {SUN_SOURCES["own_counts"]}
+        np.testing.assert_allclose(suns["sun_goes_flux"], 5.1e-5, rtol=0.15)
 
     def test_fits_take_them(self) -> None:
         from lunarray.simulate import class_counts, class_orbit, class_response

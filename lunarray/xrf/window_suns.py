@@ -11,6 +11,7 @@ import xarray as xr
 from lunarray.errors import InputError, require_number
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
+from lunarray.xrf.class_files import CLASS_DETECTORS
 from lunarray.xrf.emission import TEMPERATURES
 from lunarray.xrf.frames import described, flag_attrs, require_variables
 from lunarray.xrf.plasma import PlasmaTable, plasma_table
@@ -24,14 +25,20 @@ __all__ = ["SUN_SOURCES", "window_suns"]
 
 #: Where the Sun of a window comes from.
 SUN_SOURCES = {
-    "own_spectrum": 1, "light_curve": 2, "longer_spectrum": 4, "flare_class": 8, "assumed": 16,
+    "own_spectrum": 1, "light_curve": 2, "longer_spectrum": 4, "flare_class": 8, "own_counts": 16, "assumed": 32,
 }  # fmt: skip
 #: A flare's temperature goes with this power of its flux: of 40 days of XSM, 1e-9 to 4e-6 W/m².
 _TEMPERATURE_POWER = 0.2
-#: Temperature (keV) of a flare of class C4.7, from its own spectrum; and how far flares lie from it and the power.
-_FLARE_TEMPERATURE, _FLARE_FLUX, _FLARE_SPREAD = 1.06, 4.74e-6, 0.25
+#: Temperature (keV) at a flux (W/m²), of the same days; the flare of 2021-08-27 is hotter by 40 %, that of 2024-01-23
+#: cooler by 10 %: how far flares lie from it.
+_FLARE_TEMPERATURE, _FLARE_FLUX, _FLARE_SPREAD = 0.55, 1e-6, 0.3
 #: What a Sun scaled by a light curve, and one that is only assumed, may be wrong by: temperature, emission measure.
 _SCALED, _ASSUMED = (0.15, 0.1), (0.35, 1.5)
+#: What the flux at 1-8 Å may be wrong by that CLASS' own counts tell, as a share of it: W/m² for one count/s of the
+#: lines of Mg, Al and Si with all detectors and the Sun overhead, of the flare of 2021-08-27 (C4.7); the flare of
+#: 2024-01-23, M5.1, comes out as M5.2 to M5.5.
+_COUNTED, _FLUX_OF_RATE = 0.4, 1.55e-8
+_LINES, _DARK = (1.15, 1.95), (5.0, 6.0)
 #: And what a spectrum may be wrong by that is longer than the window: for a few minutes, and for a day.
 _MINUTES, _LONGER, _DAY = np.timedelta64(300, "s"), (0.05, 0.1), (0.3, 1.0)
 _ASSUMED_SUN = (1.0, 5e-6)
@@ -57,9 +64,9 @@ def window_suns(
 
     Of what covers a window the first of these counts: its own seconds in `spectra`; the plasma of the spectrum that
     holds it, a day's say, made hotter and brighter as `light_curve` tells; that plasma as it is, if the spectrum is one
-    of a few minutes; the flare's flux in `goes`; that of a longer spectrum; a Sun that is only assumed. Of the last two
-    temperature and brightness are so uncertain that the fit of the elements finds them itself, from the scattered
-    continuum and lines of the Sun in CLASS.
+    of a few minutes; the flare's flux in `goes`; that of a longer spectrum; the flux that the window's own lines of
+    Mg, Al and Si amount to. Where the Sun is not of the window itself, temperature and brightness are so uncertain that
+    the fit of the elements finds them, from the scattered continuum and lines of the Sun in CLASS.
 
     Parameters
     ----------
@@ -100,7 +107,7 @@ def window_suns(
     >>> from lunarray.xrf import window_suns
     >>> suns = window_suns(class_orbit(frames=2))
     >>> dict(suns["photon_flux"].sizes), suns["sun_source"].values.tolist()
-    ({'time': 2, 'energy': 3000}, [16, 16])
+    ({'time': 2, 'energy': 3000}, [32, 32])
     """
     require_variables(ds, ("time",), "window_suns", "Give frames or windows of CLASS")
     require_number("share", share, 0, 1)
@@ -112,11 +119,12 @@ def window_suns(
     table = plasma_table() if plasma is None else plasma
     maker = _Maker(table, xsm_response() if response is None else response, spectra, systematic)
     start, end = _spans(ds)
+    counted = _flux_of_counts(ds)
     rate = _Averages(light_curve, "rate")
     classes = _Averages(goes, "xrsb_flux")
     suns, sources = [], np.empty(start.size, "u1")
     for i, span in enumerate(zip(start, end, strict=True)):
-        found, source = maker.best(*span, share, rate, classes)
+        found, source = maker.best(*span, share, rate, classes, float(counted[i]))
         suns.append(found)
         sources[i] = SUN_SOURCES[source]
         if progress is not None:
@@ -142,7 +150,13 @@ class _Maker:
             self.start, self.end = (np.atleast_1d(spectra[k].values) for k in ("start", "end"))
 
     def best(
-        self, start: Any, end: Any, share: float, rate: _Averages, classes: _Averages
+        self,
+        start: Any,
+        end: Any,
+        share: float,
+        rate: _Averages,
+        classes: _Averages,
+        counted: float,
     ) -> tuple[_Sun, str]:
         """The best Sun that there is for a window, and where it comes from."""
         if (found := self.own(start, end, share)) is not None:
@@ -159,7 +173,11 @@ class _Maker:
         if flux > 0 and not short:
             return self.of_class(flux), "flare_class"
         found = None if around is None else self.longer(around, *(_LONGER if short else _DAY))
-        return (found, "longer_spectrum") if found is not None else (self.assumed(), "assumed")
+        if found is not None:
+            return found, "longer_spectrum"
+        if counted > 0:
+            return self.of_class(counted, _COUNTED), "own_counts"
+        return self.assumed(), "assumed"
 
     def _around(self, moment: Any) -> int | None:
         """The shortest spectrum that holds a moment."""
@@ -241,10 +259,10 @@ class _Maker:
         away = 1.0 + abs(np.log(ratio)) / 3.0
         return self._with(flux, kt, _SCALED[0] * away, _SCALED[1])
 
-    def of_class(self, flux: float) -> _Sun:
-        """A flare of a flux at 1-8 Å (W/m²)."""
+    def of_class(self, flux: float, brighter: float = _SCALED[1]) -> _Sun:
+        """A flare of a flux at 1-8 Å (W/m²), known to a share of it."""
         kt = _FLARE_TEMPERATURE * (flux / _FLARE_FLUX) ** _TEMPERATURE_POWER
-        return self._with(self._flare(kt, flux), kt, _FLARE_SPREAD, _SCALED[1])
+        return self._with(self._flare(kt, flux), kt, _FLARE_SPREAD, brighter)
 
     def assumed(self) -> _Sun:
         """A flare of which nothing is known."""
@@ -271,6 +289,30 @@ class _Maker:
             "emission_measure": brighter * flux,
         }
         return flux, modes, kt
+
+
+def _flux_of_counts(ds: xr.Dataset) -> np.ndarray:
+    """Solar flux at 1-8 Å (W/m²) that the lines of each spectrum of CLASS amount to; NaN where they tell nothing."""
+    needed = ("counts", "gain", "exposure", "incidence")
+    if any(name not in ds.variables for name in needed):
+        return np.full(ds.sizes["time"], np.nan)
+    gain = np.asarray(ds["gain"].values, "f8")[:, None]
+    energy = (np.asarray(ds["channel"].values, "f8") + 0.5)[None] * gain
+    totals = []
+    for low, high in (_LINES, _DARK):
+        inside = xr.DataArray((energy > low) & (energy < high), dims=("time", "channel"))
+        counts = ds["counts"].where(inside).sum("channel").compute()
+        totals.append((counts.values, inside.values.sum(1)))
+    (lines, width), (dark, dark_width) = totals
+    level = dark * width / np.maximum(dark_width, 1)
+    net, noise = lines - level, np.sqrt(np.maximum(lines + level, 1.0))
+    seen = np.cos(np.deg2rad(ds["incidence"].values))
+    detectors = np.asarray(ds["n_detectors"].values if "n_detectors" in ds else 16.0, "f8")
+    share = np.where(detectors > 0, detectors, CLASS_DETECTORS) / CLASS_DETECTORS
+    with np.errstate(invalid="ignore", divide="ignore"):
+        flux = _FLUX_OF_RATE * net / (ds["exposure"].values * share * seen)
+        told = (net > 3 * noise) & (seen > 0.05) & np.isfinite(flux)
+    return np.where(told, np.clip(flux, 1e-8, 1e-3), np.nan)
 
 
 class _Averages:
