@@ -27,7 +27,7 @@ def test_train_and_predict(tmp_path, rng, monkeypatch):
     footprints, _ = bank(tmp_path / "gib.zarr", rng, grid)
     sr.populate(tmp_path / "gib.zarr", footprints, progress=False)
     options = ["--models", tmp_path / "models", "--members", 1, "--epochs", 1, "--steps", 1, 1]
-    options += ["--neighbours", 6]
+    options += ["--neighbours", 6, "--method", "network"]
     text = run("gib", "train", tmp_path / "gib.zarr", *options, "--region", "0,1")
     assert "loss" in text
     assert "1 in" in text
@@ -54,6 +54,12 @@ def test_train_and_predict(tmp_path, rng, monkeypatch):
     np.testing.assert_array_equal(maps["abundance"].values, want["abundance"].values)
     assert list((tmp_path / "tif").glob("*.tif"))
     assert TINY.size < 100
+
+    areal = tmp_path / "areal"
+    text = run("gib", "train", tmp_path / "gib.zarr", "--models", areal)
+    assert "areal.safetensors" in text
+    run("gib", "predict", tmp_path / "gib.zarr", "-m", areal, "-o", tmp_path / "areal.zarr")
+    assert np.isfinite(la.open_zarr(tmp_path / "areal.zarr")["abundance"].values).any()
 
 
 def test_what_cannot_be_done_is_said_in_a_line(tmp_path, rng):

@@ -30,7 +30,12 @@ Store = Annotated[
 
 Models = Annotated[
     Path,
-    Option("--models", "-m", help="Folder of the regions' networks.", show_default=False),
+    Option(
+        "--models",
+        "-m",
+        help="Folder of the model, or of the regions' networks.",
+        show_default=False,
+    ),
 ]
 GeoTiffs = Annotated[
     Path | None, Option(help="Folder for GeoTIFFs of the elements, with QGIS styles.")
@@ -234,6 +239,13 @@ def populate(
     say(f"Store      {store}")
 
 
+class Way(StrEnum):
+    """What predicts the maps."""
+
+    areal = "areal"
+    network = "network"
+
+
 class Losses(StrEnum):
     """What a network is trained on."""
 
@@ -248,6 +260,13 @@ def train(
     basemap: BaseMap = None,
     weights: Weights = None,
     region: Regions = None,
+    method: Annotated[
+        Way,
+        Option(
+            help="An areal Gaussian process of all footprints, or the paper's networks, to which the options of "
+            "networks belong."
+        ),
+    ] = Way.areal,
     losses: Annotated[
         Losses,
         Option(
@@ -269,7 +288,7 @@ def train(
         Option("--overwrite", help="Train regions anew whose data or settings have changed since."),
     ] = False,
 ) -> None:
-    """Train the networks of the regions that hold features, mare class and abundances.
+    """Train what predicts the maps, from the regions that hold features, mare class and abundances.
 
     An interrupted training is completed by the same command. After more footprints were populated, --overwrite trains
     the regions that they touched, and no others.
@@ -282,6 +301,13 @@ def train(
             store, _open_map(basemap), weights, regions=wanted, device=device.value
         )
         say(f"Features   of {len(filled)} regions")
+    wanted = None if region is None else [_region(r) for r in region]
+    if method is Way.areal:
+        files = superres.train_gib(
+            store, models, superres.ArealSettings(seed=seed), regions=wanted, overwrite=overwrite
+        )
+        say(f"Model      {files[0]}")
+        return
     kind = superres.TrainSettings
     make = kind.paper if losses is Losses.paper else kind.footprint_aware
     settings = make(members=members, epochs=epochs, steps=tuple(steps), k=neighbours, seed=seed)
@@ -297,7 +323,7 @@ def train(
         store,
         models,
         settings,
-        regions=None if region is None else [_region(r) for r in region],
+        regions=wanted,
         overwrite=overwrite,
         device=device.value,
         progress=False,

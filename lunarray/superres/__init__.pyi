@@ -2,6 +2,7 @@ from .api import fill_features as fill_features
 from .api import superresolve as superresolve
 from .api import train_gib as train_gib
 from .api import update_gib as update_gib
+from .areal import ArealSettings as ArealSettings
 from .backbone import resnet50_backbone as resnet50_backbone
 from .baselines import baseline_maps as baseline_maps
 from .evaluation import cross_validate as cross_validate

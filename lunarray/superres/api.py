@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -19,8 +19,10 @@ from lunarray.engine.progress import progress_bar
 from lunarray.engine.training import Checkpoint
 from lunarray.errors import InputError, LunarrayWarning, StoreConflictError
 from lunarray.store.provenance import stamp as stamped
+from lunarray.superres.areal import ArealSettings
+from lunarray.superres.areal_bank import FILE, read_areal_header, train_bank
 from lunarray.superres.backbone import Backbone
-from lunarray.superres.choice import elements_of, margin_of, specs_of
+from lunarray.superres.choice import elements_of, margin_of, method_of, specs_of
 from lunarray.superres.feature_makers import feature_maker
 from lunarray.superres.feature_tiles import WINDOW
 from lunarray.superres.features import Mode
@@ -142,8 +144,9 @@ def fill_features(
 def train_gib(
     path: str | os.PathLike[str],
     models: str | os.PathLike[str],
-    settings: TrainSettings | None = None,
+    settings: ArealSettings | TrainSettings | None = None,
     *,
+    method: Literal["areal", "network"] | None = None,
     regions: Iterable[tuple[int, int]] | None = None,
     overwrite: bool = False,
     compute: bool = True,
@@ -151,17 +154,20 @@ def train_gib(
     progress: bool | None = None,
     report: Report | None = None,
 ) -> list[Any]:
-    """Train the networks of regions of a Global Information Bank, each from its own content alone.
+    """Train what predicts the element maps of a Global Information Bank: an areal Gaussian process, or networks.
 
     Parameters
     ----------
     path : path-like
         The store; every worker must see it.
     models : path-like
-        Folder for the networks, a file a region; every worker must see it. Checkpoints lie there too: the same call
-        completes an interrupted one.
-    settings : TrainSettings, optional
-        How; ``TrainSettings()`` if None.
+        Folder for the model, or for the networks, a file a region; every worker must see it. Checkpoints lie there too:
+        the same call completes an interrupted one.
+    settings : ArealSettings or TrainSettings, optional
+        How; those of `method` by default.
+    method : {"areal", "network"}, optional
+        One areal Gaussian process from the footprints of all regions together, by default, or, by default where there
+        are TrainSettings, the paper's networks, each from its own region alone.
     regions : iterable of tuple of 2 int, optional
         Which; by default all that hold features, mare class and abundances.
     overwrite : bool
@@ -179,7 +185,7 @@ def train_gib(
     Returns
     -------
     list
-        Path of each region's networks, or Delayed objects that give them.
+        Path of the model, or of each region's networks; or Delayed objects that give them.
 
     Raises
     ------
@@ -190,7 +196,7 @@ def train_gib(
     """
     import dask
 
-    settings = settings or TrainSettings()
+    method, settings = method_of(method, settings)
     ds = open_gib(path)
     if regions is None:
         state = ds["state"].values
@@ -207,6 +213,10 @@ def train_gib(
             remedy="Write features and populate the store first",
         )
     local_path(models).mkdir(parents=True, exist_ok=True)
+    if isinstance(settings, ArealSettings):
+        areal = os.fspath(path), os.fspath(models), settings, tuple(wanted), overwrite
+        lazy = dask.delayed(train_bank, pure=False)(*areal)
+        return [train_bank(*areal)] if compute else [lazy]
     common = os.fspath(path), os.fspath(models), settings, overwrite, device
     workers = current_client() is not None
     if compute and not workers:
@@ -285,7 +295,7 @@ def update_gib(
     path: str | os.PathLike[str],
     models: str | os.PathLike[str],
     footprints: xr.Dataset,
-    settings: TrainSettings | None = None,
+    settings: ArealSettings | TrainSettings | None = None,
     *,
     device: Device = "auto",
     progress: bool | None = None,
@@ -301,8 +311,8 @@ def update_gib(
         Folder of the regions' networks.
     footprints : Dataset
         As :func:`lunarray.superres.as_footprints` takes them.
-    settings : TrainSettings, optional
-        Those of the first training, for the same result as starting over; by default those in the networks' files.
+    settings : ArealSettings or TrainSettings, optional
+        Those of the first training, for the same result as starting over; by default those in the files of models.
     device : {"auto", "cpu", "cuda"}
         Where to train.
     progress : bool, optional
@@ -329,18 +339,27 @@ def update_gib(
     touched = touched_regions(checked, gib_grid(ds))
     # Before anything is written: a region that cannot be trained must not be left populated and untrained.
     require_parts(ds, touched, "features")
+    areal = Path(models) / FILE
+    if settings is None and areal.is_file():
+        settings = ArealSettings.from_json(read_areal_header(areal)["settings"])
     if settings is None:
         known = sorted(Path(models).glob("region_*.safetensors"))
         settings = (
             TrainSettings.from_json(read_region_header(known[0])["settings"])
             if known
-            else TrainSettings()
+            else ArealSettings()
         )
     done = populate(path, footprints, progress=progress, **options)
     if not touched:
         return Updated(done.added, (), ())
     files = train_gib(
-        path, models, settings, regions=touched, overwrite=True, device=device, progress=progress
+        path,
+        models,
+        settings,
+        regions=None if isinstance(settings, ArealSettings) else touched,
+        overwrite=True,
+        device=device,
+        progress=progress,
     )
     return Updated(done.added, tuple(touched), tuple(files))
 
@@ -361,8 +380,9 @@ def superresolve(
     ds : Dataset
         Of :func:`lunarray.superres.open_gib`: surface features, mare class, and populated pixels for the mask.
     models : path-like, str, ModelSpec, Model or mapping
-        Folder of the regions' networks, or what :func:`lunarray.superres.trained.region_models` gives. Or one model of
-        another library for all pixels, from the features of a pixel to its elements: a regressor by
+        Folder that :func:`train_gib` filled: an areal Gaussian process or the regions' networks. Or what
+        :func:`lunarray.superres.trained.region_models` gives. Or one model of another library for all pixels, from the
+        features of a pixel to its elements: a regressor by
         ``lunarray.engine.from_sklearn(..., inputs=Maps(), outputs=("Fe", "Ti"))``, a network by
         :func:`lunarray.engine.from_torch` or :func:`lunarray.engine.from_onnx`, or the name of a model of an installed
         package. It is asked pixel by pixel, and what it gives is taken as it is.
@@ -390,8 +410,10 @@ def superresolve(
 
     Notes
     -----
-    The uncertainty is the root of the sum of two squares: how far the members of the ensemble and the overlapping
-    sub-regions disagree, and the misfit of the network at what it was trained on. It knows nothing of errors that all
+    The uncertainty of an areal Gaussian process is the posterior standard deviation of a pixel, widened where tracks
+    that were held out say so. Of networks it is the root of the sum of two squares: how far the members of the ensemble
+    and the overlapping sub-regions disagree, and the misfit of the network at what it was trained on. It knows nothing
+    of errors that all
     members share, such as a bias of the instrument. Of another model it is what that says (outputs ``Fe_std``), or NaN.
 
     References

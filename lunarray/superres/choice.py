@@ -5,20 +5,44 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import xarray as xr
 
 from lunarray.engine.models import Device, Maps, Model, ModelSpec
 from lunarray.engine.registry import find_model
-from lunarray.errors import InputError, ModelError
+from lunarray.errors import InputError, ModelError, require_choice
+from lunarray.superres.areal import ArealSettings
+from lunarray.superres.areal_bank import FILE, areal_spec, read_areal_header
+from lunarray.superres.areal_bank import LOADER as AREAL
 from lunarray.superres.settings import TrainSettings
 from lunarray.superres.trained import LOADER, read_region_header, region_models
 
 if TYPE_CHECKING:
     from lunarray.superres.grid import GIBGrid
 
+#: Pixels that an areal model predicts beyond a region. Neighbours differ only in which footprints they take exactly.
+AREAL_MARGIN = 8
+
+Method = Literal["areal", "network"]
 Specs = Mapping[tuple[int, int], ModelSpec]
+
+
+def method_of(
+    method: str | None, settings: ArealSettings | TrainSettings | None
+) -> tuple[str, ArealSettings | TrainSettings]:
+    """Which method, and how; InputError if they do not go together."""
+    if method is None:
+        method = "network" if isinstance(settings, TrainSettings) else "areal"
+    require_choice("method", method, ("areal", "network"))
+    kind = ArealSettings if method == "areal" else TrainSettings
+    if settings is not None and not isinstance(settings, kind):
+        raise InputError(
+            f"{type(settings).__name__} for the method {method!r}",
+            where="settings",
+            remedy=f"Give {kind.__name__}, or another method",
+        )
+    return method, kind() if settings is None else settings
 
 
 def specs_of(
@@ -41,6 +65,11 @@ def specs_of(
         models = find_model(models, Maps, "superresolve", save=save, device=device)
         if isinstance(models, ModelSpec):
             return dict.fromkeys(regions, models)
+    if (Path(cast(str, models)) / FILE).is_file():
+        own = areal_spec(cast(str, models), device)
+        trained = read_areal_header(own.weights).get("regions")
+        chosen = regions if trained is None else [tuple(r) for r in trained]
+        return {r: own for r in regions if r in chosen}
     return {
         r: s
         for r, s in region_models(cast(str | os.PathLike[str], models), device).items()
@@ -51,13 +80,14 @@ def specs_of(
 def elements_of(ds: xr.Dataset, grid: GIBGrid, specs: Specs) -> tuple[str, ...]:
     """Elements of models that fit a bank and each other; ModelError if they do not."""
     elements: tuple[str, ...] = ()
+    kinds = {LOADER: _of_region, AREAL: _of_region}
     for region, spec in specs.items():
-        own, faults = (_of_region if spec.loader == LOADER else _of_pixels)(ds, grid, region, spec)
+        own, faults = kinds.get(spec.loader, _of_pixels)(ds, grid, region, spec)
         elements = elements or own
         faults = {f"elements {', '.join(own)} and {', '.join(elements)}": own != elements, **faults}
         for fault, wrong in faults.items():
             if wrong:
-                remedy = "Train on this store" if spec.loader == LOADER else _PIXELS
+                remedy = "Train on this store" if spec.loader in kinds else _PIXELS
                 raise ModelError(fault, where=spec.weights, remedy=remedy)
     if not elements:
         raise ModelError(
@@ -90,7 +120,8 @@ def _of_pixels(
 def _of_region(
     ds: xr.Dataset, grid: GIBGrid, region: tuple[int, int], spec: ModelSpec
 ) -> tuple[tuple[str, ...], dict[str, bool]]:
-    header = read_region_header(spec.weights)
+    areal = spec.loader == AREAL
+    header = (read_areal_header if areal else read_region_header)(spec.weights)
     return tuple(header["elements"]), {
         f"{header['features']} surface features, the store has {ds.sizes['feature']}": (
             header["features"] != ds.sizes["feature"]
@@ -99,8 +130,8 @@ def _of_region(
         "surface features of another feature model than the store's": (
             header["feature_model"] != ds.attrs.get("feature_model", "")
         ),
-        f"made for region {tuple(header['region'])}, not {region}": (
-            tuple(header["region"]) != region
+        f"made for region {header.get('region')}, not {region}": (
+            not areal and tuple(header["region"]) != region
         ),
     }
 
@@ -110,6 +141,8 @@ def margin_of(grid: GIBGrid, specs: Specs, margin: int | None) -> int:
     most = min(grid.shape) // 2
     if margin is None:
         first = next(iter(specs.values()))
+        if first.loader == AREAL:
+            return min(AREAL_MARGIN, most)
         if first.loader != LOADER:
             return 0
         margin = TrainSettings.from_json(read_region_header(first.weights)["settings"]).stride

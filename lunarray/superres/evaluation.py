@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ import xarray as xr
 
 from lunarray.engine.models import Device
 from lunarray.engine.progress import step_bar
+from lunarray.errors import InputError
+from lunarray.superres.areal import ArealSettings
+from lunarray.superres.areal_bank import held_out_areal
 from lunarray.superres.baselines import BASELINES, baseline_maps
 from lunarray.superres.prediction import predict_region
 from lunarray.superres.regions import assemble_region
@@ -21,9 +25,11 @@ from lunarray.units import WEIGHT
 
 if TYPE_CHECKING:
     from lunarray.superres.grid import GIBGrid
+    from lunarray.superres.regions import RegionData
 
-#: Names under which networks stand in tables.
-NETWORK = "network"
+#: Names of methods in tables.
+AREAL, NETWORK, RIDGE = "areal", "network", "footprint ridge"
+Settings = ArealSettings | TrainSettings
 
 
 def score(predicted: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
@@ -99,17 +105,17 @@ def cross_validate(
     features: np.ndarray,
     mare: np.ndarray,
     footprints: xr.Dataset,
-    settings: TrainSettings | Mapping[str, TrainSettings] | None = None,
+    settings: Settings | Mapping[str, Settings] | None = None,
     *,
     folds: int = 5,
     only: Sequence[int] | None = None,
-    methods: Sequence[str] = BASELINES,
+    methods: Sequence[str] = ("areal", *BASELINES),
     region: tuple[int, int] = (0, 0),
     seed: int = 0,
     device: Device = "auto",
     progress: bool | None = None,
 ) -> xr.Dataset:
-    """Predict footprints of tracks that were held out, with a network and with the baselines.
+    """Predict footprints of tracks that were held out, by the areal Gaussian process, networks and baselines.
 
     Parameters
     ----------
@@ -121,14 +127,14 @@ def cross_validate(
         0 unknown, 1 mare, 2 highland.
     footprints : Dataset
         As :func:`lunarray.superres.as_footprints` gives them.
-    settings : TrainSettings or mapping of str to TrainSettings, optional
-        How networks are trained, ``TrainSettings()`` if None; several by name.
+    settings : ArealSettings, TrainSettings or mapping of str to these, optional
+        How areal models and networks are made; several by name.
     folds : int
         Into which whole tracks are dealt.
     only : sequence of int, optional
         Folds to do, where all would take too long.
     methods : sequence of str
-        Baselines.
+        "areal", "network", "ridge" (the footprint ridge) and baselines. What `settings` names comes besides.
     region : tuple of 2 int
         Which region of the grid.
     seed : int
@@ -142,42 +148,41 @@ def cross_validate(
     -------
     Dataset
         As :func:`score_table`, over all footprints held out; the mean of the map over a footprint is held against what
-        it measured. With ``predicted`` (method, footprint, element), ``measured`` (footprint, element) and the
-        footprint's number in the table, ``row``.
+        it measured. With ``predicted`` (method, footprint, element), its standard deviation ``predicted_std`` with that
+        of the measurement, where a method tells it, ``measured`` (footprint, element) and the footprint's number in the
+        table, ``row``.
     """
-    from lunarray.superres.subgraphs import GraphCache
-    from lunarray.superres.training import train_region
-
-    if settings is None or isinstance(settings, TrainSettings):
-        settings = {NETWORK: settings or TrainSettings()}
+    networks, areal, ways = _sorted_out(methods, settings)
     lat, lon = grid.lat(region[0]), grid.lon(region[1])
     whole = support_of(footprints, lat, lon)
     inside = footprints.isel(footprint=whole.number)
     fold_of = track_folds(track_numbers(footprints)[whole.number], folds, seed)
-    # The features are the same in all folds, and so are the graphs.
-    caches = {name: GraphCache(own.cache) for name, own in settings.items()}
-    predicted: dict[str, list[np.ndarray]] = {n: [] for n in (*settings, *methods)}
+    run = _Networks(networks, (lat, lon, features, mare), device)
+    elements = [str(e) for e in footprints["element"].values]
+    names = (*areal, *networks, *ways)
+    predicted: dict[str, list[np.ndarray]] = {n: [] for n in names}
+    spread: dict[str, list[np.ndarray]] = {n: [] for n in areal}
     measured, rows = [], []
     chosen = range(folds) if only is None else only
-    with step_bar("Held out", len(chosen) * (len(settings) + 1), show=progress) as advance:
+    with step_bar(
+        "Held out", len(chosen) * (len(areal) + len(networks) + 1), show=progress
+    ) as advance:
         for fold in chosen:
+            step = functools.partial(_advance, advance, fold)
             held = np.flatnonzero(fold_of == fold)
-            data = assemble_region(
-                grid, features, mare, inside.isel(footprint=fold_of != fold), region=region
-            )
+            rest = inside.isel(footprint=fold_of != fold)
             support = support_of(inside.isel(footprint=held), lat, lon)
+            out = inside.isel(footprint=held[support.number])
+            for name, own in areal.items():
+                mean, std = held_out_areal((lat, lon, features, mare), rest, out, own)
+                predicted[name].append(mean)
+                spread[name].append(std)
+                step(name)
             maps: dict[str, np.ndarray] = {}
-            for name, own in settings.items():
-                trained = train_region(data, own, cache=caches[name], device=device, progress=False)
-                if trained is not None:
-                    maps[name], _ = predict_region(
-                        trained, lat, lon, features, mare, cache=caches[name]
-                    )
-                if advance is not None:
-                    advance(1, f"fold {fold}: {name}")
-            maps |= baseline_maps(data, methods, seed=seed)
-            if advance is not None:
-                advance(1, f"fold {fold}: baselines")
+            if networks or ways:
+                data = assemble_region(grid, features, mare, rest, region=region)
+                maps = run(data, step) | baseline_maps(data, ways, seed=seed)
+            step("baselines")
             for name, values in maps.items():
                 # Where a pixel has no features, the rest of the footprint stands for it.
                 flat = values.reshape(len(values), -1).T
@@ -185,11 +190,73 @@ def cross_validate(
                 predicted[name].append(there.mean(np.nan_to_num(flat)))
             measured.append(support.measured)
             rows.append(whole.number[held[support.number]])
-    known = np.concatenate(measured)
+    return _table(predicted, spread, np.concatenate(measured), np.concatenate(rows), elements)
+
+
+def _table(
+    predicted: Mapping[str, list[np.ndarray]],
+    spread: Mapping[str, list[np.ndarray]],
+    known: np.ndarray,
+    rows: np.ndarray,
+    elements: Sequence[str],
+) -> xr.Dataset:
+    """Scores with what they are made of, of the parts of each fold."""
     joined = {n: np.concatenate(v) for n, v in predicted.items()}
-    table = score_table(joined, known, [str(e) for e in footprints["element"].values])
-    return table.assign(
-        predicted=(("method", "footprint", "element"), np.stack(list(joined.values()))),
+    blank = np.full(known.shape, np.nan)
+    stds = [np.concatenate(spread[n]) if n in spread else blank for n in joined]
+    by_method = ("method", "footprint", "element")
+    return score_table(joined, known, elements).assign(
+        predicted=(by_method, np.stack(list(joined.values()))),
+        predicted_std=(by_method, np.stack(stds)),
         measured=(("footprint", "element"), known),
-        row=("footprint", np.concatenate(rows)),
+        row=("footprint", rows),
     )
+
+
+def _advance(advance: Any, fold: int, text: str) -> None:
+    if advance is not None:
+        advance(1, f"fold {fold}: {text}")
+
+
+def _sorted_out(
+    methods: Sequence[str], settings: Any
+) -> tuple[dict[str, TrainSettings], dict[str, ArealSettings], list[str]]:
+    """Networks and areal models by name, and names of baselines."""
+    if not isinstance(settings, Mapping):
+        name = AREAL if isinstance(settings, ArealSettings) else NETWORK
+        settings = {} if settings is None else {name: settings}
+    given = dict(settings)
+    for name, kind in ((AREAL, ArealSettings), (NETWORK, TrainSettings)):
+        if name in methods:
+            given.setdefault(name, kind())
+    networks = {n: s for n, s in given.items() if isinstance(s, TrainSettings)}
+    areal = {n: s for n, s in given.items() if isinstance(s, ArealSettings)}
+    ways = [RIDGE if n == "ridge" else n for n in methods if n not in (AREAL, NETWORK)]
+    if unknown := sorted(set(ways) - set(BASELINES)):
+        raise InputError(
+            f"no method {', '.join(unknown)}",
+            where="cross_validate",
+            remedy=f"Choose from {', '.join((AREAL, NETWORK, 'ridge', *BASELINES))}",
+        )
+    return networks, areal, list(dict.fromkeys(ways))
+
+
+class _Networks:
+    """Networks of a region, trained and asked; the graphs are the same in all folds."""
+
+    def __init__(self, settings: Mapping[str, TrainSettings], ground: Any, device: Device) -> None:
+        self.settings, self.ground, self.device = settings, ground, device
+        self.caches: dict[str, Any] = {}
+
+    def __call__(self, data: RegionData, step: Any) -> dict[str, np.ndarray]:
+        maps: dict[str, np.ndarray] = {}
+        for name, own in self.settings.items():
+            from lunarray.superres.subgraphs import GraphCache
+            from lunarray.superres.training import train_region
+
+            cache = self.caches.setdefault(name, GraphCache(own.cache))
+            trained = train_region(data, own, cache=cache, device=self.device, progress=False)
+            if trained is not None:
+                maps[name], _ = predict_region(trained, *self.ground, cache=cache)
+            step(name)
+        return maps

@@ -17,6 +17,8 @@ from lunarray.engine.models import ModelSpec
 from lunarray.engine.pixels import map_pixels
 from lunarray.errors import ModelError, needs
 from lunarray.geo import RADIUS, unit_vectors
+from lunarray.superres.areal_bank import LOADER as AREAL
+from lunarray.superres.areal_bank import predict_ground
 from lunarray.superres.grid import GIBGrid, joined, turns
 from lunarray.superres.regions import RegionData
 from lunarray.superres.trained import LOADER, TrainedRegion
@@ -176,6 +178,11 @@ def _predict(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of a region and its margin by its own network, or by a model of pixels."""
     spec = plan.specs[region]
+    if spec.loader == AREAL:
+        lat, lon = plan.places(region)
+        classes = np.nan_to_num(np.asarray(mare)).astype(np.uint8)
+        ground = lat, lon, np.asarray(feature), classes
+        return predict_ground(cast(Any, spec.load()), ground)
     if spec.loader != LOADER:
         return _predict_pixels(spec, np.asarray(feature))
     trained = cast(Any, spec.load())

@@ -193,8 +193,10 @@ def _in_polygon(xy: np.ndarray, polygon: np.ndarray) -> np.ndarray:
     return inside
 
 
-def support_of(footprints: xr.Dataset, lat: np.ndarray, lon: np.ndarray) -> Support:
-    """Pixels of a grid that a table of footprints covers."""
+def support_of(
+    footprints: xr.Dataset, lat: np.ndarray, lon: np.ndarray, *, least: float = 0.5
+) -> Support:
+    """Pixels of a grid that a table of footprints covers, of which the share `least` or more lies on it."""
     return footprint_support(
         footprints["corner_lat"].values,
         footprints["corner_lon"].values,
@@ -202,4 +204,5 @@ def support_of(footprints: xr.Dataset, lat: np.ndarray, lon: np.ndarray) -> Supp
         footprints["abundance_std"].transpose("footprint", "element").values,
         lat,
         lon,
+        least=least,
     )

@@ -1,0 +1,141 @@
+"""How strong the kernels are and how large the errors: what makes the components of footprints likeliest, together.
+
+Components share the proportions of the kernels and the kind of errors, from which each may differ somewhat; how strong
+a component is, is its own. Some tens of footprints then suffice, and one that only holds errors has no strength.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lunarray.superres.areal_kernels import root_of
+
+#: Means and widths of the logarithms of: the variance common to a track, as a share; the factor of the rest, where
+#: errors are stated and where they are not; proportions of kernels; and how far a component's own differ from those of
+#: all: proportions, track, rest.
+_TRACK = (math.log(0.25), 1.0)
+_REST = {True: (math.log(0.85), 0.25), False: (math.log(0.5), 2.0)}
+_SHARES, _OWN_SHARES, _OWN_TRACK, _OWN_REST = 1.2, 0.5, 0.4, 0.2
+#: Factors of a component's strength over which its posterior is summed; the first is as good as none.
+FACTORS = np.exp([-6.0, -4.0, -3.0, -2.0, -1.4, -0.7, 0.0, 0.7, 1.4])
+_ITERATIONS = 60
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Components of footprints, and the covariances that may explain them.
+
+    `values` (footprint, component) have errors of `scale` (footprint,) times the same unit. `grams` (kernel, footprint,
+    footprint) are covariances of unit strength; `same` (footprint, footprint) is 1 where both belong to one track, else
+    0; `flat` (component,) is the variance of the constant, so large that it is free. `stated`: whether the errors were
+    stated, not guessed. `own_rest` is how far the factor of errors may differ between components (logarithm).
+    """
+
+    values: np.ndarray
+    scale: np.ndarray
+    grams: np.ndarray
+    same: np.ndarray
+    flat: np.ndarray
+    stated: bool = True
+    own_rest: float = _OWN_REST
+
+    def covariance(self, logs: np.ndarray, component: int) -> np.ndarray:
+        """Of a component's values, for logarithms of the strengths (kernel,), the tracks' variance and the rest's."""
+        strength = np.exp(logs)
+        total = np.tensordot(strength[:-2], self.grams, axes=1)
+        total += self.flat[component] + strength[-2] * self.same
+        total[np.diag_indices_from(total)] += strength[-1] * self.scale**2 + 1e-8
+        return total
+
+    def _one(self, logs: np.ndarray, component: int) -> tuple[float, np.ndarray]:
+        """Negative logarithm of the likelihood of a component, and its gradient."""
+        from scipy.linalg import cho_solve, lapack
+
+        factor = root_of(self.covariance(logs, component)), True
+        own = self.values[:, component]
+        alpha = cho_solve(factor, own)
+        value = 0.5 * own @ alpha + np.log(np.diag(factor[0])).sum()
+        slope = lapack.dpotri(factor[0], lower=1)[0]
+        slope = np.tril(slope) + np.tril(slope, -1).T
+        slope -= np.outer(alpha, alpha)
+        gradient = [0.5 * np.vdot(slope, g) for g in (*self.grams, self.same)]
+        gradient.append(0.5 * np.diag(slope) @ self.scale**2)
+        return float(value), np.array(gradient) * np.exp(logs)
+
+    def _parts(self, x: np.ndarray) -> list[np.ndarray]:
+        """Views of a vector of parameters: shares, strengths, own shares, errors, own tracks, own rests."""
+        q, c = len(self.grams), self.values.shape[1]
+        ends = np.cumsum([q, c, c * q, 2, c])
+        shares, strength, own, errors, tracks, rests = np.split(x, ends)
+        return [shares, strength, own.reshape(c, q), errors, tracks, rests]
+
+    def logs(self, x: np.ndarray) -> np.ndarray:
+        """Logarithms of strengths, tracks' variance and the rest's, (component, kernel + 2)."""
+        shares, strength, own, errors, tracks, rests = self._parts(x)
+        kernels = shares + strength[:, None] + own
+        return np.column_stack([kernels, errors[0] + tracks, errors[1] + rests])
+
+    def loss(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """Negative logarithm of the posterior density of all parameters, and its gradient."""
+        away: Any
+        gradient = np.zeros_like(x)
+        parts, slopes = self._parts(x), self._parts(gradient)
+        logs = self.logs(x)
+        value, q = 0.0, len(self.grams)
+        for k in range(self.values.shape[1]):
+            one, slope = self._one(logs[k], k)
+            value += one
+            slopes[0] += slope[:q]
+            slopes[1][k] = slope[:q].sum()
+            slopes[2][k] = slope[:q]
+            slopes[3] += slope[q:]
+            slopes[4][k], slopes[5][k] = slope[q:]
+        rest = _REST[self.stated]
+        priors = [
+            (0, -math.log(q), _SHARES),
+            (2, 0.0, _OWN_SHARES),
+            (4, 0.0, _OWN_TRACK),
+        ]
+        for k, mean, width in priors:
+            away = (parts[k] - mean) / width
+            value += 0.5 * float((away**2).sum())
+            slopes[k] += away / width
+        away = (parts[3][0] - _TRACK[0]) / _TRACK[1]
+        value += 0.5 * away**2
+        slopes[3][0] += away / _TRACK[1]
+        # Stated errors are either about right or quite wrong: a Cauchy distribution.
+        for own, slope, mean, width in (
+            (parts[3][1:], slopes[3][1:], rest[0], rest[1]),
+            (parts[5], slopes[5], 0.0, self.own_rest),
+        ):
+            away = (own - mean) / width
+            value += float(np.log1p(away**2).sum())
+            slope += 2 * away / (1 + away**2) / width
+        return value, gradient
+
+    def fit(self, iterations: int = _ITERATIONS) -> np.ndarray:
+        """Likeliest :meth:`logs`."""
+        from scipy.optimize import minimize
+
+        q, c = len(self.grams), self.values.shape[1]
+        spread = np.log(np.maximum(0.5 * self.values.var(axis=0), 0.3))
+        errors = [_TRACK[0], _REST[self.stated][0]]
+        start = np.concatenate(
+            [np.full(q, -math.log(q)), spread, np.zeros(c * q), errors, np.zeros(2 * c)]
+        )
+        bounds = (
+            [(-8, 6)] * q
+            + [(-7, 12)] * c
+            + [(-4, 4)] * (c * q)
+            + [(-7, 7)] * 2
+            + [(-3, 3)] * (2 * c)
+        )
+        found = minimize(
+            self.loss, start, jac=True, method="L-BFGS-B", bounds=bounds,
+            options={"maxiter": iterations, "ftol": 1e-7},
+        )  # fmt: skip
+        return self.logs(found.x)
