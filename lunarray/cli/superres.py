@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -357,7 +358,7 @@ def predict(
     done = open_zarr(output)
     elements = [str(e) for e in done["element"].values]
     table = superres.gib_footprints(store)
-    picture(plot.heat_map, done, elements[0], footprints=table, path=quicklook)
+    picture(partial(plot.heat_map, footprints=table), done, elements[0], path=quicklook)
     if geotiff is not None:
         files = superres.write_element_maps(done, geotiff)
         say(f"GeoTIFF    {sum(f.suffix == '.tif' for f in files)} in {geotiff}")
@@ -459,10 +460,10 @@ def compare(
     table = Table("source", "element", "r", "bias", "rmse", "pixels")
     for source in found["source"].values[1:]:
         for e in found["element"].values:
-            own = found.sel(source=source, element=e)
-            if int(own["pixels"]):
-                numbers = (f"{float(own[n]):.2f}" for n in ("r", "bias", "rmse"))
-                table.add_row(str(source), str(e), *numbers, f"{int(own['pixels']):,}")
+            pair = found.sel(source=source, element=e)
+            if int(pair["pixels"]):
+                numbers = (f"{float(pair[n]):.2f}" for n in ("r", "bias", "rmse"))
+                table.add_row(str(source), str(e), *numbers, f"{int(pair['pixels']):,}")
     console().print(table)
     plot.element_comparison(found, path=output)
     say(f"Picture    {output}")

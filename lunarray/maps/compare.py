@@ -73,7 +73,8 @@ def compare_elements(
     box = _box(first, list(rasters.values()), grid)
     sources = {name: first, **{n: rasters.get(n) for n in others}}
     for n, table in cells.items():
-        wanted = [v for v in table.data_vars if table[v].dims == ("cell",)]
+        table = table.to_dataset() if isinstance(table, xr.DataArray) else table
+        wanted = [str(v) for v in table.data_vars if table[v].dims == ("cell",)]
         sources[n] = _elements(rasterize_cells(table, box, variables=wanted), n)
     there = {n: [str(e) for e in s["element"].values] for n, s in sources.items() if s is not None}
     common = [e for e in there[name] if any(e in own for n, own in there.items() if n != name)]
@@ -150,10 +151,10 @@ def _statistics(joined: xr.DataArray, box: Any) -> xr.Dataset:
     dims = spatial_dims(joined) or ("lat", "lon")
     area = xr.ones_like(joined[dims[0]], dtype="f8")
     if dims[0] == "lat":
-        area = np.cos(np.deg2rad(joined["lat"]))
+        area = area.copy(data=np.cos(np.deg2rad(joined["lat"].values)))
     first = joined.isel(source=0, drop=True).astype("f8")
     each = joined.astype("f8")
-    both = np.isfinite(first) & np.isfinite(each)
+    both = first.notnull() & each.notnull()
     weight = (area * both).where(both, 0.0)
     total = weight.sum(dims)
 
@@ -162,10 +163,10 @@ def _statistics(joined: xr.DataArray, box: Any) -> xr.Dataset:
 
     a, b = mean(first * xr.ones_like(each)), mean(each)
     da, db = first - a, each - b
-    spread = np.sqrt(mean(da**2) * mean(db**2))
+    spread = (mean(da**2) * mean(db**2)) ** 0.5
     out = xr.Dataset({"abundance": joined})
     out["bias"] = (b - a).assign_attrs(units=WEIGHT, long_name="mean difference from the first")
-    out["rmse"] = np.sqrt(mean((each - first) ** 2)).assign_attrs(units=WEIGHT)
+    out["rmse"] = (mean((each - first) ** 2) ** 0.5).assign_attrs(units=WEIGHT)
     out["r"] = mean(da * db) / spread.where(spread > 1e-8)
     out["r"].attrs = {"units": "1", "long_name": "correlation with the first"}
     out["pixels"] = both.sum(dims).assign_attrs(units="1")
