@@ -162,3 +162,14 @@ def test_models_that_come_along():
     other = soils.reflectance.isel(wavelength=[0, 1, 2, 3, 5, 4, 6, 7, 8])
     again = other.lunar.invert_oxides("oxides-mi", light_uncertainty=0.0)
     np.testing.assert_array_equal(again.FeO, found.FeO)
+
+
+@pytest.mark.realdata
+def test_a_cube_of_m3_is_inverted_by_the_model_of_its_bands(real_data):
+    """83 bands, of which the model takes 53; the numbers are no abundances to believe, see the card."""
+    with pytest.warns(UserWarning, match="no coordinate reference system"):
+        cube = la.open(real_data / "m3" / "M3_4030seg_L2_aristcrater.tif")
+    maps = cube.lunar.invert_oxides("oxides-m3", uncertainty=True).compute()
+    assert maps.FeO.shape == (50, 50)
+    assert np.isfinite(maps.FeO).mean() > 0.99
+    assert float(maps.novelty.median()) < 1

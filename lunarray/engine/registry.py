@@ -18,6 +18,7 @@ GROUP = "lunarray.models"
 #: Those that come with lunarray, named here as an entry point would name them.
 _OWN = {
     "oxides": "lunarray.oxides.api:oxide_model",
+    "oxides-m3": "lunarray.oxides.sensors:m3_model",
     "oxides-mi": "lunarray.oxides.sensors:mi_model",
     "fractures": "lunarray.fractures.detection:fracture_model",
 }

@@ -76,6 +76,11 @@ def _numbers(row: list[str]) -> list[float] | None:
         return None
 
 
+def m3_model() -> ModelSpec:
+    """The model for the Moon Mineralogy Mapper that comes along."""
+    return _model("m3")
+
+
 def mi_model() -> ModelSpec:
     """The model for Kaguya's Multiband Imager that comes along."""
     return _model("mi")
