@@ -487,3 +487,23 @@ def test_forward_model_gives_soil_62231(real_data):
         grain_size=priors.GRAIN_SIZE,
     )[0]
     assert np.sqrt(np.mean(np.log(got / target) ** 2)) < 0.01
+
+
+def test_simulated_soils_hold_as_much_calcium_and_magnesium_as_real_ones():
+    """Mean soils of landing sites (Lunar Sourcebook, table 7.15: 11, 12, 16 and 17) at equal FeO, TiO2 and Al2O3."""
+    from scipy.spatial import cKDTree
+
+    drawn = simulate.soils(6000, 5)
+    known = np.stack([drawn[oxide].values for oxide in OXIDES], axis=1)
+    sites = np.array(
+        [
+            (15.8, 7.5, 13.8, 12.1, 7.9, 42.2),
+            (15.4, 2.7, 13.7, 10.5, 9.7, 46.3),
+            (5.1, 0.54, 27.3, 15.7, 5.7, 45.0),
+            (16.6, 8.0, 12.1, 11.1, 9.8, 40.9),
+        ]
+    )
+    near = cKDTree(known[:, :3]).query(sites[:, :3], k=20)[1]
+    off = (known[near].mean(axis=1) - sites)[:, 3:]
+    assert (np.abs(off[:, :2]) < (1.2, 1.8)).all(), off
+    assert (np.abs(off[:, :2].mean(axis=0)) < (0.6, 0.9)).all(), off

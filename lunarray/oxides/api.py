@@ -160,8 +160,8 @@ def invert_oxides(
     if uncertainty:
         spec, calibration = inversion.with_uncertainty(spec)
     layout = inversion.layout_of(spec)
-    lit = condition(obj) if _is_native(obj) else obj
-    reflectance = spectra_of(lit, "invert_oxides")
+    lit = _lit(obj)
+    reflectance: xr.DataArray = spectra_of(lit, "invert_oxides")
     reflectance = inversion.pick_bands(reflectance, spec)
     inversion.check_bands(reflectance, spec)
     axis = reflectance.get_axis_num("wavelength")
@@ -560,11 +560,12 @@ def region_maps(
 
 def _conditioned(obj: xr.Dataset | xr.DataArray, step: str) -> xr.DataArray:
     """Take the reflectance, after conditioning where it is on the detectors' own channels."""
-    return spectra_of(condition(obj) if _is_native(obj) else obj, step)  # type: ignore[type-var]
+    return spectra_of(_lit(obj), step)
 
 
-def _is_native(obj: Any) -> bool:
-    return isinstance(obj, xr.Dataset | xr.DataArray) and is_native(obj)
+def _lit(obj: Any) -> Any:
+    """Spectra, conditioned where they are on the detectors' own channels, with what is known of their light."""
+    return condition(obj) if isinstance(obj, xr.Dataset | xr.DataArray) and is_native(obj) else obj
 
 
 def _is_sp(obj: xr.Dataset | xr.DataArray) -> bool:

@@ -271,9 +271,9 @@ def light_widths(calibration: LightCalibration, level: float) -> np.ndarray:
     return np.stack([quantile(calibration.of_class(index), level) for index in classes])
 
 
-def by_light(light: np.ndarray, classes: np.ndarray, values: np.ndarray) -> np.ndarray:
+def by_light(light: np.ndarray | np.float32, classes: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Values (class,) of a calibration at some ln-sd of the light."""
-    return np.interp(light, classes, values).astype(np.float32)
+    return np.asarray(np.interp(light, classes, values), np.float32)
 
 
 def coverage(lower: np.ndarray, upper: np.ndarray, truth: np.ndarray) -> float:

@@ -103,7 +103,7 @@ class Instrument:
         off = off + _COLOUR * light[:, None] * rng.standard_normal((samples, 1)) * u
         off = off + RIPPLE[0] * instrument.correlated(rng, reflectance.shape, nm, RIPPLE[1])
         noise = SP_ERRORS["noise"] * (1 + _NOISE * light * rng.random(samples))
-        errors = {**SP_ERRORS, "noise": noise, **({} if self.sp else {"step": 0.0})}
+        errors: dict[str, Any] = {**SP_ERRORS, "noise": noise, **({} if self.sp else {"step": 0.0})}
         seen = instrument.measure(
             reflectance * np.exp(off).astype(np.float32),
             nm,
