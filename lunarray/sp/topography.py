@@ -11,7 +11,17 @@ import xarray as xr
 
 from lunarray.engine.graph import known_values
 from lunarray.errors import InputError, require_number
-from lunarray.geo import Ground, horizon, map_around, reach_of, slopes, sun_share, towards
+from lunarray.geo import (
+    Ground,
+    geobox_of,
+    horizon,
+    map_around,
+    pixel_size,
+    reach_of,
+    slopes,
+    sun_share,
+    towards,
+)
 from lunarray.sp.albedo import FOOTPRINT, light_quality_of, places_of, raster_of
 from lunarray.sp.light import (
     LIGHT_FLAGS,
@@ -105,13 +115,13 @@ def correct_topography(
     step = "correct_topography"
     spectra = spectra_of(ds, step)
     stated = _stated(spectra, undo, parameters)
-    for name, value in (("footprint", footprint), ("reach", reach)):
-        require_number(name, value, 0, strictly=True)
+    require_number("footprint", footprint, 0, strictly=True)
+    require_number("reach", reach, 0, strictly=True)
     raster = raster_of(dem, "the elevation model", step)
     like = spectra.isel(wavelength=0, drop=True).reset_coords(drop=True)
     lon, lat = places_of(ds, like, step)
     angles: list[Any] = _angles(ds, like, lon, lat, subsolar)
-    require_number("slope_error", 0 if slope_error is None else slope_error, 0, 45)
+    slope_error = _slope_error(slope_error, raster, float(footprint))
     far = _reach(angles[0], float(reach))
     found = map_around(
         _terrain,
@@ -155,7 +165,7 @@ def _said(result: Any) -> Any:
 
 
 def _quality(
-    ds: Any, like: xr.DataArray, incidence: xr.DataArray, gain: xr.DataArray, slope: float | None
+    ds: Any, like: xr.DataArray, incidence: xr.DataArray, gain: xr.DataArray, slope: float
 ) -> xr.DataArray:
     """Flags: shadow where the ground is known and not lit, and grazing light by its own angles."""
     quality = light_quality_of(ds, like)
@@ -164,7 +174,7 @@ def _quality(
         quality = quality & np.uint8(0xFF - LIGHT_FLAGS["grazing_light"])
     raised = {
         "shadow": (gain.isnull() & incidence.notnull()).data,
-        "grazing_light": (grazing(incidence, SLOPE_RMS if slope is None else slope) > 0).data,
+        "grazing_light": (grazing(incidence, slope) > 0).data,
     }
     return flagged(quality, like, raised)
 
@@ -261,7 +271,7 @@ def _terrain(
     *,
     footprint: float,
     far: float,
-    slope_error: float | None,
+    slope_error: float,
 ) -> np.ndarray:
     """Local incidence and emission (degrees), gain against flat ground, and its uncertainty, (4, n)."""
     east, north = slopes(ground, lon, lat, footprint)
@@ -300,15 +310,17 @@ def _terrain(
         gain = tilted / flat * share
     lit = (local_i < _STEEPEST) & (i < 90.0) & (e < 90.0) & (share >= _LIT) & (gain > LEAST_GAIN)
     gain = np.where(lit, gain, np.nan)
-    error = _unknown_slopes(ground.pixel, footprint) if slope_error is None else slope_error
-    spread = spread_of(local_i, np.mean(local, axis=0), a, error)
+    spread = spread_of(local_i, np.mean(local, axis=0), a, slope_error)
     spread = np.where(lit, np.hypot(spread, (1 - share) / np.maximum(share, _LIT)), np.nan)
     return np.stack([local_i, np.mean(local, axis=0), gain, spread]).astype(np.float32)
 
 
-def _unknown_slopes(pixel: float, footprint: float) -> float:
-    """Slopes (degrees, rms along a direction) on the baseline of a footprint that a model of such pixels lacks."""
-    wide = max(2 * pixel / footprint, 1.0)
+def _slope_error(given: float | None, raster: xr.DataArray, footprint: float) -> float:
+    """Slopes (degrees, rms along a direction) on the baseline of a footprint that an elevation model lacks."""
+    if given is not None:
+        require_number("slope_error", given, 0, 45)
+        return float(given)
+    wide = max(2 * pixel_size(geobox_of(raster)) / footprint, 1.0)
     return math.hypot(_SLOPE_ERROR, SLOPE_RMS * math.sqrt(1 - wide**-_FALL))
 
 
