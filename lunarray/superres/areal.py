@@ -273,7 +273,7 @@ class ArealModel:
             if isinstance(points, tuple):
                 theirs = tuple(p[part] for p in points)
                 fields_ = np.swapaxes(gram(fine, coarse, lengths, theirs), 1, 2)
-                selves = np.stack([np.diag(g) for g in gram(*theirs, lengths)], axis=1)
+                selves = np.stack([np.diag(g) for g in gram(theirs[0], theirs[1], lengths)], axis=1)
             else:
                 fields_ = cross(points[part], fine, coarse, lengths)
                 selves = np.ones((len(points[part]), len(lengths)))
