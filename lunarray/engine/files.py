@@ -63,7 +63,7 @@ class FileId:
         """Raise ProductFormatError if the file at `path` holds something else by now."""
         try:
             status = os.stat(path)
-            same = _short(status) == self.status or file_id(path) == self
+            same = status_of(status) == self.status or file_id(path) == self
         except OSError as error:
             raise ProductFormatError(
                 f"cannot be read any more ({error.strerror or error})",
@@ -83,7 +83,7 @@ def file_id(path: str | os.PathLike[str]) -> FileId:
     """Say what a file holds, in short; OSError if it cannot be read."""
     with open(path, "rb", buffering=0) as file:
         status = os.fstat(file.fileno())
-        key = (status.st_dev, *_short(status))
+        key = (status.st_dev, *status_of(status))
         if key not in _known:
             buffer = bytearray(_BLOCK)
             whole = hashlib.sha256()
@@ -91,8 +91,24 @@ def file_id(path: str | os.PathLike[str]) -> FileId:
                 crc = google_crc32c.value(bytes(memoryview(buffer)[:count]))
                 whole.update(crc.to_bytes(4, "little"))
             _known[key] = whole.hexdigest()
-        return FileId(status.st_size, _known[key], _short(status))
+        return FileId(status.st_size, _known[key], status_of(status))
 
 
-def _short(status: os.stat_result) -> tuple[int, ...]:
+def bytes_id(data: bytes, status: tuple[int, ...], device: int | None = None) -> FileId:
+    """As :func:`file_id`, of a file that has been read whole.
+
+    `status`: of :func:`status_of`, taken before it was read; `device`: that it lies on, or None for a part of a file.
+    """
+    whole = hashlib.sha256()
+    for at in range(0, len(data), _BLOCK):
+        crc = google_crc32c.value(data[at : at + _BLOCK])
+        whole.update(crc.to_bytes(4, "little"))
+    digest = whole.hexdigest()
+    if device is not None and len(data) == status[1]:
+        _known[(device, *status)] = digest
+    return FileId(len(data), digest, status)
+
+
+def status_of(status: os.stat_result) -> tuple[int, ...]:
+    """What the system says of a file that changes with it: inode, size, times of modification and of change."""
     return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from lunarray.errors import InputError, LunarrayError, LunarrayWarning, ProductFormatError
+from lunarray.readers.archives import walk
 from lunarray.readers.guard import guarded
 
 T = TypeVar("T")
@@ -23,17 +24,18 @@ Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 def find_files(paths: Paths, suffixes: tuple[str, ...], product: str) -> list[Path]:
     """Files meant by a path, a folder, a glob pattern, or an iterable of these.
 
-    `paths`: ``~`` is expanded. A folder or a pattern gives its files with one of `suffixes`, sorted by name; a file
-    named outright is taken whatever its suffix; `suffixes`: in lower case, with the dot; `product`: what they should
-    be, in the plural, for messages ("CLASS files"). Returns in the order given, each file once. InputError if something
-    named does not exist, or nothing is found.
+    `paths`: ``~`` is expanded. A folder or a pattern gives its files with one of `suffixes`, sorted by name; a folder
+    without any, those of the folders below (years, months, days). A file named outright is taken whatever its suffix;
+    `suffixes`: in lower case, with the dot; `product`: what they should be, in the plural, for messages ("CLASS
+    files"). Returns in the order given, each file once. InputError if something named does not exist, or nothing is
+    found.
     """
     items = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found: dict[str, Path] = {}
     for item in items:
         text = os.path.expanduser(os.fspath(item))
         if os.path.isdir(text):
-            names = [os.path.join(text, name) for name in os.listdir(text)]
+            names = walk(text, suffixes)
         elif os.path.exists(text):
             names = [text]
         elif glob.has_magic(text):

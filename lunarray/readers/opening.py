@@ -12,9 +12,10 @@ from typing import Any
 import xarray as xr
 
 from lunarray.errors import InputError, LunarrayError, ProductFormatError, require_choice
+from lunarray.readers.archives import walk
 from lunarray.readers.files import Errors, Paths, warn_skipped
 from lunarray.readers.guard import guarded
-from lunarray.readers.protocol import Reader
+from lunarray.readers.protocol import Reader, heads_kept
 from lunarray.readers.registry import available
 from lunarray.store import open_zarr
 from lunarray.store.places import is_elsewhere
@@ -81,13 +82,15 @@ def open(
     if not isinstance(paths, str | bytes | os.PathLike) and is_elsewhere(paths):
         return open_zarr(paths, **options)
     items = _items(paths)
-    chosen = _known(items) if reader is None else _named(reader)
+    with heads_kept():
+        chosen = _known(items) if reader is None else _named(reader)
+        meant = _meant(items, chosen)
     chosen.check_options(options, product)
     with guarded(items[0].path):
         function = chosen.function(product)
     if "errors" in inspect.signature(function).parameters:
         options["errors"] = errors
-    result = _opened(chosen, function, _meant(items, chosen), options, errors)
+    result = _opened(chosen, function, meant, options, errors)
     if not isinstance(result, xr.Dataset | xr.DataArray):
         raise ProductFormatError(
             f"the reader {chosen.name!r} made a {type(result).__name__} of it",
@@ -186,7 +189,8 @@ def reader_of(paths: Paths) -> Reader:
     >>> reader_of("SP_2C_03_04184_N187_E0053.spc").name  # doctest: +SKIP
     'kaguya-sp'
     """
-    return _known(_items(paths))
+    with heads_kept():
+        return _known(_items(paths))
 
 
 def _known(items: list[_Item]) -> Reader:
@@ -301,14 +305,14 @@ def _of_folder(folder: str) -> list[_Item]:
     if _is_product(folder):
         return [_Item(folder, True)]
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+        paths = walk(folder, ())
     except OSError as error:
         raise InputError(
             f"the folder cannot be read ({error.strerror or error})",
             where=folder,
             remedy="Check its permissions",
         ) from error
-    return [_Item(os.path.join(folder, name), False) for name in names if name[0] != "."]
+    return [_Item(path, False) for path in paths]
 
 
 def _is_product(folder: str) -> bool:

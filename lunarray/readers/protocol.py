@@ -6,7 +6,9 @@ import builtins
 import importlib
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +41,18 @@ def head(path: str | os.PathLike[str], size: int = HEAD_BYTES) -> bytes:
     >>> head("no such file")
     b''
     """
+    kept = _HEADS.get()
+    if kept is None or size > HEAD_BYTES:
+        return _read_head(path, size)
+    key = os.fspath(path)
+    if key not in kept:
+        if len(kept) >= _KEPT:
+            del kept[next(iter(kept))]
+        kept[key] = _read_head(path, HEAD_BYTES)
+    return kept[key][:size]
+
+
+def _read_head(path: str | os.PathLike[str], size: int) -> bytes:
     try:
         if not os.path.isfile(path):  # a pipe would wait for somebody to write
             return b""
@@ -46,6 +60,21 @@ def head(path: str | os.PathLike[str], size: int = HEAD_BYTES) -> bytes:
             return stream.read(size)
     except (OSError, ValueError):
         return b""
+
+
+#: First bytes of the files looked at last, while readers guess: each of twenty would read them again.
+_HEADS: ContextVar[dict[str | bytes, bytes] | None] = ContextVar("heads", default=None)
+_KEPT = 8
+
+
+@contextmanager
+def heads_kept() -> Iterator[None]:
+    """Within this, the first bytes of a file are read once, whoever asks for them."""
+    token = _HEADS.set({})
+    try:
+        yield
+    finally:
+        _HEADS.reset(token)
 
 
 def label_head(path: str) -> bytes:

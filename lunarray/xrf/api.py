@@ -28,6 +28,7 @@ from lunarray.xrf.solar import match_solar
 from lunarray.xrf.unknowns import DEFAULT_MODES, shape_priors
 from lunarray.xrf.windows import (
     COLUMNS,
+    LEFT_OUT,
     SCALARS,
     FitSpec,
     fit_block,
@@ -148,6 +149,8 @@ def fit_elements(
 def _packed_fits(ds: xr.Dataset, columns: list[Any], spec: FitSpec) -> Any:
     """Rows of results, (window, column), in memory or lazily."""
     counts = ds["counts"].transpose("time", "channel")
+    if "bad_channel" in ds.variables:
+        counts = counts.where(~ds["bad_channel"].variable, LEFT_OUT).transpose("time", "channel")
     width = packed_width(spec)
     if not (is_lazy(counts) or any(hasattr(c, "dask") for c in columns)):
         table = np.stack([np.asarray(c, "f8") for c in columns], axis=1)

@@ -20,6 +20,7 @@ from lunarray.xrf.frames import (
     is_lazy,
     read_apart,
     require_frames,
+    without_bad_channels,
 )
 from lunarray.xrf.selection import FRAME_FLAGS
 from lunarray.xrf.threelines import fit_three_lines
@@ -388,7 +389,8 @@ def coadd(
             where="coadd",
             remedy="They must be 1 or more, and min_frames not more than window",
         )
-    ds = ds.transpose("time", ...)
+    bad = ds["bad_channel"].transpose("time", "channel") if "bad_channel" in ds.variables else None
+    ds = without_bad_channels(ds).transpose("time", ...)
     begin, finish = frame_bounds(ds)
     segments = _segments(begin, finish, max_gap)
     chi2 = None
@@ -401,7 +403,7 @@ def coadd(
             min_significance=min_significance, most=max_frames,
         )  # fmt: skip
         event = f"coadd({strategy}, chi2 in {chi2_range[0]:g}-{chi2_range[1]:g}, max_frames={max_frames})"
-    result = _sum_windows(ds, first, last, begin, finish)
+    result = _sum_windows(ds, first, last, begin, finish, bad)
     if chi2 is not None:
         attrs = {"units": "1", "long_name": "reduced chi-square of three lines and a continuum"}
         result = result.assign_coords(reduced_chi2=("time", chi2, attrs))
@@ -409,8 +411,9 @@ def coadd(
 
 
 def _sum_windows(
-    ds: xr.Dataset, first: np.ndarray, last: np.ndarray, begin: np.ndarray, finish: np.ndarray
-) -> xr.Dataset:
+    ds: xr.Dataset, first: np.ndarray, last: np.ndarray, begin: np.ndarray, finish: np.ndarray,
+    bad: xr.DataArray | None,
+) -> xr.Dataset:  # fmt: skip
     counts = ds["counts"].transpose("time", "channel")
     columns = _table_columns(ds)
     lazy = is_lazy(counts) or any(hasattr(v, "dask") for v in columns.values())
@@ -432,6 +435,10 @@ def _sum_windows(
         table = np.stack([np.asarray(columns[name], "f8") for name in _TABLE], axis=1)
         weight = _weights(table)
     summed = _windowed(_counts_kernel, first, last, [data, weight], data.shape[1], "f4")
+    if bad is not None:
+        # What a sum lacks in a channel that is bad in one of its frames is not known.
+        marks = da.asarray(bad.data).rechunk(data.chunks) if lazy else bad.values
+        spoilt = _windowed(_counts_kernel, first, last, [marks, weight], data.shape[1], "f4") > 0
     merged = _windowed(_table_kernel, first, last, [table], len(_RESULT), "f8")
 
     def column(name: str, dtype: str) -> Any:
@@ -461,5 +468,9 @@ def _sum_windows(
     attrs = flag_attrs("why frames of the window were left out", FRAME_FLAGS, "u2")
     coords["flags"] = ("time", column("flags", "u2"), attrs)
     coords["exposure"][2]["long_name"] = "exposure of the frames added"
+    if bad is not None:
+        rows = ("time", "channel")
+        summed = xr.Variable(rows, summed).where(~xr.Variable(rows, spoilt)).data
+        coords["bad_channel"] = (("time", "channel"), spoilt, dict(bad.attrs))
     variables = {"counts": (("time", "channel"), summed, dict(ds["counts"].attrs))}
     return xr.Dataset(variables, coords, dict(ds.attrs))

@@ -75,3 +75,12 @@ def read_apart(ds: xr.Dataset) -> xr.Dataset:
     """
     counts = ds["counts"]
     return ds.assign(counts=counts.copy(data=apart(counts.data))) if is_lazy(counts) else ds
+
+
+def without_bad_channels(ds: xr.Dataset) -> xr.Dataset:
+    """The same spectra with nothing counted in channels that are marked as bad: no reason to reject the rest."""
+    if "bad_channel" not in ds.variables:
+        return ds
+    counts = ds["counts"]
+    filled = counts.where(~ds["bad_channel"].variable, 0.0).transpose(*counts.dims)
+    return ds.assign(counts=filled.assign_attrs(counts.attrs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,15 @@ import xarray as xr
 
 from lunarray.errors import InputError, ProductFormatError
 from lunarray.geo import lonlat_of, unit_vectors, wrap_longitude
-from lunarray.readers import find_files, lazy_array, read_all, reads, warn_skipped
+from lunarray.readers import (
+    find_files,
+    is_zip,
+    lazy_array,
+    members,
+    read_all,
+    reads,
+    warn_skipped,
+)
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
 from lunarray.xrf.class_files import (
@@ -29,6 +38,7 @@ from lunarray.xrf.frames import described
 __all__ = ["CLASS_DETECTORS", "class_to_zarr", "open_class", "read_background"]
 
 _SUFFIXES = (".fits", ".fit", ".pha", ".fits.gz")
+_ARCHIVES = (*_SUFFIXES, ".zip")
 _CHUNK_BYTES = 16 * 2**20
 
 _COUNTS_ATTRS = {"units": "1", "long_name": "counts", "comment": "events in a channel, not a rate"}
@@ -41,9 +51,7 @@ class _Reader:
     dtype = np.dtype("f4")
 
     def __init__(self, spectra: list[Spectrum], token: str) -> None:
-        self.paths = [os.path.abspath(s.path) for s in spectra]
-        self.files = [s.file for s in spectra]
-        self.tables = [s.table for s in spectra]
+        self.spectra = [replace(s, path=os.path.abspath(s.path)) for s in spectra]
         self.shape = (len(spectra), spectra[0].table.rows)
         self._token = token
 
@@ -55,8 +63,7 @@ class _Reader:
         index = np.arange(self.shape[0])[rows]
         block = np.empty((np.size(index), self.shape[1]), self.dtype)
         for out, i in zip(block, np.atleast_1d(index), strict=True):
-            self.files[i].require(self.paths[i])
-            out[:] = read_counts(self.paths[i], self.tables[i])
+            out[:] = read_counts(self.spectra[i])
         block = block[:, channels]
         return block[0] if np.ndim(index) == 0 else block
 
@@ -72,13 +79,14 @@ def open_class(
 ) -> xr.Dataset:
     """Open Chandrayaan-2 CLASS Level 1 spectra as one lazy dataset.
 
-    Native frames of 8 s and added files, of 1024 or 2048 channels. Headers are read now, in threads, and cards that
+    Native frames of 8 s and added files, of 1024 or 2048 channels, as PRADAN hands them out: single files, packed by
+    gzip or not, its tree of years, months and days, and its zips. Headers are read now, in threads, and cards that
     break the FITS standard are mended; counts are read when they are computed, chunk by chunk.
 
     Parameters
     ----------
     paths : path, folder, glob pattern, or iterable of these
-        One spectrum in each file.
+        One spectrum in each file. Of a folder without spectra, those in the folders below are taken.
     chunks : {"auto"}, int or None
         Dask chunks along ``time``: ``"auto"`` makes them of 16 MB, a number is of spectra. None reads everything now.
     errors : {"raise", "skip"}
@@ -96,7 +104,9 @@ def open_class(
         ``lat``, ``lon`` (degrees, the boresight; in added files, which do not tell it, the centre of the corners),
         ``corner_lat``, ``corner_lon`` (time, corner; in order around the footprint), ``incidence`` (solar angle),
         ``emission``, ``phase`` (degrees), ``altitude`` (km), ``temperature``, ``file``. Longitudes are in [-180,
-        180). What a header lacks is NaN.
+        180). What a header lacks is NaN. The exposure is that of the whole area: AREASCAL is part of it. A column RATE
+        gives counts by the exposure. Channels that QUALITY calls bad are NaN, and ``bad_channel`` (time, channel) is
+        there where there are any.
 
     Raises
     ------
@@ -113,7 +123,7 @@ def open_class(
     """
     from dask.base import tokenize
 
-    files = find_files(paths, _SUFFIXES, PRODUCT)
+    files = _find(paths)
     with quiet_astropy():
         spectra, skipped = read_all(
             files, read_spectrum, PRODUCT, errors=errors, check=_same_binning, workers=max_workers
@@ -126,9 +136,15 @@ def open_class(
     counts = lazy_array(
         _Reader(spectra, token), _chunks(n, channels, chunks), f"class-counts-{token}"
     )
+    coords = _coordinates(spectra)
+    if any(s.bad for s in spectra):
+        bad = np.zeros((n, channels), bool)
+        for row, spectrum in zip(bad, spectra, strict=True):
+            row[list(spectrum.bad)] = True
+        coords["bad_channel"] = (("time", "channel"), bad, {"long_name": "bad by QUALITY"})
     ds = xr.Dataset(
         {"counts": (("time", "channel"), counts, dict(_COUNTS_ATTRS))},
-        _coordinates(spectra),
+        coords,
         {
             "mission": "Chandrayaan-2",
             "instrument": "Large Area Soft X-ray Spectrometer (CLASS)",
@@ -140,6 +156,24 @@ def open_class(
     names = [os.path.basename(s.path) for s in spectra]
     listed = names[0] if n == 1 else f"{n} files, {names[0]} ... {names[-1]}"
     return stamp(ds, f"open_class, {n} files", source=f"Chandrayaan-2 CLASS Level 1: {listed}")
+
+
+def _find(paths: Any) -> list[Path]:
+    """Files of frames, those in zips among them, each name once."""
+    found: dict[str, Path] = {}
+    for path in find_files(paths, _ARCHIVES, PRODUCT):
+        inside = members(path, _SUFFIXES) if is_zip(path) else [path]
+        if not inside:
+            raise InputError("no spectra in the zip", where=path, remedy=f"Give {PRODUCT}")
+        for file in inside:
+            found.setdefault(os.path.abspath(file), file)
+    return list(found.values())
+
+
+def _name(path: str | os.PathLike[str]) -> str:
+    """Name by which a frame is known, packed or not."""
+    name = os.path.basename(path)
+    return name[:-3] if name.lower().endswith(".gz") else name
 
 
 def _same_binning(first: Spectrum, other: Spectrum) -> str | None:
@@ -178,7 +212,7 @@ def _coordinates(spectra: list[Spectrum]) -> dict[str, Any]:
         "flag_meanings": " ".join(f"scd_{i}" for i in range(CLASS_DETECTORS)),
     }
     # Objects, so that strings of different length cost no padding.
-    files = np.array([os.path.basename(s.path) for s in spectra], object)
+    files = np.array([_name(s.path) for s in spectra], object)
     channel = np.arange(first, first + spectra[0].table.rows, dtype="i4")
     exposure, gain = (
         np.array([getattr(s, n) for s in spectra], "f8") for n in ("exposure", "gain")
@@ -271,13 +305,13 @@ def class_to_zarr(
     from lunarray.store import open_zarr
     from lunarray.store.append import appending, held
 
-    files = find_files(paths, _SUFFIXES, PRODUCT)
-    if {path.name for path in files} <= held(store, "file", complete=True):
+    files = _find(paths)
+    if {_name(path) for path in files} <= held(store, "file", complete=True):
         return open_zarr(store)
     # Asked again under the lock: another writer may have been appending the same files.
     with appending(store, "time") as end:
         have = end.held("file")
-        new = [path for path in files if path.name not in have]
+        new = [path for path in files if _name(path) not in have]
         if new:
             ds = open_class(new, errors=errors, max_workers=max_workers)
             end.append(ds, progress=progress)
@@ -312,7 +346,7 @@ def read_background(path: str | os.PathLike[str]) -> xr.Dataset:
         raise ProductFormatError(
             f"cannot be read ({error.strerror or error})", where=path, remedy="Check the path"
         ) from error
-    counts = read_counts(spectrum.path, spectrum.table).astype("f8")
+    counts = read_counts(spectrum).astype("f8")
     if not np.all(np.isfinite(counts)) or np.any(counts < 0):
         raise damaged("negative or missing counts", path)
     first = spectrum.first_channel

@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 import re
 
-from lunarray.readers import Reader, backend, has_numbers, head
+from lunarray.readers import Reader, backend, beginning, has_numbers, head, is_zip
 
 _CARD = re.compile(rb"INSTRUME= '([A-Z0-9_ ]+?) *'")
 _TIMED = re.compile(rb"STARTIME= '\d{4}-\d\d-\d\d[T ]")
+_MEMBER = re.compile(rb"ch2_cla_l1_\d{8}T[^/]*\.(?:fits|fit|pha)")
 _EXTENSION = re.compile(rb"EXTNAME = '([A-Z0-9_ ]+?) *'")
+
+
+def _head(path: str) -> bytes:
+    """First bytes of a file, unpacked where gzip packed them."""
+    return beginning(head(path))
 
 
 def _fits(path: str) -> tuple[set[bytes], set[bytes]]:
     """Instruments and extensions that a FITS file names at its beginning."""
-    data = head(path)
+    data = _head(path)
     if not data.startswith(b"SIMPLE  ="):
         return set(), set()
     return set(_CARD.findall(data)), set(_EXTENSION.findall(data))
@@ -27,7 +33,10 @@ def _is(path: str, instrument: bytes, extension: bytes) -> bool:
 
 def _is_class(path: str, *, timed: bool) -> bool:
     """Whether a file is a spectrum of CLASS, and says when it was taken, as frames do and backgrounds do not."""
-    return _is(path, b"CLASS", b"SPECTRUM") and bool(_TIMED.search(head(path))) == timed
+    if is_zip(path):
+        # Names of members stand before each of them.
+        return timed and bool(_MEMBER.search(head(path)))
+    return _is(path, b"CLASS", b"SPECTRUM") and bool(_TIMED.search(_head(path))) == timed
 
 
 def _is_table_model(path: str) -> bool:
@@ -44,7 +53,7 @@ CLASS = Reader(
     description="Chandrayaan-2 CLASS, Level 1 X-ray spectra",
     opens="lunarray.xrf:open_class",
     guess=lambda path: _is_class(path, timed=True),
-    extensions=(".fits", ".fit", ".pha", ".fits.gz"),
+    extensions=(".fits", ".fit", ".pha", ".fits.gz", ".zip"),
     many=True,
 )
 BACKGROUND = Reader(

@@ -19,6 +19,7 @@ from lunarray.xrf.frames import (
     is_lazy,
     read_apart,
     require_frames,
+    without_bad_channels,
 )
 from lunarray.xrf.goes import FLARE_CLASSES
 
@@ -295,7 +296,7 @@ def flag_frames(
         name = "peak flux of the flare, 1-8 Angstrom"
         new["flare_flux"] = described("time", peak, "W m-2", name)
     if particles:
-        rate = particle_rate(read_apart(ds))
+        rate = particle_rate(read_apart(without_bad_channels(ds)))
         new["particle_rate"] = rate
         flags = flags | _along_time(ds, _particle_flags_of(ds, rate, particle_options))
         flags = flags | _flag(~np.isfinite(rate), "bad_counts")
@@ -364,6 +365,8 @@ def night_background(ds: xr.Dataset, *, min_incidence: float = 105.0) -> xr.Data
     if "flags" in ds.variables:
         spoilt = FRAME_FLAGS["geotail"] | FRAME_FLAGS["particle_burst"] | FRAME_FLAGS["bad_counts"]
         dark = dark & ((ds["flags"] & np.uint16(spoilt)) == 0)
+    if "bad_channel" in ds.variables:
+        dark = dark & ~ds["bad_channel"].any("channel")
     counts = ds["counts"].where(dark, 0.0)
     dark = dark & (abs(counts) < np.inf).all("channel")
     counts = counts.where(dark, 0.0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import chi2
 
 from lunarray.errors import LunarrayError
 from lunarray.xrf import xspec
@@ -37,6 +38,9 @@ _POOR = 1e-4
 _MISFIT = 4.0
 #: An abundance so many times its total error is detected; elsewhere there is a limit of 95 % (one side).
 _DETECTED, _ONE_SIDED = 3.0, 1.645
+
+#: Stands for the counts of a channel that is marked as bad and left out of the fit.
+LEFT_OUT = -np.inf
 
 #: Windows that are fitted one after the other, each from where the last ended. Fixed, so that results do not depend
 #: on chunks.
@@ -117,6 +121,10 @@ def _fit_batch(counts: np.ndarray, table: np.ndarray, spec: FitSpec, out: np.nda
     last = None
     for i, row in enumerate(table):
         column = dict(zip(COLUMNS, row, strict=True))
+        bad = np.flatnonzero(counts[i] == LEFT_OUT)
+        if bad.size:
+            _fit_without(bad, counts[i], row, spec, out[i])
+            continue
         out[i, 0], out[i, SCALARS.index("net_counts")] = _refusal(counts[i], column, spec)
         if out[i, 0]:
             continue
@@ -136,6 +144,30 @@ def _fit_batch(counts: np.ndarray, table: np.ndarray, spec: FitSpec, out: np.nda
         if result.status == "fitted":
             last = result
         _pack(out[i], result)
+
+
+def _fit_without(
+    bad: np.ndarray, counts: np.ndarray, row: np.ndarray, spec: FitSpec, out: np.ndarray
+) -> None:
+    """Fit a window in which channels are bad: neither counts, background nor model are in them."""
+    first, stop = spec.channels
+    seen = int(np.count_nonzero((bad >= first) & (bad < stop)))
+    if stop - first - seen < 10:
+        out[0] = FIT_FLAGS["too_few_channels"]
+        return
+    response, background = spec.response, spec.background
+    value = np.where(np.isin(response.channel, bad), 0.0, response.value)
+    if background is not None:
+        background = np.where(np.isin(np.arange(background.size), bad), 0.0, background)
+    own = replace(spec, response=replace(response, value=value, shape=None), background=background)
+    counts = counts.copy()
+    counts[bad] = 0.0
+    _fit_batch(counts[None], row[None], own, out[None])
+    if not int(out[0]) & FATAL and spec.settings.statistic != "chi2":
+        # Empty channels are no part of a likelihood, but they were counted.
+        dof = SCALARS.index("dof")
+        out[dof] -= seen
+        out[SCALARS.index("goodness")] = chi2.sf(out[SCALARS.index("statistic")], out[dof])
 
 
 def _exposure(column: dict[str, float]) -> float:
