@@ -14,7 +14,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from lunarray.engine.files import FileId, bytes_id, file_id, status_of
+from lunarray.engine.files import FileId, bytes_id, status_of
 from lunarray.errors import ProductFormatError
 
 #: Bytes that a packed file of those read whole may hold; more is no spectrum but a bomb or another product.
@@ -88,6 +88,12 @@ def _inside(path: str) -> tuple[str, str] | None:
     return path[: at + 4], path[at + 5 :]
 
 
+def is_member(path: str) -> bool:
+    """Whether a path leads through a zip that is there."""
+    through = _inside(path)
+    return through is not None and os.path.isfile(through[0])
+
+
 def read_whole(path: str | os.PathLike[str]) -> tuple[bytes, FileId]:
     """What a file holds, unpacked, and how to see that it holds that still.
 
@@ -147,23 +153,3 @@ def beginning(data: bytes) -> bytes:
         return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, 2**16)
     except zlib.error:
         return b""
-
-
-def require_same(path: str | os.PathLike[str], file: FileId) -> None:
-    """Raise ProductFormatError if a file, or a member of a zip, holds something else by now."""
-    through = _inside(os.fspath(path))
-    if through is None:
-        file.require(path)
-        return
-    try:
-        if status_of(os.stat(through[0])) == file.status or read_whole(path)[1] == file:
-            return
-        problem = "changed since it was opened"
-    except OSError as error:
-        problem = f"cannot be read any more ({error.strerror or error})"
-    raise ProductFormatError(problem, where=path, remedy="Open the files again")
-
-
-def id_of(path: str | os.PathLike[str]) -> FileId:
-    """What a file or a member of a zip holds, in short."""
-    return read_whole(path)[1] if _inside(os.fspath(path)) else file_id(path)

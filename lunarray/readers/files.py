@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from lunarray.errors import InputError, LunarrayError, LunarrayWarning, ProductFormatError
-from lunarray.readers.archives import walk
+from lunarray.readers.archives import is_member, walk
 from lunarray.readers.guard import guarded
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def find_files(paths: Paths, suffixes: tuple[str, ...], product: str) -> list[Pa
         text = os.path.expanduser(os.fspath(item))
         if os.path.isdir(text):
             names = walk(text, suffixes)
-        elif os.path.exists(text):
+        elif os.path.exists(text) or is_member(text):
             names = [text]
         elif glob.has_magic(text):
             names = glob.glob(text, recursive=True)
