@@ -150,3 +150,15 @@ def test_a_header_out_of_the_ordinary_is_read_all_the_same(tmp_path: Path) -> No
     shutil.copy(path, tmp_path / "plain.fits")
     path.write_bytes(data[:at] + b"BORE_LAT= 1.25d1 / small d".ljust(80) + data[at + 80 :])
     assert float(xrf.open_class(path)["lat"][0]) == 12.5
+
+
+def test_a_list_of_flares_of_hek(tmp_path: Path) -> None:
+    path = tmp_path / "hek.csv"
+    path.write_text(
+        "event_starttime,event_peaktime,event_endtime,fl_goescls\n"
+        "2024-01-23T03:20:00,2024-01-23T03:31:00,2024-01-23T03:38:00,M5.1\n"
+    )
+    flares = xrf.read_goes_flares(path)
+    assert flares["start"][0] == np.datetime64("2024-01-23T03:20:00")
+    assert flares["end"][0] == np.datetime64("2024-01-23T03:38:00")
+    np.testing.assert_allclose(flares["peak_flux"][0], 5.1e-5)

@@ -21,6 +21,8 @@ __all__ = ["FLARE_CLASSES", "flare_flux", "open_goes_xrs", "read_goes_flares"]
 #: Flux (W/m², 1-8 Å) at which each class of flares begins.
 FLARE_CLASSES = {"A": 1e-8, "B": 1e-7, "C": 1e-6, "M": 1e-5, "X": 1e-4}
 
+#: Columns of the lists of the Heliophysics Event Knowledgebase, as SunPy gives them: start, peak, end (ISO), class.
+_HEK = ("event_starttime", "event_peaktime", "event_endtime", "fl_goescls")
 _COLUMNS = ("date", "start_time", "max_time", "end_time", "goes_class")
 
 
@@ -34,12 +36,13 @@ def flare_flux(name: str) -> float:
 
 @reads
 def read_goes_flares(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read a flare list of the Space Weather Prediction Center.
+    """Read a flare list of the Space Weather Prediction Center, or of the Heliophysics Event Knowledgebase (SunPy).
 
     Parameters
     ----------
     path : path
-        CSV with the columns ``date`` (YYYYMMDD), ``start_time``, ``max_time``, ``end_time`` (HHMM) and ``goes_class``.
+        CSV with the columns ``date`` (YYYYMMDD), ``start_time``, ``max_time``, ``end_time`` (HHMM) and ``goes_class``;
+        or ``event_starttime``, ``event_peaktime``, ``event_endtime`` (ISO) and ``fl_goescls``.
 
     Returns
     -------
@@ -63,28 +66,17 @@ def read_goes_flares(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise InputError("no such file", where=path, remedy="Check the path") from error
     except (OSError, ValueError, UnicodeDecodeError) as error:
         raise damaged(f"not a CSV file ({error})", path) from error
+    hek = set(_HEK) <= set(table.columns)
     missing = [name for name in _COLUMNS if name not in table.columns]
-    if missing:
+    if missing and not hek:
         raise ProductFormatError(
             f"no column {', '.join(missing)}",
             where=path,
-            remedy=f"A flare list has {', '.join(_COLUMNS)}",
+            remedy=f"A flare list has {', '.join(_COLUMNS)}; one of HEK {', '.join(_HEK)}",
         )
-    day = pd.to_datetime(table["date"].str.strip(), format="%Y%m%d", errors="coerce")
-    # Days beyond those that nanoseconds reach are slips of the list, which newer versions of pandas accept.
-    day = day.where(day < pd.Timestamp("2262-01-01"))
-    moments = []
-    for column in ("start_time", "max_time", "end_time"):
-        digits = pd.to_numeric(table[column].str.extract(r"(\d{3,4})")[0], errors="coerce")
-        hours, minutes = digits // 100, digits % 100
-        inside = (hours <= 24) & (minutes < 60)
-        moments.append((day + pd.to_timedelta(hours * 60 + minutes, unit="min")).where(inside))
-    start, peak, end = moments
-    letter = table["goes_class"].str.strip().str.upper()
+    start, peak, end = _hek_moments(table) if hek else _swpc_moments(table)
+    letter = table["fl_goescls" if hek else "goes_class"].str.strip().str.upper()
     flux = letter.map(flare_flux, na_action="ignore").astype("f8")
-    midnight = pd.Timedelta(days=1)
-    peak = peak.where(~(peak < start), peak + midnight)
-    end = end.where(~(end < start), end + midnight)
     flares = pd.DataFrame(
         {
             "start": start,
@@ -103,6 +95,38 @@ def read_goes_flares(path: str | os.PathLike[str]) -> pd.DataFrame:
         flares[column] = flares[column].astype("datetime64[ns]")
     flares.attrs["rows_left_out"] = int((~whole).sum())
     return flares
+
+
+def _hek_moments(table: pd.DataFrame) -> list[pd.Series]:
+    """Start, peak and end of flares that have ISO times (UTC)."""
+    import pandas as pd
+
+    return [
+        pd.to_datetime(
+            table[name].str.strip(), format="ISO8601", errors="coerce", utc=True
+        ).dt.tz_localize(None)
+        for name in _HEK[:3]
+    ]
+
+
+def _swpc_moments(table: pd.DataFrame) -> list[pd.Series]:
+    """Start, peak and end of flares that have a day and hours."""
+    import pandas as pd
+
+    day = pd.to_datetime(table["date"].str.strip(), format="%Y%m%d", errors="coerce")
+    # Days beyond those that nanoseconds reach are slips of the list, which newer versions of pandas accept.
+    day = day.where(day < pd.Timestamp("2262-01-01"))
+    moments = []
+    for column in ("start_time", "max_time", "end_time"):
+        digits = pd.to_numeric(table[column].str.extract(r"(\d{3,4})")[0], errors="coerce")
+        hours, minutes = digits // 100, digits % 100
+        inside = (hours <= 24) & (minutes < 60)
+        moments.append((day + pd.to_timedelta(hours * 60 + minutes, unit="min")).where(inside))
+    start, peak, end = moments
+    midnight = pd.Timedelta(days=1)
+    peak = peak.where(~(peak < start), peak + midnight)
+    end = end.where(~(end < start), end + midnight)
+    return [start, peak, end]
 
 
 @reads
