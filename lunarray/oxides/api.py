@@ -565,7 +565,9 @@ def _conditioned(obj: xr.Dataset | xr.DataArray, step: str) -> xr.DataArray:
 
 def _lit(obj: Any) -> Any:
     """Spectra, conditioned where they are on the detectors' own channels, with what is known of their light."""
-    return condition(obj) if isinstance(obj, xr.Dataset | xr.DataArray) and is_native(obj) else obj
+    if isinstance(obj, xr.Dataset) and is_native(obj):
+        return condition(obj)
+    return condition(obj) if isinstance(obj, xr.DataArray) and is_native(obj) else obj
 
 
 def _is_sp(obj: xr.Dataset | xr.DataArray) -> bool:

@@ -89,7 +89,9 @@ def sample_map(
         image = draw_map(axes, shown, scale, cmap)
         rows, columns = pixel_of(box, lon, lat)
         inside = rows >= 0
-        x, y = box.affine * (columns[inside] + 0.5, rows[inside] + 0.5)
+        to_ground = box.affine
+        x = to_ground.a * (columns[inside] + 0.5) + to_ground.b * (rows[inside] + 0.5) + to_ground.c
+        y = to_ground.d * (columns[inside] + 0.5) + to_ground.e * (rows[inside] + 0.5) + to_ground.f
         unit = 1e-3 if spatial_dims(array) == ("y", "x") else 1.0
         lost = status[inside] != 0
         for chosen, colour, label in ((~lost, _USED, "used"), (lost, _LOST, "lost")):

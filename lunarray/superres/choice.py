@@ -29,8 +29,8 @@ Specs = Mapping[tuple[int, int], ModelSpec]
 
 
 def method_of(
-    method: str | None, settings: ArealSettings | TrainSettings | None
-) -> tuple[str, ArealSettings | TrainSettings]:
+    method: Method | None, settings: ArealSettings | TrainSettings | None
+) -> tuple[Method, ArealSettings | TrainSettings]:
     """Which method, and how; InputError if they do not go together."""
     if method is None:
         method = "network" if isinstance(settings, TrainSettings) else "areal"
