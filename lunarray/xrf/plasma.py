@@ -21,7 +21,7 @@ _NUMBERS = {
     "C": 6, "N": 7, "O": 8, "Ne": 10, "Mg": 12, "Al": 13, "Si": 14, "S": 16, "Ar": 18, "Ca": 20, "Fe": 26, "Ni": 28,
 }  # fmt: skip
 PLASMA_ELEMENTS = tuple(_NUMBERS)
-#: From CHIANTI, by ``scripts/solar_plasma.py``; what is in it is told in ``plasma.md`` beside it.
+#: From CHIANTI, by ``examples/make_solar_plasma.py``; what is in it is told in ``plasma.md`` beside it.
 _SHIPPED = Path(__file__).parent / "data" / "plasma.npz"
 
 

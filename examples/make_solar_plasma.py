@@ -1,8 +1,8 @@
 """Make ``lunarray/xrf/data/plasma.npz``: spectra of a thin plasma by temperature and element, from CHIANTI.
 
 ``pip install ChiantiPy``, set XUVTOP to a copy of the CHIANTI database (https://www.chiantidatabase.org, freely
-distributed) and run ``python scripts/solar_plasma.py``; a quarter of an hour. Ions whose files are lacking or cannot be
-read are named in the card beside the file. Needed only to make the file anew: lunarray reads it without ChiantiPy.
+distributed) and run ``python examples/make_solar_plasma.py``; a quarter of an hour. Ions whose files are lacking or
+cannot be read are named in the card beside the file. Needed only to make the file anew: lunarray needs no ChiantiPy.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ CARD = """# Spectra of a thin plasma
 two-photon continua at 600 energies (0.1-30.2 keV). Ionization equilibrium. `lunarray.xrf.plasma.plasma_table` puts them
 on any bins.
 
-Made by `scripts/solar_plasma.py` from CHIANTI {version}, an atomic database for spectroscopic diagnostics of
+Made by `examples/make_solar_plasma.py` from CHIANTI {version}, an atomic database for spectroscopic diagnostics of
 astrophysical plasmas, distributed freely (https://www.chiantidatabase.org), with ChiantiPy 0.15. No instrument's data
 went in. Values are rounded to 0.05 %.
 
