@@ -423,6 +423,16 @@ def footprints() -> xr.Dataset:
     )
 
 
+def repeated(first: xr.Dataset) -> xr.Dataset:
+    """Footprints that a second track sees again, a little to the east."""
+    again = first.assign(corner_lon=first["corner_lon"] + 0.2, abundance=first["abundance"] + 0.5)
+    both = xr.concat([first, again], "footprint")
+    track = np.repeat([0, 1], first.sizes["footprint"])
+    return both.assign_coords(
+        footprint=np.arange(both.sizes["footprint"]), track=("footprint", track)
+    )
+
+
 def bank_grid() -> Any:
     """Small regions, for every pixel of them goes through a network."""
     return superres.GIBGrid((2, 2), (4, 5), (-180.0, -42.0, 180.0, 42.0))
@@ -763,6 +773,14 @@ VERBS = [
         **PLACES,
         lazy=False,
         why="its footprints are looked at one by one",
+    ),
+    Verb(
+        "superres.repeatability",
+        lambda: repeated(footprints()),
+        superres.repeatability,
+        **PLACES,
+        lazy=False,
+        why="it looks for pairs among all footprints",
     ),
     Verb(
         "superres.read_region",

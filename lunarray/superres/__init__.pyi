@@ -21,5 +21,6 @@ from .mare import classify_mare as classify_mare
 from .mare import mare_class as mare_class
 from .mrmr import select_features as select_features
 from .population import populate as populate
+from .repeats import repeatability as repeatability
 from .settings import TrainSettings as TrainSettings
 from .tables import read_class_tracks as read_class_tracks
