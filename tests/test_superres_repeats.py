@@ -11,6 +11,7 @@ import xarray as xr
 import lunarray.superres as sr
 from lunarray.errors import InputError
 from lunarray.superres import repeats
+from lunarray.superres.evaluation import format_table
 from lunarray.superres.repeats import overlapping_pairs
 
 
@@ -84,6 +85,31 @@ def test_too_few_pairs_and_unknown_errors_tell_nothing(rng):
     assert np.isnan(found["error_ratio"]).all()
     with pytest.raises(InputError, match="overlap"):
         sr.repeatability(made, overlap=1.5)
+
+
+def test_the_floor_stands_below_the_methods(rng):
+    made = tracks(rng, 40)
+    grid = sr.GIBGrid((1, 1), (90, 24), (160.0, -45.0, 180.0, 45.0))
+    flat = np.zeros((1, 90, 24), np.float32)
+    mare = np.ones((90, 24), np.uint8)
+    inside = made.assign(corner_lon=made["corner_lon"] * 0 + [170, 173, 173, 170])
+    inside = inside.assign(corner_lat=inside["corner_lat"] + [0, 0, 1.5, 1.5])
+    ways = ("mare/highland mean", "nearest footprint")
+    table = sr.cross_validate(grid, flat, mare, inside, folds=2, methods=ways, progress=False)
+    want = sr.repeatability(inside)["scatter"]
+    np.testing.assert_allclose(table["floor"], want)
+    spread = table["measured"].values.std(axis=0)
+    np.testing.assert_allclose(table["floor_relative"], (want / spread).mean())
+    assert table["floor_relative"] < table["relative"].min()
+    last = format_table(table).splitlines()[-1]
+    assert last.startswith(f"| floor: {table['floor'].attrs['footprint_pairs']} repeats | ")
+    assert "floor" not in format_table(table, "r")
+    # Footprints beside each other make no pairs, and nothing is said.
+    alone = inside.isel(footprint=slice(0, 40, 2))
+    alone = alone.assign_coords(track=("footprint", np.arange(20)))
+    few = sr.cross_validate(grid, flat, mare, alone, folds=2, methods=ways[:1], progress=False)
+    assert "floor" not in few
+    assert "floor" not in format_table(few)
 
 
 @pytest.mark.realdata

@@ -17,6 +17,7 @@ from lunarray.superres.areal_bank import held_out_areal
 from lunarray.superres.baselines import BASELINES, baseline_maps
 from lunarray.superres.prediction import predict_region
 from lunarray.superres.regions import assemble_region
+from lunarray.superres.repeats import repeats_of
 from lunarray.superres.settings import TrainSettings
 from lunarray.superres.support import support_of
 from lunarray.superres.tracks import track_folds, track_numbers
@@ -86,7 +87,7 @@ def score_table(
 
 
 def format_table(table: xr.Dataset, variable: str = "rmse") -> str:
-    """Print a table of :func:`score_table` as Markdown, best method first."""
+    """Print a table of :func:`score_table` as Markdown, best method first, and the floor below where it is known."""
     elements = [str(e) for e in table["element"].values]
     lines = [
         f"| {variable} | {' | '.join(elements)} | relative |",
@@ -96,6 +97,10 @@ def format_table(table: xr.Dataset, variable: str = "rmse") -> str:
         row = table.isel(method=number)
         cells = " | ".join(f"{v:.3f}" for v in row[variable].values)
         lines.append(f"| {row['method'].item()} | {cells} | {row['relative'].item():.3f} |")
+    if variable == "rmse" and "floor" in table:
+        cells = " | ".join(f"{v:.3f}" for v in table["floor"].values)
+        pairs = int(table["floor"].attrs["footprint_pairs"])
+        lines.append(f"| floor: {pairs} repeats | {cells} | {table['floor_relative'].item():.3f} |")
     return "\n".join(lines)
 
 
@@ -150,7 +155,9 @@ def cross_validate(
         As :func:`score_table`, over all footprints held out; the mean of the map over a footprint is held against what
         it measured. With ``predicted`` (method, footprint, element), its standard deviation ``predicted_std`` with that
         of the measurement, where a method tells it, ``measured`` (footprint, element) and the footprint's number in the
-        table, ``row``.
+        table, ``row``. Where tracks overlap in ten pairs or more, ``floor`` (element; wt%) is the rmse that no map can
+        be below, as :func:`lunarray.superres.repeatability` finds it from all of `footprints`, and ``floor_relative``
+        the mean over elements of that over the standard deviation of what was measured, as ``relative`` is.
     """
     networks, areal, ways = _sorted_out(methods, settings)
     lat, lon = grid.lat(region[0]), grid.lon(region[1])
@@ -190,7 +197,27 @@ def cross_validate(
                 predicted[name].append(there.mean(np.nan_to_num(flat)))
             measured.append(support.measured)
             rows.append(whole.number[held[support.number]])
-    return _table(predicted, spread, np.concatenate(measured), np.concatenate(rows), elements)
+    table = _table(predicted, spread, np.concatenate(measured), np.concatenate(rows), elements)
+    return table.assign(_floor(footprints, table["measured"].values))
+
+
+def _floor(footprints: xr.Dataset, known: np.ndarray) -> dict[str, Any]:
+    """Errors that no map can be below, where tracks overlap: of one footprint, and over the spread of `known`."""
+    found = repeats_of(footprints)
+    if not np.isfinite(found["scatter"].values).any():
+        return {}
+    spread = np.nanstd(known, axis=0)
+    relative = np.nanmean(found["scatter"].values / np.where(spread > 0, spread, np.nan))
+    told = {
+        "units": WEIGHT,
+        "long_name": "error of one footprint, by footprints that overlap",
+        "footprint_pairs": found.attrs["footprint_pairs"],
+    }
+    name = "mean over elements of floor / standard deviation"
+    return {
+        "floor": ("element", found["scatter"].values, told),
+        "floor_relative": ((), float(relative), {"units": "1", "long_name": name}),
+    }
 
 
 def _table(
