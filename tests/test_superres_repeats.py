@@ -96,6 +96,13 @@ def test_the_floor_stands_below_the_methods(rng):
     inside = inside.assign(corner_lat=inside["corner_lat"] + [0, 0, 1.5, 1.5])
     ways = ("mare/highland mean", "nearest footprint")
     table = sr.cross_validate(grid, flat, mare, inside, folds=2, methods=ways, progress=False)
+    # Wild footprints elsewhere say nothing of these.
+    wild = inside.assign(
+        corner_lon=inside["corner_lon"] - 90, abundance=tracks(rng, 40, noise=9.0)["abundance"]
+    )
+    more = xr.concat([inside, wild], "footprint")
+    again = sr.cross_validate(grid, flat, mare, more, folds=2, methods=ways[:1], progress=False)
+    np.testing.assert_array_equal(again["floor"], table["floor"])
     want = sr.repeatability(inside)["scatter"]
     np.testing.assert_allclose(table["floor"], want)
     spread = table["measured"].values.std(axis=0)

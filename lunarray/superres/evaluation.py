@@ -155,15 +155,17 @@ def cross_validate(
         As :func:`score_table`, over all footprints held out; the mean of the map over a footprint is held against what
         it measured. With ``predicted`` (method, footprint, element), its standard deviation ``predicted_std`` with that
         of the measurement, where a method tells it, ``measured`` (footprint, element) and the footprint's number in the
-        table, ``row``. Where tracks overlap in ten pairs or more, ``floor`` (element; wt%) is the rmse that no map can
-        be below, as :func:`lunarray.superres.repeatability` finds it from all of `footprints`, and ``floor_relative``
-        the mean over elements of that over the standard deviation of what was measured, as ``relative`` is.
+        table, ``row``. Where tracks overlap in ten pairs or more of the region, ``floor`` (element; wt%) is the rmse
+        that a map without any error would have, as :func:`lunarray.superres.repeatability` finds it from these pairs
+        (of n pairs, it is known to about one part in √(2n)), and ``floor_relative`` the mean over elements of that over
+        the standard deviation of what was measured, as ``relative`` is.
     """
     networks, areal, ways = _sorted_out(methods, settings)
     lat, lon = grid.lat(region[0]), grid.lon(region[1])
     whole = support_of(footprints, lat, lon)
     inside = footprints.isel(footprint=whole.number)
-    fold_of = track_folds(track_numbers(footprints)[whole.number], folds, seed)
+    track = track_numbers(footprints)[whole.number]
+    fold_of = track_folds(track, folds, seed)
     run = _Networks(networks, (lat, lon, features, mare), device)
     elements = [str(e) for e in footprints["element"].values]
     names = (*areal, *networks, *ways)
@@ -198,15 +200,18 @@ def cross_validate(
             measured.append(support.measured)
             rows.append(whole.number[held[support.number]])
     table = _table(predicted, spread, np.concatenate(measured), np.concatenate(rows), elements)
-    return table.assign(_floor(footprints, table["measured"].values))
+    return table.assign(_floor(inside.assign_coords(track=("footprint", track)), table))
 
 
-def _floor(footprints: xr.Dataset, known: np.ndarray) -> dict[str, Any]:
-    """Errors that no map can be below, where tracks overlap: of one footprint, and over the spread of `known`."""
-    found = repeats_of(footprints)
+def _floor(inside: xr.Dataset, table: xr.Dataset) -> dict[str, Any]:
+    """The error of one footprint, where tracks overlap, and that over the spread of what was held out.
+
+    Of the region's own pairs: elsewhere footprints may scatter more, as by the Sun, and where abundances are higher.
+    """
+    found = repeats_of(inside)
     if not np.isfinite(found["scatter"].values).any():
         return {}
-    spread = np.nanstd(known, axis=0)
+    spread = np.nanstd(table["measured"].values, axis=0)
     relative = np.nanmean(found["scatter"].values / np.where(spread > 0, spread, np.nan))
     told = {
         "units": WEIGHT,

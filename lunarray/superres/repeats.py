@@ -48,9 +48,10 @@ def repeatability(tracks: xr.Dataset, *, overlap: float = 0.5) -> xr.Dataset:
 
     Notes
     -----
-    No map can predict a footprint better than the footprint repeats: ``scatter`` is the floor of an rmse over held-out
-    footprints, ``relative`` that of an rmse over their spread. A difference of the ground under two footprints that
-    overlap in part counts as scatter; an error that both have in common does not.
+    No map can predict these footprints better than they repeat: ``scatter`` is the floor of an rmse over them when they
+    are held out, ``relative`` that of an rmse over their spread. Other footprints may scatter otherwise: give those of
+    a region to know its own. A difference of the ground under two footprints that overlap in part counts as scatter; an
+    error that both have in common does not.
 
     Examples
     --------
