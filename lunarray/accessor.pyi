@@ -7,6 +7,7 @@ from typing import Any, Literal, Unpack
 
 import geopandas
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
@@ -336,7 +337,7 @@ class LunarDatasetAccessor:
         settings: FitSettings | None = None,
         conventions: Conventions | None = None,
         tables: AtomicTables | None = None,
-        mare_fraction: Any = "map",
+        mare_fraction: Literal["map"] | npt.ArrayLike | xr.DataArray | None = "map",
         calibration: xr.Dataset | Literal["auto", "none"] = "auto",
         min_significance: float = 5.0,
         engine: Engine = "numba",

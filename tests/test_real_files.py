@@ -25,6 +25,7 @@ SOON = 20.0
 
 #: What must open, and by which reader: the first pattern that matches.
 OPENED = {
+    "class/abundance/*.csv": "ch2-class-tracks",
     "sp/*.spc": "kaguya-sp",
     "sp/*.lbl": "kaguya-sp",
     "spectra/sp_photometry/*_sel.txt": "kaguya-sp-photometry",
@@ -52,7 +53,6 @@ REFUSED = {
     "nac/nacl.img": "raw EDR",
     "nac/*.tif": "2 readers may be meant: lroc-nac, lunar-map",
     "context/*.jpg": "a picture without a place",
-    "class/abundance/*.csv": "errors='skip'",
     "class/response/*": "no reader knows it",
     "vectors/*": "no reader knows it",
     "**/LICENSE*": "no reader knows it",

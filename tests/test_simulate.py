@@ -340,7 +340,7 @@ def test_channel_weights():
 def test_soils_input_errors():
     with pytest.raises(InputError, match="n"):
         simulate.soils(0, 1)
-    with pytest.raises(InputError, match="450-1800"):
+    with pytest.raises(InputError, match="410-1800"):
         simulate.soils(2, 1, wavelengths=[300.0, 700.0])
 
 

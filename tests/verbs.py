@@ -628,6 +628,17 @@ VERBS = [
         steps=("mask",),
     ),
     Verb(
+        "oxides.compare_methods",
+        samples,
+        lambda ds: oxides.compare_methods(
+            ds, oxides.TrainSettings(n=2, epochs=1), methods=("mean", "pls"), folds=2
+        ),
+        along=("sample",),
+        lazy=False,
+        why=TRAINS,
+        steps=(),
+    ),
+    Verb(
         "oxides.search",
         samples,
         lambda ds: oxides.search(

@@ -98,6 +98,14 @@ def invert_oxides(
         float | None,
         Option(help="Leave out spectra under a lower Sun: largest incidence, degrees."),
     ] = None,
+    light_uncertainty: Annotated[
+        float | None,
+        Option(
+            min=0,
+            help="How well the light is known everywhere: standard deviation of the logarithm of an unknown gain "
+            "(0.02: well; 1: not at all). By default what spectra and angles say, else 0.5.",
+        ),
+    ] = None,
     reader: ReaderName = None,
     model: OwnWeights = None,
     device: RunDevice = Device.auto,
@@ -117,7 +125,9 @@ def invert_oxides(
         if resolution is not None:
             options["resolution"] = resolution
         spectra = spectra.lunar.grid(grid.value, **options)
-    result = spectra.lunar.invert_oxides(model=model, device=device.value)
+    result = spectra.lunar.invert_oxides(
+        model=model, device=device.value, light_uncertainty=light_uncertainty
+    )
     result = result.lunar.to_zarr(output, overwrite=overwrite, description="Inverting oxides")
     _summary(result)
     picture(result.lunar.plot_maps, path=quicklook)

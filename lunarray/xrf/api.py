@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from lunarray.errors import InputError, require_choice
@@ -56,7 +57,7 @@ def fit_elements(
     settings: FitSettings | None = None,
     conventions: Conventions | None = None,
     tables: AtomicTables | None = None,
-    mare_fraction: Any = "map",
+    mare_fraction: Literal["map"] | npt.ArrayLike | xr.DataArray | None = "map",
     calibration: xr.Dataset | Literal["auto", "none"] = "auto",
     min_significance: float = 5.0,
     engine: Engine = "numba",
