@@ -119,6 +119,19 @@ def test_the_floor_stands_below_the_methods(rng):
     assert "floor" not in format_table(few)
 
 
+def test_training_tells_what_is_noise(rng):
+    from lunarray.cli.superres import _repeats
+
+    iron, silicon = _repeats(sr.repeatability(tracks(rng)))
+    assert iron.startswith("Fe: ±")
+    assert iron.endswith(" times the stated errors")
+    assert silicon.startswith("Si: ±")
+    assert silicon.endswith("noise for the most part")
+    # Twenty pairs are too few to say so.
+    assert not any("noise" in line for line in _repeats(sr.repeatability(tracks(rng, 20))))
+    assert _repeats(sr.repeatability(tracks(rng, 5))) == []
+
+
 @pytest.mark.realdata
 @pytest.mark.filterwarnings("ignore:.*left out")
 def test_real_tracks_know_their_silicon_least(real_data):

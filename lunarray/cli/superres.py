@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -308,6 +309,8 @@ def train(
             store, models, superres.ArealSettings(seed=seed), regions=wanted, overwrite=overwrite
         )
         say(f"Model      {files[0]}")
+        for line in _repeats(superres.repeatability(superres.gib_footprints(store))):
+            say(f"Repeats    {line}")
         return
     kind = superres.TrainSettings
     make = kind.paper if losses is Losses.paper else kind.footprint_aware
@@ -467,6 +470,23 @@ def compare(
     console().print(table)
     plot.element_comparison(found, path=output)
     say(f"Picture    {output}")
+
+
+def _repeats(found: xr.Dataset) -> list[str]:
+    """What is told of how footprints repeat: nothing where too few of them overlap."""
+    lines = []
+    for e in found["element"].values:
+        own = found.sel(element=e)
+        pairs, r, ratio = int(own["pairs"]), float(own["r"]), float(own["error_ratio"])
+        if math.isnan(r):
+            continue
+        line = f"{e}: ±{float(own['scatter']):.2f} wt% by {pairs} pairs that overlap, r {r:.2f}"
+        if math.isfinite(ratio):
+            line += f", {ratio:.1f} times the stated errors"
+        # Said only where pairs are enough to tell: two standard errors above what is found, little is left of a signal.
+        noise = max(r, 0.0) + 2 / math.sqrt(pairs) < 0.3
+        lines.append(line + ("; it is noise for the most part" if noise else ""))
+    return lines
 
 
 def _region(text: str) -> tuple[int, int]:
