@@ -105,10 +105,12 @@ def test_a_bank_of_covariates(tmp_path, rng):
     assert card["kind"] == "maps"
     assert card["scales_km"] == [1.5, 4.0, 10.0, 24.0]
     assert set(card["maps"]) == {"wac", "sp_FeO", "sp_MgO"}
-    # Laid out the same: gone on with; other maps: another bank.
+    # Laid out the same: gone on with; other maps: another bank, even where no region is left to fill.
     assert create_gib(path, grid)["state"].values.tolist() == [[1, 1]]
-    write_again = {"maps": {"wac": other, "sp": oxides}, "regions": [(0, 0)]}
-    assert fill_features(path, **write_again) == []
+    assert fill_features(path, maps={"wac": wac, "sp": oxides}) == []
+    for regions in (None, [(0, 0)]):
+        with pytest.raises(ModelError, match="maps"):
+            fill_features(path, maps={"wac": other, "sp": oxides}, regions=regions)
     third = tmp_path / "third.zarr"
     create_gib(third, grid)
     fill_features(third, wac, regions=[(0, 0)])

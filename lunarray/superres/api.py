@@ -27,7 +27,13 @@ from lunarray.superres.feature_makers import feature_maker
 from lunarray.superres.feature_tiles import WINDOW
 from lunarray.superres.features import Mode
 from lunarray.superres.footprints import as_footprints, touched_regions
-from lunarray.superres.gib import gib_grid, open_gib, require_parts, write_region
+from lunarray.superres.gib import (
+    gib_grid,
+    open_gib,
+    require_feature_model,
+    require_parts,
+    write_region,
+)
 from lunarray.superres.gib_layout import STATE_FLAGS, meta_of
 from lunarray.superres.gib_table import gib_footprints
 from lunarray.superres.population import populate
@@ -79,7 +85,7 @@ def fill_features(
         Rasters of any kind and any grid, by name: albedo, colour, heights, oxide maps. One with bands or oxides is a
         map each. The logarithm of an albedo follows composition more closely than albedo does.
     regions : iterable of (int, int), optional
-        Regions to fill; all by default. Those that have features are passed over.
+        Regions to fill; all by default. Those that have features (of the same maps or weights) are passed over.
     select : sequence of int, optional
         The features to keep of a network's, as many as the store has. By default those that :func:`select_features`
         chooses by variance on the first region to be filled; a store begun earlier keeps its own.
@@ -131,6 +137,8 @@ def fill_features(
         "device": device,
     }
     maker = feature_maker(grid, meta, basemap, weights, maps, network, **options)
+    # Also where nothing is left to fill: who gives other maps would take the old features for those of the new ones.
+    require_feature_model(path, maker.card)
     for region in todo:
         maker.require(region)
     with progress_bar("Surface features", len(todo), show=progress) as advance:

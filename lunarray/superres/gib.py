@@ -314,22 +314,28 @@ def set_feature_model(path: str | os.PathLike[str], model: Mapping[str, Any]) ->
     or is meant to hold, come from elsewhere; InputError without ``sha256``.
     """
     path = real(path)
-    known = meta_of(path)["feature_model"]
     wanted = _plain_model(model)
+    known = meta_of(path)["feature_model"]
     if known is None:
         update_meta(path, feature_model=wanted)
         return
-    if known != wanted:
-        odd = sorted(k for k in {*known, *wanted} if known.get(k) != wanted.get(k))
+    require_feature_model(path, {**dict.fromkeys(known), **wanted})
+
+
+def require_feature_model(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None:
+    """ModelError where the features of a store come from elsewhere than `model` says, in what it tells."""
+    known, wanted = meta_of(real(path))["feature_model"], _plain_model(model)
+    odd = sorted(k for k in wanted if known is not None and known.get(k) != wanted[k])
+    if odd:
         raise ModelError(
             f"the features of this Global Information Bank differ in {', '.join(odd)}"
             + (
                 f" (its weights have sha256 {known['sha256'][:12]}…, these {wanted['sha256'][:12]}…)"
-                if "sha256" in odd
+                if "sha256" in odd and "maps" not in wanted
                 else ""
             ),
             where=path,
-            remedy="Use the same weights, mode and selection, or make another store",
+            remedy="Use the same maps, or the same weights, mode and selection, or make another store",
         )
 
 
