@@ -86,6 +86,9 @@ def test_the_shape_is_found_in_spectra_of_any_ground(response):
         assert np.all(np.abs(pull) < 4), pull
         assert error[0] < 0.003
         assert float(found["reduced_chi2"][0]) < 1.4
+    for epoch in ("a day", "1ME", None):
+        with pytest.raises(InputError, match="length of time"):
+            xrf.calibrate_response(spectra, response, epoch=epoch)
 
 
 @pytest.mark.realdata

@@ -388,3 +388,5 @@ class TestWindowSuns:
     def test_what_has_no_times(self) -> None:
         with pytest.raises(InputError, match="time"):
             xrf.window_suns(xr.Dataset())
+        with pytest.raises(InputError, match=r"no dimension.*isel"):
+            xrf.window_suns(windows([50, 110]).isel(time=0))

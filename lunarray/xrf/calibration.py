@@ -78,7 +78,7 @@ def calibrate_response(
     Raises
     ------
     InputError
-        If the response is not made for these channels.
+        If the response is not made for these channels, or `epoch` is no length of time.
 
     Examples
     --------
@@ -154,7 +154,13 @@ def _epochs(ds: xr.Dataset, epoch: str) -> tuple[list[np.ndarray], dict[str, Any
     import pandas as pd
 
     time = pd.DatetimeIndex(ds["time"].values)
-    found = pd.Series(np.arange(time.size)).groupby(time.floor(epoch))
+    try:
+        starts = time.floor(epoch)
+    except (ValueError, TypeError, AttributeError) as error:  # what pandas raises depends on what it was given
+        raise InputError(
+            f"epoch {epoch!r}", where="epoch", remedy="Give a length of time such as '1D' or '6h'"
+        ) from error
+    found = pd.Series(np.arange(time.size)).groupby(starts)
     epochs = [part.to_numpy() for _, part in found]
     labels = {
         "epoch": np.arange(len(epochs)),

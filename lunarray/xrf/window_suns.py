@@ -111,6 +111,10 @@ def window_suns(
     ({'time': 2, 'energy': 3000}, [32, 32])
     """
     require_variables(ds, ("time",), "window_suns", "Give frames or windows of CLASS")
+    if ds["time"].ndim != 1:
+        raise InputError(
+            "time has no dimension", where="window_suns", remedy="Give one window as isel(time=[0])"
+        )
     require_number("share", share, 0, 1)
     if spectra is not None:
         require_variables(
