@@ -28,6 +28,9 @@ def test_train_and_predict(tmp_path, rng, monkeypatch):
     sr.populate(tmp_path / "gib.zarr", footprints, progress=False)
     options = ["--models", tmp_path / "models", "--members", 1, "--epochs", 1, "--steps", 1, 1]
     options += ["--neighbours", 6, "--method", "network"]
+    text = run("gib", "train", tmp_path / "gib.zarr", *options[:4], code=1)
+    assert "--members" in text
+    assert "--method network" in text
     text = run("gib", "train", tmp_path / "gib.zarr", *options, "--region", "0,1")
     assert "loss" in text
     assert "1 in" in text

@@ -257,6 +257,7 @@ class Losses(StrEnum):
 
 @gib.command(cls=Command)
 def train(
+    context: typer.Context,
     store: Store,
     models: Models,
     basemap: BaseMap = None,
@@ -305,6 +306,7 @@ def train(
         say(f"Features   of {len(filled)} regions")
     wanted = None if region is None else [_region(r) for r in region]
     if method is Way.areal:
+        _refuse_options_of_networks(context)
         files = superres.train_gib(
             store, models, superres.ArealSettings(seed=seed), regions=wanted, overwrite=overwrite
         )
@@ -334,6 +336,18 @@ def train(
         report=report,
     )
     say(f"Models     {len(files)} in {models}")
+
+
+def _refuse_options_of_networks(context: typer.Context) -> None:
+    """InputError where the user gave an option to which a Gaussian process does not listen."""
+    for name in ("losses", "members", "epochs", "steps", "neighbours"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InputError(
+                "an option of networks, which the areal model does not have",
+                where=f"--{name}",
+                remedy="Leave it out, or give --method network",
+            )
 
 
 @gib.command(cls=Command)
