@@ -170,6 +170,15 @@ class TestOutput:
         assert (result[2] / "e.zarr/abundance/zarr.json").stat().st_mtime_ns == before
 
 
+def test_nothing_fitted_is_told_with_the_days_that_have_no_sun(folder, tmp_path, run) -> None:
+    (tmp_path / "solar_20220101.txt").write_text((folder / "solar_20210827.txt").read_text())
+    given = arguments(folder, tmp_path / "e.zarr", solar=tmp_path / "solar_20220101.txt")
+    text = " ".join(run(*given).split())
+    assert "0 fitted" in text
+    assert "--solar has no model for 2021-08-27" in text
+    assert "no window was fitted" in text
+
+
 def test_footprints_in_a_process_of_its_own(folder, tmp_path) -> None:
     # What another test imported must not be what lets this one pass.
     given = arguments(folder, tmp_path / "e.zarr", footprints=tmp_path / "f.gpkg", window=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ from typer import Argument, Option
 from lunarray.cli.console import console, picture, say
 from lunarray.cli.inputs import ReaderName, open_dataset
 from lunarray.cli.options import Output, Overwrite, Quicklook, SkipBadFiles
+from lunarray.errors import LunarrayWarning
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -132,6 +134,13 @@ def _elements_summary(frames: int, ds: xr.Dataset) -> None:
     if fitted.any():
         console().print(table)
     for flag, bit in FIT_FLAGS.items():
-        count = int(((loaded["quality"].values & bit) > 0).sum())
-        if count:
-            say(f"Flagged    {flag} {count:,}")
+        flagged = (loaded["quality"].values & bit) > 0
+        if flagged.any():
+            known = ""
+            if flag == "no_solar_model":
+                days = sorted({str(day)[:10] for day in loaded["time"].values[flagged]})
+                more = f" and {len(days) - 3} more days" if len(days) > 3 else ""
+                known = f": --solar has no model for {', '.join(days[:3])}{more}"
+            say(f"Flagged    {flag} {flagged.sum():,}{known}")
+    if not fitted.any():
+        warnings.warn("no window was fitted, for what is flagged", LunarrayWarning, stacklevel=2)
