@@ -11,6 +11,7 @@ import xarray as xr
 from astropy.io import fits
 
 import lunarray.xrf as xrf
+from lunarray import simulate
 from lunarray.errors import InputError, ProductFormatError
 from lunarray.xrf.plasma import plasma_table
 from lunarray.xrf.response import rebin
@@ -249,6 +250,16 @@ class TestManyTemperatures:
         ds = counted(response, self.sun(), 16.0, 0).expand_dims(time=2)
         with pytest.raises(InputError, match="window_suns"):
             xrf.fit_solar(ds, response)
+
+    def test_bands_and_errors_that_are_none(self, response) -> None:
+        ds = counted(response, self.sun(), 16.0, 0)
+        with pytest.raises(InputError, match="lower energy first"):
+            xrf.fit_solar(ds, response, band=(7.2, 1.2))
+        for value in (-0.03, np.nan):
+            with pytest.raises(InputError, match="systematic"):
+                xrf.fit_solar(ds, response, systematic=value)
+            with pytest.raises(InputError, match="systematic"):
+                xrf.window_suns(simulate.class_orbit(frames=2), systematic=value)
 
     @pytest.mark.realdata
     def test_days_that_nothing_was_tuned_on(self, real_data: Path) -> None:

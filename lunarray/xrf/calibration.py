@@ -156,7 +156,11 @@ def _epochs(ds: xr.Dataset, epoch: str) -> tuple[list[np.ndarray], dict[str, Any
     time = pd.DatetimeIndex(ds["time"].values)
     try:
         starts = time.floor(epoch)
-    except (ValueError, TypeError, AttributeError) as error:  # what pandas raises depends on what it was given
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:  # what pandas raises depends on what it was given
         raise InputError(
             f"epoch {epoch!r}", where="epoch", remedy="Give a length of time such as '1D' or '6h'"
         ) from error

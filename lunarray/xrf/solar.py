@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import InputError, require_choice
+from lunarray.errors import InputError, require_choice, require_number
 from lunarray.readers import find_files, reads
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
@@ -222,6 +222,9 @@ def fit_solar(
     268, 52.
     """
     require_choice("model", model, ("many", "one"))
+    require_number("systematic", systematic, 0)
+    if not 0 <= band[0] < band[1]:
+        raise InputError(f"{band}", where="band", remedy="Give the lower energy first, in keV")
     _require_spectrum(spectrum, response)
     plasma = plasma_table(engine=engine) if plasma is None else plasma
     if free is None:

@@ -116,6 +116,7 @@ def window_suns(
             "time has no dimension", where="window_suns", remedy="Give one window as isel(time=[0])"
         )
     require_number("share", share, 0, 1)
+    require_number("systematic", systematic, 0)
     if spectra is not None:
         require_variables(
             spectra, ("counts", "exposure", "start", "end"), "window_suns", "Give spectra of XSM"
