@@ -38,8 +38,8 @@ def demo(
 ) -> None:
     """Simulate a polar scene with known oxides, invert it, and show truth, result and error.
 
-    The ground has slopes and shadows, which the reflectance does not know: errors are those of pixels that the result
-    does not flag, and of all.
+    The ground has slopes and shadows, which the reflectance does not know: it is inverted as it is, and once more with
+    both taken out by an elevation model. Errors are those of all pixels, and of those that the result does not flag.
 
     Writes the simulated spectra and the inverted maps as Zarr, the maps as GeoTIFF for QGIS, and a picture.
     """
@@ -53,16 +53,21 @@ def demo(
     stored = scene.lunar.to_zarr(
         output / "scene.zarr", overwrite=True, description="Simulating the scene"
     )
+    truth = stored[[f"{oxide}_true" for oxide in la.oxides.OXIDES]]
+    truth = truth.rename({f"{oxide}_true": oxide for oxide in la.oxides.OXIDES})
+    if slopes:
+        flat = stored.lunar.invert_oxides().compute()
+        _table_of_errors(truth, flat, "As if the ground were flat")
+        stored = stored.lunar.correct_topography(stored["height"], undo=True, footprint=resolution)
     maps = stored.lunar.invert_oxides().lunar.to_zarr(
         output / "oxides.zarr", overwrite=True, description="Inverting the oxides"
     )
     files = maps.lunar.to_cog(output / "geotiff")
-    truth = stored[[f"{oxide}_true" for oxide in la.oxides.OXIDES]]
-    truth = truth.rename({f"{oxide}_true": oxide for oxide in la.oxides.OXIDES})
     la.plot.comparison(
         truth, maps, path=output / "quicklook.png", title="Oxides of a simulated polar scene"
     )
-    _table_of_errors(truth, maps)
+    told = "Slopes and shadows taken out by the elevation model"
+    _table_of_errors(truth, maps, told if slopes else "Result against truth")
     say(f"Spectra    {output / 'scene.zarr'}")
     say(f"Maps       {output / 'oxides.zarr'}, and {len(files)} GeoTIFFs in {output / 'geotiff'}")
     say(f"Picture    {output / 'quicklook.png'}")
@@ -217,13 +222,13 @@ def verify(
         raise Exit(1)
 
 
-def _table_of_errors(truth: xr.Dataset, maps: xr.Dataset) -> None:
+def _table_of_errors(truth: xr.Dataset, maps: xr.Dataset, title: str) -> None:
     import numpy as np
     from rich.table import Table
 
     table = Table(
         *("oxide", "truth, wt%", "RMSE, wt%", "bias, wt%", "R", "RMSE unflagged"),
-        title="Result against truth",
+        title=title,
     )
     clear = np.asarray(maps["quality"]).ravel() == 0
     for oxide in truth.data_vars:
@@ -242,5 +247,5 @@ def _table_of_errors(truth: xr.Dataset, maps: xr.Dataset) -> None:
             unflagged,
         )
     some = np.isfinite(np.asarray(maps["FeO"])).ravel()
-    say(f"Flagged    {(some & ~clear).sum()} of {some.sum()} pixels")
     console().print(table)
+    say(f"Flagged    {(some & ~clear).sum()} of {some.sum()} pixels")
