@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from typer.testing import CliRunner
 
 import lunarray as la
 from lunarray import simulate
+from lunarray.cli import app
 from lunarray.errors import BandMismatchError, InputError
 from lunarray.oxides.novelty import fit_novelty, novelty
 from lunarray.oxides.sensors import SENSORS, read_bands
@@ -173,3 +175,15 @@ def test_a_cube_of_m3_is_inverted_by_the_model_of_its_bands(real_data):
     assert maps.FeO.shape == (50, 50)
     assert np.isfinite(maps.FeO).mean() > 0.99
     assert float(maps.novelty.median()) < 1
+
+
+@pytest.mark.realdata
+def test_the_command_inverts_a_cube_of_m3_by_the_model_of_its_bands(real_data, tmp_path):
+    """It brought every mosaic to the bands of the default model, which those of M3 do not reach."""
+    cube, store = real_data / "m3" / "M3_4030seg_L2_aristcrater.tif", tmp_path / "m3.zarr"
+    command = ["invert-oxides", str(cube), "--model", "oxides-m3", "-o", str(store)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    with pytest.warns(UserWarning, match="no coordinate reference system"):
+        direct = la.open(cube).lunar.invert_oxides("oxides-m3").compute()
+    np.testing.assert_allclose(xr.open_zarr(store).FeO, direct.FeO, rtol=1e-5)

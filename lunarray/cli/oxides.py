@@ -118,7 +118,7 @@ def invert_oxides(
     The embedded model was trained on simulated soils only. Read its card before you believe a map:
     `python -c "import lunarray.oxides as o; print(o.DEFAULT_WEIGHTS.with_suffix('.md'))"`
     """
-    spectra = open_spectra(inputs, reader, reflectance, skip_bad_files, wavelengths)
+    spectra = open_spectra(inputs, reader, reflectance, skip_bad_files, wavelengths, model)
     spectra = _lit(spectra, albedo, dem, max_incidence)
     if grid is not None:
         options: dict[str, Any] = {"fill_radius": fill_radius, "latitude": latitude}
@@ -203,7 +203,7 @@ def atlas(
 
     cubes: dict[str, Any] = {}
     for name in inputs:
-        cube = open_spectra([name], reader)
+        cube = open_spectra([name], reader, model=model)
         pole = _pole(cube, name)
         if pole in cubes:
             raise InputError(
@@ -304,8 +304,9 @@ def open_spectra(
     reflectance: Reflectance = Reflectance.REF1,
     skip_bad_files: bool = False,
     wavelengths: Path | None = None,
+    model: str | None = None,
 ) -> xr.Dataset:
-    """Spectra, those of mosaics on the bands of the models."""
+    """Spectra, those of mosaics on the bands of the model; as they are where it is made for such a sensor."""
     import lunarray as la
 
     if wavelengths is not None and reader is None:
@@ -318,7 +319,12 @@ def open_spectra(
         kaguya_sp={"reflectance": reflectance.value},
         cube={} if wavelengths is None else {"wavelengths": _numbers(wavelengths)},
     )
-    return spectra.lunar.resample_bands(la.sp.WAVELENGTHS_150) if reader == "cube" else spectra
+    if reader != "cube":
+        return spectra
+    bands = None if model is None else la.oxides.oxide_model(model, device="cpu").bands
+    if bands is None or len(bands) == len(la.sp.WAVELENGTHS_150):
+        return spectra.lunar.resample_bands(la.sp.WAVELENGTHS_150)
+    return spectra
 
 
 def _numbers(path: Path) -> list[float]:
