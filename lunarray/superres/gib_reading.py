@@ -37,7 +37,9 @@ class Watched(LocalStore):
     """The objects of a bank, for Zarr, each held to the id that its region had when the bank was opened.
 
     The id is looked at after the object was read, and taken away before anything of a region is written, so that what
-    is read is whole. A region of which there was nothing may have been written since: it is still growing.
+    is read is whole. A region of which there was nothing may have been written since: it is still growing. But of a
+    population, of several objects, there is nothing then: those that lie there are being written, or are out of date
+    since the mare class is another.
     """
 
     def __init__(
@@ -50,23 +52,36 @@ class Watched(LocalStore):
         return type(self)(self.root, read_only=read_only, ids=self.ids)
 
     async def get(self, key: str, *args: Any, **options: Any) -> Any:
+        if self._unpopulated(key):
+            return None
         found = await super().get(key, *args, **options)
         self._check(key, found)
         return found
 
     def get_sync(self, key: str, **options: Any) -> Any:
+        if self._unpopulated(key):
+            return None
         found = super().get_sync(key, **options)
         self._check(key, found)
         return found
 
-    def _check(self, key: str, found: Any) -> None:
+    def _id(self, key: str) -> int | None:
+        """The id that the region of an object had; None for what belongs to no region."""
         name, _, rest = key.partition("/c/")
         if not rest or name not in IDS:
-            return
+            return None
         i, j = map(int, rest.split("/")[-2:])
-        known = int(self.ids[IDS[name]][i, j])
+        return int(self.ids[IDS[name]][i, j])
+
+    def _unpopulated(self, key: str) -> bool:
+        return IDS.get(key.partition("/")[0]) == "id_population" and self._id(key) == 0
+
+    def _check(self, key: str, found: Any) -> None:
+        known = self._id(key)
         if not known:
             return
+        name, _, rest = key.partition("/c/")
+        i, j = map(int, rest.split("/")[-2:])
         try:
             now = int.from_bytes((self.root / IDS[name] / "c" / f"{i}/{j}").read_bytes()[:8], "little")  # fmt: skip
         except OSError:
