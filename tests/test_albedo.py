@@ -209,3 +209,12 @@ def test_the_light_shows_in_native_spectra_too():
     out = sp.scale_to_albedo(native(), smooth(geo.lunar_grid("geographic", 1.0)))
     assert out.sizes["wavelength"] == 296
     assert sp.condition(out).light_gain.dims == ("observation",)
+
+
+def test_a_map_that_is_no_albedo_is_refused():
+    """Per cent, or heights in metres, would make soils brighter than snow."""
+    ds, _ = lit(np.ones(40))
+    with pytest.raises(InputError, match="as a fraction"):
+        sp.scale_to_albedo(ds, 100 * smooth(geo.lunar_grid("geographic", 1.0))).load()
+    with pytest.raises(InputError, match="a str"):
+        sp.light_uncertainty("a.spc")

@@ -96,7 +96,9 @@ def invert_oxides(
     ] = None,
     max_incidence: Annotated[
         float | None,
-        Option(help="Leave out spectra under a lower Sun: largest incidence, degrees."),
+        Option(
+            min=0, max=90, help="Leave out spectra under a lower Sun: largest incidence, degrees."
+        ),
     ] = None,
     light_uncertainty: Annotated[
         float | None,

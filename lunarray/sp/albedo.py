@@ -38,6 +38,8 @@ __all__ = ["NORMAL_TO_STANDARD", "scale_to_albedo"]
 NORMAL_TO_STANDARD = ((0.0, 0.0), (0.1639, 0.0700), (0.2324, 0.1025), (0.3097, 0.1511))
 #: Uncertainty (ln-sd) of that ratio: how far both ways of getting it are apart.
 RATIO_SPREAD = 0.07
+#: Nothing on the Moon sends back so much light; a map that says so is in per cent, or of something else.
+_MOST = 1.5
 #: Noise (ln-sd) of LOLA's gridded albedo.
 MAP_NOISE = 0.03
 #: Side of a footprint of SP on the ground, m.
@@ -298,6 +300,12 @@ def _footprint_mean(
     azimuth = np.rad2deg(np.arctan2(east, north))
     arc = np.rad2deg(np.hypot(east, north) / ground.radius)
     values = ground.at(*offset(lon[:, None], lat[:, None], azimuth, arc), min_valid=0.5)
+    if values.size and np.nanmax(values, initial=0) > _MOST:
+        raise InputError(
+            f"an albedo of {np.nanmax(values):.4g}",
+            where="scale_to_albedo: albedo",
+            remedy="Give normal albedo as a fraction (divide per cent by 100), and no elevation model",
+        )
     values[values <= 0] = np.nan
     with np.errstate(invalid="ignore"):
         count = np.isfinite(values).sum(axis=1)

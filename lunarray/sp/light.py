@@ -109,6 +109,12 @@ def light_uncertainty(
     array([0.06, 0.15, 0.49], dtype=float32)
     """
     require_number("slope_rms", slope_rms, 0, 45)
+    if not isinstance(ds, xr.Dataset | xr.DataArray):
+        raise InputError(
+            f"a {type(ds).__name__}",
+            where="light_uncertainty",
+            remedy="Give a Dataset or DataArray",
+        )
     given = _beside(ds, "light_uncertainty")
     if given is not None:
         return typed(given)

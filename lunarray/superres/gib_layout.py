@@ -377,7 +377,8 @@ def state_of(root: Any) -> np.ndarray:
     there = {
         "features": read_states(root, "id_feature") > 0,
         "mare": read_states(root, "id_mare") > 0,
-        "abundance": read_states(root, "populated") >= 0,
+        "abundance": (read_states(root, "populated") >= 0)
+        & (read_states(root, "id_population") > 0),
     }
     flags = (STATE_FLAGS[name] * known for name, known in there.items())
     return np.sum([*flags], axis=0).astype(np.uint8)
