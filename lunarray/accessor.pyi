@@ -324,6 +324,7 @@ class LunarDatasetAccessor:
         chi2_range: tuple[float, float] = (0.8, 2.0),
         min_significance: float = 3.0,
         max_frames: int = 48,
+        enough: float = 60.0,
     ) -> Dataset:
         """Add consecutive CLASS frames up to spectra with enough counts."""
 

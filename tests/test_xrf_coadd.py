@@ -15,7 +15,7 @@ from sphere_shapes import hull_corners, merge_footprints
 
 import lunarray.xrf as xrf
 from lunarray import geo
-from lunarray.errors import InputError
+from lunarray.errors import InputError, LunarrayWarning
 from lunarray.simulate.xrf import class_orbit
 from lunarray.xrf.goes import flare_flux
 from lunarray.xrf.selection import FRAME_FLAGS, particle_flags, particle_rate
@@ -276,8 +276,22 @@ class TestRunning:
     def test_nothing_to_fit(self) -> None:
         ds = make_frames(20)
         dark = ds.assign(counts=ds["counts"] * 0)
-        assert xrf.coadd(dark, "running", max_frames=5).sizes["time"] == 0
-        assert xrf.coadd(dark.chunk(time=5), "combined", max_frames=5).compute().sizes["time"] == 0
+        with pytest.warns(LunarrayWarning, match="no window of 20 frames"):
+            assert xrf.coadd(dark, "running", max_frames=5).sizes["time"] == 0
+        with pytest.warns(LunarrayWarning, match="no window of 20 frames"):
+            found = xrf.coadd(dark.chunk(time=5), "combined", max_frames=5)
+        assert found.compute().sizes["time"] == 0
+
+    @pytest.mark.realdata
+    @pytest.mark.parametrize("strategy", ["running", "combined"])
+    def test_bright_frames_are_enough_though_no_three_gaussians(self, real_data, strategy) -> None:
+        """Ten frames of some 26 000 counts in the lines, chi-square 3 to 6 each: by the paper's rule none."""
+        frames = xrf.open_class(sorted((real_data / "class" / "bright").glob("*.fits")))
+        found = xrf.coadd(frames, strategy, max_gap=1e4)
+        assert found.sizes["time"] == 10
+        assert np.all(found["reduced_chi2"] > 2.0)
+        with pytest.warns(LunarrayWarning, match=r"lines of \d+\.\d times their error"):
+            assert xrf.coadd(frames, strategy, max_gap=1e4, enough=np.inf).sizes["time"] == 0
 
 
 class TestFootprints:

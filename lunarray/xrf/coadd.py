@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import InputError, require_choice
+from lunarray.errors import InputError, LunarrayWarning, require_choice
 from lunarray.geo import footprint_area, lonlat_of, unit_vectors
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
@@ -100,9 +101,12 @@ def _checked_windows(
     chi2_range: tuple[float, float],
     min_significance: float,
     most: int,
+    enough: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Windows closed when three Gaussians and a continuum fit well, and their reduced chi-square."""
     import dask
+
+    seen: list[tuple[float, float]] = []
 
     flags, gain, exposure = dask.compute(
         ds["flags"].data if "flags" in ds.variables else np.zeros(ds.sizes["time"], "u2"),
@@ -125,10 +129,9 @@ def _checked_windows(
                         continue
                     total, added = total + rows[i], added + 1
                     fit = fit_three_lines(total, float(gain[i]), channel)
-                    if (
-                        chi2_range[0] <= fit["reduced_chi2"] <= chi2_range[1]
-                        and fit["significance"] >= min_significance
-                    ):
+                    seen.append((fit["significance"], fit["reduced_chi2"]))
+                    good = chi2_range[0] <= fit["reduced_chi2"] <= chi2_range[1]
+                    if fit["significance"] >= (min_significance if good else enough):
                         closed = i + 1
                         yield begin, closed, fit["reduced_chi2"]
                         break
@@ -139,6 +142,15 @@ def _checked_windows(
                 begin = begin + 1 if combined or closed is None else closed
 
     found = list(windows())
+    if not found and seen:
+        significance, chi2 = max(seen)
+        warnings.warn(
+            f"coadd: no window of {ds.sizes['time']} frames. The brightest set has lines of {significance:.1f} times "
+            f"their error and a reduced chi-square of {chi2:.1f}; sets are closed at {min_significance:g} times with "
+            f"{chi2_range[0]:g} to {chi2_range[1]:g}, or at {enough:g} times with any",
+            LunarrayWarning,
+            stacklevel=4,
+        )
     first, last = (np.array([w[k] for w in found], "i8") for k in (0, 1))
     return first, last, np.array([w[2] for w in found], "f8")
 
@@ -330,6 +342,7 @@ def coadd(
     chi2_range: tuple[float, float] = (0.8, 2.0),
     min_significance: float = 3.0,
     max_frames: int = 48,
+    enough: float = 60.0,
 ) -> xr.Dataset:
     """Add consecutive CLASS frames up to spectra with enough counts.
 
@@ -360,6 +373,10 @@ def coadd(
         rule of the paper.
     max_frames : int
         A set that does not fit well with so many frames is given up.
+    enough : float
+        Where the three lines together are so many times their error, the set is closed however it fits: in a bright
+        flare a single frame tells that lines are no Gaussians and a continuum no straight line. Infinity is the
+        paper's rule, which gives no window of such frames.
 
     Returns
     -------
@@ -369,6 +386,11 @@ def coadd(
         position, angles, altitude, gain and number of detectors, and ``corner_lat``, ``corner_lon`` of the ground
         that the frames swept over. ``flags`` tells why frames of the window were left out (any of the bits); windows
         of which none is left have 0 counts and exposure. ``reduced_chi2`` for the last two strategies.
+
+    Warns
+    -----
+    LunarrayWarning
+        If the last two strategies find no window at all: how many frames there were, and what they lacked.
 
     Raises
     ------
@@ -400,7 +422,7 @@ def coadd(
     else:
         first, last, chi2 = _checked_windows(
             ds, segments, combined=strategy == "combined", chi2_range=chi2_range,
-            min_significance=min_significance, most=max_frames,
+            min_significance=min_significance, most=max_frames, enough=enough,
         )  # fmt: skip
         event = f"coadd({strategy}, chi2 in {chi2_range[0]:g}-{chi2_range[1]:g}, max_frames={max_frames})"
     result = _sum_windows(ds, first, last, begin, finish, bad)
