@@ -309,6 +309,7 @@ def test_methods_on_real_pairs(real_data):
 
 
 # ---- the command ----
+@pytest.mark.needs("torch")
 def test_the_command_takes_a_table(tmp_path):
     from typer.testing import CliRunner
 

@@ -93,6 +93,7 @@ def made(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.needs("torch")
 def test_a_model_is_made_with_its_card(made):
     card = made.with_suffix(".md").read_text()
     assert "415, 750, 900, 950, 1000" in card
@@ -106,6 +107,7 @@ def test_a_model_is_made_with_its_card(made):
     assert np.isfinite(maps.FeO).all()
 
 
+@pytest.mark.needs("torch")
 def test_a_model_takes_its_bands_of_more(made):
     """Of a cube with more bands, in another order, those that the model takes."""
     nm = np.array([750.0, 415.3, 600.0, 900.0, 1000.0, 949.8, 1250.0])
@@ -121,6 +123,7 @@ def test_a_model_takes_its_bands_of_more(made):
             wrong.lunar.invert_oxides(made)
 
 
+@pytest.mark.needs("torch")
 def test_bands_without_soils_are_left_out_or_refused(tmp_path):
     from typer.testing import CliRunner
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lunarray.engine.models import Device
-from lunarray.errors import InputError
+from lunarray.errors import InputError, needs
 from lunarray.oxides.constants import OXIDES, choose_oxides
 from lunarray.oxides.settings import MinibatchSettings
 from lunarray.oxides.uncertainty import LightCalibration, by_light, calibrate_light, light_widths
@@ -48,7 +48,8 @@ def recipe_settings(**changes: Any) -> MinibatchSettings:
 
     Products are of bfloat16 where the processor has instructions for it: half the time.
     """
-    import torch
+    with needs("torch", "the training of an oxide model"):
+        import torch
 
     fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     own = {
