@@ -387,15 +387,15 @@ def coadd(
         that the frames swept over. ``flags`` tells why frames of the window were left out (any of the bits); windows
         of which none is left have 0 counts and exposure. ``reduced_chi2`` for the last two strategies.
 
-    Warns
-    -----
-    LunarrayWarning
-        If the last two strategies find no window at all: how many frames there were, and what they lacked.
-
     Raises
     ------
     InputError
         If `ds` has no CLASS counts, frames overlap or are out of order, or an argument is not one of those above.
+
+    Warns
+    -----
+    LunarrayWarning
+        If the last two strategies find no window at all: how many frames there were, and what they lacked.
 
     References
     ----------
