@@ -28,6 +28,18 @@ LIKELIHOOD = 0.1
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
+def _paired(spectra: np.ndarray, targets: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Spectra, called `name`, and their oxides, checked; InputError if they are no pairs."""
+    spectra, targets = finite_rows(spectra, name), finite_rows(targets, "targets")
+    if len(targets) != len(spectra) or len(spectra) < 2:
+        raise InputError(
+            f"{len(spectra)} spectra and {len(targets)} targets",
+            where="targets",
+            remedy="Give one row of oxides per spectrum, and at least 2",
+        )
+    return spectra, targets
+
+
 def train_network(
     spectra: np.ndarray,
     targets: np.ndarray,
@@ -46,14 +58,8 @@ def train_network(
     """
     settings = settings or MinibatchSettings()
     place = resolve_device(device)
-    spectra, targets = finite_rows(spectra, "spectra"), finite_rows(targets, "targets")
+    spectra, targets = _paired(spectra, targets, "spectra")
     samples = len(spectra)
-    if len(targets) != samples or samples < 2:
-        raise InputError(
-            f"{samples} spectra and {len(targets)} targets",
-            where="targets",
-            remedy="Give one row of oxides per spectrum, and at least 2",
-        )
     rng = np.random.default_rng(settings.seed)
 
     def inputs() -> torch.Tensor:
@@ -125,14 +131,8 @@ def train_light_network(
     """
     settings = settings or MinibatchSettings()
     place = resolve_device(device)
-    level, targets = finite_rows(level, "level"), finite_rows(targets, "targets")
+    level, targets = _paired(level, targets, "level")
     samples = len(targets)
-    if len(level) != samples or samples < 2:
-        raise InputError(
-            f"{len(level)} spectra and {samples} targets",
-            where="targets",
-            remedy="Give one row of oxides per spectrum, and at least 2",
-        )
     rng = np.random.default_rng(settings.seed)
     with seeded(settings.seed):
         model = LightCNN(settings.n, level.shape[1], targets.shape[1]).to(place)
