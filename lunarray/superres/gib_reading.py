@@ -52,36 +52,36 @@ class Watched(LocalStore):
         return type(self)(self.root, read_only=read_only, ids=self.ids)
 
     async def get(self, key: str, *args: Any, **options: Any) -> Any:
-        if self._unpopulated(key):
+        own = self._region(key)
+        if self._unpopulated(own):
             return None
         found = await super().get(key, *args, **options)
-        self._check(key, found)
+        self._check(own, key, found)
         return found
 
     def get_sync(self, key: str, **options: Any) -> Any:
-        if self._unpopulated(key):
+        own = self._region(key)
+        if self._unpopulated(own):
             return None
         found = super().get_sync(key, **options)
-        self._check(key, found)
+        self._check(own, key, found)
         return found
 
-    def _id(self, key: str) -> int | None:
-        """The id that the region of an object had; None for what belongs to no region."""
+    def _region(self, key: str) -> tuple[str, tuple[int, int], int] | None:
+        """Variable and region of an object, and the id that the region had; None for what belongs to no region."""
         name, _, rest = key.partition("/c/")
         if not rest or name not in IDS:
             return None
         i, j = map(int, rest.split("/")[-2:])
-        return int(self.ids[IDS[name]][i, j])
+        return name, (i, j), int(self.ids[IDS[name]][i, j])
 
-    def _unpopulated(self, key: str) -> bool:
-        return IDS.get(key.partition("/")[0]) == "id_population" and self._id(key) == 0
+    def _unpopulated(self, own: tuple[str, tuple[int, int], int] | None) -> bool:
+        return own is not None and IDS[own[0]] == "id_population" and own[2] == 0
 
-    def _check(self, key: str, found: Any) -> None:
-        known = self._id(key)
-        if not known:
+    def _check(self, own: tuple[str, tuple[int, int], int] | None, key: str, found: Any) -> None:
+        if own is None or not own[2]:
             return
-        name, _, rest = key.partition("/c/")
-        i, j = map(int, rest.split("/")[-2:])
+        name, (i, j), known = own
         try:
             now = int.from_bytes((self.root / IDS[name] / "c" / f"{i}/{j}").read_bytes()[:8], "little")  # fmt: skip
         except OSError:
