@@ -74,9 +74,15 @@ def strip(number: int, rows: int, colours: np.ndarray) -> tuple[np.ndarray, byte
 
 
 def write(folder: Path, number: int, rows: int, colours: np.ndarray) -> None:
-    """Write one product and its label."""
-    table, spectra, quality = strip(number, rows, colours)
-    name = f"SP_2C_03_{number:06d}"
+    """Write one product of a strip, and its label."""
+    write_product(folder, f"SP_2C_03_{number:06d}", number, *strip(number, rows, colours))
+
+
+def write_product(
+    folder: Path, name: str, orbit: int, table: np.ndarray, spectra: bytes, quality: bytes
+) -> None:
+    """Write a product of version 03 and its label; all its spectra are one and the same array."""
+    rows = len(table)
     wave = np.round(wavelengths() * 10).astype(">u2").tobytes()
     parts = {"ANCILLARY_AND_SUPPLEMENT_DATA": table.tobytes(), "SP_SPECTRUM_WAV": wave}
     parts |= {"SP_SPECTRUM_REF1": spectra, "SP_SPECTRUM_QA": quality}
@@ -91,7 +97,7 @@ def write(folder: Path, number: int, rows: int, colours: np.ndarray) -> None:
     lines += [
         'MISSION_NAME = "SELENE"', 'INSTRUMENT_ID = "SP"', 'TARGET_NAME = "MOON"',
         'PROCESS_VERSION_ID = "L2C"', f'PRODUCT_ID = "{name}"', "PRODUCT_VERSION_ID = 03",
-        f"REVOLUTION_NUMBER = {number}", "START_TIME = 2008-09-16T04:37:49.995417",
+        f"REVOLUTION_NUMBER = {orbit}", "START_TIME = 2008-09-16T04:37:49.995417",
         'OBSERVATION_MODE_ID = "OBS-NORMAL"', 'CALIBRATION_MODE_ID = "NONE"',
         "VIS_BAND_NUMBER = 84", "N1_BAND_NUMBER = 100", "N2_BAND_NUMBER = 112",
         "OBJECT = ANCILLARY_AND_SUPPLEMENT_DATA", f"ROWS = {rows}",

@@ -15,6 +15,7 @@ from . import xrf as xrf
 from .engine import cluster as cluster
 from .fractures import open_nac as open_nac
 from .readers import open as open
+from .readers import sample as sample
 from .sp import open_cube as open_cube
 from .sp import open_sp as open_sp
 from .sp import open_sp_cube as open_sp_cube

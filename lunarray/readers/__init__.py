@@ -24,5 +24,18 @@ from lunarray.readers.netcdf import open_guarded
 from lunarray.readers.opening import open, reader_of
 from lunarray.readers.protocol import Reader, has_numbers, head, label_head
 from lunarray.readers.registry import Readers, available, register
+from lunarray.readers.samples import SAMPLES, Sample, sample
 
-__all__ = ["Reader", "Readers", "available", "backend", "head", "open", "reader_of", "register"]
+__all__ = [
+    "SAMPLES",
+    "Reader",
+    "Readers",
+    "Sample",
+    "available",
+    "backend",
+    "head",
+    "open",
+    "reader_of",
+    "register",
+    "sample",
+]
