@@ -11,6 +11,7 @@ from . import simulate as simulate
 from . import sp as sp
 from . import store as store
 from . import superres as superres
+from . import view as view
 from . import xrf as xrf
 from .engine import cluster as cluster
 from .fractures import open_nac as open_nac

@@ -116,6 +116,9 @@ class _Accessor:
     plot_heat_map = _Verb("lunarray.plot:heat_map")
     plot_surface = _Verb("lunarray.plot:surface_3d")
 
+    # view
+    explore = _Verb("lunarray.view:explore")
+
 
 @xr.register_dataset_accessor("lunar")
 class LunarDatasetAccessor(_Accessor):

@@ -16,6 +16,7 @@ from lunarray.engine import execution
 from lunarray.engine.models import Device, Model, ModelSpec
 from lunarray.plot.drawing import Output
 from lunarray.typing import DataArray, Dataset
+from lunarray.view.viewer import Viewer
 from lunarray.xrf.api import Engine
 from lunarray.xrf.atomic import AtomicTables
 from lunarray.xrf.coadd import Strategy
@@ -270,6 +271,9 @@ class LunarDatasetAccessor:
         **output: Unpack[Output],
     ) -> Figure:
         """Draw abundances as a surface in three dimensions."""
+
+    def explore(self, *, name: str = "data", height: int = 600) -> Viewer:
+        """Look at maps, footprints or tracks on an interactive map, in a notebook."""
 
     def compare_elements(
         self,
@@ -652,3 +656,6 @@ class LunarDataArrayAccessor:
         **output: Unpack[Output],
     ) -> Figure:
         """Draw abundances as a surface in three dimensions."""
+
+    def explore(self, *, name: str = "data", height: int = 600) -> Viewer:
+        """Look at maps, footprints or tracks on an interactive map, in a notebook."""

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from harness import Verb
 
-from lunarray import export, fractures, geo, oxides, plot, simulate, sp, store, superres, xrf
+from lunarray import export, fractures, geo, oxides, plot, simulate, sp, store, superres, view, xrf
 from lunarray import maps as maps_room
 from lunarray.xrf.plasma import PlasmaTable
 
@@ -73,6 +73,18 @@ def read_all(write: Callable[[Path], list[Path]]) -> list[Any]:
                     geopandas.read_file(path) if path.suffix == ".gpkg" else path.read_bytes()
                 )
     return found
+
+
+def explored(ds: xr.Dataset) -> list[Any]:
+    """What an interactive map shows of a Dataset: a picture, and what is at a place."""
+    from lunarray.view.grids import GRIDS
+    from lunarray.view.layers import at
+    from lunarray.view.tiles import values_on
+
+    with view.explore(ds) as viewer:
+        first = viewer.layers[0]
+        box = GRIDS["south"].tile(3, 3, 4)
+        return [values_on(first.pyramid(), box), at(first.source, 20.0, -86.0), first.limits()]
 
 
 # ------------------------------------------------------------------ inputs
@@ -958,6 +970,8 @@ VERBS = [
             ("training_curves", curves, plot.training_curves, {"along": ("epoch",)}),
         )
     ),
+    # view
+    Verb("view.explore", maps, explored, **MAP, lazy=False, steps=("mask",)),
 ]
 
 

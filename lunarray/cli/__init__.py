@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from lunarray.cli import fractures, general, oxides, superres, training, xrf
+from lunarray.cli import fractures, general, oxides, superres, training, view, xrf
 from lunarray.cli.console import Command, friendly
 from lunarray.versions import extras
 
@@ -116,6 +116,7 @@ for command in (
     xrf.fit_elements,
     fractures.map_fractures,
     fractures.train_fractures,
+    view.serve,
 ):
     app.command(cls=Command)(command)
 app.add_typer(superres.gib, name="gib")
