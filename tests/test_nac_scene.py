@@ -496,3 +496,70 @@ def test_no_fractures():
     made = made_of((64, 64), fractures=0, nodata=False)
     assert len(made.lines) == len(made.polygons) == len(made.pits) == 0
     assert made.dataset["mask"].values.max() == 0
+
+
+# What may be taken for a fracture ----------------------------
+
+OTHERS = {"wrinkles": 25.0, "massifs": 12.0, "scarps": 25.0, "terraces": 12.0, "tracks": 40.0}
+BARE = {"shape": (220, 240), "fractures": 0.0, "craters": 0.0, "boulders": 0.0, "ridges": 0.0}
+BARE |= {"noise": 0.0, "psf": 0.0, "strip_width": None, "nodata": False, "seed": 8}
+
+
+def test_others_and_wear_do_not_depend_on_chunks():
+    options = {**SMALL, "wear": 0.6, "others": {**OTHERS, "patches": 0.3}, "light": "hapke"}
+    options |= {"seed": 6, "incidence": 70, "azimuth": 200}
+    same(made_of(**options).dataset, made_of(**options, chunks=90).dataset.compute())
+
+
+@pytest.mark.parametrize("kind", [*OTHERS, "patches"])
+def test_each_of_the_others_changes_the_image_and_no_label(kind):
+    plain = made_of(**BARE).dataset
+    others = {kind: 0.3 if kind == "patches" else 4 * OTHERS[kind]}
+    found = made_of(**BARE, others=others).dataset
+    assert (found["image"].values != plain["image"].values).mean() > 0.002
+    assert not found["mask"].any()
+    assert found["ridge"].any() == (kind == "wrinkles")
+
+
+def test_wear_makes_fractures_soft_and_leaves_them_where_they_are(scene):
+    worn = made_of(**SMALL, wear=1.0, seed=5, incidence=60, azimuth=120)
+    same_labels = (worn.dataset["mask"] == scene.dataset["mask"]).all()
+    assert same_labels
+    assert set(worn.lines["profile"]) <= {"W", "F"}
+    assert set(scene.lines["profile"]) == {"V", "U"}
+    there = scene.dataset["mask"].values == 1
+
+    def contrast(made):
+        return np.std(made.dataset["image"].values[there])
+
+    assert contrast(worn) < 0.7 * contrast(scene)
+
+
+def test_scarps_are_steep_on_one_side():
+    height = np.zeros((40, 60), np.float32)
+    line = np.array(
+        [
+            [30.0, -40.0, 30.0, 19.0, 4.0, 0.5, 5.0, 0.0],
+            [30.0, 19.0, 30.0, 80.0, 4.0, 0.5, 5.0, 0.0],
+        ]
+    )
+    terrain.add_scarps(height, 0, 0, line)
+    across = height[20]
+    assert across.argmax() == 30
+    assert across[:10].max() == across[51:].max() == 0
+    up, down = np.flatnonzero(across[:31] > 0), np.flatnonzero(across[30:] > 0)
+    assert {up.size, down.size} == {4, 20}
+
+
+def test_light_like_hapkes_and_settings_that_make_no_sense():
+    plain, other = (
+        made_of(**BARE, light=law).dataset["image"] for law in ("lunar-lambert", "hapke")
+    )
+    assert float(other.mean()) == pytest.approx(float(plain.mean()), rel=0.02)
+    assert float(abs(other / plain - 1).max()) > 0.005
+    for bad, what in (
+        ({"others": {"rilles": 1.0}}, "others"), ({"others": {"patches": 2.0}}, "patches"),
+        ({"wear": 2.0}, "wear"), ({"light": "lambert"}, "light"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=what):
+            NacSettings(**bad)

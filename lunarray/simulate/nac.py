@@ -10,22 +10,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lunarray.errors import InputError, require_number
+from lunarray.errors import InputError, require_choice, require_number
 from lunarray.simulate import terrain
 from lunarray.simulate.nac_ground import (
     CLASS_NAMES,
+    OTHERS,
     PATTERNS,
     PIT,
+    PROFILES,
     WIDTH_SHARES,
     Fracture,
     draw_boulders,
     draw_craters,
     draw_edges,
     draw_fractures,
+    draw_others,
     draw_ridges,
     draw_strips,
     pond_level,
@@ -63,8 +66,8 @@ class NacScene:
     def lines(self) -> gpd.GeoDataFrame:
         """Fractures as a mapper would draw them.
 
-        Lines with ``id``, ``width`` (name of the class), ``width_m`` (nominal), ``pattern``, ``profile`` ("V" or "U")
-        and ``complex`` (number): what :func:`lunarray.fractures.weak_labels` takes.
+        Lines with ``id``, ``width`` (name of the class), ``width_m`` (nominal), ``pattern``, ``profile`` ("V", "U",
+        "W" for worn, "F" for filled) and ``complex`` (number): what :func:`lunarray.fractures.weak_labels` takes.
         """
         return self.table[self.table["pattern"] != "pit"].reset_index(drop=True)
 
@@ -100,6 +103,14 @@ class NacSettings:
         Share of the ground that is melt ponds, where fractures are.
     pits, craters, boulders, ridges : float
         Pits on fractures, craters of 3 and more pixels radius, boulders, ridges.
+    wear : float
+        Share of the complexes that are worn: shallow, their walls soft, or filled to a flat floor.
+    others : mapping of str to float
+        What else may be taken for a fracture: "wrinkles" (wrinkle ridges: an arch with a crest, in ``ridge`` too),
+        "massifs" (hills that cast long shadows), "scarps" (lobate: steep on one side), "terraces" (scarps in flights),
+        "tracks" (of boulders); and "patches", the contrast (0 to 1) of patches of another albedo with sharp borders.
+    light : {"lunar-lambert", "hapke"}
+        Law of photometry: the simple one, or one like Hapke's, in which slopes away from the sun darken less.
     roughness : float
         Factor of the slopes of the relief.
     noise : float
@@ -125,6 +136,9 @@ class NacSettings:
     craters: float = 400.0
     boulders: float = 400.0
     ridges: float = 6.0
+    wear: float = 0.0
+    others: Mapping[str, float] = field(default_factory=dict)
+    light: Literal["lunar-lambert", "hapke"] = "lunar-lambert"
     roughness: float = 1.0
     noise: float = 1.0
     psf: float = 0.6
@@ -134,13 +148,17 @@ class NacSettings:
     def __post_init__(self) -> None:
         for name, high in (
             ("fractures", 1e3), ("melt", 1.0), ("pits", 1e3), ("craters", 1e5), ("boulders", 1e5),
-            ("ridges", 1e3), ("roughness", 100.0), ("noise", 1e3), ("psf", 10.0),
+            ("ridges", 1e3), ("wear", 1.0), ("roughness", 100.0), ("noise", 1e3), ("psf", 10.0),
         ):  # fmt: skip
             require_number(name, getattr(self, name), 0.0, high)
         if self.strip_width is not None:
             require_number("strip_width", self.strip_width, 16.0)
         _shares(self.widths, CLASS_NAMES, "widths")
         _shares(self.patterns, tuple(PATTERNS), "patterns")
+        require_choice("light", self.light, ("lunar-lambert", "hapke"))
+        for name, value in self.others.items():
+            require_choice("others", name, OTHERS)
+            require_number(f"others[{name!r}]", value, 0.0, 1.0 if name == "patches" else 1e3)
 
 
 def nac_scene(
@@ -232,9 +250,11 @@ def _drawn(
         level,
         settings.fractures,
         settings.pits,
+        float(settings.wear),
         _shares(settings.widths, CLASS_NAMES, "widths"),
         _shares(settings.patterns, tuple(PATTERNS), "patterns"),
     )
+    raised, scarps, dents, rolled = draw_others(seed, rows, columns, settings.others)
     drawn = NacTerrain(
         seed=seed,
         incidence=incidence,
@@ -244,8 +264,12 @@ def _drawn(
         noise=float(settings.noise),
         psf=float(settings.psf),
         craters=draw_craters(seed, rows, columns, settings.craters),
-        boulders=draw_boulders(seed, rows, columns, settings.boulders),
-        ridges=draw_ridges(seed, rows, columns, settings.ridges),
+        boulders=np.concatenate([draw_boulders(seed, rows, columns, settings.boulders), rolled]),
+        ridges=np.concatenate([draw_ridges(seed, rows, columns, settings.ridges), raised]),
+        scarps=scarps,
+        dents=dents,
+        patches=float(settings.others.get("patches", 0.0)),
+        hapke=settings.light == "hapke",
         fractures=np.concatenate(
             [np.empty((0, terrain.SEGMENT_COLUMNS)), *(f.segments for f in lines)]
         ),
@@ -315,7 +339,7 @@ def _table(lines: list[Fracture], geobox: GeoBox) -> gpd.GeoDataFrame:
             "width": np.array([names[f.width_class] for f in lines], object),
             "width_m": np.array([f.width * resolution for f in lines], np.float64),
             "pattern": np.array([f.pattern for f in lines], object),
-            "profile": np.array(["VU"[f.profile] for f in lines], object),
+            "profile": np.array([PROFILES[f.profile] for f in lines], object),
             "complex": np.array([f.complex for f in lines], np.int64),
         },
         geometry=_to_ground(np.array(geometry, object), geobox),

@@ -6,6 +6,7 @@ Every kind has a random stream of its own, so that more of one leaves the others
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,11 @@ WIDTH_CLASSES: dict[str, tuple[float, float]] = {
 WIDTH_SHARES = {"tiny": 0.51, "small": 0.33, "medium": 0.13, "large": 0.029, "huge": 0.001}
 #: Patterns in which fractures come, and the shares of complexes that have them.
 PATTERNS = {"curvilinear": 0.5, "polygonal": 0.25, "en echelon": 0.25}
+
+#: Letters of the profiles of :data:`lunarray.simulate.terrain.SEGMENT_COLUMNS`: V, U, worn, filled.
+PROFILES = "VUWF"
+#: What else a ground may have on it.
+OTHERS = ("wrinkles", "massifs", "scarps", "terraces", "tracks", "patches")
 
 CLASS_NAMES = tuple(WIDTH_CLASSES)
 #: What a pit is labelled with: above every class of lines.
@@ -102,6 +108,67 @@ def draw_ridges(seed: int, rows: int, columns: int, density: float) -> np.ndarra
     return np.concatenate(pieces)
 
 
+def draw_others(
+    seed: int, rows: int, columns: int, densities: Mapping[str, float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What is no fracture and may be taken for one, besides craters, boulders and plain ridges.
+
+    Returns segments that rise (wrinkle ridges and massifs, class 1 for the ridges), scarps and terraces
+    (:func:`lunarray.simulate.terrain.add_scarps`), segments of the dents that boulders left (class 0), and these
+    boulders.
+    """
+    raised, scarps, dents = [np.empty((0, terrain.SEGMENT_COLUMNS))], [np.empty((0, 8))], []
+    boulders: list[list[float]] = []
+
+    def stream(number: int, name: str) -> Iterator[tuple[np.random.Generator, np.ndarray, float]]:
+        rng = np.random.default_rng((seed, number))
+        for _ in range(_count(rng, densities.get(name, 0.0), rows, columns)):
+            yield rng, rng.random(2) * (columns, rows), rng.uniform(0, 2 * math.pi)
+
+    for rng, start, heading in stream(12, "wrinkles"):
+        # A broad soft arch, and a crest that wanders on it.
+        width = 20.0 * 5 ** rng.random()
+        points = _walk(rng, start, heading, width * rng.uniform(5, 20))
+        half = _half_widths(rng, len(points), width, 0.05, 0.3)
+        raised.append(_segments(points, half, rng.uniform(0.03, 0.1), 2.0, 1))
+        aside = np.cumsum(rng.normal(0, 0.04 * width, (len(points), 2)), axis=0)
+        crest = points + aside.clip(-0.3 * width, 0.3 * width)
+        half = _half_widths(rng, len(points), width * rng.uniform(0.12, 0.3), 0.4, 0.3)
+        raised.append(_segments(crest, half, rng.uniform(0.1, 0.3), float(rng.integers(0, 3)), 1))
+    for rng, start, heading in stream(13, "massifs"):
+        points = _walk(rng, start, heading, rng.uniform(10, 120))
+        half = _half_widths(rng, len(points), 40.0 * 5 ** rng.random(), 0.1, 0.6)
+        raised.append(_segments(points, half, rng.uniform(0.1, 0.35), 2.0, 0))
+    number = 0
+    for name, stream_number in (("scarps", 14), ("terraces", 15)):
+        for rng, start, heading in stream(stream_number, name):
+            line = _walk(rng, start, heading, 80.0 * 8 ** rng.random())
+            across = np.array([-math.sin(heading), math.cos(heading)])
+            width = 3.0 * 8 ** rng.random()
+            steps = 1 if name == "scarps" else int(rng.integers(2, 6))
+            back = rng.uniform(3, 12) if name == "scarps" else rng.uniform(1.5, 4)
+            for step in range(steps):
+                points = line + step * width * back * rng.uniform(0.7, 1.2) * across
+                ratio, count = rng.uniform(0.12, 0.45), len(points) - 1
+                about = [np.full(count, v) for v in (width, ratio, back, float(number))]
+                scarps.append(np.column_stack([points[:-1], points[1:], *about]))
+                number += 1
+    for rng, start, heading in stream(16, "tracks"):
+        points = _walk(rng, start, heading, 60.0 * 6 ** rng.random())
+        # A boulder that bounced left a string of dents.
+        width = rng.uniform(2.2, 6.0)
+        beat = 0.75 + 0.25 * np.cos(np.arange(len(points)) * rng.uniform(0.8, 3.0))
+        half = _half_widths(rng, len(points), width, 0.15, 0.9) * beat
+        dents.append(_segments(points, half, rng.uniform(0.08, 0.25), 2.0, 0))
+        boulders.append([*points[-1], 0.5 * width, rng.uniform(0.6, 1.1)])
+    return (
+        np.concatenate(raised),
+        np.concatenate(scarps),
+        np.concatenate([np.empty((0, terrain.SEGMENT_COLUMNS)), *dents]),
+        np.array(boulders, np.float64).reshape(-1, 4),
+    )
+
+
 @dataclass(frozen=True)
 class Fracture:
     """One fracture or pit: its line, nominal width (pixels), class, and the segments that make its trough."""
@@ -123,6 +190,7 @@ def draw_fractures(
     level: float,
     density: float,
     pits: float,
+    wear: float,
     class_shares: np.ndarray,
     pattern_shares: np.ndarray,
 ) -> list[Fracture]:
@@ -142,6 +210,9 @@ def draw_fractures(
         kind = own.choice(len(CLASS_NAMES), p=class_shares)
         width = own.uniform(*WIDTH_CLASSES[CLASS_NAMES[kind]])
         depth, profile = own.uniform(0.15, 0.5), int(own.random() < 0.5)
+        worn = np.random.default_rng((seed, 11, number))
+        if worn.random() < wear:
+            depth, profile = 0.04 * 6 ** worn.random(), int(worn.integers(2, 4))
         for points in _PATTERN_LINES[pattern](own, centre, width):
             trimmed = _in_ponds(seed, points, level, (columns, rows))
             if len(trimmed) < 2:

@@ -20,6 +20,8 @@ _POND_ROUGHNESS = 0.3
 _ALBEDO = 0.09
 #: Skylight of lit slopes around in shadows, of level ground's light.
 _AMBIENT = 0.02
+#: Single-scattering albedo of lunar soil in red light, between mare and highland.
+_SINGLE = 0.3
 #: Noise of the dark and of the signal, radiance factor: about 1 % of level ground at 45°.
 _READ, _SHOT = 3e-4, 2e-3
 #: Longest shadow, pixels; ground that stands further away does not count.
@@ -32,10 +34,11 @@ class NacTerrain(Tokenized):
 
     `seed` of relief and noise; `incidence` and `azimuth` of the sun, degrees; `pond_level`, the value of the pond field
     above which ground is melt; factors of the relief's slopes (`roughness`) and of the sensor's `noise`; `psf`, the
-    standard deviation of the point spread, pixels; tables of craters, boulders, ridges and fractures for
-    :mod:`lunarray.simulate.terrain`. `strips` (strip, 5) are the images of the mosaic: column of the left edge in row
-    0, columns it moves a row, gain, offset, and width of the gap without data at the edge (pixels); the first begins
-    left of everything. `nodata` is the left and right edge of valid ground in row 0, and columns they move a row.
+    standard deviation of the point spread, pixels; tables of craters, boulders, ridges, fractures, scarps and dents for
+    :mod:`lunarray.simulate.terrain`; `patches`, the contrast of patches of another albedo; `hapke`, the law of light.
+    `strips` (strip, 5) are the images of the mosaic: column of the left edge in row 0, columns it moves a row, gain,
+    offset, and width of the gap without data at the edge (pixels); the first begins left of everything. `nodata` is the
+    left and right edge of valid ground in row 0, and columns they move a row.
     """
 
     seed: int
@@ -49,6 +52,10 @@ class NacTerrain(Tokenized):
     boulders: np.ndarray
     ridges: np.ndarray
     fractures: np.ndarray
+    scarps: np.ndarray
+    dents: np.ndarray
+    patches: float
+    hapke: bool
     strips: np.ndarray
     nodata: tuple[float, float, float]
 
@@ -132,6 +139,8 @@ def render(
         sun,
         lommel_seeliger_share(drawn.incidence),
         _AMBIENT,
+        _SINGLE if drawn.hapke else 0.0,
+        phase_factor(drawn.incidence),
     )
     if drawn.psf > 0:
         from scipy.ndimage import gaussian_filter
@@ -162,6 +171,19 @@ def lommel_seeliger_share(phase: float) -> float:
     McEwen (1996), Lunar Planet. Sci. 27, 841. Seen from straight above, the phase angle is the incidence angle.
     """
     return max(1.0 - 0.019 * phase + 2.42e-4 * phase**2 - 1.46e-6 * phase**3, 0.0)
+
+
+def phase_factor(phase: float) -> float:
+    """Phase function times opposition surge of lunar soil at a phase angle in degrees.
+
+    Double Henyey-Greenstein with b = 0.24, c = 0.3, surge of 1.8 and width 0.07: about those of Sato et al. (2014),
+    J. Geophys. Res. Planets 119, 1775.
+    """
+    b, c, g = 0.24, 0.3, math.radians(phase)
+    back = (1 - b * b) / (1 - 2 * b * math.cos(g) + b * b) ** 1.5
+    forth = (1 - b * b) / (1 + 2 * b * math.cos(g) + b * b) ** 1.5
+    surge = 1 + 1.8 / (1 + math.tan(g / 2) / 0.07)
+    return ((1 + c) / 2 * back + (1 - c) / 2 * forth) * surge
 
 
 def _shadow_pads(drawn: NacTerrain) -> tuple[int, int, int, int]:
@@ -206,6 +228,12 @@ def _ground(
         wavelength, octave = wavelength / 1.9, octave + 1
     for octave, (wavelength, amplitude) in enumerate(((300.0, 0.12), (40.0, 0.06), (6.0, 0.05))):
         add(albedo, field_seed(drawn.seed, 2, octave), wavelength, amplitude, everywhere)
+    if drawn.patches > 0:
+        patch = np.zeros((rows, columns), np.float32)
+        for octave, (wavelength, amplitude) in enumerate(((260.0, 1.0), (60.0, 0.3))):
+            add(patch, field_seed(drawn.seed, 3, octave), wavelength, amplitude, everywhere)
+        edge = np.clip((patch - np.float32(0.2)) / np.float32(0.02), 0, 1)
+        albedo *= 1 - np.float32(drawn.patches) * edge
     albedo *= np.float32(_ALBEDO)
 
     box = (column0, row0, column0 + columns - 1, row0 + rows - 1)
@@ -216,6 +244,12 @@ def _ground(
     terrain.trace_segments(raised, ridge, row0, column0, _near_segments(drawn.ridges, box))
     trough, label = np.zeros((rows, columns), np.float32), np.zeros((rows, columns), np.uint8)
     terrain.trace_segments(trough, label, row0, column0, _near_segments(drawn.fractures, box))
+    if drawn.dents.size:
+        dent, unused = np.zeros((rows, columns), np.float32), np.zeros((rows, columns), np.uint8)
+        terrain.trace_segments(dent, unused, row0, column0, _near_segments(drawn.dents, box))
+        height -= dent
+    if drawn.scarps.size:
+        terrain.add_scarps(height, row0, column0, drawn.scarps)
     height += raised
     height -= trough
     terrain.add_boulders(height, albedo, row0, column0, _near(drawn.boulders, box, 1.0))

@@ -13,7 +13,7 @@ import numpy as np
 from lunarray.engine.compiling import njit
 
 #: Columns of a table of line segments: column, row and half-width of one end and of the other, depth (or height) over
-#: width, profile (0 V-shaped, 1 U-shaped), class.
+#: width, profile (0 V-shaped, 1 U-shaped, 2 worn to a soft bowl, 3 filled to a flat floor), class.
 SEGMENT_COLUMNS = 9
 #: A crater's rim and ejecta end at this many radii.
 CRATER_REACH = 2.5
@@ -190,9 +190,12 @@ def _profile(t: float, kind: float) -> float:  # pragma: no cover - compiled
     """Depth over greatest depth at a distance from the middle of t half-widths."""
     if kind < 0.5:
         return 1.0 - t
-    if t < 0.45:
+    if kind > 1.5 and kind < 2.5:
+        return 0.5 + 0.5 * math.cos(math.pi * t)
+    floor = 0.45 if kind < 1.5 else 0.65
+    if t < floor:
         return 1.0
-    s = (1.0 - t) / 0.55
+    s = (1.0 - t) / (1.0 - floor)
     return s * s * (3.0 - 2.0 * s)
 
 
@@ -237,6 +240,73 @@ def trace_segments(
                         relief[y, x] = depth
                     if value > label[y, x]:
                         label[y, x] = value
+
+
+@njit(nogil=True, cache=True)
+def add_scarps(
+    height: np.ndarray, row0: int, column0: int, scarps: np.ndarray
+) -> None:  # pragma: no cover - compiled
+    """Add one-sided steps to the heights of a window: a steep front, and a back that sinks slowly to the plain.
+
+    A pixel takes the height of the scarp whose line is nearest, so that a bend leaves no seam; segments of one scarp
+    follow each other and have its number.
+
+    `height` (y, x) float32: changed in place; `row0`, `column0`: where the window lies on the plane; `scarps` (segment,
+    8) float64: column and row of both ends, width of the front, height over that width, length of the back over it,
+    number of the scarp. The front lies to the right of the way from the first end to the second.
+    """
+    rows, columns = height.shape
+    nearest = np.empty((rows, columns), np.float32)
+    value = np.empty((rows, columns), np.float32)
+    first = 0
+    while first < scarps.shape[0]:
+        last = first
+        while last < scarps.shape[0] and scarps[last, 7] == scarps[first, 7]:
+            last += 1
+        width, ratio, back = scarps[first, 4], scarps[first, 5], scarps[first, 6]
+        reach = width * max(back, 1.0)
+        xs, ys = scarps[first:last, 0:3:2], scarps[first:last, 1:4:2]
+        y0 = max(math.ceil(ys.min() - reach) - row0, 0)
+        y1 = min(math.floor(ys.max() + reach) - row0, rows - 1)
+        x0 = max(math.ceil(xs.min() - reach) - column0, 0)
+        x1 = min(math.floor(xs.max() + reach) - column0, columns - 1)
+        if y1 >= y0 and x1 >= x0:
+            nearest[y0 : y1 + 1, x0 : x1 + 1] = reach
+            value[y0 : y1 + 1, x0 : x1 + 1] = 0.0
+        length = last - first
+        for n in range(first, last):
+            ax, ay, bx, by = scarps[n, 0], scarps[n, 1], scarps[n, 2], scarps[n, 3]
+            ux, uy = bx - ax, by - ay
+            size = math.hypot(ux, uy)
+            v0 = max(math.ceil(min(ay, by) - reach) - row0, 0)
+            v1 = min(math.floor(max(ay, by) + reach) - row0, rows - 1)
+            u0 = max(math.ceil(min(ax, bx) - reach) - column0, 0)
+            u1 = min(math.floor(max(ax, bx) + reach) - column0, columns - 1)
+            for y in range(v0, v1 + 1):
+                py = row0 + y - ay
+                for x in range(u0, u1 + 1):
+                    px = column0 + x - ax
+                    s = min(max((px * ux + py * uy) / (size * size), 0.0), 1.0)
+                    d = math.hypot(px - s * ux, py - s * uy)
+                    if d >= nearest[y, x]:
+                        continue
+                    nearest[y, x] = d
+                    # Towards both ends the step dies out.
+                    along = (n - first + s) / length
+                    end = min(min(along, 1.0 - along) * 5.0, 1.0)
+                    side = (px * uy - py * ux) / size
+                    t = 0.0
+                    if side < 0.0:
+                        if d < width:
+                            t = 1.0 - d / width
+                            t = t * t * (3.0 - 2.0 * t)
+                    else:
+                        t = (1.0 - d / reach) * (1.0 - d / reach)
+                    value[y, x] = ratio * width * t * end
+        for y in range(y0, y1 + 1):
+            for x in range(x0, x1 + 1):
+                height[y, x] += value[y, x]
+        first = last
 
 
 @njit(nogil=True, cache=True)
@@ -323,19 +393,30 @@ def shade(
     sun: np.ndarray,
     share: float,
     ambient: float,
+    single: float = 0.0,
+    phase: float = 1.0,
 ) -> np.ndarray:  # pragma: no cover - compiled
-    """Radiance factor by the Lunar-Lambert law, seen from straight above.
+    """Radiance factor by the Lunar-Lambert law, or by one like Hapke's, seen from straight above.
 
     `height` (y, x) float32: in pixels; `albedo`, `lit` (y, x) float32: normal albedo; share of the pixel that the sun
     reaches; `sun` (3,) float64: unit vector to the sun: right, down, up; `share`: share of Lommel-Seeliger in the law;
-    `ambient`: light from lit ground around, as a share of level ground's. Returns (y, x) float32: edge pixels take the
-    slope of their one neighbour.
+    `ambient`: light from lit ground around, as a share of level ground's; `single`, `phase`: single-scattering albedo
+    of level ground's mean, and the phase function times the opposition surge, which are the same all over an image:
+    where `single` is not 0, Hapke's law takes the place of the other, scaled so that the mean albedo means the same.
+    Returns (y, x) float32: edge pixels take the slope of their one neighbour.
 
-    References: McEwen (1991), Icarus 92, 298, equation 1: I/F = A (2 L mu0 / (mu0 + mu) + (1 - L) mu0).
+    References: McEwen (1991), Icarus 92, 298, equation 1: I/F = A (2 L mu0 / (mu0 + mu) + (1 - L) mu0). Hapke (1981),
+    J. Geophys. Res. 86, 3039, equation 16: w/4 mu0/(mu0 + mu) (P (1 + B) + H(mu0) H(mu) - 1), H(x) = (1 + 2x) / (1 +
+    2x sqrt(1 - w)).
     """
     rows, columns = height.shape
     out = np.empty((rows, columns), np.float32)
     level = 2.0 * share * sun[2] / (sun[2] + 1.0) + (1.0 - share) * sun[2]
+    gamma = math.sqrt(1.0 - single)
+    hapke = single > 0.0
+    if hapke:
+        high = 3.0 / (1.0 + 2.0 * gamma) * (1.0 + 2.0 * sun[2]) / (1.0 + 2.0 * gamma * sun[2])
+        unit = level / (sun[2] / (1.0 + sun[2]) * (phase + high - 1.0))
     for y in range(rows):
         up, down = max(y - 1, 0), min(y + 1, rows - 1)
         for x in range(columns):
@@ -346,7 +427,12 @@ def shade(
             mu0 = (sun[2] - gx * sun[0] - gy * sun[1]) * mu
             direct = 0.0
             if mu0 > 0.0:
-                direct = 2.0 * share * mu0 / (mu0 + mu) + (1.0 - share) * mu0
+                if hapke:
+                    many = (1.0 + 2.0 * mu0) / (1.0 + 2.0 * gamma * mu0)
+                    many *= (1.0 + 2.0 * mu) / (1.0 + 2.0 * gamma * mu)
+                    direct = unit * mu0 / (mu0 + mu) * (phase + many - 1.0)
+                else:
+                    direct = 2.0 * share * mu0 / (mu0 + mu) + (1.0 - share) * mu0
             out[y, x] = np.float32(albedo[y, x] * (direct * lit[y, x] + ambient * level))
     return out
 
