@@ -16,7 +16,8 @@ from lunarray.errors import (
     StoreFormatError,
 )
 from lunarray.fractures.batches import ArrayTiles, balanced_weight
-from lunarray.fractures.epochs import learning_rate_at, loss_of
+from lunarray.fractures.epochs import learning_rate_at
+from lunarray.fractures.losses import loss_of
 from lunarray.fractures.metrics import confusion, tile_metrics
 from lunarray.fractures.normalise import imagenet
 from lunarray.fractures.predictor import predictor_of

@@ -7,6 +7,7 @@ from .api import vectorize as vectorize
 from .comparison import compare as compare
 from .detection import fracture_model as fracture_model
 from .export import write_fractures as write_fractures
+from .graphs import line_graph as line_graph
 from .io import open_nac as open_nac
 from .isis import process_edr as process_edr
 from .labels import weak_labels as weak_labels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,8 @@ import xarray as xr
 from lunarray.errors import InputError, require_number
 from lunarray.fractures.ground import Metric, box_of, metric_of
 from lunarray.fractures.layers import each_block, same_grid
-from lunarray.fractures.statistics import area_of
+from lunarray.fractures.statistics import area_of, ground_scale
+from lunarray.fractures.vectors import features_of, runs_of
 from lunarray.geo import (
     BODIES,
     radius_of,
@@ -39,9 +40,15 @@ class Comparison:
     true_positive, false_positive, false_negative : float
         Area on the ground (m²) in both, in the map alone, in the reference alone; NaN for lines.
     correctness : float
-        Share of the map's length that lies within the tolerance of the reference; NaN for masks.
+        Share of the map's length that lies within the tolerance of the reference.
     completeness : float
-        Share of the reference's length that lies within the tolerance of the map; NaN for masks.
+        Share of the reference's length that lies within the tolerance of the map.
+    cldice : float
+        Harmonic mean of the shares of each one's centre lines that lie in the other's outlines (Shit et al. 2021); NaN
+        where one has no outlines.
+    lines, lines_found, lines_broken, breaks : int
+        Features of the reference with a centre line; those of which the map has a part within the tolerance; those
+        that it has in several pieces; and the breaks in these.
     matched, found : float
         Share of the map's features that touch the reference, and of the reference's that touch the map; NaN for masks.
     tolerance : float
@@ -59,6 +66,11 @@ class Comparison:
     found: float
     tolerance: float
     pieces: geopandas.GeoDataFrame | None
+    cldice: float = math.nan
+    lines: int = 0
+    lines_found: int = 0
+    lines_broken: int = 0
+    breaks: int = 0
 
     @property
     def precision(self) -> float:
@@ -87,7 +99,7 @@ class Comparison:
 
     @property
     def quality(self) -> float:
-        """Harmonic mean of correctness and completeness."""
+        """Harmonic mean of correctness and completeness: F1 within the tolerance."""
         return _ratio(
             2 * self.correctness * self.completeness, self.correctness + self.completeness
         )
@@ -98,11 +110,12 @@ class Comparison:
         Returns
         -------
         dict of str to float
-            Areas in m², shares from 0 to 1; NaN where there is none.
+            Areas in m², shares from 0 to 1, numbers of lines; NaN where there is none.
         """
         names = (
             "true_positive", "false_positive", "false_negative", "precision", "recall", "f1", "iou",
-            "correctness", "completeness", "quality", "matched", "found", "tolerance",
+            "correctness", "completeness", "quality", "matched", "found", "tolerance", "cldice", "lines",
+            "lines_found", "lines_broken", "breaks",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
@@ -125,7 +138,7 @@ def compare(a: Any, b: Any, *, tolerance: float = 10.0) -> Comparison:
     Returns
     -------
     Comparison
-        Areas where both are polygons or masks; lengths where both are vectors with lines or centre lines (polygons
+        Areas where both are polygons or masks; lengths where both have lines or centre lines, as masks have (polygons
         without are compared by their outlines' area alone).
 
     Raises
@@ -164,8 +177,20 @@ def _of_masks(a: Any, b: Any, tolerance: float) -> Comparison:
     first, second = a.transpose(*dims).data, b.transpose(*dims).data
     metric = metric_of(geobox)
     tp, fp, fn = np.sum(each_block(_areas, first, second, metric=metric), axis=0).tolist()
-    nan = math.nan
-    return Comparison(tp, fp, fn, nan, nan, nan, nan, float(tolerance), None)
+    known = [np.isin(layer, (0, 1)) for layer in (first, second)]
+    known = known[0] & known[1]
+    frames = []
+    for layer in (first, second):
+        # What one of them does not know is in neither.
+        spans, sums = runs_of((layer == 1) & known, None, None)
+        frames.append(
+            features_of(
+                spans, sums, geobox, min_area=0.0, seam_share=1.0, units=None, within_share=0.0, reach=1,
+                with_probability=False, centrelines=True,
+            )
+        )  # fmt: skip
+    lengths = _of_vectors(*frames, float(tolerance))
+    return replace(lengths, true_positive=tp, false_positive=fp, false_negative=fn, pieces=None)
 
 
 def _areas(row: int, column: int, a: np.ndarray, b: np.ndarray, *, metric: Metric) -> list[float]:
@@ -233,14 +258,20 @@ def _of_vectors(a: Any, b: Any, tolerance: float) -> Comparison:
         pieces = geopandas.GeoDataFrame(
             {"kind": kinds, "area": area}, geometry=outlines, crs=crs.to_wkt()
         )
-    correctness = completeness = math.nan
+    correctness = completeness = cldice = math.nan
+    numbers: tuple[int, ...] = ()
     if lines[0] is not None and lines[1] is not None:
         correctness = _covered(lines[0], lines[1], crs, tolerance)
         completeness = _covered(lines[1], lines[0], crs, tolerance)
+        if pieces is not None:
+            shares = [_within(lines[0], shapes[1]), _within(lines[1], shapes[0])]
+            cldice = _ratio(2 * shares[0] * shares[1], shares[0] + shares[1])
+        of_map = lines[0] if shapes[0] is None else shapes[0]
+        numbers = _pieces_found(lines[1], of_map, crs, tolerance)
     bodies = [s if s is not None else line for s, line in zip(shapes, lines, strict=True)]
     return Comparison(
         tp, fp, fn, correctness, completeness, _touching(bodies[0], bodies[1]),
-        _touching(bodies[1], bodies[0]), tolerance, pieces,
+        _touching(bodies[1], bodies[0]), tolerance, pieces, cldice, *numbers,
     )  # fmt: skip
 
 
@@ -266,18 +297,7 @@ def _ground_area(shapes: np.ndarray, crs: Any) -> np.ndarray:
 
     if not len(shapes):
         return np.empty(0)
-    return shapely.area(shapes) / _areal_scale(shapes, crs)
-
-
-def _areal_scale(shapes: np.ndarray, crs: Any) -> np.ndarray:
-    """Area on the map by area on the ground, in the middle of each geometry."""
-    import pyproj
-    import shapely
-
-    middle = shapely.get_coordinates(shapely.centroid(shapes))
-    lon, lat = to_lonlat(crs, middle[:, 0], middle[:, 1])
-    factors = pyproj.Proj(crs).get_factors(lon, np.clip(lat, -89.999999, 89.999999))
-    return np.asarray(factors.areal_scale)
+    return shapely.area(shapes) / ground_scale(shapes, crs) ** 2
 
 
 def _covered(lines: np.ndarray, others: np.ndarray, crs: Any, tolerance: float) -> float:
@@ -289,7 +309,7 @@ def _covered(lines: np.ndarray, others: np.ndarray, crs: Any, tolerance: float) 
     if not whole.sum():
         return math.nan
     # One scale for a line: maps stretch little over the length of a fracture.
-    scale = np.sqrt(_areal_scale(parts, crs))
+    scale = ground_scale(parts, crs)
     near = shapely.get_parts(others)
     tree = shapely.STRtree(near)
     reach = tolerance * scale
@@ -302,6 +322,44 @@ def _covered(lines: np.ndarray, others: np.ndarray, crs: Any, tolerance: float) 
         band = shapely.union_all(shapely.buffer(mine, max(reach[k], 1e-9)))
         kept[k] = shapely.length(shapely.intersection(parts[k], band))
     return float((kept / scale).sum() / (whole / scale).sum())
+
+
+def _within(lines: np.ndarray, shapes: np.ndarray) -> float:
+    """Share of the length of lines that lies in polygons."""
+    import shapely
+
+    parts = shapely.get_parts(lines)
+    first, second = shapely.STRtree(shapes).query(parts, predicate="intersects")
+    # Polygons of one map do not overlap but where people drew them so: a line is all inside at most.
+    inside = np.zeros(len(parts))
+    np.add.at(inside, first, shapely.length(shapely.intersection(parts[first], shapes[second])))
+    whole = shapely.length(parts)
+    return _ratio(float(np.minimum(inside, whole).sum()), float(whole.sum()))
+
+
+def _pieces_found(
+    lines: np.ndarray, others: np.ndarray, crs: Any, tolerance: float
+) -> tuple[int, int, int, int]:
+    """How many lines there are, are found within the tolerance, in several pieces, and how many breaks these have."""
+    import shapely
+
+    good = shapely.length(lines) > 0
+    lines = lines[good]
+    if not len(lines):
+        return 0, 0, 0, 0
+    reach = np.maximum(tolerance * ground_scale(lines, crs), 1e-9)
+    first, second = shapely.STRtree(others).query(lines, predicate="dwithin", distance=reach)
+    pieces = np.zeros(len(lines), np.int64)
+    order = np.argsort(first, kind="stable")
+    first, second = first[order], second[order]
+    for k in np.unique(first):
+        mine = others[second[np.searchsorted(first, k) : np.searchsorted(first, k, side="right")]]
+        band = shapely.union_all(shapely.buffer(mine, reach[k]))
+        kept = shapely.intersection(lines[k], band)
+        # Parts that touch are one piece: a line with branches is several geometries.
+        pieces[k] = shapely.get_num_geometries(shapely.buffer(kept, 1e-3 * reach[k]))
+    found = pieces > 0
+    return len(lines), int(found.sum()), int((pieces > 1).sum()), int((pieces[found] - 1).sum())
 
 
 def _touching(shapes: np.ndarray, others: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from lunarray.engine.progress import Advance
 from lunarray.engine.training import Checkpoint, mixed_seed, seeded
 from lunarray.errors import ModelError, StoreConflictError, needs
 from lunarray.fractures.batches import Augment, Batch, Tiles, stacked
+from lunarray.fractures.losses import loss_of
 from lunarray.fractures.metrics import confusion, pixel_metrics, tile_metrics
 from lunarray.fractures.model import architecture_of, build
 from lunarray.fractures.normalise import Normalisation, normalise
@@ -22,12 +23,9 @@ from lunarray.fractures.weights import save_model
 with needs("torch", "training on fractures"):
     import torch
     from torch import nn
-    from torch.nn import functional as F
 
 #: Probability from which a pixel is a detection in the scores, as in the paper.
 THRESHOLD = 0.5
-#: Exponent of the focal loss.
-_GAMMA = 2.0
 #: What a stopped training has reached.
 _PROGRESS = ("epoch", "best_epoch", "best", "records", "seconds")
 #: Share of the epochs in which the cosine schedule warms up.
@@ -35,34 +33,6 @@ _WARM_UP = 0.05
 SCORES = (
     "precision", "recall", "F1", "IoU", "precision_pooled", "recall_pooled", "F1_pooled", "IoU_pooled",
 )  # fmt: skip
-
-
-def loss_of(
-    logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, settings: TrainSettings
-) -> torch.Tensor:
-    """Loss over valid pixels.
-
-    `logits` (batch, h, w); `masks` (batch, h, w): 1 for fracture; `valid` (batch, h, w) bool: where there are data and
-    a label; `settings`: of which `loss` and `class_weight` count. Returns mean over valid pixels; 0, with zero
-    gradient, where there are none.
-    """
-    target = (masks == 1).to(logits.dtype)
-    weight = valid.to(logits.dtype)
-    pixels = weight.sum().clamp_min(1)
-    balance = None
-    if settings.class_weight is not None:  # a number: `train` has put it in the place of "balanced"
-        balance = torch.tensor(settings.class_weight, dtype=logits.dtype, device=logits.device)
-    each = F.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=balance)
-    probability = torch.sigmoid(logits)
-    if settings.loss == "focal":
-        each = each * (target - probability).abs() ** _GAMMA
-    value = (each * weight).sum() / pixels
-    if settings.loss == "bce_dice":
-        # Over the batch: a tile without fractures has no Dice of its own. One pixel each keeps an empty batch defined.
-        both = (probability * target * weight).sum()
-        either = ((probability + target) * weight).sum()
-        value = value + 1 - (2 * both + 1) / (either + 1)
-    return value
 
 
 def batch_starts(count: int, size: int) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from lunarray.engine import training
 
 Loss = Literal["bce", "focal", "bce_dice"]
+Lines = Literal["cldice", "recall"]
 Schedule = Literal["constant", "cosine"]
 
 
@@ -30,6 +31,12 @@ class TrainSettings(training.TrainSettings):
     loss : {"bce", "focal", "bce_dice"}
         Binary cross-entropy; the same with well-classified pixels weighted down; or with the Dice loss added, which
         does not see how few pixels are fractures. All are taken over valid pixels only.
+    lines : {"cldice", "recall"} or None
+        Loss that sees lines, added to the other: soft clDice, which a break in a line and a line where there is none
+        raise by their length, or the recall of the labels' skeleton alone, which sees breaks and costs less. The paper
+        has none.
+    lines_weight : float
+        Weight of that loss beside the other.
     class_weight : float, "balanced" or None
         Weight of fracture pixels in the cross-entropy, that of others being 1; "balanced" gives fractures as much
         weight together as all else, 50 at most. The paper has none.
@@ -45,6 +52,8 @@ class TrainSettings(training.TrainSettings):
     learning_rate: float = 1e-4
     batch_size: int = 32
     loss: Loss = "bce"
+    lines: Lines | None = None
+    lines_weight: float = 0.5
     class_weight: float | Literal["balanced"] | None = None
     schedule: Schedule = "constant"
 
@@ -58,6 +67,9 @@ class TrainSettings(training.TrainSettings):
         weight = self.class_weight
         good = {
             "loss": self.loss in get_args(Loss),
+            "lines": self.lines in (None, *get_args(Lines)),
+            "lines_weight": isinstance(self.lines_weight, int | float)
+            and 0 <= self.lines_weight < float("inf"),
             "schedule": self.schedule in get_args(Schedule),
             "class_weight": weight in (None, "balanced")
             or (isinstance(weight, int | float) and weight > 0),

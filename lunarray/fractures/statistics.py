@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     import geopandas
     from odc.geo.geobox import GeoBox
 
-__all__ = ["area_of", "network", "orientation_rose", "per_area", "segments"]
+__all__ = [
+    "area_of", "ground_scale", "lines_of", "network", "orientation_rose", "per_area", "segments",
+]  # fmt: skip
 
 
 def segments(fractures: geopandas.GeoDataFrame) -> dict[str, np.ndarray]:
@@ -32,22 +34,8 @@ def segments(fractures: geopandas.GeoDataFrame) -> dict[str, np.ndarray]:
     """
     import shapely
 
-    if fractures.crs is None:
-        raise GridError(
-            "fractures without a CRS", where="fractures", remedy="Assign one, frame.set_crs(...)"
-        )
+    parts, owner = lines_of(fractures)
     crs = require_body(fractures.crs, BODIES)
-    if "centreline" in fractures.columns:
-        lines = fractures["centreline"].to_numpy()
-    elif fractures.geom_type.isin(["LineString", "MultiLineString"]).all():
-        lines = fractures.geometry.to_numpy()
-    else:
-        raise InputError(
-            "polygons without centre lines",
-            where="fractures",
-            remedy="Vectorise with centrelines=True, or give lines",
-        )
-    parts, owner = shapely.get_parts(np.asarray(lines, dtype=object), return_index=True)
     points, index = shapely.get_coordinates(parts, return_index=True)
     same = index[1:] == index[:-1]
     a, b = points[:-1][same], points[1:][same]
@@ -74,6 +62,41 @@ def segments(fractures: geopandas.GeoDataFrame) -> dict[str, np.ndarray]:
         ),
         "feature": feature,
     }
+
+
+def lines_of(fractures: geopandas.GeoDataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Single lines of fractures, their own or their centre lines, and the row that each belongs to."""
+    import shapely
+
+    if fractures.crs is None:
+        raise GridError(
+            "fractures without a CRS", where="fractures", remedy="Assign one, frame.set_crs(...)"
+        )
+    require_body(fractures.crs, BODIES)
+    if "centreline" in fractures.columns:
+        lines = fractures["centreline"].to_numpy()
+    elif fractures.geom_type.isin(["LineString", "MultiLineString"]).all():
+        lines = fractures.geometry.to_numpy()
+    else:
+        raise InputError(
+            "polygons without centre lines",
+            where="fractures",
+            remedy="Vectorise with centrelines=True, or give lines",
+        )
+    return shapely.get_parts(np.asarray(lines, dtype=object), return_index=True)
+
+
+def ground_scale(shapes: np.ndarray, crs: Any) -> np.ndarray:
+    """Length on the map by length on the ground, in the middle of each geometry."""
+    import pyproj
+    import shapely
+
+    if not len(shapes):
+        return np.empty(0)
+    middle = shapely.get_coordinates(shapely.centroid(shapes))
+    lon, lat = to_lonlat(crs, middle[:, 0], middle[:, 1])
+    factors = pyproj.Proj(crs).get_factors(lon, np.clip(lat, -89.999999, 89.999999))
+    return np.sqrt(np.asarray(factors.areal_scale))
 
 
 def _unit(lam: np.ndarray, phi: np.ndarray) -> np.ndarray:

@@ -23,9 +23,10 @@ from lunarray.fractures.epochs import (
     Score,
     batch_starts,
     logits_of,
-    loss_of,
     summary,
 )
+from lunarray.fractures.lines import line_counts, line_metrics
+from lunarray.fractures.losses import loss_of
 from lunarray.fractures.model import ARCHITECTURES, architecture_of, build, default_normalisation
 from lunarray.fractures.normalise import Normalisation
 from lunarray.fractures.settings import TrainSettings
@@ -197,10 +198,11 @@ def validate(
     *,
     normalisation: Normalisation,
     threshold: float = THRESHOLD,
+    tolerance: float = 3.0,
     batch_size: int = 8,
     device: Device = "auto",
 ) -> dict[str, float]:
-    """Score a network on labelled tiles.
+    """Score a network on labelled tiles: its pixels, and its lines.
 
     Parameters
     ----------
@@ -212,6 +214,8 @@ def validate(
         What the network was trained with.
     threshold : float
         Probability from which a pixel is a detection.
+    tolerance : float
+        Pixels by which a line may lie beside the labelled one.
     batch_size : int
         Tiles at once.
     device : {"auto", "cpu", "cuda"}
@@ -221,13 +225,15 @@ def validate(
     -------
     dict of float
         ``precision``, ``recall``, ``F1``, ``IoU`` averaged over tiles as in the paper
-        (:func:`lunarray.fractures.metrics.tile_metrics`), and ``…_pooled`` over all pixels; ``loss``, the plain binary
-        cross-entropy of valid pixels.
+        (:func:`lunarray.fractures.metrics.tile_metrics`), and ``…_pooled`` over all pixels; ``clDice`` and
+        ``F1_tolerance`` of skeletons, and how many labelled ``lines`` there are, ``lines_found``, ``lines_broken``, and
+        ``breaks`` in them (:func:`lunarray.fractures.lines.line_metrics`); ``loss``, the plain binary cross-entropy of
+        valid pixels.
     """
     some = as_tiles(tiles, "tiles")
     where = torch.device(resolve_device(device))
     network = network.to(where).eval()
-    score = Score(threshold)
+    score, lines = Score(threshold), []
     plain = TrainSettings()
     for start in range(0, len(some), batch_size):
         batch = stacked(some, range(start, min(start + batch_size, len(some))))
@@ -236,7 +242,14 @@ def validate(
             logits = logits_of(network, images, valid, normalisation)
             cost = loss_of(logits, masks, valid, plain)
         score.add(logits, batch, float(cost))
-    return score.values()
+        found = (logits >= score.cut).cpu().numpy()
+        lines += [
+            line_counts(
+                *(t.numpy() if torch.is_tensor(t) else t for t in tile), tolerance=tolerance
+            )
+            for tile in zip(found, batch[1], batch[2], strict=True)
+        ]
+    return {**score.values(), **line_metrics(np.stack(lines))}
 
 
 def _begin(
