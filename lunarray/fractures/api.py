@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import dask.array as da
@@ -26,6 +27,7 @@ from lunarray.fractures.detection import (
 from lunarray.fractures.ground import box_of, metric_of
 from lunarray.fractures.layers import each_block, same_grid
 from lunarray.fractures.metrics import NO_DATA, confusion, pixel_metrics, tile_metrics
+from lunarray.fractures.scales import at_scales, check_scales
 from lunarray.fractures.statistics import area_of_data, per_area
 from lunarray.fractures.vectors import features_of, near_seams, runs_of, units_of
 from lunarray.geo import BODIES, assign_grid, covering_box, require_body, spatial_dims
@@ -55,6 +57,7 @@ def map_fractures(
     overlap: int | None = None,
     batch_size: int | None = None,
     value_range: tuple[float, float] | None = None,
+    scales: Sequence[float] = (1,),
     within: xr.DataArray | None = None,
     device: Device = "auto",
     threads: int | None = None,
@@ -80,6 +83,9 @@ def map_fractures(
     value_range : (float, float), optional
         Brightness that stands for the black and white that the model was trained with. For models with a fixed scale,
         such as IMFMapper's 8-bit one, where the image has another: I/F from 0.01 to 0.12, say.
+    scales : sequence of float
+        Scales at which to look: 1 is the image's own, 0.5 half of it, 1/3 and so on down to 1/16. A pixel gets the
+        largest probability: (1, 0.5, 0.25) sees wide and soft fractures, takes a third longer, and errs at each scale.
     within : DataArray of bool, optional
         On the same grid: where to report; elsewhere the result has no data.
     device : {"auto", "cpu", "cuda"}
@@ -101,7 +107,7 @@ def map_fractures(
     Raises
     ------
     InputError
-        If there is no image, or tile, overlap, threshold or value_range make no sense.
+        If there is no image, or tile, overlap, threshold, value_range or scales make no sense.
     GridError
         If `within` is on another grid.
     ModelError
@@ -126,19 +132,25 @@ def map_fractures(
     options = options_for(spec, tile, overlap, batch_size, threads)
     check_resolution(image, spec)
     values = brightness(image, value_range, spec)
-    probability = restricted(probability_of(values, spec, options), image, within)
-    if isinstance(probability, da.Array):
-        mask = da.map_blocks(
-            classify, probability, threshold, dtype=np.uint8, meta=np.empty((0, 0), np.uint8)
-        )
-    else:
-        mask = classify(probability, threshold)
+    factors = check_scales(scales)
+    probability = at_scales(values, factors, lambda v: probability_of(v, spec, options))
+    probability = restricted(probability, image, within)
+    mask = _classified(probability, float(threshold))
     return stamp(
         _detections(obj, image, probability, mask, float(threshold)),
-        f"map_fractures (tiles of {options.tile}, overlap {options.overlap}, threshold {threshold:g})",
+        f"map_fractures (tiles of {options.tile}, overlap {options.overlap}, threshold {threshold:g}"
+        + (")" if factors == (1,) else f", scales 1/{', 1/'.join(map(str, factors))})"),
         variables=("probability", "mask"),
         model=os.path.basename(spec.weights),
         model_sha256=spec.sha256,
+    )
+
+
+def _classified(probability: Any, threshold: float) -> Any:
+    if not isinstance(probability, da.Array):
+        return classify(probability, threshold)
+    return da.map_blocks(
+        classify, probability, threshold, dtype=np.uint8, meta=np.empty((0, 0), np.uint8)
     )
 
 
