@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import pickle
+
 import dask
 import dask.array as da
 import numpy as np
@@ -12,7 +15,8 @@ from hypothesis import strategies as st
 from scipy.stats import binned_statistic_2d
 
 from lunarray import geo
-from lunarray.errors import BodyMismatchError, GridError, InputError
+from lunarray.engine import spilling
+from lunarray.errors import BodyMismatchError, GridError, InputError, StoreWriteError
 from lunarray.sp import grid_kernels, grid_sums
 from lunarray.sp.gridding import grid
 
@@ -288,6 +292,64 @@ def test_chains_of_links_give_the_same_bits(rng, monkeypatch):
     links = [key for key in dict(lazy.__dask_graph__()) if str(key[0]).startswith("grid-sums")]
     assert max(key[-1] for key in links) > 5
     assert_bit_equal(lazy.compute(scheduler="threads"), whole)
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+def test_input_that_is_laid_down_in_a_file_gives_the_same_bits(
+    rng, monkeypatch, tmp_path, scheduler
+):
+    ds = make_tracks(rng)
+    names = ["reflectance", "FeO"]
+    whole = grid(ds, resolution=30_000.0, variables=names)
+    monkeypatch.setattr(grid_sums, "_HELD_BYTES", 1000)
+    with dask.config.set({"temporary-directory": str(tmp_path)}):
+        lazy = grid(
+            ds.chunk(observation=150), resolution=30_000.0, variables=names, chunks=(40, 50)
+        )
+        keys = dict(lazy.__dask_graph__())
+        assert any(str(key[0]).startswith("grid-spill") for key in keys)
+        # Each chunk once, whatever number of blocks it reaches.
+        assert_bit_equal(lazy.compute(scheduler=scheduler, num_workers=2), whole)
+    assert not list(tmp_path.iterdir())
+
+
+def test_input_is_laid_down_once_and_gone_when_the_map_is_there(rng, monkeypatch):
+    ds = make_tracks(rng)
+    monkeypatch.setattr(grid_sums, "_HELD_BYTES", 1000)
+    seen = []
+
+    def counted(values):
+        seen.append(len(values))
+        return values
+
+    data = ds.reflectance.chunk(observation=150).data
+    ds = ds.assign(
+        reflectance=(
+            ds.reflectance.dims,
+            data.map_blocks(counted, meta=data._meta, dtype=data.dtype),
+        )
+    )
+    grid(ds, resolution=30_000.0, chunks=(40, 50)).reflectance.compute(scheduler="threads")
+    assert seen
+    assert len(seen) == data.numblocks[0]
+    gc.collect()
+    assert not spilling._files
+
+
+def test_rows_of_a_spilled_block(rng):
+    wide, narrow = rng.normal(size=(700, 3, 400)), rng.integers(0, 9, 700).astype(np.int16)
+    laid = spilling.spill([wide, narrow], "a run")
+    some = np.sort(rng.choice(700, 90, replace=False))
+    for rows in (some, np.arange(700), np.arange(100, 130), np.r_[0:5, 300, 600:700], some[:0]):
+        for there, own in zip(laid.take(rows), (wide, narrow), strict=True):
+            np.testing.assert_array_equal(there, own[rows])
+            assert there.dtype == own.dtype
+    again = pickle.loads(pickle.dumps(laid))
+    np.testing.assert_array_equal(again[0], wide)
+    np.testing.assert_array_equal(again[1], narrow)
+    with dask.config.set({"temporary-directory": "/nowhere"}), pytest.raises(StoreWriteError) as e:
+        spilling.spill([wide], "another run")
+    assert "temporary-directory" in str(e.value)
 
 
 def test_variables_in_different_chunks(rng):

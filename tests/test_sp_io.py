@@ -24,7 +24,8 @@ from lunarray.readers.labels import (
     pointer_value,
     text_value,
 )
-from lunarray.sp import WAVELENGTHS_160, is_native, open_sp, sp_to_zarr
+from lunarray.sp import WAVELENGTHS_160, condition, is_native, open_sp, sp_to_zarr
+from lunarray.store import append, open_zarr, reading
 
 COLUMNS = [
     ("SPACECRAFT_CLOCK_COUNT", 8),
@@ -289,6 +290,43 @@ class TestArchive:
         write_product(products, "SP_9", seed=9)
         with pytest.raises(StoreConflictError, match="variables differ"):
             sp_to_zarr(products, tmp_path / "r.zarr")
+
+    def test_appending_costs_what_it_appends(
+        self, products: Path, tmp_path: Path, monkeypatch
+    ) -> None:
+        store = tmp_path / "sp.zarr"
+        sp_to_zarr(products / "SP_0.spc", store)
+        opened = []
+        real = append.open_zarr
+        monkeypatch.setattr(append, "open_zarr", lambda *a, **k: opened.append(a) or real(*a, **k))
+        monkeypatch.setattr(append, "CHUNK_BYTES", 1200)
+        monkeypatch.setattr(append, "_BATCH_CHUNKS", 1)
+        whole = sp_to_zarr(products, store)
+        assert whole.attrs["history"].count("append_zarr, 1 rows") == 25
+        assert len(opened) <= 1  # to compare variables, once a call and not once a batch
+
+    def test_what_is_beside_many_rows_stays_on_the_disk(
+        self, products: Path, tmp_path: Path, monkeypatch
+    ) -> None:
+        short = sp_to_zarr(products, tmp_path / "sp.zarr")
+        assert short.chunks
+        assert short.lat.chunks is None
+        monkeypatch.setattr(reading, "_LONG", 29)
+        long = open_zarr(tmp_path / "sp.zarr")
+        beside = {name for name, c in long.coords.items() if c.chunks is not None}
+        assert beside == {name for name, c in long.coords.items() if "observation" in c.dims}
+        assert {"lat", "file", "time", "incidence"} <= beside
+        xr.testing.assert_identical(long.load(), short.load())
+        # What follows is the same, and lazy too.
+        long = open_zarr(tmp_path / "sp.zarr")
+        maps = [
+            condition(ds).lunar.grid("geographic", resolution=1.0, chunks=(90, 90))
+            for ds in (short, long)
+        ]
+        xr.testing.assert_identical(maps[0].drop_attrs().compute(), maps[1].drop_attrs().compute())
+        assert "light_uncertainty" in maps[1]
+        write_product(products, "SP_8", seed=8)
+        assert sp_to_zarr(products, tmp_path / "sp.zarr").sizes["observation"] == 35
 
     def test_lamps_are_left_out(self, products: Path, tmp_path: Path) -> None:
         write_product(products, "SP_7", replace=words('CALIBRATION_MODE_ID = "LAMP"'))

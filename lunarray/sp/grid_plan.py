@@ -97,7 +97,7 @@ def plan_grid(
 
     from lunarray.geo import pixel_of
 
-    rows, columns = np.empty(lon.size, np.int64), np.empty(lon.size, np.int64)
+    rows, columns = np.empty(lon.size, np.int32), np.empty(lon.size, np.int32)
     for first in range(0, lon.size, 2**20):  # projecting makes a dozen temporaries: bound them
         part = slice(first, first + 2**20)
         rows[part], columns[part] = pixel_of(geobox, lon[part], lat[part])
@@ -113,13 +113,16 @@ def plan_grid(
     row_edges, column_edges = (np.concatenate([[0], np.cumsum(sizes)]) for sizes in chunks)
     observation_edges = np.concatenate([[0], np.cumsum(observations)])
     rows, columns = rows[kept], columns[kept]
-    block_row = np.searchsorted(row_edges, rows, side="right") - 1
-    block_column = np.searchsorted(column_edges, columns, side="right") - 1
-    block = block_row * len(chunks[1]) + block_column
+    block, cell = np.empty(kept.size, np.int32), np.empty(kept.size, np.int64)
     widths = np.asarray(chunks[1])
-    cell = (rows - row_edges[block_row]) * widths[block_column] + (
-        columns - column_edges[block_column]
-    )
+    for first in range(0, kept.size, 2**20):
+        part = slice(first, first + 2**20)
+        row = np.searchsorted(row_edges, rows[part], side="right") - 1
+        column = np.searchsorted(column_edges, columns[part], side="right") - 1
+        block[part] = row * len(widths) + column
+        cell[part] = (rows[part] - row_edges[row]) * widths[column]
+        cell[part] += columns[part] - column_edges[column]
+    del rows, columns
     order = np.argsort(block, kind="stable")  # within a block, observations keep their order
     block, cell, kept = block[order], cell[order], kept[order]
 

@@ -1,17 +1,19 @@
 """Running a plan of a map: sums of its cells, and from them mean, count and deviation; at once, or as a graph.
 
 A block that needs many input chunks is a chain of links, each holding a bounded part of the input and handing on the
-sums of the occupied cells; observations are always added in their own order.
+sums of the occupied cells; observations are always added in their own order. Input that is more than memory should hold
+is computed once and laid down in a file, from which each block reads its rows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lunarray.engine.spilling import Spilled, spill
 from lunarray.sp.grid_fill import Fill, fill_block, fill_window
 from lunarray.sp.grid_plan import BlockPlan, GridPlan, Piece
 
@@ -24,6 +26,9 @@ Beside = tuple[bool, ...]
 # Input that one link of a chain may hold (bytes).
 _LINK_BYTES = 256 * 2**20
 
+# Lazy input of all blocks together that is kept in memory for them (bytes); more is laid down in a file.
+_HELD_BYTES = 512 * 2**20
+
 
 def float_of(dtype: np.dtype) -> np.dtype:
     """Type of the statistics of values of a type."""
@@ -34,28 +39,29 @@ def _accumulate(
     state: dict | None,
     cells: int,
     spread: bool,
-    data: list[list[np.ndarray]],
+    data: list[list[np.ndarray] | Spilled],
     rows: list[np.ndarray],
     slots: list[np.ndarray],
     beside: Beside,
+    layout: list[tuple[int, np.dtype]],
 ) -> dict:
     """One link: sums of the occupied cells, after adding the observations of some input chunks.
 
-    `data` holds, for each variable, the chunks; `rows` and `slots` tell for each chunk what to add to which cell.
+    `data` holds, for each chunk, the variables; `rows` and `slots` tell for each chunk what to add to which cell;
+    `layout`: values in a row of each variable, and their type.
     Without `spread`, sums of squares are left out. The last variables, for each of which `beside` holds whether it is
     of counted observations alone, have no part in the counts.
     """
     from lunarray.sp.grid_kernels import accumulate, count_observations
 
-    counted_ones = len(data) - len(beside)
+    counted_ones = len(layout) - len(beside)
     if state is None:
         state = {"count": np.zeros(cells, np.int32), "sums": []}
-        for place, chunks in enumerate(data):
+        for place, (width, dtype) in enumerate(layout):
             squared = cells if spread and place < counted_ones else 0
-            width = math.prod(chunks[0].shape[1:])
             state["sums"].append(
                 (
-                    np.zeros((cells, width), _exact(chunks[0].dtype)),
+                    np.zeros((cells, width), _exact(dtype)),
                     np.zeros((cells, width)),
                     np.zeros((squared, width)),
                     np.zeros((cells, width), np.int32),
@@ -66,11 +72,13 @@ def _accumulate(
             "count": state["count"].copy(),
             "sums": [tuple(part.copy() for part in sums) for sums in state["sums"]],
         }
-    for number, (chunk_rows, chunk_slots) in enumerate(zip(rows, slots, strict=True)):
+    for own, chunk_rows, chunk_slots in zip(data, rows, slots, strict=True):
         chunk_rows, chunk_slots = chunk_rows.astype(np.int64), chunk_slots.astype(np.int64)
+        if isinstance(own, Spilled):
+            own, chunk_rows = own.take(chunk_rows), np.arange(chunk_rows.size)
         valid = np.zeros(chunk_rows.size, bool)
-        for place, (chunks, sums) in enumerate(zip(data, state["sums"], strict=True)):
-            chunk = np.asarray(chunks[number])
+        for place, (chunk, sums) in enumerate(zip(own, state["sums"], strict=True)):
+            chunk = np.asarray(chunk)
             chunk = np.ascontiguousarray(chunk.reshape(chunk.shape[0], -1), _exact(chunk.dtype))
             own_rows, own_slots, seen = chunk_rows, chunk_slots, valid
             if place >= counted_ones:
@@ -86,6 +94,11 @@ def _accumulate(
 def _stats_of(stats: tuple[str, ...], number: int, arrays: int, beside: Beside) -> tuple[str, ...]:
     """What is wanted of a variable: of one that stands beside the others the mean."""
     return ("mean",) if number >= arrays - len(beside) else stats
+
+
+def _layout(arrays: Iterable[Any]) -> list[tuple[int, np.dtype]]:
+    """Values in a row of each array, and their type."""
+    return [(math.prod(array.shape[1:]), np.dtype(array.dtype)) for array in arrays]
 
 
 def _exact(dtype: np.dtype) -> np.dtype:
@@ -132,9 +145,10 @@ def grid_at_once(
 ) -> dict[str, np.ndarray]:
     """The whole grid as one block. The same tasks as in the graph, called."""
     ((index, block),) = plan.blocks.items()
-    data = [[array.values] for array in arrays.values()]
+    data = [[array.values for array in arrays.values()]] * len(block.pieces)
+    layout = _layout(arrays.values())
     rows, slots = ([getattr(piece, name) for piece in block.pieces] for name in ("rows", "slots"))
-    state = _accumulate(None, block.cells.size, "std" in stats, data, rows, slots, beside)
+    state = _accumulate(None, block.cells.size, "std" in stats, data, rows, slots, beside, layout)
     count = _finish_count(state, block.cells, block.shape)
     out = {"count": count} if "count" in stats else {}
     span = ((0, plan.shape[0]), (0, plan.shape[1]))
@@ -170,34 +184,42 @@ def grid_lazily(
 
     from lunarray.engine.graph import Block, Call, assemble
 
-    inputs = []
-    for array in arrays.values():
-        wanted = (plan.observations, *((size,) for size in array.shape[1:]))
-        # Slicing NumPy keeps only a chunk's rows in its task; the name tells of the content.
-        data = (
-            array.data
-            if array.chunks is not None
-            else da.from_array(np.asarray(array.values), chunks=wanted)
-        )
-        inputs.append(data.rechunk(wanted))
+    inputs = _inputs(arrays, plan)
     spread = "std" in stats
     token = tokenize(plan.token, spread, beside, [data.name for data in inputs])
-    row_bytes = sum(math.prod(data.shape[1:]) * data.dtype.itemsize for data in inputs)
+
+    layout = _layout(inputs)
+    row_bytes = sum(width * dtype.itemsize for width, dtype in layout)
+    large = row_bytes * sum(plan.observations) > _HELD_BYTES
+    spilled = None
+    if large and len(plan.blocks) > 1 and any(array.chunks for array in arrays.values()):
+        spilled = assemble(
+            spill,
+            (plan.observations,),
+            needs=lambda at: [[_of_chunk(data, at[0]) for data in inputs], token],
+            dtype=object,
+            name="grid-spill",
+            token=token,
+        )
 
     def block_of(index: tuple[int, ...]) -> BlockPlan | None:
         return plan.blocks.get((index[-2], index[-1]))
 
-    def of_block(data: da.Array, chunk: int) -> Block:
-        return Block(data, (chunk, *(0 for _ in data.shape[1:])))
-
     def sums_of(index: tuple[int, ...]) -> Call:
         block = block_of(index)
         sums: Call | None = None
-        for pieces in _links(block.pieces, plan.observations, row_bytes) if block else []:
-            chunks = [[of_block(data, piece.chunk) for piece in pieces] for data in inputs]
+        # What is spilled is read row by row: one task holds no more than its sums.
+        held = row_bytes if spilled is None else 0
+        for pieces in _links(block.pieces, plan.observations, held) if block else []:
+            chunks: list[Any] = [
+                [_of_chunk(data, piece.chunk) for data in inputs]
+                if spilled is None
+                else Block(spilled, (piece.chunk,))
+                for piece in pieces
+            ]
             rows, slots = [piece.rows for piece in pieces], [piece.slots for piece in pieces]
             cells = block.cells.size if block else 0
-            sums = Call(_accumulate, [sums, cells, spread, chunks, rows, slots, beside])
+            sums = Call(_accumulate, [sums, cells, spread, chunks, rows, slots, beside, layout])
         return sums or Call(np.full, [(0, 0), 0, np.dtype(object)])
 
     sums = assemble(
@@ -245,6 +267,30 @@ def grid_lazily(
     if fill is not None:
         out["filled"] = _fill_lazily(plan, fill, count, None, token)
     return out
+
+
+def _inputs(arrays: Mapping[str, xr.DataArray], plan: GridPlan) -> list[Any]:
+    """Each variable in the chunks of the plan, lazily."""
+    import dask.array as da
+
+    inputs = []
+    for array in arrays.values():
+        wanted = (plan.observations, *((size,) for size in array.shape[1:]))
+        # Slicing NumPy keeps only a chunk's rows in its task; the name tells of the content.
+        data = (
+            array.data
+            if array.chunks is not None
+            else da.from_array(np.asarray(array.values), chunks=wanted)
+        )
+        inputs.append(data.rechunk(wanted))
+    return inputs
+
+
+def _of_chunk(data: Any, chunk: int) -> Any:
+    """A chunk of observations as an argument of a task."""
+    from lunarray.engine.graph import Block
+
+    return Block(data, (chunk, *(0 for _ in data.shape[1:])))
 
 
 def _fill_lazily(plan: GridPlan, fill: Fill, count: Any, mean: Any, token: str) -> Any:

@@ -8,6 +8,7 @@ are written anew. Whoever reads the store has its old rows, whole, until it has 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from lunarray.engine import progress_bar
@@ -174,10 +176,14 @@ def held(path: Any, name: str, *, complete: bool = False) -> set[str]:
         _require_appendable(named, state, None)
     # The one array, for others may be longer by now, of rows that were not committed.
     array: Any = zarr.open_array(target(place, read_only=True), path=name, mode="r")
-    # By chunks: millions of rows may say the same few thousand words.
+    # By chunks, and of each run of rows that say the same the first: millions of rows say a few thousand words.
     rows, step = state["committed"], array.chunks[0]
-    parts = (array[begin : min(begin + step, rows)] for begin in range(0, rows, step))
-    return {str(value) for part in parts for value in part}
+    words: set[str] = set()
+    for begin in range(0, rows, step):
+        part = np.asarray(array[begin : min(begin + step, rows)])
+        first = np.concatenate([[True], part[1:] != part[:-1]])
+        words.update(map(str, part[first]))
+    return words
 
 
 def _goes_on(place: Place, path: Place) -> bool:
@@ -313,17 +319,22 @@ def _append(rows: xr.Dataset, path: Place, dim: str) -> None:
     """Write rows behind those that are committed, and commit them."""
 
     state = state_of(path) or {}
-    loaded = rows.compute().drop_attrs().drop_encoding()
-    there = open_zarr(path, incomplete=True)
+    loaded = rows.compute().drop_encoding()
     begin, count = state["committed"], rows.sizes[dim]
     _resize(path, dim, begin + count)
     own = loaded.drop_vars([name for name, v in loaded.variables.items() if dim not in v.dims])
     own = own.drop_indexes(list(own.indexes))  # xarray writes no index into a region
+    own.attrs = {}
+    for variable in own.variables.values():
+        variable.attrs = {}  # and drop_attrs would copy the values
     place = {dim: slice(begin, begin + count)}
     # Nothing of the store's own words is changed by this: they tell what is committed, in one step, when it is there.
     with every_chunk():
         own.to_zarr(target(path), mode="r+", region=place, zarr_format=3, consolidated=False)
-    told = stamp(xr.Dataset(attrs=there.attrs), f"append_zarr, {count} rows").attrs
+    # Of the root alone: opening the store would cost what is there, and not what is appended.
+    said = json.loads((path / "zarr.json").read_bytes())["attributes"]
+    said = {name: value for name, value in said.items() if name != promotion.KEY}
+    told = stamp(xr.Dataset(attrs=said), f"append_zarr, {count} rows").attrs
     length = state["groups"][0]["sizes"][0]
     regions = math.ceil((begin + count) / length)
     set_state(path, told, committed=begin + count, regions=regions)

@@ -28,6 +28,10 @@ from lunarray.store.promotion import KEY, current
 from lunarray.store.state import damaged_metadata, digest_of, recorded, state_of
 from lunarray.typing import typed
 
+#: Rows of a store that grows from which on what stands beside each row stays on the disk: at ten million, a dozen
+#: coordinates are 0.6 GB.
+_LONG = 2**21
+
 
 @typed
 def open_zarr(
@@ -56,7 +60,8 @@ def open_zarr(
     Dataset
         Dask blocks are the store's objects (shards where there are shards), so that it can be processed and saved again
         without rearranging; encodings left from the store are cleared for the same reason. Coordinates that were in
-        memory when they were written are so again. ``encoding["content_id"]`` is the id of the content.
+        memory when they were written are so again; those of a store that has grown beyond two million rows come in
+        blocks as well. ``encoding["content_id"]`` is the id of the content.
 
     Raises
     ------
@@ -224,11 +229,14 @@ def _lazy(
         for axis, size in zip(group["axes"], group["sizes"], strict=True):
             blocks[axis] = max(size, blocks.get(axis, 0))
     lazy = {name for group in state["groups"] for name in group["dims"]}
+    grown = state.get("append_dim")
+    long = stored.sizes.get(grown, 0) > _LONG
     variables = {}
     for name, variable in stored.variables.items():
         key = str(name)
         array: Any = Stored(variable, path, cuts[key], state["seal"])
-        if variable.ndim and (key in lazy or key not in stored.coords):
+        beside = key in stored.coords and not (long and grown in variable.dims and key != grown)
+        if variable.ndim and (key in lazy or not beside):
             chunks = tuple(blocks.get(str(dim), -1) for dim in variable.dims)
             array = da.from_array(
                 array,
