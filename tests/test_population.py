@@ -26,7 +26,13 @@ from lunarray.errors import (
 from lunarray.geo import great_circle_distance
 from lunarray.superres import population_kernels as kernels
 from lunarray.superres.footprints import cell_pixels, footprint_cells, touched_regions
-from lunarray.superres.population import populate_pixels, population_loss, split_abundances
+from lunarray.superres.population import (
+    Division,
+    divide_footprints,
+    populate_pixels,
+    population_loss,
+    split_abundances,
+)
 from lunarray.xrf import ELEMENTS, HIGHLAND, MARE
 
 GRID = sr.GIBGrid(regions=(2, 4), shape=(30, 30))
@@ -321,6 +327,79 @@ class TestLagrangian:
             )
 
 
+class TestContrast:
+    """The default: 100 wt% in every pixel, the footprint's own mean, and nearer to the truth than copying."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.integers(0, 2**32 - 1))
+    def test_mean_sum_and_sign_are_kept(self, seed):
+        rng = np.random.default_rng(seed)
+        n, cells = 6, int(rng.integers(1, 10))
+        a = rng.uniform(0, 40, (n, 8)) * (rng.random((n, 8)) > 0.2)
+        a[:, 7] += 1.0
+        s = np.where(rng.random((n, 8)) < 0.1, np.nan, rng.uniform(0.1, 4, (n, 8)))
+        classes = rng.integers(0, 3, (n, cells)).astype("u1")
+        expected = rng.uniform(0, 30, (2, 8))
+        d = divide_footprints(a, s, classes, ELEMENTS, expected=expected)
+        held = d.abundance[:, None] + (d.weights - 1)[..., None] * d.direction[:, None]
+        np.testing.assert_allclose(held.sum(axis=2), 100, atol=1e-9)
+        np.testing.assert_allclose(held.mean(axis=1), d.abundance, atol=1e-9)
+        assert held.min() > -1e-9
+        # Of three elements nobody knows the sum.
+        part = divide_footprints(
+            a[:, :3], s[:, :3], classes, ELEMENTS[:3], expected=expected[:, :3]
+        )
+        np.testing.assert_array_equal(part.abundance, a[:, :3])
+        held = part.abundance[:, None] + (part.weights - 1)[..., None] * part.direction[:, None]
+        np.testing.assert_allclose(held.mean(axis=1), a[:, :3], atol=1e-9)
+        assert held.min() > -1e-9
+
+    def test_what_lacks_goes_where_errors_are_large(self):
+        a = np.array([list(HIGHLAND.values())])
+        a[0, 3] += 4
+        s = np.array([[0.2, 0.2, 0.2, 2.0, 0.2, 0.2, 0.2, 0.2]])
+        d = divide_footprints(a, s, np.full((1, 3), 2, "u1"), ELEMENTS)
+        assert d.abundance[0, 3] == pytest.approx(HIGHLAND["Si"], abs=0.3)
+        assert d.std[0, 3] < 0.6
+        np.testing.assert_allclose(np.delete(d.abundance - a, 3), 0, atol=0.05)
+
+    def test_mare_has_more_iron_and_pixels_of_several_footprints_close(self):
+        rng = np.random.default_rng(3)
+        a = np.array([list(MARE.values())]) * rng.uniform(0.9, 1.1, (40, 8))
+        classes = rng.integers(1, 3, (40, 8)).astype("u1")
+        d = divide_footprints(a, rng.uniform(0.1, 2, (40, 8)), classes, ELEMENTS)
+        got = populate_pixels(rng.integers(0, 30, (40, 8)), d)
+        assert got["count"].max() > 3
+        np.testing.assert_allclose(got["abundance"].sum(axis=1), 100, atol=2e-5)
+        mixed = d.direction[:, 0] > 0
+        assert (d.weights[mixed][classes[mixed] == 1] > 1).all()
+
+    @pytest.mark.parametrize("seed", [2, 21])
+    def test_nearer_to_the_truth_than_copying(self, seed):
+        from lunarray.simulate import track_scene
+
+        grid = sr.GIBGrid((1, 1), (60, 100), (-75.0, 14.0, -68.4, 18.0))
+        scene = track_scene(grid, seed, coverage=0.3)
+        mare = sr.mare_class(grid.geobox, albedo=scene.basemap).values.ravel()
+        table = scene.footprints.sel(element=list(ELEMENTS))
+        pixel = cell_pixels(table, grid)
+        on = pixel >= 0
+        classes = np.where(on, mare[np.maximum(pixel, 0)], 0)
+        a, s = table.abundance.values, table.abundance_std.values
+        truth = scene.truth.abundance.transpose("lat", "lon", "element").values.reshape(-1, 8)
+        unit = truth.std(axis=0)
+
+        def error(values):
+            return np.sqrt(np.mean((values[on] - truth[pixel[on]]) ** 2, axis=0)) / unit
+
+        d = divide_footprints(a, s, classes, ELEMENTS)
+        ours = error(d.abundance[:, None] + (d.weights - 1)[..., None] * d.direction[:, None])
+        copied = error(np.repeat(a[:, None], 8, axis=1))
+        assert ours.mean() < 0.95 * copied.mean()
+        closed = error(np.repeat(d.abundance[:, None], 8, axis=1))
+        assert ours.mean() < closed.mean()
+
+
 class TestCombine:
     @settings(max_examples=40, deadline=None)
     @given(st.integers(0, 2**32 - 1))
@@ -331,7 +410,7 @@ class TestCombine:
         weights = rng.uniform(0, 2, (n, cells))
         a = np.where(rng.random((n, elements)) < 0.2, np.nan, rng.uniform(0, 20, (n, elements)))
         s = np.where(rng.random((n, elements)) < 0.3, np.nan, rng.uniform(0.5, 2, (n, elements)))
-        got = populate_pixels(pixel, weights, a, s)
+        got = populate_pixels(pixel, Division(a, s, weights, a, False))
         assert got["pixel"].tolist() == sorted(set(pixel.ravel()) - {-1})
         for m, p in enumerate(got["pixel"]):
             hits = [f for f in range(n) if (pixel[f] == p).any()]
@@ -521,7 +600,7 @@ class TestPopulate:
     def test_conserves_the_mean(self, store):
         # One footprint: the mean of its pixels is its abundance, whatever the classes.
         fp = tracks(1, 4, elements=ELEMENTS, length=30.0)
-        done = sr.populate(store, fp)
+        done = sr.populate(store, fp, method="exact")
         assert (done.footprints, done.added, done.known) == (1, 1, 0)
         got = contents(store)
         hit = got["count"] > 0
@@ -548,7 +627,7 @@ class TestPopulate:
         known = np.isfinite(ds.abundance.values).any(axis=(1, 2))
         assert [e for e, k in zip(ds.element.values, known, strict=True) if k] == ["Fe", "Si", "Al", "Mg"]  # fmt: skip
 
-    @pytest.mark.parametrize("method", ["exact", "lagrangian"])
+    @pytest.mark.parametrize("method", ["contrast", "exact", "lagrangian"])
     def test_update_equals_starting_over(self, store, other, method):
         fp = tracks(120, 7)
         sr.populate(other, fp, method=method)

@@ -34,7 +34,12 @@ def prepare(options: Options) -> Comparison:
 
     from lunarray.superres import GIBGrid
     from lunarray.superres.footprints import cell_pixels
-    from lunarray.superres.population import populate_pixels, split_abundances
+    from lunarray.superres.population import (
+        Division,
+        divide_footprints,
+        populate_pixels,
+        split_abundances,
+    )
     from lunarray.xrf import HIGHLAND, MARE
 
     n = 20_000 if options.quick else 200_000
@@ -55,13 +60,14 @@ def prepare(options: Options) -> Comparison:
 
     def ours(method: Any = "exact") -> dict[str, np.ndarray]:
         pixel = cell_pixels(ds, grid, CELLS)
-        weights = split_abundances(abundance, classes, method=method)
-        return populate_pixels(pixel, weights, abundance, std)
+        division = divide_footprints(abundance, std, classes, list(MARE), method=method)
+        return populate_pixels(pixel, division)
 
     def one_by_one() -> dict[str, np.ndarray]:
         pixel = cell_pixels(few, grid, CELLS)
         weights = np.stack([descent(abundance[f], expected[classes[f] - 1].T) for f in range(FEW)])
-        return populate_pixels(pixel, weights, abundance[:FEW], std[:FEW])
+        a, s = abundance[:FEW], std[:FEW]
+        return populate_pixels(pixel, Division(a, s, weights, a, False))
 
     # The transcription is the method that the package has.
     compiled = split_abundances(abundance[:FEW], classes[:FEW], method="lagrangian")

@@ -66,6 +66,7 @@ Regions = Annotated[
 class Division(StrEnum):
     """How a footprint divides over its cells."""
 
+    contrast = "contrast"
     exact = "exact"
     lagrangian = "lagrangian"
 
@@ -169,8 +170,13 @@ def populate(
         float | None, Option(help="Albedo below which ground is mare; by default Otsu's.")
     ] = None,
     method: Annotated[
-        Division, Option(help="How a footprint divides over its cells.")
-    ] = Division.exact,
+        Division | None,
+        Option(
+            help="How a footprint divides over its cells: mare and highland differ by a part of what is expected, or "
+            "as in the paper; by default as before in this store, or by contrast.",
+            show_default=False,
+        ),
+    ] = None,
     cells: Annotated[int, Option(min=1, help="Cells of a footprint.")] = 8,
     reader: ReaderName = None,
     skip_bad: Annotated[
@@ -212,7 +218,7 @@ def populate(
         done = superres.populate(
             store,
             table,
-            method=method.value,
+            method=None if method is None else method.value,
             cells=cells,
             errors="skip" if skip_bad else "raise",
             outside="skip" if skip_outside else "raise",

@@ -13,7 +13,9 @@ from lunarray.engine.compiling import njit
 
 __all__ = [
     "cell_centres",
+    "close",
     "combine_cells",
+    "contrasts",
     "exact_weights",
     "lagrangian_weights",
     "pixels_of",
@@ -162,6 +164,82 @@ def exact_weights(abundance: np.ndarray, classes: np.ndarray, expected: np.ndarr
 
 
 @njit(nogil=True, cache=True)
+def contrasts(
+    abundance: np.ndarray, classes: np.ndarray, contrast: np.ndarray, balanced: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """How cells differ from their footprint, for it holds both mare and highland: places and directions.
+
+    A cell holds A + p D. Its place p, (footprint, cell), is 1 − f in mare, −f in highland and 0 where the class is not
+    known, f being mare's share of the others, so that the mean over cells is A. The direction D, (footprint, element),
+    is the `contrast` (element,) of mare to highland, of each element as far as no cell becomes negative; if `balanced`,
+    and all elements are known, less of those of one sign, so that D sums to nothing.
+
+    `abundance` (footprint, element), NaN where not known; `classes` (footprint, cell): 1 mare, 2 highland, or 0.
+    """
+    n, cells = classes.shape
+    elements = abundance.shape[1]
+    place, direction = np.zeros((n, cells)), np.zeros((n, elements))
+    for f in range(n):
+        mare, highland = 0, 0
+        for k in range(cells):
+            mare += classes[f, k] == 1
+            highland += classes[f, k] == 2
+        if mare == 0 or highland == 0:
+            continue
+        share = mare / (mare + highland)
+        for k in range(cells):
+            if classes[f, k] > 0:
+                place[f, k] = 1.0 - share if classes[f, k] == 1 else -share
+        up, down, known = 0.0, 0.0, True
+        for e in range(elements):
+            a, d = abundance[f, e], contrast[e]
+            if math.isnan(a):
+                known = False
+                continue
+            if d > 0.0:
+                direction[f, e] = min(d, a / share)
+                up += direction[f, e]
+            else:
+                direction[f, e] = -min(-d, a / (1.0 - share))
+                down -= direction[f, e]
+        if balanced and known:
+            for e in range(elements):
+                if direction[f, e] > 0.0 and up > down:
+                    direction[f, e] *= down / up
+                elif direction[f, e] < 0.0 and down > up:
+                    direction[f, e] *= up / down
+    return place, direction
+
+
+@njit(nogil=True, cache=True)
+def close(values: np.ndarray, std: np.ndarray, total: float) -> None:
+    """Make rows (row, element) sum to a `total` where all is known, in place: values and their errors.
+
+    What lacks goes to the elements by the squares of their errors, as it should where these are normal; where an error
+    is not known, or something would become negative, in proportion to the values.
+    """
+    for r in range(values.shape[0]):
+        found, square, plain = 0.0, 0.0, False
+        for e in range(values.shape[1]):
+            found += values[r, e]
+            square += std[r, e] ** 2
+            plain = plain or not std[r, e] > 0.0
+        if math.isnan(found) or found <= 0.0:
+            continue
+        lack = total - found
+        if not plain:
+            for e in range(values.shape[1]):
+                plain = plain or values[r, e] + lack * std[r, e] ** 2 / square < 0.0
+        for e in range(values.shape[1]):
+            if plain:
+                values[r, e] *= total / found
+            else:
+                part = std[r, e] ** 2 / square
+                values[r, e] += lack * part
+                std[r, e] *= math.sqrt(max(1.0 - part, 0.0))
+
+
+@njit(nogil=True, cache=True)
 def lagrangian_weights(
     abundance: np.ndarray,
     classes: np.ndarray,
@@ -288,6 +366,7 @@ def combine_cells(
     weights: np.ndarray,
     abundance: np.ndarray,
     std: np.ndarray,
+    direction: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Mean of the cells that fall on each pixel, weighted by the inverse variances of their footprints.
 
@@ -295,9 +374,10 @@ def combine_cells(
     error outweigh those without; where none has one all count alike and the error is NaN.
 
     `pixel` (footprint × cell,) is the pixel of each cell; `order` (entry,) the cells that take part, sorted by pixel,
-    those of a pixel in the footprints' order; `weights` (footprint, cell) are B, and `abundance` and `std` (footprint,
-    element) NaN where not known. Gives the pixels that are hit, rising, (m,); mean and error (m, element) float32; the
-    number of footprints, and the one that weighs most (m,).
+    those of a pixel in the footprints' order; a cell holds A + (b − 1) D: `weights` (footprint, cell) are b,
+    `abundance` and `std` (footprint, element) A and its error, NaN where not known, `direction` (footprint, element) D,
+    which in the paper is A itself. Gives the pixels that are hit, rising, (m,); mean and error (m, element) float32;
+    the number of footprints, and the one that weighs most (m,).
     """
     cells, elements = weights.shape[1], abundance.shape[1]
     m = 0
@@ -320,7 +400,7 @@ def combine_cells(
             count[p], best[p] = 1, first
             for e in range(elements):
                 if inverse[first, e] != 0.0:
-                    mean[p, e] = share * abundance[first, e]
+                    mean[p, e] = abundance[first, e] + (share - 1.0) * direction[first, e]
                     if inverse[first, e] > 0.0:
                         error[p, e] = std[first, e]
             begin += 1
@@ -342,11 +422,13 @@ def combine_cells(
             hits += 1
             for e in range(elements):
                 w = inverse[f, e]
+                if w != 0.0:
+                    value = abundance[f, e] + (share - 1.0) * direction[f, e]
                 if w > 0.0:
-                    top[e] += w * share * abundance[f, e]
+                    top[e] += w * value
                     bottom[e] += w
                 elif w < 0.0:
-                    plain[e] += share * abundance[f, e]
+                    plain[e] += value
                     number[e] += 1.0
         count[p] = min(hits, 65535)
         for e in range(elements):

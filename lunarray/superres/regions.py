@@ -125,7 +125,7 @@ def assemble_region(
     :func:`lunarray.superres.populate` would.
     """
     from lunarray.superres.footprints import cell_pixels
-    from lunarray.superres.population import populate_pixels, split_abundances
+    from lunarray.superres.population import divide_footprints, populate_pixels
     from lunarray.xrf import HIGHLAND, MARE
 
     elements = [str(e) for e in footprints["element"].values]
@@ -142,8 +142,8 @@ def assemble_region(
     classes = np.zeros(pixel.shape, np.uint8)
     classes[inside] = mare[row[inside] - rows.start, column[inside] - columns.start]
     expected = [[kind[e] for e in elements] for kind in (MARE, HIGHLAND)]
-    weights = split_abundances(abundance, classes, expected=expected)
-    hits = populate_pixels(np.where(inside, pixel, -1), weights, abundance, error)
+    division = divide_footprints(abundance, error, classes, elements, expected=expected)
+    hits = populate_pixels(np.where(inside, pixel, -1), division)
     lat, lon = grid.lat(region[0]), grid.lon(region[1])
     dense = np.full((len(elements), len(lat), len(lon)), np.nan, np.float32)
     dense[:, hits["pixel"] // width - rows.start, hits["pixel"] % width - columns.start] = hits[
