@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import superres_cases as cases
@@ -9,7 +11,7 @@ import xarray as xr
 from scipy.optimize import check_grad
 
 import lunarray.superres as sr
-from lunarray.errors import InputError, ModelError, StoreConflictError
+from lunarray.errors import InputError, LunarrayWarning, ModelError, StoreConflictError
 from lunarray.superres.areal import ArealSettings, Basis
 from lunarray.superres.areal_bank import (
     FILE,
@@ -262,6 +264,16 @@ def test_a_model_is_kept_and_told_from_others(bank, tmp_path):
         predict_ground(model, (*area[:2], area[2][:1], area[3]))
     with pytest.raises(InputError, match="TrainSettings for the method 'areal'"):
         sr.train_gib(path, tmp_path, sr.TrainSettings(), method="areal")
+
+
+def test_a_model_that_is_older_than_its_bank_says_so(bank, tmp_path):
+    folder, path, _, _ = bank
+    own = shutil.copytree(path, tmp_path / "gib.zarr")
+    sr.superresolve(sr.open_gib(own), folder / "models")
+    more = sr.gib_footprints(own).isel(footprint=[0])
+    sr.populate(own, more.assign(abundance=1.01 * more["abundance"]), progress=False)
+    with pytest.warns(LunarrayWarning, match="trained on other footprints"):
+        sr.superresolve(sr.open_gib(own), folder / "models")
 
 
 def test_settings_that_make_no_sense():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from superres_cases import ELEMENTS, TINY, bank, fields, region
 import lunarray.superres as sr
 from lunarray.engine import ModelSpec, from_sklearn
 from lunarray.engine.models import Maps, Spectra
-from lunarray.errors import InputError, ModelError
+from lunarray.errors import InputError, LunarrayWarning, ModelError
 from lunarray.geo import great_circle_distance
 from lunarray.superres.architecture import Scaling
 from lunarray.superres.model import HybridModel
@@ -141,6 +143,16 @@ def test_no_network_means_no_map(study, ds):
     hole = result.isel(lat=rows, lon=columns)
     assert hole.isnull().all()
     assert int(result.isnull().sum()) == hole.size
+
+
+def test_networks_that_are_older_than_their_bank_say_so(study, tmp_path):
+    own = shutil.copytree(study[0] / "gib.zarr", tmp_path / "gib.zarr")
+    sr.superresolve(sr.open_gib(own), study[0] / "models")
+    more = sr.gib_footprints(own).isel(footprint=[0])
+    changed = sr.populate(own, more.assign(abundance=1.01 * more["abundance"]), progress=False)
+    with pytest.warns(LunarrayWarning, match="trained on other footprints") as told:
+        sr.superresolve(sr.open_gib(own), study[0] / "models")
+    assert str(changed.regions[0]) in str(told[0].message)
 
 
 def test_far_from_all_that_is_known_nothing_is_said(study, ds):

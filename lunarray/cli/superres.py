@@ -169,6 +169,10 @@ def populate(
     threshold: Annotated[
         float | None, Option(help="Albedo below which ground is mare; by default Otsu's.")
     ] = None,
+    reclassify: Annotated[
+        bool,
+        Option("--reclassify", help="Write the class of regions anew that have one."),
+    ] = False,
     method: Annotated[
         Division | None,
         Option(
@@ -211,7 +215,16 @@ def populate(
     ]
     if sources:
         superres.classify_mare(
-            store, **sources, threshold="otsu" if threshold is None else threshold
+            store,
+            **sources,
+            threshold="otsu" if threshold is None else threshold,
+            overwrite=reclassify,
+        )
+    elif reclassify:
+        raise InputError(
+            "no source of classes",
+            where="--reclassify",
+            remedy="Give --albedo, --mare-raster or --mare-polygons",
         )
     regions: set[tuple[int, int]] = set()
     for table in tables or [None]:

@@ -22,7 +22,7 @@ from lunarray.store.provenance import stamp as stamped
 from lunarray.superres.areal import ArealSettings
 from lunarray.superres.areal_bank import FILE, read_areal_header, train_bank
 from lunarray.superres.backbone import Backbone
-from lunarray.superres.choice import elements_of, margin_of, method_of, specs_of
+from lunarray.superres.choice import elements_of, margin_of, method_of, specs_of, warn_of_older
 from lunarray.superres.feature_makers import feature_maker
 from lunarray.superres.feature_tiles import WINDOW
 from lunarray.superres.features import Mode
@@ -34,7 +34,7 @@ from lunarray.superres.gib import (
     require_parts,
     write_region,
 )
-from lunarray.superres.gib_layout import STATE_FLAGS, meta_of
+from lunarray.superres.gib_layout import STATE_FLAGS, content_ids, meta_of
 from lunarray.superres.gib_table import gib_footprints
 from lunarray.superres.population import populate
 from lunarray.superres.prediction import Plan
@@ -273,6 +273,7 @@ def _train_one(
         raise InputError("training was stopped", where=target, remedy="Call it again")
     trained.grid = ds.attrs["grid"]
     trained.feature_model = ds.attrs.get("feature_model", "")
+    trained.bank = content_ids(local_path(path), [region])[region]
     save_region_model(target, trained)
     checkpoint.remove()
     if trained.held_out and not trained.held_out["learnt"]:
@@ -444,6 +445,7 @@ def superresolve(
         )
     specs = specs_of(models, grid, device)
     elements = elements_of(ds, grid, specs)
+    warn_of_older(ds, specs)
     plan = Plan(grid, specs, margin_of(grid, specs, margin), max_distance, len(elements))
     arrays = {n: ds[n].transpose(..., "lat", "lon").data for n in ("feature", "mare", "abundance")}
     mean, std, distance = plan.predict(arrays)

@@ -263,9 +263,8 @@ class ArealModel:
         own = self.footprints.take(near)
         fine, coarse = own.lattices()
         lengths = np.array(self.settings.lengths)
-        systems = [
-            self._system(k, near, gram(fine, coarse, lengths)) for k in range(len(self.centre))
-        ]
+        grams = gram(fine, coarse, lengths)
+        systems = [self._system(k, near, grams) for k in range(len(self.centre))]
         mean = np.empty((len(design), len(self.elements)))
         variance = np.empty_like(mean)
         for start in range(0, len(design), _CHUNK):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -11,10 +12,13 @@ import xarray as xr
 
 from lunarray.engine.models import Device, Maps, Model, ModelSpec
 from lunarray.engine.registry import find_model
-from lunarray.errors import InputError, ModelError, require_choice
+from lunarray.errors import InputError, LunarrayWarning, ModelError, require_choice
 from lunarray.superres.areal import ArealSettings
-from lunarray.superres.areal_bank import FILE, areal_spec, read_areal_header
+from lunarray.superres.areal_bank import FILE, areal_spec, digest_of, read_areal_header
 from lunarray.superres.areal_bank import LOADER as AREAL
+from lunarray.superres.gib import open_gib
+from lunarray.superres.gib_layout import content_ids
+from lunarray.superres.gib_table import gib_footprints
 from lunarray.superres.settings import TrainSettings
 from lunarray.superres.trained import LOADER, read_region_header, region_models
 
@@ -94,6 +98,37 @@ def elements_of(ds: xr.Dataset, grid: GIBGrid, specs: Specs) -> tuple[str, ...]:
             "no model of any region of this grid", where="superresolve", remedy="Train some"
         )
     return elements
+
+
+def warn_of_older(ds: xr.Dataset, specs: Specs) -> None:
+    """LunarrayWarning where models were trained on something else than the bank holds now, as before an update."""
+    source = ds.encoding.get("source")
+    if source is None or not Path(source).is_dir():
+        return
+    older: list[tuple[int, int]] = []
+    areal = {s.weights: s for s in specs.values() if s.loader == AREAL}
+    for spec in areal.values():
+        header = read_areal_header(spec.weights)
+        regions = [(int(i), int(j)) for i, j in header.get("regions") or specs]
+        now = open_gib(source, incomplete=True)
+        table = gib_footprints(source, incomplete=True)
+        if header.get("data_digest", now) != digest_of(table, now, regions):
+            older += [r for r in specs if specs[r] == spec]
+    networks = [r for r, s in specs.items() if s.loader == LOADER]
+    ids = content_ids(Path(source), networks)
+    for region in networks:
+        trained = read_region_header(specs[region].weights).get("bank")
+        if trained and tuple(trained) != ids[region]:
+            older.append(region)
+    if older:
+        number = f"region {older[0]}" + (f" and {len(older) - 1} more" if len(older) > 1 else "")
+        warnings.warn(
+            LunarrayWarning(
+                f"{number}: the model was trained on other footprints, features or mare classes than the bank holds "
+                "now. Train it again: lunarray gib train --overwrite"
+            ),
+            stacklevel=3,
+        )
 
 
 _PIXELS = (

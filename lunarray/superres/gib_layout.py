@@ -372,6 +372,15 @@ def read_states(root: Any, name: str) -> np.ndarray:
     return states
 
 
+def content_ids(
+    path: Path, regions: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], tuple[str, ...]]:
+    """What the content of regions is known by: ids of features, mare class and population, as text."""
+    root = open_root(path, "r")
+    ids = [read_states(root, name) for name in sorted(set(IDS.values()))]
+    return {r: tuple(str(own[r]) for own in ids) for r in regions}
+
+
 def state_of(root: Any) -> np.ndarray:
     """What each region holds: the sum of :data:`STATE_FLAGS`, (region_y, region_x) uint8."""
     there = {

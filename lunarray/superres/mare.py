@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import GridError, InputError
+from lunarray.errors import GridError, InputError, LunarrayWarning
 from lunarray.geo import (
     as_regions,
     assign_grid,
@@ -232,7 +233,7 @@ def classify_mare(
     regions : iterable of (int, int), optional
         By default all.
     overwrite : bool
-        Write regions again that have their class.
+        Write regions again that have their class. If not, LunarrayWarning where what they have is another one.
     progress : bool, optional
         Show a progress bar; by default where standard error is a terminal.
 
@@ -253,31 +254,46 @@ def classify_mare(
     path = Path(path)
     grid = grid_of(meta_of(path))
     wanted = grid.existing(grid.all_regions() if regions is None else regions)
+    kept: list[tuple[int, int]] = []
     if not overwrite:
         state = open_gib(path, incomplete=True)["state"].values
-        wanted = [r for r in wanted if not state[r] & STATE_FLAGS["mare"]]
+        kept = [r for r in wanted if state[r] & STATE_FLAGS["mare"]]
+        wanted = [r for r in wanted if r not in kept]
     if albedo is not None:
         if threshold == "otsu":
             threshold = albedo_threshold(albedo)
         # Once read, not once a region.
         albedo = _map(albedo, "albedo").load()
     for source, name in ((raster, "raster"), (albedo, "albedo")):
-        for region in wanted if source is not None else ():
+        for region in [*kept[:1], *wanted] if source is not None else ():
             require_cover(source, grid.region_geobox(*region), name)
     recipe: dict[str, Any] = {}
+    sources: dict[str, Any] = {"polygons": polygons, "raster": raster, "albedo": albedo}
+    sources |= {"mare_values": mare_values, "threshold": threshold}
+    for region in kept[:1]:
+        _warn_of_others(path, region, mare_class(grid.region_geobox(*region), **sources))
     with progress_bar(f"Mare class of {path.name}", len(wanted), show=progress) as step:
         for region in wanted:
-            classes = mare_class(
-                grid.region_geobox(*region),
-                polygons=polygons,
-                raster=raster,
-                mare_values=mare_values,
-                albedo=albedo,
-                threshold=threshold,
-            )
+            classes = mare_class(grid.region_geobox(*region), **sources)
             recipe = {k: classes.attrs[k] for k in ("source", "threshold") if k in classes.attrs}
             write_region(path, region, mare=classes.values, overwrite=overwrite)
             step()
     if recipe:
         update_meta(path, mare=recipe)
     return open_gib(path, incomplete=True)
+
+
+def _warn_of_others(path: Path, region: tuple[int, int], classes: xr.DataArray) -> None:
+    """LunarrayWarning where a region keeps classes that are not those of the source that was given."""
+    i, j = region
+    rows, columns = grid_of(meta_of(path)).slices(i, j)
+    there = np.asarray(open_gib(path, incomplete=True)["mare"][rows, columns])
+    odd = float(np.mean(there != classes.values))
+    if odd:
+        warnings.warn(
+            LunarrayWarning(
+                f"region {region} and others keep the mare classes that they have, of another source: it differs in "
+                f"{100 * odd:.3g} % of that region. Give overwrite=True (--reclassify) to write them anew"
+            ),
+            stacklevel=3,
+        )

@@ -3,10 +3,15 @@
 Each network predicts its region and a margin around it, in overlapping sub-regions whose predictions are averaged with
 weights that fall to the edges; where regions meet, the networks of both sides are averaged likewise. A map therefore
 has no step at the border of a sub-region or region, nor at ±180°.
+
+A task is a band of a region, so that one region keeps several workers busy: for networks the sub-regions of the same
+rows, for an areal Gaussian process rows that it may predict by themselves.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -18,16 +23,19 @@ from lunarray.engine.pixels import map_pixels
 from lunarray.errors import ModelError, needs
 from lunarray.geo import RADIUS, unit_vectors
 from lunarray.superres.areal_bank import LOADER as AREAL
-from lunarray.superres.areal_bank import predict_ground
-from lunarray.superres.grid import GIBGrid, joined, turns
+from lunarray.superres.areal_bank import predict_ground, read_areal_header
+from lunarray.superres.grid import GIBGrid, joined, starts, turns
 from lunarray.superres.regions import RegionData
-from lunarray.superres.trained import LOADER, TrainedRegion
+from lunarray.superres.settings import TrainSettings
+from lunarray.superres.trained import LOADER, TrainedRegion, read_region_header
 
 if TYPE_CHECKING:
     from lunarray.superres.subgraphs import GraphCache
 
 #: Arrays of a prediction before it is cut to its place: means and variances (element, row, column).
 Field = tuple[np.ndarray, np.ndarray]
+#: Rows of a band of an areal model that takes all footprints exactly, and of one that does not: these overlap.
+_ROWS, _NEAR_ROWS = (64, 64), (128, 96)
 
 
 def _hat(count: int) -> np.ndarray:
@@ -55,6 +63,20 @@ def predict_region(
     Gives the mean over members and overlapping sub-regions (wt%, NaN where there are no features), and the variance:
     how far they disagree, (wt%)². Both are (element, row, column) float32.
     """
+    mean, variance = _averages(trained, lat, lon, features, mare, cache)
+    # Abundances are not negative; a network does not know.
+    return np.maximum(mean, 0).astype(np.float32), variance.astype(np.float32)
+
+
+def _averages(
+    trained: TrainedRegion,
+    lat: np.ndarray,
+    lon: np.ndarray,
+    features: np.ndarray,
+    mare: np.ndarray,
+    cache: GraphCache | None = None,
+) -> Field:
+    """What networks say, float64, negative where they say so."""
     with needs("torch", "predicting element maps"):
         import torch
 
@@ -98,8 +120,7 @@ def predict_region(
     with np.errstate(invalid="ignore", divide="ignore"):
         average = first / total
         variance = second / total - (average - scaling.mean[:, None, None]) ** 2
-    # Abundances are not negative; a network does not know.
-    return np.maximum(average, 0).astype(np.float32), np.maximum(variance, 0).astype(np.float32)
+    return average, np.maximum(variance, 0)
 
 
 @dataclass(frozen=True)
@@ -141,6 +162,23 @@ class Plan:
         columns = turns(left, right, self.grid.size[1])
         return joined([array[..., top:bottom, own] for own, _ in columns], -1)
 
+    def bands(self, region: tuple[int, int]) -> list[slice]:
+        """Rows of a region and its margin that are predicted by themselves; where they overlap they are averaged."""
+        top, bottom, _, _ = self.span(region)
+        height, spec = bottom - top, self.specs[region]
+        if spec.loader == AREAL:
+            header = read_areal_header(spec.weights)
+            near = json.loads(header["settings"])["near"]
+            size, stride = _ROWS if header["card"]["footprints"] <= near else _NEAR_ROWS
+        elif spec.loader == LOADER:
+            settings = TrainSettings.from_json(read_region_header(spec.weights)["settings"])
+            size, stride = settings.size, settings.stride
+        else:
+            size, stride = _ROWS
+        if stride == size:
+            return [slice(k, min(k + size, height)) for k in range(0, height, size)]
+        return [slice(k, min(k + size, height)) for k in starts(height, size, stride)]
+
     def places(self, region: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Latitudes and longitudes of a region and its margin."""
         top, bottom, left, right = self.span(region)
@@ -174,23 +212,46 @@ class Plan:
 
 
 def _predict(
-    plan: Plan, region: tuple[int, int], feature: np.ndarray, mare: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of a region and its margin by its own network, or by a model of pixels."""
+    plan: Plan, region: tuple[int, int], band: slice, feature: np.ndarray, mare: np.ndarray
+) -> Field:
+    """Mean and variance of a band of a region and its margin by its own network, or by a model of pixels."""
     spec = plan.specs[region]
-    if spec.loader == AREAL:
-        lat, lon = plan.places(region)
-        classes = np.nan_to_num(np.asarray(mare)).astype(np.uint8)
-        ground = lat, lon, np.asarray(feature), classes
-        return predict_ground(cast(Any, spec.load()), ground)
-    if spec.loader != LOADER:
+    if spec.loader not in (AREAL, LOADER):
         return _predict_pixels(spec, np.asarray(feature))
-    trained = cast(Any, spec.load())
     lat, lon = plan.places(region)
     # NaN where xarray's `where` put it: unknown.
-    mare = np.nan_to_num(np.asarray(mare)).astype(np.uint8)
-    mean, variance = predict_region(trained, lat, lon, np.asarray(feature), mare)
+    classes = np.nan_to_num(np.asarray(mare)).astype(np.uint8)
+    ground = lat[band], lon, np.asarray(feature), classes
+    if spec.loader == AREAL:
+        return predict_ground(cast(Any, spec.load()), ground)
+    trained = cast(Any, spec.load())
+    mean, variance = _averages(trained, *ground)
     return mean, variance + (trained.residual**2)[:, None, None]
+
+
+def _merged(bands: list[slice], fields: list[Field], positive: bool) -> Field:
+    """Bands of a region, averaged where they overlap; without negative abundances, if `positive`."""
+    if all(a.stop <= b.start for a, b in itertools.pairwise(bands)):
+        mean, variance = (np.concatenate(f, axis=1) for f in zip(*fields, strict=True))
+    else:
+        shape = (len(fields[0][0]), max(b.stop for b in bands), fields[0][0].shape[2])
+        total, first, second = np.zeros(shape[1:]), np.zeros(shape), np.zeros(shape)
+        middle = np.nan_to_num(np.stack([np.nanmean(f[0], axis=(1, 2)) for f in fields])).mean(0)
+        for band, (own, spread) in zip(bands, fields, strict=True):
+            good = np.isfinite(own).all(axis=0)
+            weight = np.where(good, _hat(band.stop - band.start)[:, None], 0.0)
+            # Around a middle value: squares of small differences of large numbers would lose their digits.
+            apart = np.where(good, own - middle[:, None, None], 0.0)
+            total[band] += weight
+            first[:, band] += weight * apart
+            second[:, band] += weight * (np.where(good, spread, 0.0) + apart**2)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = first / total
+            variance = np.maximum(second / total - mean**2, 0)
+        mean = mean + middle[:, None, None]
+    if positive:
+        mean = np.maximum(mean, 0)
+    return mean.astype(np.float32), variance.astype(np.float32)
 
 
 def _predict_pixels(spec: ModelSpec, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -265,10 +326,12 @@ def _combine(
 def _eager(plan: Plan, arrays: Mapping[str, Any]) -> np.ndarray:
     n, size = plan.outputs, plan.grid.size
     whole = np.empty((2 * n + 1, *size), np.float32)
-    fields = {
-        r: _predict(plan, r, plan.cut(arrays["feature"], r), plan.cut(arrays["mare"], r))
-        for r in plan.specs
-    }
+    fields = {}
+    for r in plan.specs:
+        bands = plan.bands(r)
+        cuts = [plan.cut(arrays[n], r) for n in ("feature", "mare")]
+        parts = [_predict(plan, r, b, cuts[0][:, b], cuts[1][b]) for b in bands]
+        fields[r] = _merged(bands, parts, plan.specs[r].loader == LOADER)
     known = [_known(arrays["abundance"], plan.grid.lat(), plan.grid.lon())]
     for region in plan.grid.all_regions():
         own = {r: fields[r] for r in plan.sources(region)}
@@ -281,11 +344,14 @@ def _lazy(plan: Plan, arrays: Mapping[str, Any]) -> Any:
     import dask.array as da
 
     n, grid = plan.outputs, plan.grid
-    predict, combine, find = (dask.delayed(f, pure=True) for f in (_predict, _combine, _known))
-    fields = {
-        r: predict(plan, r, plan.cut(arrays["feature"], r), plan.cut(arrays["mare"], r))
-        for r in plan.specs
-    }
+    work = (_predict, _merged, _combine, _known)
+    predict, merged, combine, find = (dask.delayed(f, pure=True) for f in work)
+    fields = {}
+    for r in plan.specs:
+        bands = plan.bands(r)
+        cuts = [plan.cut(arrays[n], r) for n in ("feature", "mare")]
+        parts = [predict(plan, r, b, cuts[0][:, b], cuts[1][b]) for b in bands]
+        fields[r] = merged(bands, parts, plan.specs[r].loader == LOADER)
     # In the order of an array in memory, so that the nearest of equals is the same.
     known = [
         find(arrays["abundance"][(slice(None), *grid.slices(*r))], grid.lat(r[0]), grid.lon(r[1]))

@@ -35,7 +35,8 @@ class TrainedRegion:
     inputs and outputs, which are the `elements`. `residual` (element,) float32 is the root mean square misfit at what
     they were trained on (wt%), `history` the loss of each step, member after member, and `digest` the SHA-256 of the
     data. `grid` and `feature_model`, the origin of the features, are JSON, where they are known. `held_out` says how
-    they did on tracks that they were not trained on: empty where none was held out.
+    they did on tracks that they were not trained on: empty where none was held out. `bank` are the ids of what the bank
+    held of the region.
     """
 
     models: list[HybridModel]
@@ -49,6 +50,7 @@ class TrainedRegion:
     grid: str = ""
     feature_model: str = ""
     held_out: dict[str, Any] = field(default_factory=dict)
+    bank: tuple[str, ...] = ()
 
 
 def read_region_header(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -79,6 +81,7 @@ def save_region_model(path: str | os.PathLike[str], trained: TrainedRegion) -> N
         "feature_model": trained.feature_model,
         "features": int(trained.scaling.feature_mean.size),
         "held_out": trained.held_out,
+        "bank": list(trained.bank),
     }
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     _FORMAT.write(path, tensors, header)
@@ -126,6 +129,7 @@ def load_region_model(path: str | os.PathLike[str], device: str = "cpu") -> Trai
         header["grid"],
         header["feature_model"],
         header.get("held_out", {}),
+        tuple(header.get("bank", ())),
     )
 
 
