@@ -202,13 +202,7 @@ def populate(
     """
     from lunarray import plot, superres
 
-    sources: dict[str, Any] = {}
-    if mare_polygons is not None:
-        sources["polygons"] = mare_polygons
-    if mare_raster is not None:
-        sources["raster"] = _open_map(mare_raster)
-    if albedo is not None:
-        sources["albedo"] = _open_map(albedo)
+    sources = _mare_sources(mare_polygons, mare_raster, albedo, reclassify)
     tables: list[xr.Dataset | None] = [
         open_dataset([path], reader, otherwise="ch2-class-tracks", skip=skip_bad)[0]
         for path in footprints or []
@@ -219,12 +213,6 @@ def populate(
             **sources,
             threshold="otsu" if threshold is None else threshold,
             overwrite=reclassify,
-        )
-    elif reclassify:
-        raise InputError(
-            "no source of classes",
-            where="--reclassify",
-            remedy="Give --albedo, --mare-raster or --mare-polygons",
         )
     regions: set[tuple[int, int]] = set()
     for table in tables or [None]:
@@ -258,6 +246,23 @@ def populate(
         superres.write_element_vectors(superres.gib_footprints(store), vectors)
         say(f"Vectors    {vectors}")
     say(f"Store      {store}")
+
+
+def _mare_sources(
+    polygons: Path | None, raster: Path | None, albedo: Path | None, needed: bool
+) -> dict[str, Any]:
+    """Of what classes are made, opened; InputError where it is needed and missing."""
+    sources: dict[str, Any] = {} if polygons is None else {"polygons": polygons}
+    for name, file in (("raster", raster), ("albedo", albedo)):
+        if file is not None:
+            sources[name] = _open_map(file)
+    if needed and not sources:
+        raise InputError(
+            "no source of classes",
+            where="--reclassify",
+            remedy="Give --albedo, --mare-raster or --mare-polygons",
+        )
+    return sources
 
 
 class Way(StrEnum):

@@ -201,12 +201,11 @@ def populate(
 ) -> Populated:
     """Put the abundances of footprints on the pixels of a Global Information Bank; add further footprints later.
 
-    Each footprint divides into cells along its track, and the abundance of each cell goes to
-    the pixel at its centre. What several footprints say of a pixel is averaged with inverse variances as weights, and
-    errors as if they were independent. The store keeps the table of footprints: new ones go behind it, and only the
-    regions that they touch are populated anew, from all footprints in their order. The result is to the bit that of
-    starting over with all of them. Footprints that the table has already, to the last digit, are left out, so that an
-    interrupted call is completed by the same call.
+    Each footprint divides into cells along its track, and the abundance of each cell goes to the pixel at its centre.
+    What several say of a pixel is averaged with inverse variances as weights, and errors as if they were independent.
+    The store keeps the table of footprints: new ones go behind it, and only the regions that they touch are populated
+    anew, from all footprints in their order, to the bit as if it were started over. Footprints that the table has
+    already, to the last digit, are left out, so that an interrupted call is completed by the same call.
 
     Parameters
     ----------
@@ -219,10 +218,9 @@ def populate(
         ``{"mare": {"Fe": ...}, "highland": {...}}``: Ã in wt%, for every element of the store. By default
         ``lunarray.xrf.MARE`` and ``HIGHLAND``. The first population fixes it, with `method` and `cells`.
     method : {"contrast", "exact", "lagrangian"}, optional
-        How a footprint divides; by default as the store's others did, or by "contrast": all eight elements are closed
-        at 100 wt%, exactly, and cells of mare and of highland differ by a part of what is expected, around the same
-        mean. "exact" and "lagrangian" are the paper's: multiples of the footprint's composition, which come nearest to
-        what is expected; they come no nearer to the truth than the footprint itself does.
+        How a footprint divides; by default as before in this store, or by "contrast": all eight elements are closed at
+        100 wt%, and mare and highland differ by a part of what is expected. The others are the paper's: multiples of
+        the footprint's composition, which come nearest to what is expected, but no nearer to the truth.
     cells : int
         Cells of a footprint.
     errors : {"raise", "skip"}
