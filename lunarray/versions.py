@@ -25,7 +25,7 @@ NUMERIC_VERSION = {
     "sp": 2,
     "oxides": 2,
     "xrf": 4,
-    "superres": 2,
+    "superres": 3,
     "fractures": 1,
     "maps": 1,
     "simulate": 4,

@@ -31,10 +31,12 @@ import numpy as np
 
 from lunarray.errors import InputError
 from lunarray.superres.areal_kernels import COARSE, FINE, cross, gram, lattice, root_of
-from lunarray.superres.areal_mixing import Mixing
+from lunarray.superres.areal_mixing import Closure, Mixing
 
-#: Pixels that are predicted at a time.
-_CHUNK = 8192
+#: Pixels that are predicted at a time at most, and pixels times footprints.
+_CHUNK, _ENTRIES = 8192, 3_000_000
+#: Footprints up to which strengths are summed over in a prediction: more of them leave no doubt about these.
+_FEW = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +71,8 @@ class ArealSettings:
     closure: bool = True
     stoichiometry: bool = True
     shrink: bool = True
-    near: int = 1200
-    evidence: int = 800
+    near: int = 400
+    evidence: int = 600
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -169,43 +171,58 @@ class Footprints:
 
 
 @dataclass
+class Member:
+    """One way to make elements of independent components, and what is known of these.
+
+    `values` (footprint, component) are what footprints say, whitened and rotated by `mixing`. For each component there
+    are some sets of strengths: `logs` (component, set, kernel + 2), likeliest first, with `weights` (component, set),
+    which sum to 1. `flat` (component,) is the prior variance of the constant.
+    """
+
+    mixing: Mixing
+    values: np.ndarray
+    logs: np.ndarray
+    weights: np.ndarray
+    flat: np.ndarray
+
+    def sets(self, component: int, few: bool) -> list[tuple[float, np.ndarray]]:
+        """Weights and strengths that count; of many footprints the likeliest says it all."""
+        weights, logs = self.weights[component], self.logs[component]
+        chosen = np.flatnonzero(weights >= 0.02) if few else np.zeros(1, np.intp)
+        total = weights[chosen].sum()
+        return [(weights[i] / total, logs[i]) for i in chosen]
+
+
+@dataclass
 class ArealModel:
     """A fitted areal Gaussian process of `elements`; how to make one is in :mod:`lunarray.superres.areal_fit`.
 
-    `values` (footprint, component) and `scale` (footprint,) are what the footprints say, whitened and rotated by
-    `mixing`. For each component there are some sets of strengths: `logs` (component, set, kernel + 2) with `weights`
-    (component, set), which sum to 1. `centre` (component,) is the level of the footprints, `flat` the prior variance of
-    the constant. `factor` (element,) is what standard deviations are multiplied by so that they hold on tracks that
-    were held out. `card` says what it was made of and how well it did.
+    Its `members` are ways to part elements into components. A map is the mean of what they say, with `share` (member,
+    element) by how well each predicts tracks that it has not seen, and then of the sums that `closure` knows. `scale`
+    (footprint,) is how many units the errors of footprints are. `factor` (element,) is what standard deviations are
+    multiplied by so that they hold on tracks that were held out. `card` says what it was made of and how well it did.
     """
 
     elements: tuple[str, ...]
     settings: ArealSettings
     basis: Basis
     footprints: Footprints
-    mixing: Mixing
-    values: np.ndarray
     scale: np.ndarray
-    logs: np.ndarray
-    weights: np.ndarray
-    centre: np.ndarray
-    flat: np.ndarray
+    members: tuple[Member, ...]
+    share: np.ndarray
+    closure: Closure
     factor: np.ndarray
     card: dict[str, Any] = field(default_factory=dict)
     _blocks: Any = None
 
     # --- parts of a prediction ---
 
-    def prior(self, component: int, logs: np.ndarray) -> np.ndarray:
+    def prior(self, flat: float, logs: np.ndarray) -> np.ndarray:
         """Variance of each weight: constant, slopes, cosines."""
         linear = self.basis.linear
         waves = self.footprints.design.shape[1] - linear
         return np.concatenate(
-            [
-                [self.flat[component]],
-                np.full(linear, np.exp(logs[0])),
-                np.full(waves, np.exp(logs[1])),
-            ]
+            [[flat], np.full(linear, np.exp(logs[0])), np.full(waves, np.exp(logs[1]))]
         )
 
     def noise(self, index: np.ndarray, logs: np.ndarray) -> np.ndarray:
@@ -218,8 +235,8 @@ class ArealModel:
     def near(self, points: np.ndarray) -> np.ndarray:
         """Numbers of the footprints that a prediction at points (point, 3), km, takes exactly: whole blocks of them."""
         blocks, _, nearest = self.blocks()
-        if len(self.values) <= self.settings.near:
-            return np.arange(len(self.values))
+        if len(self.footprints) <= self.settings.near:
+            return np.arange(len(self.footprints))
         from scipy.spatial import cKDTree
 
         gap = cKDTree(points).query(nearest)[0]
@@ -235,10 +252,6 @@ class ArealModel:
                 break
             taken.append(blocks[number])
         return np.sort(np.concatenate(taken))
-
-    def _gram(self, footprints: Footprints) -> np.ndarray:
-        fine, coarse = footprints.lattices()
-        return gram(fine, coarse, np.array(self.settings.lengths))
 
     def blocks(self) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         """Footprints in blocks of neighbours, the middles of blocks and of footprints, km."""
@@ -258,118 +271,181 @@ class ArealModel:
         and variance (place, element), wt%.
         """
         areal = isinstance(points, tuple)
-        where = points[1].mean(axis=1) if isinstance(points, tuple) else points
-        near = self.near(where)
+        near = self.near(points[1].mean(axis=1) if isinstance(points, tuple) else points)
         own = self.footprints.take(near)
         fine, coarse = own.lattices()
         lengths = np.array(self.settings.lengths)
-        grams = gram(fine, coarse, lengths)
-        systems = [self._system(k, near, grams) for k in range(len(self.centre))]
+        grams = self._grams(own.design, own.design, gram(fine, coarse, lengths))
+        systems = [
+            [s for k in range(len(m.flat)) for s in self._systems(m, k, near, grams)]
+            for m in self.members
+        ]
         mean = np.empty((len(design), len(self.elements)))
         variance = np.empty_like(mean)
-        for start in range(0, len(design), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        step = int(np.clip(_ENTRIES // max(len(near), 1), 128, _CHUNK))
+        for start in range(0, len(design), step):
+            part = slice(start, start + step)
             if isinstance(points, tuple):
                 theirs = tuple(p[part] for p in points)
                 fields_ = np.swapaxes(gram(fine, coarse, lengths, theirs), 1, 2)
-                selves = np.stack([np.diag(g) for g in gram(theirs[0], theirs[1], lengths)], axis=1)
+                selves = np.stack([np.diag(g) for g in gram(theirs[0], theirs[1], lengths)])
             else:
                 fields_ = cross(points[part], fine, coarse, lengths)
-                selves = np.ones((len(points[part]), len(lengths)))
-            found = [s.predict(design[part], own.design, fields_, selves) for s in systems]
-            m, v = (np.stack(a, axis=1) for a in zip(*found, strict=True))
-            mean[part], variance[part] = self.mixing.restore(m, v, closed=not areal)
+                selves = np.ones((len(lengths), len(points[part])))
+            here = design[part]
+            place = _Place(
+                _with_one(here),
+                self._grams(here, own.design, fields_),
+                np.concatenate([self._squares(here), selves]),
+            )
+            mean[part], variance[part] = self._of_members(systems, place, not areal)
         return mean, variance * self.factor**2
 
-    def _system(self, component: int, near: np.ndarray, grams: np.ndarray) -> _System:
-        """What a component says at places near some footprints."""
-        sets = self.logs[component] if len(near) == len(self.values) else self.logs[component][:1]
-        weights = self.weights[component] if len(sets) > 1 else np.ones(1)
-        parts = []
-        for logs, weight in zip(sets, weights, strict=True):
-            if weight < 0.02:
+    def _of_members(
+        self, systems: list[list[_System]], place: _Place, positive: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What the members say of places, together: mean and variance (place, element)."""
+        found = []
+        for member, own in zip(self.members, systems, strict=True):
+            first = np.zeros((len(place.design), len(member.flat)))
+            second = np.zeros_like(first)
+            for system in own:
+                m, v = system.predict(place)
+                k = system.component
+                m = m - member.mixing.centre[k]
+                first[:, k] += system.weight * m
+                second[:, k] += system.weight * (np.maximum(v, 1e-9) + m**2)
+            found.append(member.mixing.restore(first, np.maximum(second - first**2, 1e-9)))
+        mean, variance = self.closure.held(*joined(found, self.share))
+        return (self.closure.positive(mean) if positive else mean), variance
+
+    def _grams(self, here: np.ndarray, there: np.ndarray, fields_: np.ndarray) -> np.ndarray:
+        """Covariances of unit strength (kernel, place, other): linear, smooth, fields."""
+        cut = self.basis.linear
+        parts = [here[:, :cut] @ there[:, :cut].T, here[:, cut:] @ there[:, cut:].T]
+        return np.concatenate([np.stack(parts), fields_])
+
+    def _squares(self, here: np.ndarray) -> np.ndarray:
+        """Variances of unit strength (kernel, place) of the first two kernels."""
+        cut = self.basis.linear
+        return np.stack([(p**2).sum(axis=1) for p in (here[:, :cut], here[:, cut:])])
+
+    def _systems(
+        self, member: Member, component: int, near: np.ndarray, grams: np.ndarray
+    ) -> Iterator[_System]:
+        """What a component says at places near some footprints, for each set of strengths."""
+        every = len(near) == len(self.footprints)
+        values, flat = member.values[near, component], member.flat[component]
+        for weight, logs in member.sets(component, every and len(near) <= _FEW):
+            strength = np.exp(logs[:-2])
+            noise = self.noise(near, logs)
+            if every:
+                total = flat + np.tensordot(strength, grams, axes=1) + noise
+                inverse = _inverse_lower(root_of(total))
+                alpha = inverse.T @ (inverse @ values)
+                yield _System(component, weight, strength, flat, inverse, alpha)
                 continue
-            root, shift = self._weights_of_far(component, near, logs)
-            strength = np.exp(logs[2:-2])
+            root, shift = self._weights_of_far(member, component, near, logs)
             own = _with_one(self.footprints.design[near])
-            rooted = own * root if root.ndim == 1 else own @ root
-            total = (
-                rooted @ rooted.T + np.tensordot(strength, grams, axes=1) + self.noise(near, logs)
-            )
-            lower = root_of(total)
-            inverse = _inverse_lower(lower)
-            rest = self.values[near, component] - own @ shift
-            alpha = inverse.T @ (inverse @ rest)
-            parts.append((weight, root, shift, strength, rooted, inverse, alpha))
-        total_weight = sum(p[0] for p in parts)
-        return _System([(p[0] / total_weight, *p[1:]) for p in parts], self.centre[component])
+            rooted = own @ root
+            total = rooted @ rooted.T + np.tensordot(strength[2:], grams[2:], axes=1) + noise
+            inverse = _inverse_lower(root_of(total))
+            alpha = inverse.T @ (inverse @ (values - own @ shift))
+            far = root, shift, root @ rooted.T
+            yield _System(component, weight, strength, flat, inverse, alpha, far)
 
     def _weights_of_far(
-        self, component: int, near: np.ndarray, logs: np.ndarray
+        self, member: Member, component: int, near: np.ndarray, logs: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Root of the covariance, and mean, of the weights as the footprints that are not near tell them."""
-        prior = self.prior(component, logs)
-        if len(near) == len(self.values):
-            return np.sqrt(prior), np.zeros(len(prior))
-        information, vector = self._information(component)
+        information, vector = self._information(member, component)
         information, vector = information.copy(), vector.copy()
-        inside = np.zeros(len(self.values), bool)
+        inside = np.zeros(len(self.footprints), bool)
         inside[near] = True
         for block in self.blocks()[0]:
             if inside[block[0]]:
-                a, b = self.block_information(component, block, logs)
+                a, b = self.block_information(member, component, block, logs)
                 information -= a
                 vector -= b
-        information[np.diag_indices_from(information)] += 1 / prior
-        lower = root_of(information)
+        information[np.diag_indices_from(information)] += 1 / self.prior(
+            member.flat[component], logs
+        )
         # Of the inverse: J = L Lᵀ, so that J⁻¹ = L⁻ᵀ L⁻¹.
-        root = _inverse_lower(lower).T
+        root = _inverse_lower(root_of(information)).T
         return root, root @ (root.T @ vector)
 
-    def _information(self, component: int) -> tuple[np.ndarray, np.ndarray]:
+    def _information(self, member: Member, component: int) -> tuple[np.ndarray, np.ndarray]:
         """What all footprints say of the weights, blocks being independent; kept."""
         kept = self.__dict__.setdefault("_kept", {})
-        if component not in kept:
-            logs = self.logs[component][0]
-            parts = [self.block_information(component, b, logs) for b in self.blocks()[0]]
-            kept[component] = sum(p[0] for p in parts), sum(p[1] for p in parts)
-        return kept[component]
+        key = id(member), component
+        if key not in kept:
+            logs = member.logs[component][0]
+            parts = [self.block_information(member, component, b, logs) for b in self.blocks()[0]]
+            kept[key] = sum(p[0] for p in parts), sum(p[1] for p in parts)
+        return kept[key]
 
     def block_information(
-        self, component: int, block: np.ndarray, logs: np.ndarray
+        self, member: Member, component: int, block: np.ndarray, logs: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """What a block of footprints says of the weights: information matrix and vector."""
         own = self.footprints.take(block)
-        grams = self._gram(own)
-        total = np.tensordot(np.exp(logs[2:-2]), grams, axes=1) + self.noise(block, logs)
+        fields_ = gram(*own.lattices(), np.array(self.settings.lengths))
+        total = np.tensordot(np.exp(logs[2:-2]), fields_, axes=1) + self.noise(block, logs)
         inverse = _inverse_lower(root_of(total))
         left = inverse @ _with_one(own.design)
-        return left.T @ left, left.T @ (inverse @ self.values[block, component])
+        return left.T @ left, left.T @ (inverse @ member.values[block, component])
+
+
+def joined(
+    found: list[tuple[np.ndarray, np.ndarray]], share: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance (place, element) of what members say, in shares (member, element); they may disagree."""
+    mean = sum(w * m for w, (m, _) in zip(share, found, strict=True))
+    variance = sum(w * (v + (m - mean) ** 2) for w, (m, v) in zip(share, found, strict=True))
+    return np.asarray(mean), np.asarray(variance)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Places: design with a one (place, column), covariances with footprints (kernel, place, footprint), and variances
+    (kernel, place), of unit strength.
+    """
+
+    design: np.ndarray
+    grams: np.ndarray
+    selves: np.ndarray
 
 
 @dataclass(frozen=True)
 class _System:
-    """One component near some footprints, solved; `parts` for each set of strengths."""
+    """One component near some footprints, solved for one set of strengths.
 
-    parts: list[tuple[Any, ...]]
-    centre: float
+    `far` are root of the covariance and mean of the weights, as footprints that are not near tell them, and the
+    covariance of the weights with the footprints near.
+    """
 
-    def predict(
-        self, design: np.ndarray, own: np.ndarray, fields_: np.ndarray, selves: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Mean less the centre, and variance, at places; `fields_` are covariances with the footprints."""
-        x = _with_one(design)
-        first = np.zeros(len(x))
-        second = np.zeros(len(x))
-        for weight, root, shift, strength, rooted, inverse, alpha in self.parts:
-            here = x * root if root.ndim == 1 else x @ root
-            covariance = here @ rooted.T + np.tensordot(strength, fields_, axes=1)
-            mean = x @ shift + covariance @ alpha - self.centre
-            variance = (here**2).sum(axis=1) + selves @ strength
-            variance -= ((covariance @ inverse.T) ** 2).sum(axis=1)
-            first += weight * mean
-            second += weight * (np.maximum(variance, 1e-9) + mean**2)
-        return first, np.maximum(second - first**2, 1e-9)
+    component: int
+    weight: float
+    strength: np.ndarray
+    flat: float
+    inverse: np.ndarray
+    alpha: np.ndarray
+    far: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    def predict(self, place: _Place) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance at places."""
+        if self.far is None:
+            covariance = np.tensordot(self.strength, place.grams, axes=1) + self.flat
+            mean = covariance @ self.alpha
+            variance = self.strength @ place.selves + self.flat
+        else:
+            root, shift, weights = self.far
+            covariance = place.design @ weights
+            covariance += np.tensordot(self.strength[2:], place.grams[2:], axes=1)
+            mean = place.design @ shift + covariance @ self.alpha
+            variance = ((place.design @ root) ** 2).sum(axis=1)
+            variance += self.strength[2:] @ place.selves[2:]
+        return mean, variance - ((covariance @ self.inverse.T) ** 2).sum(axis=1)
 
 
 def _with_one(design: np.ndarray) -> np.ndarray:

@@ -14,10 +14,10 @@ import numpy as np
 from lunarray.engine.models import Device, ModelSpec
 from lunarray.engine.weights import WeightsFormat
 from lunarray.errors import InputError, ModelError, StoreConflictError
-from lunarray.superres.areal import ArealModel, ArealSettings, Basis, Footprints
-from lunarray.superres.areal_fit import calibrated, fit_areal, footprint_predictions
+from lunarray.superres.areal import ArealModel, ArealSettings, Basis, Footprints, Member
+from lunarray.superres.areal_fit import fit_areal, footprint_predictions
 from lunarray.superres.areal_kernels import places
-from lunarray.superres.areal_mixing import Mixing
+from lunarray.superres.areal_mixing import Closure, Mixing
 from lunarray.superres.support import support_of
 from lunarray.superres.tracks import track_numbers
 
@@ -32,7 +32,8 @@ FILE = "areal.safetensors"
 _FORMAT = WeightsFormat(
     "lunarray.superres.ArealModel", "Train with this lunarray", required=("settings", "elements")
 )
-_TABLES = ("values", "scale", "logs", "weights", "centre", "flat", "factor")
+_TABLES = ("scale", "share", "factor")
+_OF_MEMBER = ("values", "logs", "weights", "flat")
 #: Side of a window of pixels and step to the next, where not all footprints are taken exactly.
 _WINDOW, _STRIDE = 128, 96
 #: Of the pixels of a region, one in so many along each side tells the means and spreads of features.
@@ -81,8 +82,7 @@ def model_of_ground(
             where="areal model",
             remedy="Write features where footprints are",
         )
-    model = fit_areal(table, elements, basis, settings)
-    return calibrated(model) if calibrate else model
+    return fit_areal(table, elements, basis, settings, calibrate=calibrate)
 
 
 def _basis(ground: Iterable[Ground], settings: ArealSettings) -> Basis:
@@ -195,7 +195,7 @@ def predict_ground(model: ArealModel, ground: Ground) -> tuple[np.ndarray, np.nd
             remedy="Predict with the features that the model was trained on",
         )
     shape = len(lat), len(lon)
-    exact = len(model.values) <= model.settings.near
+    exact = len(model.footprints) <= model.settings.near
     windows = [(slice(0, shape[0]), slice(0, shape[1]))] if exact else list(_windows(*shape))
     total = np.zeros(shape)
     sums = np.zeros((2, len(model.elements), *shape))
@@ -282,12 +282,16 @@ def digest_of(footprints: xr.Dataset, ds: xr.Dataset, regions: Iterable[tuple[in
 def save_areal(path: str | os.PathLike[str], model: ArealModel, **header: Any) -> Path:
     """Write a model with all that is needed to use it (safetensors), whole or not at all."""
     tensors = {n: np.asarray(getattr(model, n)) for n in _TABLES}
-    for prefix, part in (
+    parts: list[tuple[str, Any]] = [
         ("basis", model.basis),
         ("footprints", model.footprints),
-        ("mixing", model.mixing),
-    ):
+        ("closure", model.closure),
+        *((f"mixing{n}", m.mixing) for n, m in enumerate(model.members)),
+    ]
+    for prefix, part in parts:
         tensors |= {f"{prefix}.{f.name}": np.asarray(getattr(part, f.name)) for f in fields(part)}
+    for number, member in enumerate(model.members):
+        tensors |= {f"member{number}.{n}": np.asarray(getattr(member, n)) for n in _OF_MEMBER}
     own = {
         "elements": list(model.elements),
         "settings": model.settings.to_json(),
@@ -315,7 +319,14 @@ def load_areal(path: str | os.PathLike[str], device: str = "cpu") -> ArealModel:
         ArealSettings.from_json(header["settings"]),
         part(Basis, "basis"),
         part(Footprints, "footprints"),
-        part(Mixing, "mixing"),
+        members=tuple(
+            Member(
+                part(Mixing, f"mixing{number}"),
+                **{n: tensors[f"member{number}.{n}"] for n in _OF_MEMBER},
+            )
+            for number in range(len(tensors["share"]))
+        ),
+        closure=part(Closure, "closure"),
         **{n: tensors[n] for n in _TABLES},
         card=header["card"],
     )

@@ -6,6 +6,7 @@ a component is, is its own. Some tens of footprints then suffice, and one that o
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +21,8 @@ from lunarray.superres.areal_kernels import root_of
 _TRACK = (math.log(0.25), 1.0)
 _REST = {True: (math.log(0.85), 0.25), False: (math.log(0.5), 2.0)}
 _SHARES, _OWN_SHARES, _OWN_TRACK, _OWN_REST = 1.2, 0.5, 0.4, 0.2
-#: Factors of a component's strength over which its posterior is summed; the first is as good as none.
-FACTORS = np.exp([-6.0, -4.0, -3.0, -2.0, -1.4, -0.7, 0.0, 0.7, 1.4])
+#: Shares of a component's variance that kernels may make up: its posterior is summed over these.
+_GRID = np.geomspace(0.003, 3.0, 12)
 _ITERATIONS = 60
 
 
@@ -30,18 +31,23 @@ class Evidence:
     """Components of footprints, and the covariances that may explain them.
 
     `values` (footprint, component) have errors of `scale` (footprint,) times the same unit. `grams` (kernel, footprint,
-    footprint) are covariances of unit strength; `same` (footprint, footprint) is 1 where both belong to one track, else
-    0; `flat` (component,) is the variance of the constant, so large that it is free. `stated`: whether the errors were
-    stated, not guessed. `own_rest` is how far the factor of errors may differ between components (logarithm).
+    footprint) are covariances of unit strength; `track` (footprint,) tells the tracks; `flat` (component,) is the
+    variance of the constant, so large that it is free. `stated`: whether the errors were stated, not guessed.
+    `own_rest` is how far the factor of errors may differ between components (logarithm).
     """
 
     values: np.ndarray
     scale: np.ndarray
     grams: np.ndarray
-    same: np.ndarray
+    track: np.ndarray
     flat: np.ndarray
     stated: bool = True
     own_rest: float = _OWN_REST
+
+    @functools.cached_property
+    def same(self) -> np.ndarray:
+        """Whether both of two footprints belong to one track (footprint, footprint), 0 or 1."""
+        return (self.track[:, None] == self.track).astype(np.float64)
 
     def covariance(self, logs: np.ndarray, component: int) -> np.ndarray:
         """Of a component's values, for logarithms of the strengths (kernel,), the tracks' variance and the rest's."""
@@ -139,3 +145,92 @@ class Evidence:
             options={"maxiter": iterations, "ftol": 1e-7},
         )  # fmt: skip
         return self.logs(found.x)
+
+    def posterior(self, logs: np.ndarray) -> Posterior:
+        """Sum over the strength of each component; proportions and errors are the likeliest, `logs`."""
+        parts = [self._summed(k, own) for k, own in enumerate(logs)]
+        return Posterior(
+            *(np.stack(p, axis=-1 if n > 1 else 0) for n, p in enumerate(zip(*parts, strict=True)))
+        )
+
+    def _summed(self, component: int, likeliest: np.ndarray) -> tuple[Any, ...]:
+        """What :class:`Posterior` holds, of one component."""
+        from scipy.linalg import cho_solve, solve_triangular
+
+        values = self.values[:, component]
+        kernels = np.tensordot(np.exp(likeliest[:-2]), self.grams, axes=1)
+        size = float(np.trace(kernels) / len(kernels) - kernels.mean())
+        grid = np.log(_GRID * max(float(values.var()), 1e-12) / max(size, 1e-300))
+        grid = np.sort(np.append(grid, 0.0))
+        errors = math.exp(likeliest[-2]) * self.same
+        errors[np.diag_indices_from(errors)] += math.exp(likeliest[-1]) * self.scale**2 + 1e-8
+        one = np.ones(len(values))
+        roots, chance = [], np.log(np.gradient(grid))
+        for number, factor in enumerate(grid):
+            roots.append(root_of(math.exp(factor) * kernels + errors))
+            a, b = solve_triangular(roots[-1], np.column_stack([one, values]), lower=True).T
+            middle = (a @ b) / (a @ a)
+            rest = b - a * middle
+            chance[number] -= 0.5 * rest @ rest + np.log(np.diag(roots[-1])).sum()
+            chance[number] -= 0.5 * math.log(a @ a)
+        weights = np.exp(chance - chance.max())
+        weights /= weights.sum()
+        # The level at the footprints, not that of the process far away: there, an error in how much an element has
+        # of a component does not matter.
+        known = root_of(errors), True
+        weight = cho_solve(known, one)
+        level = 1 / weight.sum()
+        centre = level * (weight @ values)
+        told, first, second = 0.0, np.zeros(len(values)), np.zeros(len(values))
+        least = math.exp(likeliest[-2]) + math.exp(likeliest[-1]) * self.scale**2
+        kept = weights / weights[weights >= 0.02].sum()
+        for factor, root, own in zip(grid, roots, kept, strict=True):
+            if own < 0.02:
+                continue
+            inverse = cho_solve((root, True), np.eye(len(values)))
+            # With a constant of its own, which is as good as free.
+            column = inverse @ one
+            inverse -= np.outer(column, column) / (one @ column + 1 / self.flat[component])
+            alpha = inverse @ values
+            mean, variance = self._left_out(values, inverse, alpha)
+            first += own * mean
+            second += own * (np.maximum(variance - least, 1e-9) + mean**2)
+            field = math.exp(factor) * kernels @ alpha
+            field -= level * (weight @ field)
+            told += own * (field @ cho_solve(known, field))
+        order = np.argsort(-weights, kind="stable")
+        sets = np.repeat(likeliest[None], len(grid), axis=0)
+        sets[:, :-2] += grid[:, None]
+        return sets[order], weights[order], centre, level, told, first, second - first**2, least
+
+    def _left_out(
+        self, values: np.ndarray, inverse: np.ndarray, alpha: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What each footprint would measure by those of other tracks, in closed form: mean and variance."""
+        mean, variance = np.empty(len(values)), np.empty(len(values))
+        for track in np.unique(self.track):
+            own = np.flatnonzero(self.track == track)
+            block = np.linalg.inv(inverse[np.ix_(own, own)])
+            mean[own] = values[own] - block @ alpha[own]
+            variance[own] = np.diag(block)
+        return mean, variance
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What is known of components once their strengths are summed over.
+
+    `sets` (component, set, kernel + 2) are logarithms of strengths, likeliest first, with `weights` (component, set).
+    `centre` and `level` (component,) are the level at the footprints and its variance, `told` (component,) how much
+    footprints tell of the component. `left_out` (footprint, component) is what a footprint would measure by those of
+    other tracks, `left_out_variance` the variance of that and `errors` that of the measurement.
+    """
+
+    sets: np.ndarray
+    weights: np.ndarray
+    centre: np.ndarray
+    level: np.ndarray
+    told: np.ndarray
+    left_out: np.ndarray
+    left_out_variance: np.ndarray
+    errors: np.ndarray

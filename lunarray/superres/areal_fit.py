@@ -8,19 +8,41 @@ from typing import Any
 import numpy as np
 
 from lunarray.errors import InputError
-from lunarray.superres.areal import ArealModel, ArealSettings, Basis, Footprints, halves
-from lunarray.superres.areal_evidence import FACTORS, Evidence
-from lunarray.superres.areal_kernels import gram, root_of
-from lunarray.superres.areal_mixing import Mixing, known_sums
+from lunarray.superres.areal import (
+    ArealModel,
+    ArealSettings,
+    Basis,
+    Footprints,
+    Member,
+    halves,
+    joined,
+)
+from lunarray.superres.areal_evidence import Evidence, Posterior
+from lunarray.superres.areal_kernels import gram
+from lunarray.superres.areal_mixing import Closure, Mixing, known_sums
 
 #: Degrees of freedom of the errors' distribution that are tried.
 _TAILS = (3.0, 5.0, 8.0, 15.0)
+#: Shares of the members before any track is held out, and how many footprints they weigh like.
+_SHARES, _WEIGHT = np.array([0.6, 0.4]), 16.0
+#: Tracks that standard deviations that are right as stated count like.
+_TRACKS = 20
 
 
 def fit_areal(
-    footprints: Footprints, elements: tuple[str, ...], basis: Basis, settings: ArealSettings
+    footprints: Footprints,
+    elements: tuple[str, ...],
+    basis: Basis,
+    settings: ArealSettings,
+    *,
+    calibrate: bool = True,
 ) -> ArealModel:
-    """Fit a model to footprints; InputError if an element has fewer than three of them."""
+    """Fit a model to footprints; InputError if an element has fewer than three of them.
+
+    Components that all elements share see more than each element by itself does, where they are right; where the signal
+    of an element is below its error, its own model shrinks it better. Both are members, weighed for each element by
+    what they make of tracks that are left out. These tell as well what standard deviations lack (`calibrate`).
+    """
     table = footprints.measured
     known = np.isfinite(table).sum(axis=0)
     for name, count in zip(elements, known, strict=True):
@@ -33,25 +55,21 @@ def fit_areal(
     some = _some_tracks(footprints.track, settings)
     part = footprints.take(some)
     grams = _grams(part, basis, settings)
-    same = (part.track[:, None] == part.track).astype(np.float64)
     stated = bool(np.isfinite(footprints.error).any())
     unit, scale = _errors(footprints)
+    card: dict[str, Any] = {"stated_unit": unit.tolist()}
     filled = _filled(table, unit)
-    mixing = Mixing.found(filled, scale, unit, *_no_sums(len(elements)))
-    mixing = replace(mixing, loading=np.eye(len(elements)))
+
+    def evidence(values: np.ndarray, scale: np.ndarray, **more: Any) -> Evidence:
+        return Evidence(values[some], scale[some], grams, part.track, _flat(values), **more)
+
     # First each element by itself: how large its errors are, and whether some footprints are wild.
-    values = mixing.components(filled)
-    alone = Evidence(
-        values[some],
-        scale[some],
-        grams,
-        same,
-        _flat(values),
-        stated,
-        0.2 if stated else 1.0,
-    )
+    mixing = _alone(filled, scale, unit)
+    own = {"stated": stated, "own_rest": 0.2 if stated else 1.0}
+    alone = evidence(mixing.components(filled), scale, **own)
     logs = alone.fit()
-    unit = unit * np.sqrt(np.exp(logs[:, -1]) + np.exp(logs[:, -2]))
+    ratio = np.exp(logs[:, -1]) + np.exp(logs[:, -2])
+    unit = unit * np.sqrt(ratio)
     factor, tail = _tails(alone, logs)
     scale = scale.copy()
     scale[some] *= factor
@@ -62,22 +80,80 @@ def fit_areal(
         closure=settings.closure,
         stoichiometry=settings.stoichiometry,
     )
-    mixing = Mixing.found(filled, scale, unit, sums, totals)
-    values = mixing.components(filled)
-    evidence = Evidence(values[some], scale[some], grams, same, _flat(values), True)
-    logs = evidence.fit()
-    sets, weights, facts = _posterior(evidence, logs)
-    mixing = _seen(mixing, facts, settings.shrink)
-    card = {"footprints": len(footprints), "tracks": len(np.unique(footprints.track)), "tail": tail}
-    card |= {"sums": len(sums), "unit": unit.tolist(), "logs": logs.tolist()}
-    return ArealModel(
-        elements, settings, basis, footprints, mixing, values, scale, sets, weights, mixing.centre,
-        evidence.flat, np.ones(len(elements)), card,
+    ways = (Mixing.found(filled, scale, unit, sums, totals), _alone(filled, scale, unit))
+    members, left_out = [], []
+    for mixing, start in zip(ways, (None, logs - np.log(ratio)[:, None]), strict=True):
+        values = mixing.components(filled)
+        about = evidence(values, scale)
+        posterior = about.posterior(about.fit() if start is None else start)
+        mixing = _seen(mixing, posterior, settings.shrink and start is None)
+        members.append(Member(mixing, values, posterior.sets, posterior.weights, about.flat))
+        left_out.append(_left_out(mixing, posterior))
+    share = _shares(left_out, part.measured)
+    mean, variance = joined([m[:2] for m in left_out], share)
+    closure = Closure(sums, totals, variance.mean(axis=0))
+    card |= {"footprints": len(footprints), "tracks": len(np.unique(footprints.track))}
+    card |= {"tail": tail, "sums": len(sums), "unit": unit.tolist(), "share": share.tolist()}
+    model = ArealModel(
+        elements, settings, basis, footprints, scale, tuple(members), share, closure,
+        np.ones(len(elements)), card,
     )  # fmt: skip
+    mean, variance = closure.held(mean, variance)
+    return _calibrated(model, part, mean, variance, calibrate)
 
 
-def _no_sums(count: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros((0, count)), np.zeros(0)
+def _alone(filled: np.ndarray, scale: np.ndarray, unit: np.ndarray) -> Mixing:
+    """The mixing where each element is a component."""
+    return Mixing.of(np.average(filled, axis=0, weights=1 / scale**2), unit, np.eye(len(unit)))
+
+
+def _left_out(mixing: Mixing, posterior: Posterior) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What tracks would measure by all others: mean, its variance, and that of the errors (footprint, element)."""
+    own = posterior.left_out - mixing.centre, posterior.left_out_variance
+    return *mixing.restore(*own), mixing.errors(posterior.errors)
+
+
+def _shares(
+    left_out: list[tuple[np.ndarray, np.ndarray, np.ndarray]], measured: np.ndarray
+) -> np.ndarray:
+    """Shares of members (member, element): the likeliest for tracks that are left out, with a prior.
+
+    Footprints of a track share what they tell, so they count half.
+    """
+    chance = np.stack(
+        [-0.5 * (measured - m) ** 2 / (v + e) - 0.5 * np.log(v + e) for m, v, e in left_out]
+    )
+    chance = np.exp(chance - chance.max(axis=0))
+    share = np.repeat(_SHARES[:, None], measured.shape[1], axis=1)
+    for e in range(measured.shape[1]):
+        own = chance[:, np.isfinite(measured[:, e]), e]
+        # Expectation and maximisation, which rises with each step.
+        for _ in range(100):
+            of = share[:, e, None] * own
+            count = 0.5 * (of / of.sum(axis=0)).sum(axis=1) + _WEIGHT * _SHARES
+            share[:, e] = count / count.sum()
+    return share
+
+
+def _calibrated(
+    model: ArealModel, part: Footprints, mean: np.ndarray, variance: np.ndarray, calibrate: bool
+) -> ArealModel:
+    """The model with standard deviations that hold on whole tracks: each is predicted from the others.
+
+    `mean` and `variance` (footprint, element) are what a map without them says. With few tracks the factor stays near
+    one.
+    """
+    tracks = len(np.unique(part.track))
+    if not calibrate or tracks < 2:
+        return model
+    # Errors as they are stated: a footprint that turned out wild was not known for that before.
+    std = np.sqrt(variance + model_noise(model, part))
+    ratio = np.abs(part.measured - mean) / std
+    found = np.array([np.nanquantile(r, 0.683) for r in ratio.T])
+    weight = tracks / (tracks + _TRACKS)
+    model.factor = np.exp(weight * np.log(np.maximum(found, 0.1)))
+    model.card["within_one_sigma"] = [float(np.mean(r[np.isfinite(r)] < 1)) for r in ratio.T]
+    return model
 
 
 def _flat(values: np.ndarray) -> np.ndarray:
@@ -165,64 +241,15 @@ def _tails(evidence: Evidence, logs: np.ndarray) -> tuple[np.ndarray, float]:
     return np.sqrt((found + square) / (found + count)), found
 
 
-def _posterior(
-    evidence: Evidence, logs: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Sets of strengths with their weights, likeliest first, and what is known of the components at the footprints.
-
-    The strength of each component is summed over; proportions and errors are the likeliest. The facts are: centre and
-    its variance, and the information on how much an element has of a component.
-    """
-    count = evidence.values.shape[1]
-    sets = np.empty((count, len(FACTORS), logs.shape[1]))
-    weights = np.empty((count, len(FACTORS)))
-    facts = {name: np.empty(count) for name in ("centre", "level", "told")}
-    one = np.ones(len(evidence.values))
-    for k in range(count):
-        found = []
-        for number, factor in enumerate(FACTORS):
-            own = logs[k].copy()
-            own[:-2] += np.log(factor)
-            sets[k, number] = own
-            total = evidence.covariance(own, k) - evidence.flat[k]
-            lower = root_of(total)
-            a, b = np.linalg.solve(lower, np.column_stack([one, evidence.values[:, k]])).T
-            middle = (a @ b) / (a @ a)
-            rest = b - a * middle
-            chance = -0.5 * rest @ rest - np.log(np.diag(lower)).sum() - 0.5 * np.log(a @ a)
-            alpha = np.linalg.solve(lower.T, rest)
-            field = np.tensordot(np.exp(own[:-2]), evidence.grams, axes=1) @ alpha + middle
-            errors = np.exp(own[-2]) * evidence.same + np.diag(np.exp(own[-1]) * evidence.scale**2)
-            # The level at the footprints, not that of the process far away: there, an error in how much an element has
-            # of a component does not matter.
-            weight = np.linalg.solve(errors, one)
-            level = 1 / weight.sum()
-            centre = level * (weight @ evidence.values[:, k])
-            field -= level * (weight @ field)
-            found.append((chance, centre, level, field @ np.linalg.solve(errors, field)))
-        chance, *rows = np.array(found).T
-        share = np.exp(chance - chance.max())
-        share /= share.sum()
-        for name, values in zip(facts, rows, strict=True):
-            facts[name][k] = share @ values
-        order = np.argsort(-share, kind="stable")
-        sets[k], weights[k] = sets[k, order], share[order]
-    return sets, weights, facts
-
-
-def _seen(mixing: Mixing, facts: dict[str, np.ndarray], shrink: bool) -> Mixing:
+def _seen(mixing: Mixing, posterior: Posterior, shrink: bool) -> Mixing:
     """The mixing, knowing how far each element's share in a component is seen: by the size of its error."""
     noise = (mixing.loading**2).sum(axis=1)
-    told = np.maximum(facts["told"], 1e-9)
+    told = np.maximum(posterior.told, 1e-9)
     ratio = mixing.loading**2 * told / np.maximum(noise, 1e-12)[:, None]
     seen = np.clip(1 - 1 / np.maximum(ratio, 1e-9), 0, 1) if shrink else np.ones_like(ratio)
     # A component that no footprint tells anything of has no share in any element.
-    unsure = noise[:, None] * (told / (told + 3) ** 2)
-    spread = ((seen * mixing.loading) ** 2 @ (told / max(float(told.max()), 1e-9))) * mixing.unit**2
-    return replace(
-        mixing, seen=seen, unsure=unsure, centre=facts["centre"], level=facts["level"],
-        carry=spread + 1e-6 * mixing.unit**2,
-    )  # fmt: skip
+    unsure = noise[:, None] * (told / (told + 3) ** 2) if shrink else 0 * ratio
+    return replace(mixing, seen=seen, unsure=unsure, centre=posterior.centre, level=posterior.level)
 
 
 def footprint_predictions(
@@ -243,48 +270,14 @@ def footprint_predictions(
 
 def model_noise(model: ArealModel, others: Footprints) -> np.ndarray:
     """Variance of the errors of footprints (footprint, element), wt%², as the model takes them."""
-    unit = np.array(model.card["stated_unit"]) if "stated_unit" in model.card else model.mixing.unit
     error = others.error
-    ratio = np.where(np.isfinite(error) & (error > 0), error / unit, np.nan)
+    ratio = np.where(error > 0, error, np.nan) / np.array(model.card["stated_unit"])
     rows = np.isfinite(ratio).any(axis=1)
     scale = np.ones(len(error))
-    scale[rows] = np.nanmedian(ratio[rows], axis=1)
-    logs = model.logs[:, 0]
-    own = np.exp(logs[:, -2]) + np.exp(logs[:, -1]) * np.clip(scale, 0.1, 10)[:, None] ** 2
-    share = model.mixing.loading**2
-    # What is known of sums makes the map better, not the measurement.
-    rest = np.maximum(1 - share.sum(axis=1), 0)
-    return (own @ share.T + own.mean(axis=1)[:, None] * rest) * model.mixing.unit**2
-
-
-def calibrated(model: ArealModel, folds: int = 5) -> ArealModel:
-    """The model with standard deviations that hold on whole tracks: each is predicted from the others.
-
-    Strengths stay as they are. With few tracks the factor stays near one: it is as if twenty more had been predicted as
-    stated.
-    """
-    from lunarray.superres.tracks import track_folds
-
-    footprints = model.footprints
-    tracks = np.unique(footprints.track)
-    if len(tracks) < 2:
-        return model
-    fold = track_folds(footprints.track, min(folds, len(tracks)), model.settings.seed)
-    ratio = np.full(footprints.measured.shape, np.nan)
-    for number in range(fold.max() + 1):
-        rest, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        part = _subset(model, rest)
-        own = footprints.take(held)
-        mean, std = footprint_predictions(part, own)
-        ratio[held] = np.abs(own.measured - mean) / std
-    found = np.array([np.nanquantile(r, 0.683) for r in ratio.T])
-    weight = len(tracks) / (len(tracks) + 20)
-    factor = np.exp(weight * np.log(np.maximum(found, 0.1)))
-    card = {**model.card, "within_one_sigma": [float(np.nanmean(r < 1)) for r in ratio.T]}
-    return replace(model, factor=factor, card=card, _blocks=None)
-
-
-def _subset(model: ArealModel, rows: np.ndarray) -> ArealModel:
-    """The same model, of some footprints only."""
-    parts: dict[str, Any] = {n: getattr(model, n)[rows] for n in ("values", "scale")}
-    return replace(model, footprints=model.footprints.take(rows), _blocks=None, **parts)
+    scale[rows] = np.clip(np.nanmedian(ratio[rows], axis=1), 0.1, 10)
+    out = np.zeros(error.shape)
+    for share, member in zip(model.share, model.members, strict=True):
+        logs = member.logs[:, 0]
+        own = np.exp(logs[:, -2]) + np.exp(logs[:, -1]) * scale[:, None] ** 2
+        out += share * member.mixing.errors(own)
+    return out

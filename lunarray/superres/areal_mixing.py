@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -51,21 +51,17 @@ class Mixing:
     Elements are ``base + unit × (loading @ components)``: `base` and `unit` (element,) wt%, `loading` (element,
     component). `seen` (element, component) is how far a share counts, 0 to 1: it is an estimate with an error, and what
     is below the error would only carry the component's noise into the element. `unsure` (element, component) is the
-    variance of a loading, `level` (component,) that of the components' level. `sums` (sum, element) and `totals` (sum,)
-    are known; `carry` (element,) is the variance of what is seen of an element, in which shares the elements carry what
-    a sum lacks.
+    variance of a loading, `centre` and `level` (component,) are the components' level at the footprints and its
+    variance.
     """
 
     base: np.ndarray
     unit: np.ndarray
     loading: np.ndarray
-    sums: np.ndarray
-    totals: np.ndarray
     seen: np.ndarray
     unsure: np.ndarray
     centre: np.ndarray
     level: np.ndarray
-    carry: np.ndarray
 
     @classmethod
     def found(
@@ -91,35 +87,54 @@ class Mixing:
         loading = loading * np.sign(
             loading[np.abs(loading).argmax(axis=0), np.arange(loading.shape[1])]
         )
-        one = np.ones_like(loading)
+        return cls.of(base, unit, loading)
+
+    @classmethod
+    def of(cls, base: np.ndarray, unit: np.ndarray, loading: np.ndarray) -> Mixing:
+        """The mixing of such loadings, all of which are seen."""
         blank = np.zeros(loading.shape[1])
-        return cls(
-            base, unit, loading, sums, totals, one, 0 * one, blank, blank, np.ones_like(unit)
-        )
+        return cls(base, unit, loading, np.ones_like(loading), 0 * loading, blank, blank)
 
     def components(self, measured: np.ndarray) -> np.ndarray:
         """Components (footprint, component) of footprints (footprint, element)."""
         return ((measured - self.base) / self.unit) @ self.loading
 
-    def restore(
-        self, mean: np.ndarray, variance: np.ndarray, *, closed: bool = True
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def restore(self, mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Elements of components (place, component), less their centre: mean and variance (place, element), wt%."""
         shares = self.seen * self.loading
         out = self.base + self.unit * (self.loading @ self.centre) + (mean @ shares.T) * self.unit
         own = self.loading**2 @ self.level + np.maximum(variance - self.level, 0) @ (shares**2).T
         own += mean**2 @ self.unsure.T
-        out = self.balanced(out, self.sums, self.totals)
-        if closed:
-            out = self.positive(out)
         return out, own * self.unit**2
 
-    def balanced(self, values: np.ndarray, sums: np.ndarray, totals: np.ndarray) -> np.ndarray:
-        """Values (place, element) with the sums that are known; elements carry what lacks as far as they are seen."""
-        if not len(sums):
-            return values
-        left = self.carry[:, None] * sums.T
-        return values + (totals - values @ sums.T) @ np.linalg.solve(sums @ left, left.T)
+    def errors(self, own: np.ndarray) -> np.ndarray:
+        """Variance of the errors of elements (place, element), wt%², of those of components (place, component)."""
+        share = self.loading**2
+        # What is known of sums makes the map better, not the measurement.
+        rest = np.maximum(1 - share.sum(axis=1), 0)
+        return (own @ share.T + own.mean(axis=1)[:, None] * rest) * self.unit**2
+
+
+@dataclass
+class Closure:
+    """Sums over elements that are known: weights `sums` (sum, element) of `totals` (sum,), none or some.
+
+    `carry` (element,) is the variance of the error of an element in a map: in these shares elements carry what a sum
+    lacks, so that an element that is well known does not pay for one that is not.
+    """
+
+    sums: np.ndarray
+    totals: np.ndarray
+    carry: np.ndarray
+
+    def held(self, values: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values (place, element) with the sums that are known, and what is left of their variance."""
+        if not len(self.sums):
+            return values, variance
+        left = self.carry[:, None] * self.sums.T
+        gain = np.linalg.solve(self.sums @ left, left.T)
+        kept = np.eye(len(self.carry)) - gain.T @ self.sums
+        return values + (self.totals - values @ self.sums.T) @ gain, variance @ (kept**2).T
 
     def positive(self, values: np.ndarray) -> np.ndarray:
         """Values without negative ones, of the same sum where that is known: the others give what these lack."""
@@ -131,7 +146,3 @@ class Mixing:
             values = values.copy()
             values[low] = some
         return values
-
-    def tensors(self) -> dict[str, np.ndarray]:
-        """Arrays by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
