@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
+from lunarray.engine.tables import html_table
 from lunarray.errors import InputError, MissingDependencyError, ModelError, needs
 
 #: What a loaded model is: pixels in, outputs out; (pixel, band) float32 to (pixel, output) float32.
@@ -203,6 +204,22 @@ class ModelSpec:
     inputs: Inputs | None = None
     units: tuple[tuple[str, str], ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
+
+    def _repr_html_(self) -> str:
+        units = dict(self.units)
+        names = self.outputs if isinstance(self.outputs, tuple) else ()
+        gives = ", ".join(f"{n} ({units[n]})" if n in units else n for n in names)
+        takes = str(self.inputs) if self.inputs is not None else "what its verb has"
+        rows = [
+            ("Weights", self.weights),
+            ("SHA-256", self.sha256),
+            ("Takes", takes if len(takes) < 300 else takes[:297] + "…"),
+            ("Gives", gives or f"{self.outputs} values"),
+            ("Runs on", self.device),
+            ("Loaded by", self.loader),
+            *((str(name), str(value)[:300]) for name, value in self.options),
+        ]
+        return html_table((), rows, caption=f"Model {Path(self.weights).stem}")
 
     @classmethod
     def from_file(

@@ -1,4 +1,5 @@
-"""Bars on standard error: for steps that are counted, and for steps that have something to say, such as a loss."""
+"""Bars on standard error, or under a notebook's cell: for steps that are counted, and for steps that have something to
+say, such as a loss."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from lunarray.engine.notebook import NotebookBar, in_notebook
 
 #: Told how many steps were done and what to show beside the bar.
 Advance = Callable[[int, str], None]
@@ -24,7 +27,7 @@ def progress_bar(
     total : int
         Steps.
     show : bool, optional
-        By default where standard error is a terminal.
+        By default where standard error is a terminal, and in notebooks.
 
     Yields
     ------
@@ -33,6 +36,10 @@ def progress_bar(
     """
     if not _shown(show):
         yield lambda: None
+        return
+    if in_notebook():
+        with NotebookBar(description, total) as drawn:
+            yield drawn.advance
         return
     from rich.progress import TextColumn, TimeElapsedColumn
 
@@ -69,6 +76,10 @@ def step_bar(
     if not _shown(show):
         yield None
         return
+    if in_notebook():
+        with NotebookBar(description, total) as drawn:
+            yield drawn.advance
+        return
     from rich.progress import TextColumn
 
     with _bar(width, TextColumn(text)) as bar:
@@ -81,7 +92,7 @@ def step_bar(
 
 
 def _shown(show: bool | None) -> bool:
-    return sys.stderr.isatty() if show is None else show
+    return sys.stderr.isatty() or in_notebook() if show is None else show
 
 
 def _bar(width: int | None, *between: Any) -> Any:

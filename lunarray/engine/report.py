@@ -12,6 +12,7 @@ from typing import Any
 
 from lunarray.engine.execution import Outcome
 from lunarray.engine.files import local_path
+from lunarray.engine.tables import html_table
 from lunarray.errors import InputError, store_errors
 
 _last: RunReport | None = None
@@ -147,8 +148,30 @@ class RunReport:
 
     def html(self) -> str:
         """Give the report as one page that needs nothing else."""
+        parts = [
+            "<!DOCTYPE html><html lang='en'><meta charset='utf-8'>",
+            f"<title>{html.escape(Path(self.store).name)}: {html.escape(self.status)}</title>",
+            "<style>body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:70em;padding:0 1em}"
+            "table{border-collapse:collapse;margin:0 0 2em}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;"
+            "text-align:left;vertical-align:top}td.n{text-align:right}</style>",
+            f"<h1>{html.escape(Path(self.store).name)}</h1>",
+            html_table((), self._rows()),
+        ]
+        for title, head, body in self._tables():
+            parts += [f"<h2>{title}</h2>", html_table(head, body)]
+        return "\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the upper part, and the first failures."""
+        found = html_table((), self._rows(), caption=f"Run: {Path(self.store).name}")
+        if self.failures:
+            title, head, body = next(self._tables())
+            found += html_table(head, body, caption=title, most=10)
+        return found
+
+    def _rows(self) -> list[tuple[str, str]]:
         regions = self.regions
-        rows = [
+        return [
             ("Store", self.store),
             ("Status", self.status + (f": {self.error}" if self.error else "")),
             ("Started, ended", f"{self.started}, {self.ended} ({self.seconds:.1f} s)"),
@@ -167,18 +190,6 @@ class RunReport:
             *(("Model", f"{m['loader']}, sha256 {m['sha256']}") for m in self.manifest.get("models", [])),
             ("lunarray", self.lunarray_version),
         ]  # fmt: skip
-        parts = [
-            "<!DOCTYPE html><html lang='en'><meta charset='utf-8'>",
-            f"<title>{html.escape(Path(self.store).name)}: {html.escape(self.status)}</title>",
-            "<style>body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:70em;padding:0 1em}"
-            "table{border-collapse:collapse;margin:0 0 2em}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;"
-            "text-align:left;vertical-align:top}td.n{text-align:right}</style>",
-            f"<h1>{html.escape(Path(self.store).name)}</h1>",
-            _table((), rows),
-        ]
-        for title, head, body in self._tables():
-            parts += [f"<h2>{title}</h2>", _table(head, body)]
-        return "\n".join(parts)
 
     def _tables(self) -> Iterator[tuple[str, tuple[str, ...], list[Any]]]:
         """Title, heads of the columns, and rows."""
@@ -219,18 +230,6 @@ class RunReport:
         if steps := self.manifest.get("parameters"):
             values = [(s["step"], ", ".join(s["values"])) for s in steps]
             yield "Parameters", ("step", "values"), values
-
-
-def _table(head: tuple[str, ...], rows: list[Any]) -> str:
-    lines = ["<table>"]
-    if head:
-        lines.append("<tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in head) + "</tr>")
-    for row in rows:
-        cells = "".join(
-            f"<td{'' if isinstance(c, str) else ' class=n'}>{html.escape(str(c))}</td>" for c in row
-        )
-        lines.append(f"<tr>{cells}</tr>")
-    return "\n".join([*lines, "</table>"])
 
 
 def report_files(path: str | os.PathLike[str]) -> list[Path]:

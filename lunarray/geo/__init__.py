@@ -68,9 +68,12 @@ from lunarray.geo.regions import (
 from lunarray.geo.relief import horizon, reach_of, slopes, sun_share, towards
 from lunarray.geo.resample import Method, reproject
 from lunarray.geo.sampling import Sampler
+from lunarray.geo.shown import grid_html, register
 from lunarray.geo.sphere import RADIUS, great_circle_distance, wrap_longitude
 from lunarray.geo.vectors import read_vectors, transform_geometry
 from lunarray.geo.zonal import region_statistics
+
+register()
 
 __all__ = [
     "BODIES",

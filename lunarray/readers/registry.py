@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import html
 import importlib.metadata
 import tomllib
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from lunarray.engine.tables import html_table
 from lunarray.errors import InputError, LunarrayWarning
 from lunarray.readers.protocol import Reader
 
@@ -56,12 +56,7 @@ class Readers(Mapping[str, Reader]):
         return "\n".join(line.rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{t}</th>" for t in ("reader", "reads", "files", "products"))
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in self.rows()
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return html_table(("reader", "reads", "files", "products"), self.rows())
 
 
 def available() -> Readers:

@@ -14,6 +14,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from lunarray.engine.tables import html_table
 from lunarray.errors import (
     LunarrayError,
     LunarrayWarning,
@@ -27,6 +28,7 @@ from lunarray.store.places import Place, Remote, remote
 from lunarray.store.promotion import KEY, current
 from lunarray.store.state import damaged_metadata, digest_of, recorded, state_of
 from lunarray.typing import typed
+from lunarray.units import unit_label
 
 #: Rows of a store that grows from which on what stands beside each row stays on the disk: at ten million, a dozen
 #: coordinates are 0.6 GB.
@@ -296,6 +298,30 @@ class StoreInfo:
     failed: tuple[dict[str, Any], ...] = ()
     manifest: dict[str, Any] = field(default_factory=dict)
     content_id: str = ""
+
+    def _repr_html_(self) -> str:
+        state = "complete" if self.complete else "interrupted: what wrote it completes it"
+        ds = self.dataset
+        rows = [
+            ("Store", str(self.path)),
+            ("State", f"{state}; {self.regions_done:,} of {self.regions:,} regions"),
+            ("Size", f"{self.nbytes_stored / 1e6:,.1f} MB stored, {ds.nbytes / 1e6:,.1f} MB in memory"),
+            ("Axes", ", ".join(f"{dim} {size:,}" for dim, size in ds.sizes.items())),
+            ("Content", self.content_id),
+        ]  # fmt: skip
+        variables = [
+            (
+                str(name),
+                " ".join(map(str, array.dims)),
+                str(array.dtype),
+                unit_label(array, ""),
+                str(array.attrs.get("long_name", "")),
+            )
+            for name, array in ds.data_vars.items()
+        ]
+        head = ("variable", "axes", "type", "unit", "what")
+        found = html_table((), rows, caption=Path(str(self.path)).name)
+        return found + html_table(head, variables, most=40)
 
 
 def nbytes(path: Place) -> int:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lunarray.engine import progress_bar
+from lunarray.engine.tables import html_table
 from lunarray.errors import InputError, StoreDamagedError, StoreError, store_errors
 from lunarray.store import objects
 from lunarray.store.object_lock import write_lock
@@ -92,6 +93,15 @@ class StoreCheck:
     def ok(self) -> bool:
         """Whether all is as it was written."""
         return not self.faults
+
+    def _repr_html_(self) -> str:
+        what = "all as it was written" if self.ok else f"{len(self.faults)} faults"
+        what += ", taken away" if self.repaired else ""
+        read = f"{self.objects:,} objects, {self.nbytes / 1e6:,.1f} MB in {self.seconds:.1f} s"
+        rows = [("Store", str(self.path)), ("Found", what), ("Read", read)]
+        found = html_table((), rows, caption="Verification of a store")
+        faults = [(fault.problem, fault.name) for fault in self.faults]
+        return found + (html_table(("fault", "object"), faults, most=20) if faults else "")
 
 
 def verify(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 #: Bytes of blocks in memory, and of overviews in files.
-MEMORY, FILES = 384 * 2**20, 4 * 2**30
+MEMORY, FILES = 256 * 2**20, 4 * 2**30
 
 
 class Blocks:

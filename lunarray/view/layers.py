@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 #: Bands of one cube that are kept ready.
 _BANDS = 8
-# Largest side of what limits are taken from.
-_LOOK = 512
+# Largest side of what limits are taken from, and how long the first of it is waited for, s.
+_LOOK, _PATIENCE = 512, 5.0
 #: Endings of variables that say how sure another one is.
 _ERRORS = ("_std", "_uncertainty", "_error", "_sigma")
 
@@ -113,8 +114,10 @@ class MapLayer:
         if max(pyramid.shape) ** 2 > SMALL:
             pyramid.prepare()
         values = pyramid.read(level, 0, rows, 0, columns)
-        if pyramid.unfinished and not np.isfinite(values).any():
-            values = _some(pyramid)
+        end = time.monotonic() + _PATIENCE
+        while pyramid.unfinished and time.monotonic() < end and not np.isfinite(values).any():
+            time.sleep(0.1)
+            values = pyramid.read(level, 0, rows, 0, columns)
         if self.flags:
             finite = values[np.isfinite(values)]
             low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
@@ -139,18 +142,6 @@ class MapLayer:
             "shape": list(self.box.shape),
             "note": self.source.note,
         }
-
-
-def _some(pyramid: Pyramid) -> np.ndarray:
-    """Values of places all over a map whose overviews are not there yet."""
-    rows, columns = pyramid.shape
-    found = []
-    for k in range(9):
-        i, j = (k * 0.6180339887) % 1, (k * 0.7548776662) % 1
-        top, left = int(i * max(rows - 64, 0)), int(j * max(columns - 64, 0))
-        window = top, min(top + 64, rows), left, min(left + 64, columns)
-        found.append(pyramid.read(0, *window).ravel())
-    return np.concatenate(found)
 
 
 def _unit(array: xr.DataArray) -> str:

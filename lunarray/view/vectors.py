@@ -131,7 +131,9 @@ class VectorLayer:
                 continue
             import shapely
 
-            extents[grid] = [float(v) for v in shapely.total_bounds(shapes)]
+            low, high = GRIDS[grid].bounds[:2], GRIDS[grid].bounds[2:]
+            found = shapely.total_bounds(shapes).reshape(2, 2)
+            extents[grid] = [float(v) for v in np.clip(found, low, high).ravel()]
         return {
             "id": self.number,
             "kind": "vector",

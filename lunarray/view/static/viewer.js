@@ -320,7 +320,7 @@ async function tell(lon, lat, features = []) {
   }
   if (!told.sources.length && !features.length) parts.push(el('p', { className: 'hint', textContent: 'There is nothing here.' }));
   $('values').replaceChildren(...parts);
-  $('values').scrollIntoView({ block: 'nearest' });
+  $('values').scrollIntoView({ block: window.innerWidth <= 640 ? 'start' : 'nearest' });
 }
 
 function table(rows) {
@@ -504,7 +504,7 @@ async function start() {
   await project(recall ? recall.grid : first.home, recall && recall.view);
   const wanted = recall ? recall.layers : [[first.id, {}], ...about.layers.filter((l) => l.kind === 'vector' && l !== first).slice(0, 4).map((l) => [l.id, {}])];
   for (const [id, given] of wanted) await addLayer(id, given).catch((error) => console.warn(error));
-  if (!(recall && recall.view)) fit(shown);
+  if (!(recall && recall.view)) fit(shown.slice(0, 1));
   if (recall && recall.at) tell(...recall.at);
   listen();
   document.body.dataset.ready = 'yes';
