@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import lunarray as la
 from lunarray.cli import app
 from lunarray.fractures import light, save_model
+from lunarray.fractures.normalise import RULES
 from lunarray.fractures.weights import read_model_header
 from lunarray.simulate import NacSettings, nac_scene
 
@@ -172,3 +173,33 @@ def test_help_names_the_card():
     code, said, _ = run("map-fractures", "--help")
     assert code == 0
     assert "simulated scenes only" in flat(said)
+
+
+def test_the_scale_of_a_network_of_others(folder, tmp_path):
+    """Weights that say nothing, trained on 0 to 1: of the image's unit a person tells, or what is black and white."""
+    import torch
+
+    weights = tmp_path / "other.pth"
+    wide = light(4, 3)
+    torch.nn.init.normal_(wide.head.weight, std=0.5)
+    torch.save(wide.state_dict(), weights)
+    given = ["map-fractures", folder / "image0.tif", "--model", weights, "--trained-on", "0-1"]
+    code, _, error = run(*given, "-o", tmp_path / "a.zarr")
+    assert code == 1
+    assert "nothing tells what the image's numbers are" in flat(error)
+    assert "--unit" in error
+    code, *_ = run(*given, "-o", tmp_path / "b.zarr", "--unit", "0-1")
+    assert code == 0
+    code, *_ = run(*given, "-o", tmp_path / "c.zarr", "--value-range", "0", "0.2")
+    assert code == 0
+    image = la.open_nac(folder / "image0.tif")
+    spec = la.fractures.fracture_model(weights, normalisation=RULES["0-1"])
+    for name, options in (("b", {}), ("c", {"value_range": (0, 0.2)})):
+        expected = la.fractures.map_fractures(
+            image.assign_attrs(brightness_unit="0-1"), spec, **options
+        )
+        np.testing.assert_allclose(
+            la.open_zarr(tmp_path / f"{name}.zarr")["probability"],
+            expected["probability"],
+            atol=1e-5,
+        )

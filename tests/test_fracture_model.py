@@ -264,7 +264,8 @@ def test_flat_and_empty_images_are_neutral():
 
 def test_fixed_scale_is_imagenets():
     image = torch.tensor([[[0.0, 255.0], [51.0, np.nan]]])
-    seen = normalise(image, imagenet())
+    seen = normalise(image, imagenet(0, 255))
+    assert torch.allclose(seen, normalise(image / 255, imagenet()), atol=1e-6)
     assert seen.shape == (1, 3, 2, 2)
     assert seen[0, 0, 0, 1] == pytest.approx((1 - 0.485) / 0.229, abs=1e-6)
     assert seen[0, 2, 1, 0] == pytest.approx((0.2 - 0.406) / 0.225, abs=1e-6)

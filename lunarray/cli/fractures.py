@@ -50,6 +50,41 @@ class Schedule(StrEnum):
     cosine = "cosine"
 
 
+class Unit(StrEnum):
+    """What the numbers of an image are."""
+
+    share = "0-1"
+    bits8 = "8-bit"
+    bits16 = "16-bit"
+    reflectance = "I/F"
+
+
+class TrainedOn(StrEnum):
+    """What networks of others see of an image."""
+
+    imfmapper = "imfmapper"
+    imagenet = "imagenet"
+    share = "0-1"
+    local = "local"
+
+
+ValueRange = Annotated[
+    tuple[float, float] | None,
+    Option(
+        help="Brightness of black and white, for models with a scale of their own (I/F: 0.01 0.12, say)."
+    ),
+]
+ImageUnit = Annotated[
+    Unit | None,
+    Option("--unit", help="What the numbers of the images are, where files do not say it."),
+]
+Trained = Annotated[
+    TrainedOn | None,
+    Option(
+        help="What weights of others were trained on: imfmapper (each image stretched to 8 bits), imagenet (its means "
+        "and deviations), 0-1, or local contrast. Of two outputs imfmapper is assumed, else imagenet."
+    ),
+]
 TrainImages = Annotated[
     list[str],
     Argument(
@@ -112,12 +147,9 @@ def map_fractures(
         float | None,
         Option(help="Resample to this pixel size (m); several images: 1.5 by default."),
     ] = None,
-    value_range: Annotated[
-        tuple[float, float] | None,
-        Option(
-            help="Brightness of black and white, for models trained on 8-bit images (I/F: 0.01 0.12, say)."
-        ),
-    ] = None,
+    value_range: ValueRange = None,
+    unit: ImageUnit = None,
+    trained_on: Trained = None,
     vectors: Annotated[
         Path | None,
         Option(help="Fractures as polygons to write (.gpkg, .shp or .geojson), with a style."),
@@ -144,16 +176,17 @@ def map_fractures(
 
     if vectors is not None:
         _check_vectors(vectors, overwrite)
-    image, source = _open_image(inputs, resolution, reader)
+    image, source = _open_image(inputs, resolution, reader, unit)
     if vectors is not None and "spatial_ref" not in image.coords:
         raise GridError(
             "the image has no place on the ground, so that polygons would have no area",
             where=inputs[0],
             remedy="Leave out --vectors, or map-project the image first (ISIS: cam2map)",
         )
-    found = la.fractures.map_fractures(
-        image, model, threshold, value_range=value_range, device=device.value
+    chosen = la.fractures.fracture_model(
+        model, device=device.value, normalisation=_rule(trained_on)
     )
+    found = la.fractures.map_fractures(image, chosen, threshold, value_range=value_range)
     if source is not None:
         found["source"] = source
     result = found.lunar.to_zarr(output, overwrite=overwrite, description="Finding fractures")
@@ -180,6 +213,9 @@ def train_fractures(
     polygons: Outlines = None,
     width: Width = "width",
     model: Begin = "light",
+    value_range: ValueRange = None,
+    unit: ImageUnit = None,
+    trained_on: Trained = None,
     size: Annotated[int, Option(min=32, help="Side of the tiles, a multiple of 32.")] = 512,
     overlap: Annotated[float, Option(min=0, max=0.9, help="Overlap of the tiles.")] = 0.1,
     split: SplitBy = None,
@@ -220,7 +256,7 @@ def train_fractures(
             where="--lines",
             remedy="Give one for all, or one for each in the order of the images",
         )
-    pictures = [_open_image([name], None, reader)[0] for name in images]
+    pictures = [_open_image([name], None, reader, unit)[0] for name in images]
     by_image = lines if len(lines) > 1 else lines * len(images)
     labels = [
         la.fractures.weak_labels(file, picture, width=_number(width), polygons=polygons)
@@ -252,6 +288,8 @@ def train_fractures(
             seed=seed,
         ),
         model=model,
+        normalisation=_rule(trained_on),
+        value_range=value_range,
         augment="default" if augment else None,
         checkpoint=checkpoint,
         device=device.value,
@@ -263,8 +301,15 @@ def train_fractures(
     say(f"Weights    {output}")
 
 
+def _rule(trained_on: TrainedOn | None) -> Any:
+    """What a network sees, by name."""
+    from lunarray.fractures.normalise import RULES
+
+    return None if trained_on is None else RULES[trained_on.value]
+
+
 def _open_image(
-    names: list[str], resolution: float | None, reader: str | None
+    names: list[str], resolution: float | None, reader: str | None, unit: Unit | None = None
 ) -> tuple[xr.DataArray, xr.DataArray | None]:
     """One image, or a mosaic and the numbers of the images that its pixels came from."""
     import lunarray as la
@@ -277,15 +322,20 @@ def _open_image(
         found, own = open_inputs([name], own, otherwise="lroc-nac")
         if hasattr(found, "data_vars"):
             if len(names) == 1 and resolution is None and "image" in found:
-                return found["image"], found.get("source")
+                return _told(found["image"], unit), found.get("source")
             found = _image_of(found, name)
-        opened.append(found)
+        opened.append(_told(found, unit))
     if len(opened) == 1:
         if resolution is None:
             return opened[0], None
         return la.geo.reproject(opened[0], resolution), None
     laid = la.fractures.mosaic(opened, resolution=1.5 if resolution is None else resolution)
     return laid["image"], laid["source"]
+
+
+def _told(image: xr.DataArray, unit: Unit | None) -> xr.DataArray:
+    """The image, its numbers said to be what the user says."""
+    return image if unit is None else image.assign_attrs(brightness_unit=unit.value)
 
 
 def _image_of(ds: xr.Dataset, name: str) -> xr.DataArray:

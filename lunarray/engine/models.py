@@ -79,6 +79,12 @@ class Tiles:
         `std`, in as many channels as they have numbers. ImageNet's are in :mod:`lunarray.fractures.normalise`.
     gives : {"probability", "logit"}
         What such a network gives. Of two channels the second is meant, against the first.
+    unit : {"0-1", "8-bit", "16-bit", "I/F"}, optional
+        What `value_range` is in. Images in another unit are brought to it, and those of which nothing tells what their
+        numbers are, are refused. Without it such are taken as they are, and others by the range where that is (0, 1),
+        (0, 255) or (0, 65535).
+    stretch : {"none", "image"}
+        "image" where each image is stretched from its own minimum to its maximum to 8 bits first.
     """
 
     tile: int | None = None
@@ -88,6 +94,8 @@ class Tiles:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     gives: Literal["probability", "logit"] = "probability"
+    unit: Literal["0-1", "8-bit", "16-bit", "I/F"] | None = None
+    stretch: Literal["none", "image"] = "none"
 
     def __post_init__(self) -> None:
         low, high = self.value_range or (0.0, 1.0)

@@ -13,9 +13,9 @@ import xarray as xr
 from lunarray.engine import ModelSpec
 from lunarray.engine.models import Device, Model
 from lunarray.errors import GridError, InputError, require_choice, require_number
+from lunarray.fractures.brightness import scaled
 from lunarray.fractures.classical import Frangi, Method, check_method, detect, wide_chunks
 from lunarray.fractures.detection import (
-    brightness,
     check_resolution,
     classify,
     fracture_model,
@@ -131,7 +131,7 @@ def map_fractures(
     require_number("threshold", threshold, 0, 1, strictly=True)
     options = options_for(spec, tile, overlap, batch_size, threads)
     check_resolution(image, spec)
-    values = brightness(image, value_range, spec)
+    values = scaled(image, value_range, spec.inputs)
     factors = check_scales(scales)
     probability = at_scales(values, factors, lambda v: probability_of(v, spec, options))
     probability = restricted(probability, image, within)

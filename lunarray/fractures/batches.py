@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import xarray as xr
 
 from lunarray.errors import InputError, needs
+from lunarray.fractures.brightness import UNIT, Scaling, rule_of, scaled, step_to, unit_of
 from lunarray.fractures.metrics import NO_DATA
 from lunarray.fractures.model import STRIDE
+from lunarray.fractures.normalise import Normalisation
+from lunarray.fractures.tiling import TileSet
 
 with needs("torch", "training on fractures"):
     import torch
@@ -90,6 +95,64 @@ def as_tiles(tiles: Any, name: str) -> Tiles:
     if len(tiles) == 0:
         raise InputError("no tile", where=name, remedy="Give one at least")
     return tiles
+
+
+def rescaled(
+    tiles: Tiles,
+    value_range: tuple[float, float] | None,
+    rule: Normalisation,
+    sure: bool,
+    name: str,
+) -> Tiles:
+    """Tiles on the scale that a network takes.
+
+    `sure`: whether the rule was given along with the tiles, so that it is meant for numbers of which nothing else tells
+    what they are. InputError where nothing does.
+    """
+    wanted = rule_of(rule)
+    if wanted.value_range is None and value_range is None:
+        return tiles
+    if isinstance(tiles, TileSet):
+        images = []
+        for image in tiles.images:
+            if sure and value_range is None and unit_of(image) is None and rule.stretch == "none":
+                images.append(image)
+                continue
+            data = scaled(image, value_range, wanted, now=True)
+            images.append(image.copy(data=data).drop_attrs())
+        return dataclasses.replace(tiles, images=tuple(images))
+    unit = getattr(tiles, UNIT, None)
+    if isinstance(tiles, ArrayTiles) and tiles.images.dtype == np.uint8:
+        unit = "8-bit"
+    if unit is None and value_range is None:
+        if sure:
+            return tiles
+        raise InputError(
+            "nothing tells what the numbers of the tiles are, and the network was trained on "
+            + ("images stretched each by itself" if rule.stretch == "image" else str(rule.unit)),
+            where=name,
+            remedy="Give their black and white as value_range, the normalisation that they need, 8-bit numbers, or "
+            f"tiles with an attribute {UNIT} = '0-1'",
+        )
+    told = xr.DataArray(np.zeros((1, 1), np.float32), attrs={} if unit is None else {UNIT: unit})
+    # Tiles alone do not show the image's least and largest number: what is known to be 0 to 1 or 8 bits stays.
+    step = step_to(told, value_range, dataclasses.replace(wanted, stretch="none"))
+    return tiles if step.idle and not isinstance(tiles, ArrayTiles) else _Rescaled(tiles, step)
+
+
+@dataclass(frozen=True)
+class _Rescaled:
+    """Tiles of others on another scale."""
+
+    tiles: Tiles
+    step: Scaling
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        image, mask, valid = self.tiles[index]
+        return self.step(image), mask, valid
 
 
 def stacked(

@@ -28,6 +28,7 @@ from lunarray.errors import (
     ModelError,
     require_number,
 )
+from lunarray.fractures.brightness import rule_of
 from lunarray.fractures.ground import box_of
 from lunarray.fractures.lattice import ALIGN, Axis, check_lattice
 from lunarray.fractures.layers import same_grid
@@ -58,7 +59,10 @@ _OWN = (
 
 
 def fracture_model(
-    model: str | os.PathLike[str] | ModelSpec | Model | None = None, *, device: Device = "auto"
+    model: str | os.PathLike[str] | ModelSpec | Model | None = None,
+    *,
+    device: Device = "auto",
+    normalisation: Normalisation | None = None,
 ) -> ModelSpec:
     """Choose a fracture model.
 
@@ -72,6 +76,9 @@ def fracture_model(
         a class of one's own (:class:`lunarray.engine.Model`). Its one output is the probability.
     device : {"auto", "cpu", "cuda"}
         Where to run it.
+    normalisation : Normalisation, optional
+        Of a file: what brightness it was trained on, where the file does not say it or something else is known
+        (:func:`lunarray.fractures.load_model`). The spec says it in ``inputs``.
 
     Returns
     -------
@@ -80,16 +87,25 @@ def fracture_model(
     Raises
     ------
     ModelError
-        If the weights cannot be read, are of another network, have a last layer of other than one output, or the model
-        takes no tiles.
+        If the weights cannot be read, are of another network, have a last layer of other than one or two outputs, or
+        the model takes no tiles.
+    InputError
+        If a normalisation is given for a model that says itself what it takes.
     """
     spec = find_model(
         model, Tiles, "map_fractures", save="lunarray.fractures.save_model", device=device
     )
     if not isinstance(spec, ModelSpec):
         path = DEFAULT_MODEL if spec is None else spec
-        rule = _rule_of(path)
-        return ModelSpec.from_file(_LOADER, path, outputs=1, device=device, inputs=rule)
+        rule = _rule_of(path, normalisation)
+        options: dict[str, Any] = {} if normalisation is None else {"normalisation": normalisation}
+        return ModelSpec.from_file(_LOADER, path, outputs=1, device=device, inputs=rule, **options)
+    if normalisation is not None:
+        raise InputError(
+            "a normalisation for a model that says what it takes",
+            where="normalisation",
+            remedy="Leave it out, or make the model anew with inputs=Tiles(value_range=..., mean=..., std=...)",
+        )
     if spec.width != 1:
         raise ModelError(
             f"a model of {spec.loader.split(':')[0]} with {spec.width} outputs",
@@ -99,21 +115,17 @@ def fracture_model(
     return spec
 
 
-def _rule_of(path: str | os.PathLike[str]) -> Tiles:
+def _rule_of(path: str | os.PathLike[str], rule: Normalisation | None) -> Tiles:
     """What a network of a file takes."""
     header = read_model_header(path)
     if header is None:
         # Another's file: that it fits is better known now than on a worker.
-        loaded = load_model(path, replace_head=False)
-        rule, architecture, overlap = loaded.normalisation, loaded.architecture, None
+        loaded = load_model(path, normalisation=rule, replace_head=False)
+        own, architecture, overlap = loaded.normalisation, loaded.architecture, None
     else:
-        rule = Normalisation.from_json(header["normalisation"])
+        own = Normalisation.from_json(header["normalisation"]) if rule is None else rule
         architecture, overlap = header["architecture"], header.get("overlap")
-    fixed = rule.kind == "fixed"
-    return Tiles(
-        overlap=overlap or OVERLAPS.get(architecture),
-        value_range=(rule.offset, rule.offset + rule.scale) if fixed else None,
-    )
+    return replace(rule_of(own), overlap=overlap or OVERLAPS.get(architecture))
 
 
 def measure_overlap(
@@ -232,38 +244,11 @@ def _axis(length: int, tile: int, overlap: int, group: int) -> Axis:
     return Axis(length, tile, overlap, group)
 
 
-def brightness(
-    image: xr.DataArray, value_range: tuple[float, float] | None, spec: ModelSpec
-) -> Any:
-    """Pixels as the model wants them: float32 on its scale, NaN where there are no data."""
-    values, fill, stretch = image.data, _fill_value(image), _stretch(value_range, spec)
-    if fill is None and stretch is None and values.dtype == np.float32:
-        return values
-    if isinstance(values, da.Array):
-        return da.map_blocks(
-            _clean, values, fill, stretch, dtype=np.float32, meta=np.empty((0, 0), np.float32)
-        )
-    return _clean(np.asarray(values), fill, stretch)
-
-
 def probability_of(values: Any, spec: ModelSpec, options: Options) -> Any:
-    """Probabilities of an image of :func:`brightness`, lazy where it is."""
+    """Probabilities of an image of :func:`lunarray.fractures.brightness.scaled`, lazy where it is."""
     if isinstance(values, da.Array):
         return _lazy(values, spec, options)
     return _eager(np.asarray(values), spec, options)
-
-
-def _clean(
-    block: np.ndarray, fill: float | None, stretch: tuple[float, float] | None
-) -> np.ndarray:
-    image = np.array(block, np.float32)
-    if stretch is not None:
-        factor, summand = stretch
-        image *= np.float32(factor)
-        image += np.float32(summand)
-    if fill is not None:
-        image[block == fill] = np.nan
-    return image
 
 
 def _run_group(
@@ -504,40 +489,6 @@ def _group(spec: ModelSpec) -> int:
     except MissingDependencyError:
         # A GPU that workers have and this process has not.
         return GROUP["cuda"]
-
-
-def _fill_value(image: xr.DataArray) -> float | None:
-    """The value that stands for no data in an image that was read as it is."""
-    value = image.attrs.get("_FillValue", image.attrs.get("nodata"))
-    return None if value is None or not np.isfinite(value) else float(value)
-
-
-def _stretch(
-    value_range: tuple[float, float] | None, spec: ModelSpec
-) -> tuple[float, float] | None:
-    """Factor and summand that bring brightness to the scale that the model was trained with."""
-    if value_range is None:
-        return None
-    low, high = map(float, value_range)
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise InputError(
-            f"from {low} to {high}", where="value_range", remedy="Give (black, white), black first"
-        )
-    if not isinstance(spec.inputs, Tiles):
-        raise InputError(
-            "the scale of a model of your own is not known here",
-            where="value_range",
-            remedy="Leave it out, and bring the image to the model's scale",
-        )
-    if spec.inputs.value_range is None:
-        raise InputError(
-            "the model looks at local contrast, whatever the scale",
-            where="value_range",
-            remedy="Leave it out",
-        )
-    black, white = spec.inputs.value_range
-    factor = (white - black) / (high - low)
-    return factor, black - low * factor
 
 
 def restricted(probability: Any, image: xr.DataArray, within: xr.DataArray | None) -> Any:

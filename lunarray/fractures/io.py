@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from lunarray.errors import InputError, ProductFormatError
+from lunarray.fractures.brightness import UNIT
 from lunarray.geo import RasterInfo, open_raster, raster_info
 from lunarray.readers import reads
 from lunarray.store.provenance import stamp
@@ -58,7 +59,9 @@ def open_nac(
     xarray.DataArray
         ``image`` (y, x) float32, NaN where there are no data; in longitude and latitude (lat, lon). With a CRS in
         ``spatial_ref``, or without coordinates and with ``attrs["georeference"] = "none"``: such images can be searched
-        for fractures, but have no lengths and areas. I/F where the file holds that.
+        for fractures, but have no lengths and areas. ``attrs["brightness_unit"]`` says what the numbers are, where that
+        is known: "0-1" (of what the type can hold), "8-bit" or "16-bit" (stored numbers), "I/F". Models with a scale of
+        their own are given images by it; set it where you know better.
 
     Raises
     ------
@@ -93,13 +96,25 @@ def open_nac(
         special=special,
         dtype="float32",
     ).rename("image")
+    unit = _unit(info.dtypes[band - 1], scale, _is_iof(info.isis))
     image.attrs = {
         "long_name": "I/F" if _is_iof(info.isis) else "brightness",
         "units": "1",
         "stored": f"{info.dtypes[band - 1]}, {note}",
+        **({} if unit is None else {UNIT: unit}),
         **{k: image.attrs[k] for k in ("georeference", "grid_mapping") if k in image.attrs},
     }
     return stamp(image, f"open_nac, band {band}", source=os.path.basename(info.path))
+
+
+def _unit(dtype: str, scale: Any, reflectance: bool) -> str | None:
+    """What the numbers of an image are; None where that is not known."""
+    full = _FULL_RANGE.get(dtype)
+    if reflectance and (full is None or scale is not None):
+        return "I/F"
+    if scale is None:
+        return {"uint8": "8-bit", "uint16": "16-bit"}.get(dtype)
+    return "0-1" if full is not None and scale == (1.0 / full, 0.0) else None
 
 
 def _is_iof(label: dict[str, Any]) -> bool:

@@ -12,6 +12,7 @@ import xarray as xr
 
 from lunarray.engine.graph import assemble
 from lunarray.errors import BodyMismatchError, GridError, InputError, LunarrayWarning
+from lunarray.fractures.brightness import UNIT, unit_of
 from lunarray.fractures.ground import box_of
 from lunarray.fractures.io import open_nac
 from lunarray.geo import (
@@ -140,13 +141,30 @@ def mosaic(
     }
     ds = xr.Dataset(
         {
-            "image": (dims, data, {k: first[k] for k in ("long_name", "units") if k in first}),
+            "image": (dims, data, _about(pictures, first)),
             "source": (dims, source, origin),
             "valid": (dims, valid, {"long_name": "pixels with data"}),
         }
     )
     ds = stamp(ds, f"mosaic of {len(pictures)} images, overlap {overlap!r}, {method!r} resampling")
     return assign_grid(ds, target)
+
+
+def _about(pictures: Sequence[xr.DataArray], first: dict[Any, Any]) -> dict[str, Any]:
+    """What the mosaic's numbers are: of its uppermost image, and the scale where that is the same for all."""
+    own = {k: first[k] for k in ("long_name", "units") if k in first}
+    units = {unit_of(picture) for picture in pictures}
+    if len(units) > 1:
+        warnings.warn(
+            f"images of {', '.join(sorted(str(u) for u in units))} in one mosaic: its brightness has steps",
+            LunarrayWarning,
+            stacklevel=3,
+        )
+        return own | {"long_name": "brightness"}
+    (unit,) = units
+    stored = {str(picture.attrs.get("stored", "")).split(",")[0] for picture in pictures}
+    own |= {} if unit is None else {UNIT: unit}
+    return own | ({"stored": "uint8"} if stored == {"uint8"} else {})
 
 
 def _check_rules(images: Sequence[Any], overlap: str, method: str, min_valid: float) -> None:

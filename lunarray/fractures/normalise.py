@@ -7,16 +7,21 @@ show. Here a value depends on the pixel itself ("fixed") or on its neighbourhood
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lunarray.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     import torch
 
+Unit = Literal["0-1", "8-bit", "16-bit", "I/F"]
+Stretch = Literal["none", "image"]
 #: Means and standard deviations of ImageNet's red, green and blue, which torchvision's weights were trained with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+#: What numbers of an image, or the black and white of a model, may be: shares of the largest number of a type, these
+#: numbers themselves, or calibrated reflectance. The first three are one scale.
+UNITS: dict[str, float | None] = {"0-1": 1.0, "8-bit": 255.0, "16-bit": 65535.0, "I/F": None}
 #: Local statistics are taken of means of squares of this side: tiles must begin at multiples of it.
 CELL = 4
 
@@ -46,6 +51,12 @@ class Normalisation:
         "fixed": the brightness that becomes 0, and by how much it rises to become 1; (0, 255) for 8-bit images.
     mean, std : tuple of float, length channels
         "fixed": subtracted and divided by.
+    unit : {"0-1", "8-bit", "16-bit", "I/F"}, optional
+        "fixed": what `offset` and `scale` are in; told by them where they are 0 and 1, 255 or 65535.
+        ``map_fractures`` and ``train`` bring images that are in another unit to it.
+    stretch : {"none", "image"}
+        "fixed": "image" where each image is stretched from its own minimum to its maximum to 8 bits first, as
+        ``gdal_translate -ot Byte -scale`` does it; images that have 8 bits already are left as they are.
 
     Raises
     ------
@@ -62,9 +73,17 @@ class Normalisation:
     scale: float = 1.0
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    unit: Unit | None = None
+    stretch: Stretch = "none"
 
     def __post_init__(self) -> None:
         faults = []
+        if self.kind == "fixed" and self.unit is None:
+            object.__setattr__(self, "unit", unit_of_range(self.offset, self.offset + self.scale))
+        if self.unit not in (None, *UNITS):
+            faults.append(f"unit {self.unit!r}: {', '.join(UNITS)}")
+        if self.stretch not in get_args(Stretch):
+            faults.append(f"stretch {self.stretch!r}: {', '.join(get_args(Stretch))}")
         if self.kind not in ("local", "fixed"):
             faults.append(f"kind {self.kind!r} is neither 'local' nor 'fixed'")
         if self.channels not in (1, 3):
@@ -102,15 +121,39 @@ class Normalisation:
             ) from error
 
 
-def imagenet(offset: float = 0.0, scale: float = 255.0) -> Normalisation:
+def unit_of_range(black: float, white: float) -> Unit | None:
+    """The unit that has this black and white, if there is one."""
+    known: dict[float | None, Unit] = {1.0: "0-1", 255.0: "8-bit", 65535.0: "16-bit"}
+    return known.get(white) if black == 0 else None
+
+
+def imagenet(offset: float = 0.0, scale: float = 1.0) -> Normalisation:
     """Give the rule of networks that begin with torchvision's weights.
 
-    `offset`, `scale`: brightness of black, and from black to white; 0 and 255 for 8-bit images. Returns fixed, three
-    channels, ImageNet's means and deviations.
+    `offset`, `scale`: brightness of black, and from black to white; 0 and 1 for images as
+    :func:`lunarray.fractures.open_nac` gives them, 255 for stored 8-bit numbers. Returns fixed, three channels,
+    ImageNet's means and deviations.
     """
     return Normalisation(
         "fixed", 3, offset=offset, scale=scale, mean=IMAGENET_MEAN, std=IMAGENET_STD
     )
+
+
+def imfmapper() -> Normalisation:
+    """Give the rule of the published IMFMapper: 8 bits from each image's own minimum to its maximum, over 255.
+
+    Returns fixed, three channels, without means and deviations; of images from 0 to 1.
+    """
+    return Normalisation("fixed", 3, mean=(0.0,) * 3, std=(1.0,) * 3, stretch="image")
+
+
+#: What networks of others are usually trained on, by name.
+RULES: dict[str, Normalisation] = {
+    "imfmapper": imfmapper(),
+    "imagenet": imagenet(),
+    "0-1": Normalisation("fixed", 3, mean=(0.0,) * 3, std=(1.0,) * 3),
+    "local": Normalisation("local", 3),
+}
 
 
 def normalise(

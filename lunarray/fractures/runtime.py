@@ -25,15 +25,19 @@ _EPSILON = 1e-5
 _SIZES = {"width": 24, "channels": 1}
 
 
-def load_predictor(path: str | os.PathLike[str], device: str) -> Predictor:
+def load_predictor(
+    path: str | os.PathLike[str], device: str, normalisation: Normalisation | None = None
+) -> Predictor:
     """Load a fracture model for :class:`lunarray.engine.ModelSpec`.
 
     Parameters
     ----------
     path : path
-        What :func:`lunarray.fractures.load_model` reads, with one output.
+        What :func:`lunarray.fractures.load_model` reads, with one output or two.
     device : {"cpu", "cuda"}
         Where to run.
+    normalisation : Normalisation, optional
+        What it was trained on, in place of what the file says.
 
     Returns
     -------
@@ -44,22 +48,37 @@ def load_predictor(path: str | os.PathLike[str], device: str) -> Predictor:
     Raises
     ------
     ModelError
-        If the file cannot be read, does not fit, or has other than one output.
+        If the file cannot be read, does not fit, or has other than one or two outputs.
     """
     header = read_model_header(path)
-    if device == "cpu" and header is not None and fits(header):
+    if device == "cpu" and header is not None and normalisation is None and fits(header):
         try:
-            return _of_graph(folded(FORMAT.read(path)[1]))
+            return tempered(_of_graph(folded(FORMAT.read(path)[1])), header.get("temperature", 1.0))
         except ModelError:
             raise
         except Exception as error:  # ONNX Runtime's own have no common base that it shows
             raise ModelError(
                 f"the weights do not fit the light network ({error})", where=path, remedy=REMEDY
             ) from error
-    loaded = load_model(path, replace_head=False)
+    loaded = load_model(path, normalisation=normalisation, replace_head=False)
     from lunarray.fractures.predictor import predictor_of
 
-    return predictor_of(loaded.network, loaded.normalisation, device)
+    predict = predictor_of(loaded.network, loaded.normalisation, device)
+    return tempered(predict, loaded.temperature)
+
+
+def tempered(predict: Predictor, temperature: float) -> Predictor:
+    """The predictor whose logits are divided by a temperature."""
+    if temperature == 1:
+        return predict
+
+    def calibrated(tiles: np.ndarray) -> np.ndarray:
+        # p^(1/T) against (1 - p)^(1/T) is the logit over T, and finite at 0 and 1.
+        found = predict(tiles)
+        yes, no = found ** np.float32(1 / temperature), (1 - found) ** np.float32(1 / temperature)
+        return yes / (yes + no)
+
+    return calibrated
 
 
 def fits(header: Mapping[str, Any]) -> bool:

@@ -16,7 +16,14 @@ from lunarray.engine.models import Device
 from lunarray.engine.progress import step_bar
 from lunarray.engine.training import seeded
 from lunarray.errors import InputError, ModelError, needs
-from lunarray.fractures.batches import Augment, Tiles, as_tiles, balanced_weight, stacked
+from lunarray.fractures.batches import (
+    Augment,
+    Tiles,
+    as_tiles,
+    balanced_weight,
+    rescaled,
+    stacked,
+)
 from lunarray.fractures.epochs import (
     THRESHOLD,
     Run,
@@ -104,6 +111,7 @@ def train(
     settings: TrainSettings | None = None,
     model: str | os.PathLike[str] | nn.Module = "light",
     normalisation: Normalisation | None = None,
+    value_range: tuple[float, float] | None = None,
     augment: Augment | Literal["default"] | None = "default",
     checkpoint: str | os.PathLike[str] | None = None,
     device: Device = "auto",
@@ -129,6 +137,8 @@ def train(
         changed.
     normalisation : Normalisation, optional
         What brightness is brought to; by default that of the file, or local contrast.
+    value_range : (float, float), optional
+        Brightness of the tiles for the black and white of a network with a fixed scale, where they do not say theirs.
     augment : callable, "default" or None
         Changes a training tile: ``augment(image, mask, valid, rng)``, where `rng` depends on seed, epoch and tile only.
         "default" is :func:`lunarray.fractures.augmentation.augment`.
@@ -150,7 +160,8 @@ def train(
     Raises
     ------
     InputError
-        If there is no tile or no valid pixel, or tiles have no common size.
+        If there is no tile or no valid pixel, or tiles have no common size; or nothing tells what brightness they hold
+        for a network with a fixed scale.
     ModelError
         If the model cannot be read or does not fit the normalisation.
     StoreConflictError
@@ -167,29 +178,39 @@ def train(
     where = torch.device(resolve_device(device))
     half = where.type == "cuda" if mixed_precision is None else mixed_precision
     network, rule, origin = _begin(model, normalisation, settings.seed)
+    some, other = (
+        rescaled(part, value_range, rule, normalisation is not None, name)
+        for part, name in ((some, "tiles"), (other, "validation"))
+    )
     run = Run(network, rule, settings, where, half, _augmentation(augment), some, other)
     stamp = {
         "settings": settings.to_dict(),
         "normalisation": rule.to_json(),
+        **({} if value_range is None else {"value_range": list(value_range)}),
         "model": origin,
         "mixed_precision": half,
         "augment": _name_of(augment),
-        "tiles": [len(some), len(other)],
-        "sizes": [list(some[0][0].shape), list(other[0][0].shape)],
+        **_counted(some, other),
     }
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None:
         run.resume(path, stamp)
-    steps = len(batch_starts(len(some), settings.batch_size))
-    with step_bar("training", settings.epochs * steps, width=10, show=progress) as shown:
+    _finish(run, path, stamp, progress)
+    return FractureFit(run.best_network(), rule, settings, run.history(), path)
+
+
+def _finish(run: Run, path: Path | None, stamp: dict[str, Any], progress: bool | None) -> None:
+    """Pass over the tiles as often as is left to do."""
+    epochs = run.settings.epochs
+    steps = len(batch_starts(len(run.tiles), run.settings.batch_size))
+    with step_bar("training", epochs * steps, width=10, show=progress) as shown:
         bar = shown or (lambda done, state: None)
         bar(run.epoch * steps, "")
-        while run.epoch < settings.epochs:
+        while run.epoch < epochs:
             run.run_epoch(bar)
             if path is not None:
                 run.save(path, stamp)
             bar(0, run.latest)
-    return FractureFit(run.best_network(), rule, settings, run.history(), path)
 
 
 def validate(
@@ -230,7 +251,7 @@ def validate(
         ``breaks`` in them (:func:`lunarray.fractures.lines.line_metrics`); ``loss``, the plain binary cross-entropy of
         valid pixels.
     """
-    some = as_tiles(tiles, "tiles")
+    some = rescaled(as_tiles(tiles, "tiles"), None, normalisation, True, "tiles")
     where = torch.device(resolve_device(device))
     network = network.to(where).eval()
     score, lines = Score(threshold), []
@@ -250,6 +271,14 @@ def validate(
             for tile in zip(found, batch[1], batch[2], strict=True)
         ]
     return {**score.values(), **line_metrics(np.stack(lines))}
+
+
+def _counted(*parts: Tiles) -> dict[str, Any]:
+    """Numbers and sizes of tiles, that a checkpoint is known by."""
+    return {
+        "tiles": [len(part) for part in parts],
+        "sizes": [list(part[0][0].shape) for part in parts],
+    }
 
 
 def _begin(

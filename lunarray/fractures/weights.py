@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lunarray.engine.weights import WeightsFormat, peek_header
-from lunarray.errors import ModelError, needs
-from lunarray.fractures.normalise import Normalisation, imagenet
+from lunarray.errors import ModelError, needs, require_number
+from lunarray.fractures.checkpoints import (
+    HEAD,
+    ONE_CHANNEL,
+    REMEDY,
+    listed,
+    merge_two_outputs,
+    read_foreign,
+    spread_one_channel,
+    takes_one_channel,
+)
+from lunarray.fractures.normalise import Normalisation, imagenet, imfmapper
 
 if TYPE_CHECKING:
     import torch
@@ -19,22 +28,12 @@ if TYPE_CHECKING:
 
 #: The model that comes with lunarray.
 DEFAULT_MODEL = Path(__file__).parent / "data" / "light.safetensors"
-REMEDY = (
-    "Give a file that lunarray.fractures.save_model wrote, a state dict of torchvision's DeepLabV3, or the published"
-    " IMFMapper checkpoint; or leave model out for the one that comes with lunarray"
-)
 #: Our files.
 FORMAT = WeightsFormat(
     "lunarray.fractures",
     REMEDY,
     required=("architecture", "sizes", "normalisation", "digest"),
 )
-#: What data-parallel and compiled modules put before their names.
-_PREFIXES = ("module.", "_orig_mod.", "model.")
-#: Where training programs keep the weights within a checkpoint.
-_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
-#: The last layer of DeepLabV3: what must have one output, and has 21 in torchvision's own weights.
-_HEAD = "classifier.4."
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,8 @@ class LoadedModel:
         to detect with.
     header : dict
         Of our own files: what they say about themselves.
+    temperature : float
+        What logits are divided by before they become probabilities; 1 where nothing was calibrated.
     """
 
     network: nn.Module
@@ -64,6 +65,7 @@ class LoadedModel:
     kind: str
     head_replaced: bool = False
     header: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
 
 
 def save_model(
@@ -73,6 +75,7 @@ def save_model(
     normalisation: Normalisation | None = None,
     overlap: int | None = None,
     training: dict[str, Any] | None = None,
+    temperature: float = 1.0,
 ) -> Path:
     """Write a network with all that is needed to use it, as safetensors.
 
@@ -88,6 +91,9 @@ def save_model(
         Pixels by which tiles must overlap (:func:`lunarray.fractures.detection.measure_overlap`).
     training : dict, optional
         What it was trained on and how; JSON types only.
+    temperature : float
+        What its logits are to be divided by, that its probabilities are calibrated
+        (``FractureFit.temperature``).
 
     Returns
     -------
@@ -97,11 +103,14 @@ def save_model(
     ------
     ModelError
         If the network is none of ours, or takes another number of channels than the normalisation gives.
+    InputError
+        If the temperature is not above 0.
     """
     from lunarray.fractures.model import architecture_of, default_normalisation
 
     architecture, sizes = architecture_of(network)
     rule = default_normalisation(architecture) if normalisation is None else normalisation
+    require_number("temperature", temperature, 0, strictly=True)
     _check_channels(sizes["channels"], rule, path)
     tensors = {n: v.detach().cpu().contiguous().numpy() for n, v in network.state_dict().items()}
     header = {
@@ -110,6 +119,7 @@ def save_model(
         "normalisation": rule.to_json(),
         "overlap": overlap,
         "training": training or {},
+        **({} if temperature == 1 else {"temperature": float(temperature)}),
     }
     return FORMAT.write(path, tensors, header)
 
@@ -157,16 +167,18 @@ def load_model(
         One of
 
         - a safetensors file that :func:`save_model` wrote, or one with a bare state dict;
-        - a state dict of DeepLabV3-ResNet50 or -ResNet101 with one output, with or without the auxiliary classifier,
-          plain or in a dict (under ``state_dict``, ``model_state_dict``, ``model`` …), its names with or without
-          ``module.`` before them: IMFMapper's checkpoint;
+        - a state dict of DeepLabV3-ResNet50 or -ResNet101 with one output or two, with or without the auxiliary
+          classifier, plain or in a dict (under ``state_dict``, ``model_state_dict``, ``model`` …), its names with or
+          without ``module.``, ``net.`` and the like before them: IMFMapper's checkpoint has two outputs, which become
+          the one logit of the second class against the first, equal to them at every threshold of their softmax, and
+          at 0.5 to the larger of the two;
         - torchvision's own weights, of 21 COCO classes.
     normalisation : Normalisation, optional
-        How brightness must be brought to what the network sees. Our files say it; of others it is assumed that they
-        were trained on 8-bit images with ImageNet's means and deviations
-        (:func:`lunarray.fractures.normalise.imagenet`).
+        How brightness must be brought to what the network sees. Our files say it. Of others it is assumed that those
+        with two outputs were trained as IMFMapper was (:func:`lunarray.fractures.normalise.imfmapper`), and those with
+        one or 21 on 8-bit images with ImageNet's means and deviations (:func:`lunarray.fractures.normalise.imagenet`).
     replace_head : bool
-        Take a file whose last layer has other than one output, with a new last layer of random weights.
+        Take a file whose last layer has other than one or two outputs, with a new last layer of random weights.
     seed : int
         Of these.
 
@@ -197,19 +209,36 @@ def load_model(
         network = _built(header["architecture"], header["sizes"], path)
         _fill(network, state, path, header["architecture"])
         _check_channels(header["sizes"].get("channels", 3), rule, path)
-        return LoadedModel(network, header["architecture"], rule, "lunarray", False, header)
-    state, kind = _read_foreign(path)
+        return LoadedModel(
+            network,
+            header["architecture"],
+            rule,
+            "lunarray",
+            header=header,
+            temperature=header.get("temperature", 1.0),
+        )
+    state, kind = read_foreign(path)
     architecture, sizes = _recognise(state)
     network = _built(architecture, sizes, path)
-    replaced = False
+    replaced, rule = False, normalisation or _assumed(architecture, state)
     if architecture != "light":
         state = {n: v for n, v in state.items() if not n.startswith("aux_classifier.")}
-        replaced = _replace_head(network, state, path, replace_head, seed)
+        if not merge_two_outputs(state):
+            replaced = _replace_head(network, state, path, replace_head, seed)
+        if takes_one_channel(state) and rule.channels == 1:
+            spread_one_channel(state)
+            rule = replace(rule, channels=3, mean=rule.mean * 3, std=rule.std * 3)
     _fill(network, state, path, architecture)
-    if normalisation is None:
-        normalisation = Normalisation() if architecture == "light" else imagenet()
-    _check_channels(sizes["channels"], normalisation, path)
-    return LoadedModel(network, architecture, normalisation, kind, replaced)
+    _check_channels(sizes["channels"], rule, path)
+    return LoadedModel(network, architecture, rule, kind, replaced)
+
+
+def _assumed(architecture: str, state: Mapping[str, torch.Tensor]) -> Normalisation:
+    """What networks of others were trained on, as far as their weights tell."""
+    if architecture == "light":
+        return Normalisation()
+    head = state.get(HEAD + "weight")
+    return imfmapper() if head is not None and len(head) == 2 else imagenet()
 
 
 def _replace_head(
@@ -218,7 +247,7 @@ def _replace_head(
     """Put a new last layer in the place of one with other than one output."""
     import torch
 
-    weight = state.get(_HEAD + "weight")
+    weight = state.get(HEAD + "weight")
     if weight is None or weight.ndim != 4 or len(weight) == 1:
         return False
     if not allowed:
@@ -229,9 +258,9 @@ def _replace_head(
         )
     own = network.state_dict()
     generator = torch.Generator().manual_seed(seed)
-    new = torch.empty(own[_HEAD + "weight"].shape)
-    state[_HEAD + "weight"] = new.normal_(0, 0.01, generator=generator)
-    state[_HEAD + "bias"] = torch.zeros(own[_HEAD + "bias"].shape)
+    new = torch.empty(own[HEAD + "weight"].shape)
+    state[HEAD + "weight"] = new.normal_(0, 0.01, generator=generator)
+    state[HEAD + "bias"] = torch.zeros(own[HEAD + "bias"].shape)
     return True
 
 
@@ -276,7 +305,7 @@ def _fill(
         if n in state and state[n].shape != own[n].shape
     ]
     faults = [
-        f"{len(names)} {what}: {_listed(names)}"
+        f"{len(names)} {what}: {listed(names)}"
         for what, names in (
             ("missing", missing),
             ("unexpected", unexpected),
@@ -285,96 +314,15 @@ def _fill(
         if names
     ]
     if faults:
+        one_channel = len(faults) == 1 and takes_one_channel(state) and len(shapes) == 1
         raise ModelError(
             f"the weights do not fit {architecture}; {'; '.join(faults)}",
             where=path,
-            remedy=REMEDY,
+            remedy=ONE_CHANNEL if one_channel else REMEDY,
         )
     counts = {n: torch.zeros(own[n].shape, dtype=own[n].dtype) for n in own if n not in state}
     network.to_empty(device="cpu").load_state_dict({**counts, **state})
     network.eval().requires_grad_(False)
-
-
-def _listed(names: list[str], most: int = 8) -> str:
-    some = ", ".join(names[:most])
-    return some if len(names) <= most else f"{some} and {len(names) - most} more"
-
-
-def _read_foreign(path: Path) -> tuple[dict[str, torch.Tensor], str]:
-    """Read a state dict, whatever is round it."""
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    content: Any
-    if path.suffix == ".safetensors":
-        try:
-            # torch's reader, for NumPy has no bfloat16.
-            content = load(path.read_bytes())
-        except (SafetensorError, ValueError) as error:
-            raise ModelError(
-                f"broken safetensors file ({error})", where=path, remedy="Fetch or write it again"
-            ) from error
-    else:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ModelError(
-                "the file holds more than weights, and such files can run code when read",
-                where=path,
-                remedy="Where you trust it, load it where it came from and save model.state_dict() alone",
-            ) from error
-        except Exception as error:  # torch raises whatever its reader and unpickler raise
-            raise ModelError(
-                f"not a file of weights ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
-                where=path,
-                remedy=REMEDY,
-            ) from error
-    found = _state_within(content)
-    if found is None:
-        what = (
-            f"a dict of {_listed([str(k) for k in content])}"
-            if isinstance(content, Mapping)
-            else f"a {type(content).__name__}"
-        )
-        raise ModelError(f"no state dict in the file, but {what}", where=path, remedy=REMEDY)
-    state, wrapped = found
-    return _without_prefixes(state), "wrapped state dict" if wrapped else "state dict"
-
-
-def _state_within(content: Any) -> tuple[dict[str, torch.Tensor], bool] | None:
-    import torch
-
-    def is_state(value: Any) -> bool:
-        return (
-            isinstance(value, Mapping)
-            and len(value) > 0
-            and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
-        )
-
-    if is_state(content):
-        return dict(content), False
-    if not isinstance(content, Mapping):
-        return None
-    ordered = [content[k] for k in _WRAPPERS if k in content] + list(content.values())
-    for value in ordered:
-        if is_state(value):
-            return dict(value), True
-    for value in ordered:
-        if isinstance(value, Mapping) and (inner := _state_within(value)) is not None:
-            return inner[0], True
-    return None
-
-
-def _without_prefixes(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    found = True
-    while found:
-        found = False
-        for prefix in _PREFIXES:
-            if all(name.startswith(prefix) for name in state):
-                state = {name.removeprefix(prefix): value for name, value in state.items()}
-                found = True
-    return state
 
 
 def _check_channels(
