@@ -114,8 +114,15 @@ def test_particles_are_told_by_energies_without_sun(parts):
     back = np.full(channels, 4000.0)
     quiet = Observation(rng.poisson(back / 100.0), 10.0, back, 1000.0)
     assert not particle_excess(quiet, model).any()
-    storm = Observation(rng.poisson(back / 100.0 + 50.0), 10.0, back, 1000.0)
+    storm = Observation(rng.poisson(back + 5000.0), 1000.0, back, 1000.0)
     np.testing.assert_allclose(particle_excess(storm, model), 5.0, rtol=0.05)
+    # Counts that fall off with energy go on so below what is seen; noisy channels are none of theirs.
+    energy = model.full_response.channel_energy()
+    falling = 5.0 * np.exp(-0.05 * energy)
+    counts = rng.poisson(back + 1000.0 * falling)
+    counts[np.searchsorted(energy, [10.0, 14.0, 16.0])] += 20_000
+    steep = particle_excess(Observation(counts, 1000.0, back, 1000.0), model)
+    np.testing.assert_allclose(steep, falling[model.first : model.stop], rtol=0.1)
     fewer = Observation(rng.poisson(back / 200.0), 10.0, back, 1000.0)
     np.testing.assert_allclose(particle_excess(fewer, model), -2.0, rtol=0.05)
 
@@ -144,3 +151,26 @@ def test_bright_frames_are_described(real_data):
             f"{name} {apart:+.1f} wt%, {apart / float(own['abundance_std'].mean()):+.2f} of our own errors"
         )
         assert abs(apart) < 2 * error, name
+
+
+@pytest.mark.realdata
+def test_the_sum_of_bright_frames_agrees_with_lunar_prospector(real_data):
+    """Without a spectrum of the Sun: each element within two total errors, whatever temperature flares are given."""
+    folder = real_data / "class"
+    response = xrf.read_response(
+        folder / "response" / "class_rmf_v1.rmf", folder / "response" / "class_arf_v1.arf"
+    )
+    background = xrf.read_background(folder / "background" / "background_allevents.fits")
+    frames = xrf.open_class(sorted((folder / "bright").glob("*.fits"))).compute()
+    total = frames.isel(time=[0]).copy(deep=True)
+    total["counts"].values[0] = frames["counts"].sum("time").values
+    total = total.assign_coords(exposure=("time", [float(frames["exposure"].sum())]))
+    for sun in (xrf.window_suns(total), simulate.thermal_spectrum(1.1, 5e-5)):
+        fit = xrf.fit_elements(total, sun, response, background).isel(time=0)
+        assert float(fit["statistic"] / fit["dof"]) < 3.5
+        assert not np.any(fit["element_flags"].values & 3)
+        for name, there in (("Fe", 5.2), ("Ca", 12.8), ("Si", 19.2), ("Al", 12.5), ("Mg", 6.4)):
+            own = fit.sel(element=name)
+            apart = (float(own["abundance"]) - there) / float(own["abundance_std"])
+            print(f"{name} {float(own['abundance']):.1f}, {apart:+.2f} of its total error")
+            assert abs(apart) < 2, name

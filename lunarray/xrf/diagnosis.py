@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import median_filter
 
 from lunarray.xrf.model import SpectralModel
 from lunarray.xrf.settings import Observation
 
-#: Energies (keV) beyond the Sun's, where only particles are counted, and how sure their excess must be.
-_PARTICLE_BAND, _SURE = (12.0, 20.0), 3.0
+#: Energies (keV) beyond the Sun's and below the noisy end, where only particles are counted, in how many parts their
+#: spectrum is told there, and how sure their excess must be.
+_PARTICLE_BAND, _PARTS, _SURE = (9.0, 17.5), 6, 3.0
+#: By how much (1/keV) a storm's counts fall off with energy where few of them tell: mean and spread.
+_STEEPNESS = (0.03, 0.03)
+#: Channels that count so many standard deviations more than those around them are noisy.
+_NOISY, _AROUND = 6.0, 31
 
 
 def particle_excess(data: Observation, model: SpectralModel) -> np.ndarray:
     """Counts/s in the fitted channels that particles give beyond the background spectrum, (channel,).
 
-    Told by the channels above 12 keV, to which the Sun does not reach. Storms of protons are flat over the detector's
-    band; where there are fewer particles than in the background, all of it is taken to be as much lower.
+    Told by the channels of 9-17.5 keV, to which the Sun does not reach: in a storm of protons their counts fall off
+    slowly with energy, exponentially as far as they are seen, and are taken to go on so below. Where there are fewer
+    particles than in the background, all of it is taken to be as much lower.
     """
     response = model.full_response
     energy = response.channel_energy()
@@ -26,9 +33,11 @@ def particle_excess(data: Observation, model: SpectralModel) -> np.ndarray:
     counts = np.asarray(data.counts, np.float64)[above]
     if not np.all(np.isfinite(counts)):
         return out
+    quiet = _not_noisy(counts)
+    counts, at = counts[quiet], energy[above][quiet]
     back = np.zeros(counts.size)
     if data.background is not None:
-        back = np.asarray(data.background, np.float64)[above]
+        back = np.asarray(data.background, np.float64)[above][quiet]
     rate, expected = counts.sum() / data.exposure, back.sum() / data.background_exposure
     error = np.sqrt(
         max(counts.sum(), 1.0) / data.exposure**2 + back.sum() / data.background_exposure**2
@@ -37,9 +46,35 @@ def particle_excess(data: Observation, model: SpectralModel) -> np.ndarray:
         return out
     width = response.channel_hi - response.channel_lo
     if rate > expected:
-        return (rate - expected) * width[model.first : model.stop] / width[above].sum()
+        steepness = _steepness(at, counts, back * (data.exposure / data.background_exposure))
+        seen = np.exp(-steepness * at) @ width[above][quiet]
+        own = slice(model.first, model.stop)
+        return (rate - expected) / seen * np.exp(-steepness * energy[own]) * width[own]
     whole = np.asarray(data.background, np.float64)[model.first : model.stop]
     return (rate / expected - 1) * whole / data.background_exposure
+
+
+def _not_noisy(counts: np.ndarray) -> np.ndarray:
+    """Channels that count as those around them do."""
+    usual = np.maximum(median_filter(counts, _AROUND, mode="nearest"), 1.0)
+    return counts < usual + _NOISY * np.sqrt(usual)
+
+
+def _steepness(energy: np.ndarray, counts: np.ndarray, back: np.ndarray) -> float:
+    """By how much the logarithm of what is counted above the background falls off with energy, 1/keV."""
+    parts = np.array_split(np.arange(energy.size), _PARTS)
+    middle = np.array([energy[own].mean() for own in parts])
+    size = np.array([own.size for own in parts])
+    total = np.array([counts[own].sum() for own in parts]) / size
+    net = total - np.array([back[own].sum() for own in parts]) / size
+    # Of a logarithm, to first order about the mean: parts without a signal have no logarithm of their own.
+    level = max(float(np.average(net, weights=size)), 1e-9)
+    weight = size * level**2 / np.maximum(total, 0.5 / size)
+    mean, spread = _STEEPNESS
+    x = middle - np.average(middle, weights=weight)
+    y = net / level
+    slope = -np.sum(weight * x * (y - np.average(y, weights=weight)))
+    return float((slope + mean / spread**2) / (np.sum(weight * x * x) + 1 / spread**2))
 
 
 def line_misfit(data: Observation, model: SpectralModel, rate: np.ndarray) -> float:

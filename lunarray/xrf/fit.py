@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from lunarray.xrf.fit_kernels import (
     statistic_kernel,
 )
 from lunarray.xrf.model import SpectralModel
-from lunarray.xrf.nuisance import LIMIT, Nuisances, Unknowns, error_parts, inverse_of
+from lunarray.xrf.nuisance import Nuisances, Unknowns, error_parts, inverse_of
+from lunarray.xrf.plan import judge_weights, parameter_names, plan_fit, weight_spread
 from lunarray.xrf.settings import ELEMENT_FLAGS, FitResult, FitSettings, Observation
 
 
@@ -109,6 +111,12 @@ def fit_spectrum(
     nuisances = None
     if unknowns is not None and status == "fitted":
         nuisances = Nuisances(model, unknowns, particle_excess(data, model))
+    held = np.isin(elements, settings.frozen)
+    if nuisances is not None and unknowns is not None and "O" in settings.frozen:
+        # It is not seen, but what it is off the closing element is, and along the ground's line it goes with others.
+        sigma = {"O": unknowns.oxygen} | dict(settings.prior_sigma)
+        frozen = tuple(e for e in settings.frozen if e != "O")
+        settings = replace(settings, frozen=frozen, prior_sigma=sigma)
     plan = plan_fit(elements, settings, 0 if nuisances is None else nuisances.size)
     counts, back = data.arrays(model.first, model.stop)
     if status == "fitted":
@@ -169,6 +177,7 @@ def fit_spectrum(
         dof=dof,
         iterations=iterations,
         status="fitted" if converged else "not_converged",
+        held=held,
         **more,
     )
 
@@ -285,21 +294,21 @@ class _Solver:
     def totals(self, theta: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         """Covariance of the free parameters with all that is not known, and what else a result says of it."""
         assert self.nuisances is not None
-        plan, n = self.plan, self.n
+        plan, n, nuisances = self.plan, self.n, self.nuisances
         norm = theta[n]
         ratio = plan.scatter_ratio if plan.tie_norms else theta[n + 1] / max(norm, 1e-300)
-        intensity, lines = self.nuisances.now.line_intensities(theta[:n]), self.templates[0]
-        changes = self.nuisances.unfitted(theta[:n], intensity, lines, ratio, plan.balance)
+        intensity, lines = nuisances.now.line_intensities(theta[:n]), self.templates[0]
+        changes = nuisances.unfitted(theta[:n], intensity, lines, ratio)
         parts, covariance = error_parts(
-            plan, self.nuisances.sources, self.jacobian, precision_kernel(self.counts, self.rate),
-            self.inflation, [(source, norm * change) for source, change in changes],
+            plan, nuisances.sources, self.jacobian, precision_kernel(self.counts, self.rate), self.inflation,
+            [(source, norm * change) for source, change in changes],
         )  # fmt: skip
         spread = weight_spread(plan)
-        width, _, _ = self.nuisances.shape(theta[n + 4 :])
+        width, _, _ = nuisances.shape(theta[n + 4 :])
         return covariance, {
             "parts": np.sqrt(np.maximum(np.einsum("ei,sij,ej->se", spread, parts, spread), 0.0)),
             "unknowns": theta[n + 4 :].copy(),
-            "unknown_names": self.nuisances.names,
+            "unknown_names": nuisances.names,
             "line_width": float(width),
             "misfit": line_misfit(self.data, self.model, self.rate),
             "intensity": intensity,
@@ -403,69 +412,6 @@ class _Solver:
         return steps, converged
 
 
-def plan_fit(elements: tuple[str, ...], settings: FitSettings, unknowns: int = 0) -> FitPlan:
-    """Arrays of what `settings` say of these elements, and of a number of unknowns."""
-    missing = [e for e in elements if e not in settings.start]
-    if missing or settings.balance not in elements or settings.balance in settings.frozen:
-        raise InputError(
-            f"no start for {missing}"
-            if missing
-            else f"{settings.balance!r} cannot close the sum to 100 %",
-            where="settings",
-            remedy="Give `start` a value for each element; `balance` is an element that is not frozen",
-        )
-    n = len(elements)
-    balance = elements.index(settings.balance)
-    theta = np.array(
-        [*(settings.start[e] for e in elements), settings.xrf_norm, settings.scatter_norm, settings.slope,
-         settings.offset, *[0.0] * unknowns], np.float64,
-    )  # fmt: skip
-    limits = [settings.bounds.get(e, (0.0, 100.0)) for e in elements]
-    limits += [settings.norm_bounds] * 2 + [settings.slope_bounds, settings.offset_bounds]
-    limits += [(-LIMIT, LIMIT)] * unknowns
-    lower, upper = np.array(limits, np.float64).T.copy()
-    free = np.array(
-        [
-            *(e not in settings.frozen and e != settings.balance for e in elements),
-            settings.fit_xrf_norm,
-            settings.fit_scatter_norm and not settings.tie_norms,
-            settings.fit_gain,
-            settings.fit_gain,
-            *[True] * unknowns,
-        ]
-    )
-    if np.any(lower[free] >= upper[free]):
-        raise InputError("a lower bound is not below its upper bound", where="settings")
-    prior_mean, prior_weight = theta.copy(), np.zeros(theta.size)
-    for name, sigma in settings.prior_sigma.items():
-        prior_weight[elements.index(name)] = 1 / sigma**2
-    # The covariance is that of the sigmas and a line; its inverse that of the sigmas less a line (Sherman-Morrison).
-    line = np.array([settings.prior_line.get(e, 0.0) for e in elements])
-    line = np.where(free[:n], line, 0.0) * prior_weight[:n]
-    prior_mode = line / np.sqrt(
-        1
-        + np.sum(np.divide(line**2, prior_weight[:n], out=np.zeros(n), where=prior_weight[:n] > 0))
-    )
-    if settings.norm_sigma > 0 and settings.fit_xrf_norm:
-        prior_weight[n] = 1 / settings.norm_sigma**2
-    prior_weight[n + 4 :] = 1.0
-    theta = np.where(free, np.clip(theta, lower, upper), theta)
-    others = np.arange(n) != balance
-    theta[balance] = 100 - theta[:n][others].sum()
-    low, high = settings.balance_bounds or (-np.inf, np.inf)
-    return FitPlan(
-        n, theta, lower, upper, free, balance, float(low), float(high), prior_mean, prior_weight, prior_mode,
-        settings.tie_norms, float(settings.scatter_norm),
-    )  # fmt: skip
-
-
-def parameter_names(elements: tuple[str, ...], plan: FitPlan) -> tuple[str, ...]:
-    """Names of the free parameters."""
-    names = [*elements, "xrf_norm", "scatter_norm", "slope", "offset"]
-    names += [f"unknown {k}" for k in range(plan.free.size - len(names))]
-    return tuple(np.array(names)[plan.free])
-
-
 def failed_fit(plan: FitPlan, model: SpectralModel, status: str) -> FitResult:
     """The result of a fit that was not made."""
     tables = model.tables
@@ -500,6 +446,7 @@ def fit_result(
     rate: np.ndarray,
     *,
     margin: float = 1e-6,
+    held: np.ndarray | None = None,
     intensity: np.ndarray | None = None,
     templates: np.ndarray | None = None,
     **numbers: Any,
@@ -507,13 +454,13 @@ def fit_result(
     """The result of a fit that was made.
 
     `theta`: all parameters, tied ones too; `covariance`: of the free ones; `rate` (channel,): the model, counts/s;
-    `margin`: as of `judge_weights`; `intensity`, `templates`: of the lines, where they are not the model's own;
+    `margin`, `held`: as of `judge_weights`; `intensity`, `templates`: of the lines, where they are not the model's own;
     `numbers`: what else `FitResult` holds.
     """
     elements, n = model.tables.elements, len(model.tables.elements)
     weights = theta[:n].copy()
     xrf_norm, scatter_norm, slope, offset = map(float, theta[n : n + 4])
-    weight_errors, flags = judge_weights(plan, weights, covariance, margin)
+    weight_errors, flags = judge_weights(plan, weights, covariance, margin, held)
     intensity = model.line_intensities(weights) if intensity is None else intensity
     templates = model.line_templates(slope, offset) if templates is None else templates
     xrf = xrf_norm * intensity @ templates
@@ -538,56 +485,3 @@ def fit_result(
         offset=offset,
         **numbers,
     )
-
-
-def judge_weights(
-    plan: FitPlan, weights: np.ndarray, covariance: np.ndarray, margin: float = 1e-6
-) -> tuple[np.ndarray, np.ndarray]:
-    """Errors of all weights from the covariance of the free parameters, and their flags.
-
-    A weight is at a bound if it is nearer to it than `margin` times the distance of the bounds.
-    """
-    n = weights.size
-    free = np.flatnonzero(plan.free)
-    of_elements = free < n
-    errors, flags = np.full(n, np.nan), np.zeros(n, np.uint8)
-    errors[free[of_elements]] = np.sqrt(np.diag(covariance))[of_elements]
-    block = covariance[np.ix_(of_elements, of_elements)]
-    errors[plan.balance] = np.sqrt(max(np.nansum(block), 0.0)) if block.size else np.nan
-    flags[plan.balance] |= ELEMENT_FLAGS["from_closure"]
-    prior_width = prior_widths(plan)
-    for i in range(n):
-        low, high = plan.lower[i], plan.upper[i]
-        if i == plan.balance:
-            low, high = plan.balance_lower, plan.balance_upper
-        elif not plan.free[i]:
-            flags[i] |= ELEMENT_FLAGS["frozen"]
-            continue
-        bounded = np.isfinite(high - low)
-        near = margin * max(high - low, 1e-3) if bounded else 0.0
-        if weights[i] <= low + near:
-            flags[i] |= ELEMENT_FLAGS["at_lower_bound"]
-        if weights[i] >= high - near:
-            flags[i] |= ELEMENT_FLAGS["at_upper_bound"]
-        width = (high - low if bounded else 100.0) / np.sqrt(12)
-        width = min(width, 0.8 * prior_width[i])
-        if not errors[i] < width:
-            # The data say no more than the bounds or the prior do.
-            flags[i] |= ELEMENT_FLAGS["not_constrained"]
-    return errors, flags
-
-
-def prior_widths(plan: FitPlan) -> np.ndarray:
-    """Standard deviation of the prior of each element; infinite where there is none."""
-    weight, mode = plan.prior_weight[: plan.elements], plan.prior_mode
-    variance = np.divide(1.0, weight, out=np.full(weight.shape, np.inf), where=weight > 0)
-    own = np.where(weight > 0, mode, 0.0) * np.where(np.isfinite(variance), variance, 0.0)
-    return np.sqrt(variance + own**2 / (1 - own @ mode))
-
-
-def weight_spread(plan: FitPlan) -> np.ndarray:
-    """How the weights of all elements, the closing one among them, follow the free parameters, (element, parameter)."""
-    free = np.flatnonzero(plan.free)
-    spread = (np.arange(plan.elements)[:, None] == free[None, :]).astype(float)
-    spread[plan.balance] = -spread.sum(axis=0)
-    return spread

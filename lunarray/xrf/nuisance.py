@@ -78,7 +78,7 @@ class Unknowns:
     excess: float = 0.2  # of what the particles send beyond the background, relative
     area: float = 0.1  # of the effective area at 1.25 keV beside that at 1.74, relative
     incidence: float = 1.5  # slopes within the footprint, degrees
-    oxygen: float = 1.0  # wt%, where it is frozen
+    oxygen: float = 1.0  # wt%, where it is frozen and no prior tells
     atomic: Mapping[str, float] = field(default_factory=lambda: dict(ATOMIC))
 
 
@@ -215,7 +215,6 @@ class Nuisances:
         intensity: np.ndarray,
         lines: np.ndarray,
         ratio: float,
-        balance: int,
     ) -> list[tuple[str, np.ndarray]]:
         """Changes of the model (channel,) by what is not fitted but enters the errors, each with its source.
 
@@ -235,11 +234,6 @@ class Nuisances:
         photons = self._binned(steeper.scattered(weights)) - self._binned(model.scattered(weights))
         moved = moved + ratio * self._tables_now.responses[0].fold(photons)
         changes.append(("geometry", moved * (unknowns.incidence / 0.5)))
-        if "O" in elements and unknowns.oxygen > 0:
-            shifted = weights.copy()
-            shifted[elements.index("O")] += unknowns.oxygen
-            shifted[balance] = max(shifted[balance] - unknowns.oxygen, 0.0)
-            changes.append(("prior", model.line_intensities(shifted) @ lines - intensity @ lines))
         return changes
 
     def _binned(self, parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:

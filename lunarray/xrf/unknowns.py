@@ -13,6 +13,13 @@ from lunarray.errors import InputError, LunarrayError, require_choice
 from lunarray.xrf.frames import require_variables
 from lunarray.xrf.nuisance import SHAPE_PARAMETERS, ShapePrior
 from lunarray.xrf.response import Response
+from lunarray.xrf.suns import (
+    MIXTURE,
+    continuum_temperature,
+    flare_photons,
+    mixture_changes,
+    temperature_change,
+)
 
 #: Width, slope and offset of the lines in bright frames of 2020 to 2024; ``examples/make_response_table.py`` measures
 #: them.
@@ -26,17 +33,17 @@ _MEMORY = 365.0
 #: Relative error of the Sun's temperature where a solar spectrum says nothing of its errors.
 TEMPERATURE_ERROR = 0.2
 #: Ions whose lines a Sun may have in other strength, element by element.
-LINE_MODES = (("Ne", "Mg", "Al"), ("Si",), ("S",), ("Ar", "Ca"))
-DEFAULT_MODES = ("temperature", "Mg lines", "Si lines", "S lines", "Ca lines")
+LINE_MODES = (("Si",), ("S",), ("Ar", "Ca"))
+DEFAULT_MODES = ("temperature", *MIXTURE, "Si lines", "S lines", "Ca lines")
 
 
 def default_modes(low: np.ndarray, high: np.ndarray, flux: np.ndarray) -> np.ndarray:
-    """Changes of a solar flux (energy,), photons/s/cm²/keV, for `DEFAULT_MODES`: its temperature, and its lines.
+    """Changes of a solar flux (energy,), photons/s/cm²/keV, for `DEFAULT_MODES`: its temperature, plasma
+    of other temperatures, and its lines.
 
     A Sun without lines may lack all of them; where there are some, abundances are known to a half.
     """
     from lunarray.xrf.plasma import plasma_table
-    from lunarray.xrf.suns import continuum_temperature, temperature_change
 
     out = np.zeros((len(DEFAULT_MODES), flux.size))
     middle, width = (low + high) / 2, high - low
@@ -46,9 +53,10 @@ def default_modes(low: np.ndarray, high: np.ndarray, flux: np.ndarray) -> np.nda
         return out
     out[0] = TEMPERATURE_ERROR * temperature_change(low, high, flux[None], np.array([kt]))[0]
     table = plasma_table(np.append(low, high[-1]), engine="chianti")
-    spectra = table.at(float(np.clip(kt, table.temperature[0], table.temperature[-1])))
+    kt = float(np.clip(kt, table.temperature[0], table.temperature[-1]))
+    spectra = table.at(kt)
     band = (middle > 2.0) & (middle < 6.0)
-    whole = spectra.sum(axis=0)[band].sum()
+    whole = flare_photons(table, kt)[band].sum()
     if not whole > 0:
         return out
     scale = (flux * width)[band].sum() / whole
@@ -57,11 +65,13 @@ def default_modes(low: np.ndarray, high: np.ndarray, flux: np.ndarray) -> np.nda
     smooth = not around.any() or flux[max(line - 1, 0) : line + 2].max() < 1.3 * np.median(
         flux[around]
     )
-    for row, elements in zip(out[1:], LINE_MODES, strict=True):
+    first = 1 + len(MIXTURE)
+    out[1:first] = mixture_changes(table, kt, scale) / width
+    for row, elements in zip(out[first:], LINE_MODES, strict=True):
         for element in elements:
             if element in table.elements:
                 row += scale * spectra[table.elements.index(element)] / width
-    out[1:] *= 1.0 if smooth else 0.5
+    out[first:] *= 0.5 if smooth else 0.25
     return out
 
 

@@ -17,7 +17,14 @@ from lunarray.xrf.frames import described, flag_attrs, require_variables
 from lunarray.xrf.plasma import PlasmaTable, plasma_table
 from lunarray.xrf.response import Response
 from lunarray.xrf.solar import CALIBRATION, fit_solar, fold_matrix
-from lunarray.xrf.suns import attach_modes, temperature_change
+from lunarray.xrf.suns import (
+    ABUNDANCES,
+    MIXTURE,
+    attach_modes,
+    flare_photons,
+    mixture_changes,
+    temperature_change,
+)
 from lunarray.xrf.xsm import goes_flux, solar_dataset
 from lunarray.xrf.xsm_response import xsm_response
 
@@ -43,9 +50,7 @@ _LINES, _DARK = (1.15, 1.95), (5.0, 6.0)
 #: And what a spectrum may be wrong by that is longer than the window: for a few minutes, and for a day.
 _MINUTES, _LONGER, _DAY = np.timedelta64(300, "s"), (0.05, 0.1), (0.3, 1.0)
 _ASSUMED_SUN = (1.0, 5e-6)
-#: Abundances of flares, of Feldman's coronal ones (medians of 40 days of XSM); others as silicon.
-_ABUNDANCES = {"Mg": 0.33, "Si": 0.42, "S": 0.49, "Ar": 0.56, "Ca": 0.71, "Fe": 0.46}
-_MODES = ("fit_1", "fit_2", "fit_3", "calibration", "temperature", "emission_measure")
+_MODES = ("fit_1", "fit_2", "fit_3", "calibration", "temperature", "emission_measure", *MIXTURE)
 
 
 @typed
@@ -244,7 +249,7 @@ class _Maker:
         if fit is None:
             return None
         hotter = ratio**_TEMPERATURE_POWER
-        abundance = np.full(len(self.plasma.elements), _ABUNDANCES["Si"])
+        abundance = np.full(len(self.plasma.elements), ABUNDANCES["Si"])
         abundance[0] = 1.0
         for name, value in zip(fit["parameter"].values, fit["parameter_value"].values, strict=True):
             if name in self.plasma.elements:
@@ -268,22 +273,23 @@ class _Maker:
     def of_class(self, flux: float, brighter: float = _SCALED[1]) -> _Sun:
         """A flare of a flux at 1-8 Å (W/m²), known to a share of it."""
         kt = _FLARE_TEMPERATURE * (flux / _FLARE_FLUX) ** _TEMPERATURE_POWER
-        return self._with(self._flare(kt, flux), kt, _FLARE_SPREAD, brighter)
+        return self._flare(kt, flux, _FLARE_SPREAD, brighter)
 
     def assumed(self) -> _Sun:
         """A flare of which nothing is known."""
         kt, flux = _ASSUMED_SUN
-        return self._with(self._flare(kt, flux), kt, *_ASSUMED)
+        return self._flare(kt, flux, *_ASSUMED)
 
-    def _flare(self, kt: float, flux: float) -> np.ndarray:
-        """A flare's plasma, photons/s/cm² in each bin: half of it at 0.7 of its temperature."""
-        abundance = np.array(
-            [_ABUNDANCES.get(name, _ABUNDANCES["Si"]) for name in self.plasma.elements]
+    def _flare(self, kt: float, flux: float, hotter: float, brighter: float) -> _Sun:
+        """A flare of a temperature and a flux: more than half of its plasma is at 0.7 of its temperature."""
+        own = float(np.clip(kt, TEMPERATURES[0], TEMPERATURES[-1]))
+        photons = flare_photons(self.plasma, 1.15 * own) + 1.5 * flare_photons(
+            self.plasma, 0.7 * own
         )
-        abundance[0] = 1.0
-        kt = float(np.clip(kt, TEMPERATURES[0], TEMPERATURES[-1]))
-        photons = abundance @ (self.plasma.at(1.15 * kt) + 1.5 * self.plasma.at(0.7 * kt))
-        return photons * (flux / goes_flux(self.plasma.edges, photons / self.width))
+        measure = flux / goes_flux(self.plasma.edges, photons / self.width)
+        found, modes, kt = self._with(photons * measure, kt, hotter, brighter)
+        changes = mixture_changes(self.plasma, own, 2.5 * measure)
+        return found, modes | dict(zip(MIXTURE, changes, strict=True)), kt
 
     def _with(self, flux: np.ndarray, kt: float, hotter: float, brighter: float) -> _Sun:
         low, high = self.plasma.edges[:-1], self.plasma.edges[1:]

@@ -23,12 +23,10 @@ from lunarray.xrf.fit import (
     check_observation,
     failed_fit,
     fit_result,
-    parameter_names,
-    plan_fit,
-    prior_widths,
 )
 from lunarray.xrf.fit_kernels import FitPlan
 from lunarray.xrf.model import PhotonModel, SpectralModel
+from lunarray.xrf.plan import parameter_names, plan_fit, prior_widths
 from lunarray.xrf.settings import FitResult, FitSettings, Observation
 
 #: Name of the local model; components and parameters in XSPEC carry it.
