@@ -112,11 +112,16 @@ def fit_spectrum(
     if unknowns is not None and status == "fitted":
         nuisances = Nuisances(model, unknowns, particle_excess(data, model))
     held = np.isin(elements, settings.frozen)
-    if nuisances is not None and unknowns is not None and "O" in settings.frozen:
+    if (
+        unknowns is not None
+        and nuisances is not None
+        and unknowns.oxygen > 0
+        and "O" in settings.frozen
+    ):
         # It is not seen, but what it is off the closing element is, and along the ground's line it goes with others.
         sigma = {"O": unknowns.oxygen} | dict(settings.prior_sigma)
-        frozen = tuple(e for e in settings.frozen if e != "O")
-        settings = replace(settings, frozen=frozen, prior_sigma=sigma)
+        others_frozen = tuple(e for e in settings.frozen if e != "O")
+        settings = replace(settings, frozen=others_frozen, prior_sigma=sigma)
     plan = plan_fit(elements, settings, 0 if nuisances is None else nuisances.size)
     counts, back = data.arrays(model.first, model.stop)
     if status == "fitted":

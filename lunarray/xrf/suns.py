@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,9 @@ ABUNDANCES = MappingProxyType(
 #: Plasma that a flare has beside that of its mean temperature: at how many times that, and its share of the emission
 #: measure, up to which there may be more or less. Hotter than the mean by half to twice is what the XSM spectrum of
 #: 2021-08-27 asks for; a few per cent at twice the temperature are usual (Caspi et al., 2014, ApJ 781, 43).
-MIXTURE = MappingProxyType({"hotter plasma": (2.0, 0.05), "cooler plasma": (0.5, 0.5)})
+MIXTURE: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {"hotter plasma": (2.0, 0.05), "cooler plasma": (0.5, 0.5)}
+)
 #: Temperatures (keV) that the solar corona has, from quiet to the hottest flare.
 _TEMPERATURES = (0.1, 5.0)
 

@@ -34,7 +34,7 @@ _MEMORY = 365.0
 TEMPERATURE_ERROR = 0.2
 #: Ions whose lines a Sun may have in other strength, element by element.
 LINE_MODES = (("Si",), ("S",), ("Ar", "Ca"))
-DEFAULT_MODES = ("temperature", *MIXTURE, "Si lines", "S lines", "Ca lines")
+DEFAULT_MODES: tuple[str, ...] = ("temperature", *MIXTURE, "Si lines", "S lines", "Ca lines")
 
 
 def default_modes(low: np.ndarray, high: np.ndarray, flux: np.ndarray) -> np.ndarray:
