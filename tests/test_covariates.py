@@ -140,3 +140,15 @@ def test_covariates_that_make_no_sense(tmp_path):
     for odd in (("Xx",), ("Fe", "iron")):
         with pytest.raises(InputError, match="no chemical element"):
             create_gib(tmp_path / "odd.zarr", grid, odd)
+
+
+def test_cells_of_a_coarse_map_are_not_seen(rng):
+    # Half a degree a cell, two kilometres a pixel: interpolation alone has an edge at each middle of a cell.
+    field = map_of(0.0, 0.5, (360, 720), west=-180.0, north=90.0)
+    field = field.copy(data=rng.normal(0.2, 0.05, field.shape))
+    grid = GIBGrid((1, 1), (80, 80), (0.0, 0.0, 5.0, 5.0))
+    out = map_features({"m": field}, grid, (0, 0))
+    # A slope over less than a cell is that of the interpolation: it jumps from cell to cell.
+    for name, most in (("m_slope_4km", 0.17), ("m_spread_4km", 0.085)):
+        values = out.sel(feature=name).values
+        assert np.diff(values, 2, axis=1).std() < most * values.std()

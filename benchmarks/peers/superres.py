@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import Comparison, Contender, Options
+from benchmarks.peers._superres_accuracy import accuracy
 from benchmarks.peers._superres_rows import ROWS
 
 SEED = 20261121
@@ -26,7 +27,7 @@ FEW = 200
 TOLERANCE = 1e-4
 
 #: Measurements in other units: each takes the options and gives further keys of the report.
-FURTHER: list[Callable[[Options], dict[str, Any]]] = [*ROWS]
+FURTHER: list[Callable[[Options], dict[str, Any]]] = [*ROWS, accuracy]
 
 
 def prepare(options: Options) -> Comparison:

@@ -23,6 +23,8 @@ from lunarray.superres.grid import GIBGrid, turns
 #: Standard deviations of the Gaussians, kilometres, and those of them that slope and spread are taken at too.
 SCALES = (1.5, 4.0, 10.0, 24.0)
 TEXTURES = (4.0, 10.0)
+#: No Gaussian is narrower than this part of a map's own pixel: what is seen of less are the borders of its cells.
+_CELL = 0.7
 #: Kilometres in a degree of latitude.
 _KM = np.pi * RADIUS / 180e3
 #: Halvings of the finest lattice that coarse scales are sampled on.
@@ -64,6 +66,7 @@ def map_card(maps: Mapping[str, xr.DataArray], recipe: Recipe) -> dict[str, Any]
         "names": recipe.names(list(maps)),
         "scales_km": list(recipe.scales),
         "textures_km": list(recipe.textures),
+        "least_pixels": _CELL,
         "maps": sources,
     }
     text = json.dumps(card, sort_keys=True)
@@ -132,7 +135,8 @@ def map_features(
     region : (int, int)
         Region (i, j) of it.
     scales, textures : sequence of float
-        Standard deviations (km) of the Gaussians of means, and of slopes and spreads.
+        Standard deviations (km) of the Gaussians of means, and of slopes and spreads; each is 0.7 of a map's own pixel
+        at least.
 
     Returns
     -------
@@ -159,10 +163,11 @@ def map_features(
 def _of_map(da: xr.DataArray, lat: np.ndarray, lon: np.ndarray, recipe: Recipe) -> np.ndarray:
     from lunarray.superres.covariate_kernels import around
 
-    widest = max((*recipe.scales, *recipe.textures))
-    lattice = _Lattice.of(
-        lat, lon, 0.75 * min(recipe.scales), pixel_size(geobox_of(da)) / 1e3, widest
-    )
+    pixel = pixel_size(geobox_of(da)) / 1e3
+    least = _CELL * pixel
+    widest = max((*recipe.scales, *recipe.textures, least))
+    finest = max(min((*recipe.scales, *recipe.textures)), least)
+    lattice = _Lattice.of(lat, lon, 0.75 * finest, pixel, widest)
     # Float64 sums of squares: spreads far below the mean are not lost. About the middle, for the same reason.
     first = lattice.values(da)
     known = np.isfinite(first)
@@ -175,7 +180,8 @@ def _of_map(da: xr.DataArray, lat: np.ndarray, lon: np.ndarray, recipe: Recipe) 
     found = np.empty((3, lat.size, lon.size), np.float32)
     start = len(recipe.scales)
     wanted += [(s, start + 2 * k, start + 2 * k + 1) for k, s in enumerate(recipe.textures)]
-    for scale, k, spread in wanted:
+    for named, k, spread in wanted:
+        scale = max(named, least)
         level = min(max(int(np.log2(max(0.75 * scale / lattice.km, 1.0))), 0), len(levels) - 1)
         mean, square, share = levels[level]
         frame = (*lattice.origin, lattice.degrees * 2**level, float(lattice.whole))
