@@ -276,6 +276,20 @@ def test_a_model_that_is_older_than_its_bank_says_so(bank, tmp_path):
         sr.superresolve(sr.open_gib(own), folder / "models")
 
 
+def test_a_plan_of_maps_is_measured(bank, tmp_path):
+    from lunarray.superres.planning import ArealPlan, measure_areal
+
+    folder, path, _, _ = bank
+    found = measure_areal(sr.open_gib(path), folder / "models")
+    assert found.bands == 1
+    assert found.footprints <= 80
+    assert found.band > 0
+    # Workers share the bands of a region.
+    assert ArealPlan(10, 6, 10.0).hours(64, 2) == pytest.approx(64 * 3 * 10 / 3600)
+    with pytest.raises(ModelError, match="no areal model"):
+        measure_areal(sr.open_gib(path), tmp_path)
+
+
 def test_settings_that_make_no_sense():
     with pytest.raises(InputError, match="make no sense"):
         ArealSettings(lengths=())

@@ -410,23 +410,39 @@ def predict(
 @gib.command(cls=Command)
 def plan(
     store: Store,
+    models: Annotated[
+        Path | None,
+        Option(
+            "--models",
+            "-m",
+            help="Folder of an areal model: what its maps will take. Without, networks.",
+            show_default=False,
+        ),
+    ] = None,
     published: Annotated[
         bool, Option("--published", help="With the settings of the published program.")
     ] = False,
     members: Annotated[int, Option(min=1, help="Networks in the ensemble.")] = 3,
     regions: Annotated[
-        int | None, Option(min=1, help="Regions to train; by default all of the bank.")
+        int | None, Option(min=1, help="Regions to count; by default all of the bank.")
     ] = None,
-    workers: Annotated[int, Option(min=1, help="Workers, each of which takes a region.")] = 1,
+    workers: Annotated[int, Option(min=1, help="Workers, of a core each.")] = 1,
     device: TrainDevice = Device.auto,
 ) -> None:
-    """Say how long networks of the regions will take, by what a sub-region takes on this machine now."""
+    """Say how long maps of the regions will take, or networks, by what a part of one takes on this machine now."""
     from lunarray import superres
     from lunarray.superres.gib import gib_grid
-    from lunarray.superres.planning import measure_costs, plan_region
+    from lunarray.superres.planning import measure_areal, measure_costs, plan_region
 
     ds = superres.open_gib(store, incomplete=True)
     grid = gib_grid(ds)
+    if models is not None:
+        areal = measure_areal(ds, models)
+        count = grid.regions[0] * grid.regions[1] if regions is None else regions
+        say(f"Areal      {areal.footprints:,} footprints, {areal.band:.2f} s a band")
+        say(f"Region     {areal.bands} bands: {areal.hours(1):.3f} h on one core")
+        say(f"All        {count} regions on {workers} workers: {areal.hours(count, workers):.2f} h")
+        return
     settings = superres.TrainSettings(members=members)
     if published:
         settings = superres.TrainSettings.published(members=members)

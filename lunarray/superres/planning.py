@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from lunarray.engine.models import Device, resolve_device
+from lunarray.errors import ModelError
+from lunarray.superres.areal_bank import FILE, areal_spec, predict_ground
+from lunarray.superres.choice import AREAL_MARGIN
+from lunarray.superres.gib import gib_grid, require_parts
 from lunarray.superres.grid import GIBGrid, starts
+from lunarray.superres.prediction import Plan
 from lunarray.superres.settings import TrainSettings
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,52 @@ def measure_costs(
     return Costs(graph_time, step, prediction, graph.nbytes)
 
 
+@dataclass(frozen=True)
+class ArealPlan:
+    """What the map of one region takes by a Gaussian process of so many `footprints`.
+
+    Its `bands` are tasks, which workers share, and `band` the seconds of one.
+    """
+
+    footprints: int
+    bands: int
+    band: float
+
+    def hours(self, regions: int, workers: int = 1) -> float:
+        """Of so many regions, their bands on so many workers."""
+        return self.band * -(-regions * self.bands // max(workers, 1)) / 3600
+
+
+def measure_areal(ds: xr.Dataset, models: str | os.PathLike[str]) -> ArealPlan:
+    """Predict one band of the first region of a bank that has features, in the middle of it, and time that.
+
+    ModelError if the folder of `models` holds no areal Gaussian process; StoreIncompleteError without features.
+    """
+    grid = gib_grid(ds)
+    if not os.path.isfile(os.path.join(models, FILE)):
+        raise ModelError(
+            "no areal model", where=models, remedy="Train one: lunarray gib train --method areal"
+        )
+    spec = areal_spec(models)
+    state = ds["state"].values
+    region = next((r for r in grid.all_regions() if state[r] & 3 == 3), (0, 0))
+    require_parts(ds, [region], "features")
+    plan = Plan(grid, {region: spec}, min(AREAL_MARGIN, min(grid.shape) // 2), None, 0)
+    bands = plan.bands(region)
+    band = bands[len(bands) // 2]
+    lat, lon = plan.places(region)
+    feature, mare = (
+        np.asarray(plan.cut(ds[n].transpose(..., "lat", "lon").data, region)[..., band, :])
+        for n in ("feature", "mare")
+    )
+    model = cast(Any, spec.load())
+    own = np.nan_to_num(mare).astype(np.uint8)
+    # The first rows compile what is compiled: not for the clock.
+    predict_ground(model, (lat[band][:1], lon[:9], feature[:, :1, :9], own[:1, :9]))
+    spent, _ = _timed(lambda: predict_ground(model, (lat[band], lon, feature, own)), "cpu")
+    return ArealPlan(len(model.footprints), len(bands), spent)
+
+
 def plan_region(grid: GIBGrid, settings: TrainSettings, costs: Costs) -> RegionPlan:
     """What a region takes, trained to the end: graphs that do not fit into the cache are built at each visit."""
     rows, columns = grid.shape
@@ -102,10 +157,10 @@ def plan_region(grid: GIBGrid, settings: TrainSettings, costs: Costs) -> RegionP
 
 
 def _timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
-    import torch
-
     begin = time.perf_counter()
     result = work()
     if device == "cuda":
+        import torch
+
         torch.cuda.synchronize()
     return time.perf_counter() - begin, result
