@@ -50,6 +50,11 @@ def show_versions(file: TextIO | None = None) -> None:
     ----------
     file : text file, optional
         Where to print; standard output by default.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.show_versions()  # doctest: +SKIP
     """
     print(f"lunarray: {__version__}", file=file)
     print(f"python: {sys.version.split()[0]} ({sys.executable})", file=file)

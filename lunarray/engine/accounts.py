@@ -40,6 +40,12 @@ def stage(name: str) -> Iterator[None]:
     Yields
     ------
     None
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> with la.engine.stage("reading"):
+    ...     image = la.sample("nac_crop").compute()
     """
     begin = time.perf_counter()
     try:
@@ -163,6 +169,12 @@ def log_to(
     ------
     logging.Logger
         ``lunarray``.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> with la.engine.log_to("run.log"):
+    ...     store = la.sample("tracks").lunar.to_zarr("tracks.zarr")
     """
     logger = logging.getLogger("lunarray")
     handler: logging.Handler

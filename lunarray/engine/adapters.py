@@ -78,6 +78,7 @@ def from_torch(
     Examples
     --------
     >>> import torch
+    >>> from lunarray.engine import from_torch
     >>> network = torch.nn.Linear(3, 2)
     >>> from_torch(network, wavelengths=(750, 950, 1000), outputs=("FeO", "TiO2")).outputs
     ('FeO', 'TiO2')
@@ -137,6 +138,7 @@ def from_onnx(
 
     Examples
     --------
+    >>> from lunarray.engine import from_onnx
     >>> from_onnx("mine.onnx", wavelengths=(750, 950), outputs=("FeO",))  # doctest: +SKIP
     """
     session = _session(Path(path), 1, ["CPUExecutionProvider"])
@@ -225,6 +227,7 @@ def from_sklearn(
     Examples
     --------
     >>> from sklearn.linear_model import LinearRegression
+    >>> from lunarray.engine import from_sklearn
     >>> fitted = LinearRegression().fit([[0.1, 0.2], [0.2, 0.3], [0.2, 0.5]], [16.0, 8.0, 5.0])
     >>> from_sklearn(fitted, wavelengths=(750, 950), outputs={"FeO": "wt%"}).units
     (('FeO', 'wt%'),)

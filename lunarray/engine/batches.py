@@ -59,6 +59,15 @@ def in_batches(
     ------
     Exception
         What `call` raised, if it was not for want of memory or the parts are as small as `least`.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.engine.in_batches(lambda start, stop: print(start, stop), 10, 4, name="squares")
+    0 4
+    4 8
+    8 10
+    4
     """
     begin = 0
     batch_size = min(batch_size, _fitting.get(remember, batch_size))

@@ -84,6 +84,12 @@ def current_client() -> Any:
     Returns
     -------
     distributed.Client or None
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.engine.current_client() is None
+    True
     """
     if "distributed" not in sys.modules or dask.config.get("scheduler", None) not in (
         None,

@@ -45,6 +45,12 @@ class Spectra:
         Of the bands, nm; None where it takes any.
     light : bool
         Whether it takes one number more after the bands: the standard deviation of the logarithm of the light's gain.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.engine.Spectra((750.0, 950.0)).wavelengths
+    (750.0, 950.0)
     """
 
     wavelengths: tuple[float, ...] | None = None
@@ -85,6 +91,12 @@ class Tiles:
         (0, 255) or (0, 65535).
     stretch : {"none", "image"}
         "image" where each image is stretched from its own minimum to its maximum to 8 bits first.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.engine.Tiles(tile=256, overlap=32).tile
+    256
     """
 
     tile: int | None = None
@@ -130,6 +142,12 @@ class Maps:
     ----------
     names : tuple of str
         Names of the maps, in the model's order; none where it takes whatever features there are.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.engine.Maps(("slope", "albedo")).names
+    ('slope', 'albedo')
     """
 
     names: tuple[str, ...] = ()
@@ -202,6 +220,13 @@ class ModelSpec:
         Units of outputs, by name.
     options : tuple of (str, object)
         Further arguments for `loader`, by name; plain values.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> spec = la.oxides.oxide_model()
+    >>> spec.outputs
+    ('FeO', 'TiO2', 'Al2O3', 'CaO', 'MgO', 'SiO2', 'novelty')
     """
 
     loader: str
@@ -357,6 +382,12 @@ def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
         If there is no such device.
     MissingDependencyError
         If a GPU is demanded, and torch is absent or finds none.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.engine.resolve_device("cpu")
+    'cpu'
     """
     _known(device)
     if device == "cpu" or (device == "auto" and not _gpu_driver()):

@@ -61,6 +61,13 @@ def map_pixels(
         float32, with `axis` of length `outputs`; lazy where `data` is, with one task for each block. Blocks of more
         than 65 536 pixels are cut. On a cluster with GPU workers the tasks of a ModelSpec are bound to these
         (:func:`lunarray.engine.placed`).
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import numpy as np
+    >>> la.engine.map_pixels(lambda rows: rows.mean(axis=1, keepdims=True), np.ones((3, 2, 2)), outputs=1).shape
+    (1, 2, 2)
     """
     if outputs is None:
         if not isinstance(kernel, ModelSpec):
@@ -117,6 +124,13 @@ def take(data: Any, index: int | slice, axis: int = 0) -> Any:
     -------
     ndarray or dask Array
         A view of an ndarray; lazy where `data` is.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import numpy as np
+    >>> la.engine.take(np.arange(6).reshape(2, 3), 1, axis=1)
+    array([1, 4])
     """
     cut = (slice(None),) * axis + (index,)
     if not isinstance(data, da.Array) or data.numblocks[axis] != 1:

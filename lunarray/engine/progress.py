@@ -33,6 +33,13 @@ def progress_bar(
     ------
     callable
         Takes the bar one step on; it may be called from any thread.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> with la.engine.progress_bar("Counting", 3, show=False) as advance:
+    ...     for _ in range(3):
+    ...         advance()
     """
     if not _shown(show):
         yield lambda: None
@@ -72,6 +79,13 @@ def step_bar(
     ------
     callable or None
         To be called with the steps done since the last call and the state, from any thread; None without a bar.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> with la.engine.step_bar("Training", 3, show=False) as advance:
+    ...     advance is None
+    True
     """
     if not _shown(show):
         yield None

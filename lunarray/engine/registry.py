@@ -41,7 +41,8 @@ def available_models() -> dict[str, ModelSpec]:
 
     Examples
     --------
-    >>> sorted(available_models())[:2]
+    >>> import lunarray as la
+    >>> sorted(la.engine.available_models())[:2]
     ['fractures', 'oxides']
     """
     found = {}

@@ -60,6 +60,14 @@ class RunReport:
         Retries, smaller batches and the like.
     manifest : dict
         Digests of input, models and parameters.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> store = la.sample("sp_orbit").lunar.condition().lunar.to_zarr("spectra.zarr")
+    >>> report = la.engine.last_report()
+    >>> report.error is None
+    True
     """
 
     store: str
@@ -253,6 +261,13 @@ def last_report() -> RunReport | None:
     -------
     RunReport or None
         None before the first.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> store = la.sample("sp_orbit").lunar.condition().lunar.to_zarr("spectra.zarr")
+    >>> la.engine.last_report().status
+    'complete'
     """
     return _last
 

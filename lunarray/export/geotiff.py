@@ -42,6 +42,15 @@ def to_cog(
         If there is no gridded variable.
     GridError
         If the grid has no coordinate reference system.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> maps = scene.lunar.invert_oxides()
+    >>> paths = la.export.to_cog(maps[["FeO"]], "geotiff")
+    >>> [path.name for path in paths]
+    ['FeO.tif']
     """
     path = local_path(path)
     if isinstance(obj, xr.DataArray):

@@ -120,6 +120,12 @@ def raster_style(
     ------
     InputError
         An empty colour scale, or no such colormap.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.export.raster_style("FeO.tif", 2.0, 20.0, label="FeO (wt%)").name
+    'FeO.qml'
     """
     if not vmin < vmax:
         raise InputError(

@@ -143,6 +143,13 @@ def pixel_area(geobox: GeoBox, rows: tuple[int, int], columns: tuple[int, int]) 
     -------
     ndarray, shape (rows, columns), float64
         m², on the sphere; NaN outside of the projection.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> grid = la.geo.polar_grid("north", resolution=1000.0, latitude=80)
+    >>> (la.geo.pixel_area(grid, (0, 1), (0, 1)) / 1e6).round(3)
+    array([[0.97]])
     """
     crs, affine = moon_crs(geobox.crs), geobox.transform
     shape = rows[1] - rows[0], columns[1] - columns[0]
@@ -173,6 +180,14 @@ def region_mask(obj: Any, region: Region) -> Any:
     -------
     xarray.DataArray
         ``coverage`` (y, x) or (lat, lon), float32, 0 to 1, in memory.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> mask = la.geo.region_mask(scene, la.geo.Circle(0.0, 90.0, 60_000))
+    >>> int(mask.sum())
+    28
     """
     import xarray as xr
 

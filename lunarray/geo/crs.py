@@ -39,6 +39,12 @@ class Body:
         Of its sphere, m.
     radii : tuple of 2 float
         Between these (m) lie the semi-major axes that are in use for it.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.geo.MOON.radius
+    1737400.0
     """
 
     name: str
@@ -110,6 +116,12 @@ def moon_crs(name_or_code: Any = "geographic") -> pyproj.CRS:
         If it is a CRS of another body.
     GridError
         If it cannot be understood as a CRS.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.geo.moon_crs("south").name
+    'Moon (2015) - Sphere / Ocentric / South Polar'
     """
     return require_body(name_or_code)
 
@@ -137,6 +149,12 @@ def require_body(crs: Any, body: Bodies = MOON, where: str | None = None) -> pyp
         If it is a CRS of another body; the message names the body.
     GridError
         If there is none, or it cannot be understood.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.geo.require_body("IAU_2015:30100").is_geographic
+    True
     """
     allowed = (body,) if isinstance(body, Body) else tuple(body)
     if crs is None:
@@ -179,6 +197,12 @@ def body_of(crs: Any) -> Body | None:
     -------
     Body or None
         One of ``BODIES``, or None for any other.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.geo.body_of("IAU_2015:30100").name
+    'the Moon'
     """
     known = _recognised(as_crs(crs).to_wkt())
     return None if known is None else known[0]
@@ -208,6 +232,12 @@ def crs_code(crs: Any) -> str | None:
     str or None
         "AUTHORITY:CODE"; for systems without one, the code of the named system of the Moon or of Mercury with the same
         parameters, else None.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.geo.crs_code(la.geo.moon_crs("north"))
+    'IAU_2015:30130'
     """
     crs = as_crs(crs)
     authority = crs.to_authority(min_confidence=100)

@@ -41,6 +41,14 @@ def footprint_area(lon: Any, lat: Any) -> np.ndarray:
     References
     ----------
     Van Oosterom, A., & Strackee, J. (1983). The solid angle of a plane triangle. IEEE Trans. Biomed. Eng. 30, 125-126.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import numpy as np
+    >>> area = la.geo.footprint_area(np.array([[0, 1, 1, 0]]), np.array([[0, 0, 1, 1]]))
+    >>> (area / 1e6).round(1)
+    array([0.])
     """
     points = unit_vectors(lon, lat)
     first = points[..., :1, :]
@@ -113,6 +121,13 @@ def footprint_polygons(lon: Any, lat: Any) -> np.ndarray:
     ndarray of shapely geometries, (footprint,)
         Polygons, MultiPolygons where ±180° cuts one, closed over the pole where one holds it; empty where a corner is
         missing.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import numpy as np
+    >>> la.geo.footprint_polygons(np.array([[0, 1, 1, 0]]), np.array([[0, 0, 1, 1]]))[0].geom_type
+    'Polygon'
     """
     import shapely
 

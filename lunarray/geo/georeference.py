@@ -56,6 +56,12 @@ def spatial_dims(obj: xr.Dataset | xr.DataArray) -> tuple[str, str] | None:
     -------
     tuple of str or None
         ("y", "x") or ("lat", "lon"), or None where there are none.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.geo.spatial_dims(la.sample("albedo"))
+    ('lat', 'lon')
     """
     for dims in _SPATIAL_DIMS:
         if set(dims) <= set(obj.dims):
@@ -80,6 +86,12 @@ def crs_of(obj: xr.Dataset | xr.DataArray) -> pyproj.CRS | None:
     ------
     GridError
         If variables carry different systems.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.geo.crs_of(la.sample("albedo")).is_geographic
+    True
     """
     found: list[pyproj.CRS] = []
     dataset = _is_dataset(obj)
@@ -129,6 +141,14 @@ def assign_crs(obj: T, crs: Any) -> T:
     -----
     ``grid_mapping`` stands in ``attrs``, not in ``encoding``: xarray drops the encoding in most operations, and
     rioxarray, odc-geo and xarray's writers read either.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import xarray as xr
+    >>> ds = xr.Dataset(coords={"lat": [1.0, 0.0], "lon": [0.0, 1.0]})
+    >>> la.geo.crs_of(la.geo.assign_crs(ds, "geographic")).is_geographic
+    True
     """
     import xarray as xr
 
@@ -192,6 +212,16 @@ def assign_grid(obj: T, geobox: GeoBox) -> T:
     -------
     same type as `obj`
         With coordinates of the pixel centres and ``spatial_ref``.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import numpy as np
+    >>> import xarray as xr
+    >>> grid = la.geo.polar_grid("north", resolution=10_000, latitude=88)
+    >>> heights = xr.DataArray(np.zeros(grid.shape), dims=("y", "x"))
+    >>> la.geo.assign_grid(heights, grid).y.values[:2]
+    array([65000., 55000.])
     """
     return assign_crs(obj.assign_coords(grid_coords(geobox)), geobox)
 
@@ -208,6 +238,12 @@ def grid_coords(geobox: GeoBox) -> dict[str, xr.Variable]:
     -------
     dict of str to xarray.Variable
         "y" and "x" (m), or "lat" and "lon" (degrees), float64, with CF attributes, in the order of the array's axes.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> list(la.geo.grid_coords(la.geo.polar_grid("north", resolution=10_000)))
+    ['y', 'x']
     """
     import xarray as xr
 
@@ -235,6 +271,12 @@ def grid_dims(geobox: GeoBox) -> tuple[str, str]:
     -------
     tuple of str
         ("y", "x"), or ("lat", "lon") of a geographic grid.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.geo.grid_dims(la.geo.polar_grid("north", resolution=10_000))
+    ('y', 'x')
     """
     return ("lat", "lon") if as_crs(geobox.crs).is_geographic else ("y", "x")
 
@@ -261,6 +303,12 @@ def geobox_of(obj: xr.Dataset | xr.DataArray, body: Bodies = MOON) -> GeoBox:
         If dimensions, coordinates or CRS are missing, or the coordinates are not regular.
     BodyMismatchError
         If the CRS is of another body.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> tuple(la.geo.geobox_of(la.sample("albedo")).shape)
+    (132, 192)
     """
     from odc.geo.geobox import GeoBox
 

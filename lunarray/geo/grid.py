@@ -66,6 +66,12 @@ def polar_grid(pole: Pole, resolution: float = 500.0, latitude: float = 65.0) ->
     ------
     GridError
         If the resolution is not positive or the latitude not between 0 and 90.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> tuple(la.geo.polar_grid("south", resolution=500.0, latitude=80).shape)
+    (1218, 1218)
     """
     if pole not in ("north", "south"):
         raise GridError(f"{pole!r} is not a pole", where="pole", remedy='Use "north" or "south"')
@@ -114,6 +120,12 @@ def lunar_grid(
         If the specification does not make a grid.
     BodyMismatchError
         If it is of another body.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> tuple(la.geo.lunar_grid("geographic", resolution=0.5).shape)
+    (360, 720)
     """
     from odc.geo.geobox import GeoBox
 
@@ -167,6 +179,13 @@ def lonlat(geobox: GeoBox, chunks: int | tuple[int, int] | None = None) -> tuple
     -------
     lon, lat : array
         Degrees, float64, of the shape of the grid; lon in [-180, 180). NaN outside the projection.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> lon, lat = la.geo.lonlat(la.geo.polar_grid("north", resolution=10_000, latitude=85))
+    >>> round(float(lat.max()), 2)
+    89.77
     """
     if chunks is None:
         both = lonlat_block(geobox, (0, geobox.shape[0]), (0, geobox.shape[1]))
@@ -201,6 +220,13 @@ def project(geobox: GeoBox, lon: Any, lat: Any) -> tuple[np.ndarray, np.ndarray]
     row, column : numpy.ndarray
         float64; pixel (i, j) spans [i, i + 1) by [j, j + 1). NaN where the position is not finite or not projectable.
         On grids in longitude, columns are counted from the turn that the grid covers.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> x, y = la.geo.project(la.geo.polar_grid("north"), [0.0], [89.0])
+    >>> y.round()
+    array([1541.])
     """
     crs = require_body(geobox.crs, BODIES)
     lon = np.atleast_1d(np.asarray(lon, dtype=np.float64))
@@ -276,6 +302,13 @@ def pixel_of(geobox: GeoBox, lon: Any, lat: Any) -> tuple[np.ndarray, np.ndarray
     row, column : numpy.ndarray of int64
         Indices; -1 for both where the position is outside the grid or not finite. A pole has one pixel whatever the
         longitude given with it, and +180° is the same place as -180°.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> grid = la.geo.lunar_grid("geographic", resolution=0.5)
+    >>> la.geo.pixel_of(grid, [0.1], [89.9])
+    (array([0]), array([360]))
     """
     row, column = project(geobox, lon, lat)
     inside = np.ones(row.shape, dtype=bool)
@@ -328,6 +361,12 @@ def covering_box(
     -------
     odc.geo.geobox.GeoBox
         Rows from the top.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> tuple(la.geo.covering_box((0, 0, 2, 1), 0.5, "IAU_2015:30100").shape)
+    (2, 4)
     """
     from affine import Affine
     from odc.geo.geobox import GeoBox

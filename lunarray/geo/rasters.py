@@ -270,6 +270,12 @@ def open_raster(
         If its grid is rotated.
     BodyMismatchError
         If it is of another body.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.geo.open_raster(la.readers.SAMPLES["albedo"].files[0]).dims
+    ('band', 'lat', 'lon')
     """
     import xarray as xr
 

@@ -37,6 +37,12 @@ class Circle:
         Along the ground, m.
     name, abbreviation : str
         What it is called.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.geo.Circle(-47.5, 23.7, 40_000, name="Aristarchus").radius
+    40000
     """
 
     lon: float
@@ -89,6 +95,12 @@ class Box:
         Degrees. From west to east eastward: 170 to -170 crosses the ±180° meridian; -180 to 180 is all around.
     name, abbreviation : str
         What it is called.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.geo.Box(-60.0, 10.0, -50.0, 20.0, name="Aristarchus").name
+    'Aristarchus'
     """
 
     west: float
@@ -178,6 +190,13 @@ class Polygon:
         What :func:`lunarray.geo.moon_crs` takes; degrees by default.
     name, abbreviation : str
         What it is called.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import shapely
+    >>> la.geo.Polygon(shapely.box(-60, 10, -50, 20)).geometry.area
+    100.0
     """
 
     geometry: BaseGeometry
@@ -302,6 +321,12 @@ def as_regions(obj: Any) -> list[Region]:
         No regions, or things that are none.
     BodyMismatchError
         Vectors of another body.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> [r.name for r in la.geo.as_regions(la.geo.Circle(0.0, 90.0, 60_000, name="pole"))]
+    ['pole']
     """
     if isinstance(obj, (Circle, Box, Polygon)):
         return [obj]
@@ -358,6 +383,12 @@ def region_grid(region: Region, resolution: float, crs: Any = "geographic") -> G
     ------
     GridError
         If the region has no extent in that CRS.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> tuple(la.geo.region_grid(la.geo.Box(-60.0, 10.0, -50.0, 20.0), 0.5).shape)
+    (20, 20)
     """
     target = moon_crs(crs)
     if target.is_geographic and isinstance(region, Box):
@@ -391,6 +422,12 @@ def region_shape(region: Region, crs: Any) -> BaseGeometry:
     -------
     shapely Polygon or MultiPolygon
         With corners every 2° at most along what is curved.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.geo.region_shape(la.geo.Box(-60.0, 10.0, -50.0, 20.0), "IAU_2015:30100").bounds
+    (-60.0, 10.0, -50.0, 20.0)
     """
     import shapely
 

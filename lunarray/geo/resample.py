@@ -79,6 +79,14 @@ def reproject(
     -----
     Longitudes repeat: a source around the whole body has no edge at ±180°, nor, where it reaches ±90° in longitude
     and latitude, at the pole. Positions are those of PROJ, as closely as a thousandth of a source pixel.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> albedo = la.sample("albedo")
+    >>> coarse = la.geo.reproject(albedo, la.geo.lunar_grid("geographic", resolution=1.0))
+    >>> coarse.shape
+    (180, 360)
     """
     import xarray as xr
 

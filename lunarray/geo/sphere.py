@@ -26,6 +26,12 @@ def great_circle_distance(
     -------
     array_like
         Distance (m), float64. Accurate at small distances and at antipodes (haversine form).
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> float(la.geo.great_circle_distance(0.0, 0.0, 90.0, 0.0).round())
+    2729102.0
     """
     if not any(
         hasattr(value, "dims") or hasattr(value, "dask") for value in (lon1, lat1, lon2, lat2)
@@ -59,7 +65,8 @@ def wrap_longitude(lon: Any, origin: float = -180.0) -> Any:
 
     Examples
     --------
-    >>> wrap_longitude(540.0)
+    >>> import lunarray as la
+    >>> la.geo.wrap_longitude(540.0)
     -180.0
     """
     if hasattr(lon, "dims"):  # xarray: keeps coordinates and attributes

@@ -51,6 +51,14 @@ def read_vectors(
         If they have no CRS and none is given.
     BodyMismatchError
         If they are of another body.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import geopandas, shapely
+    >>> table = geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)], crs="IAU_2015:30100")
+    >>> len(la.geo.read_vectors(table))
+    1
     """
     if isinstance(vectors, (str, os.PathLike)):
         import geopandas
@@ -120,6 +128,14 @@ def transform_geometry(
     ------
     BodyMismatchError
         If one CRS is of the Moon and the other of Mercury.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import shapely
+    >>> moved = la.geo.transform_geometry([shapely.Point(0, 89)], "geographic", "north")
+    >>> round(moved[0].y)
+    -30324
     """
     import shapely
 

@@ -59,6 +59,16 @@ def region_statistics(
     -----
     Of a lazy map only the blocks around the regions are computed. Percentiles are of the weighted values, by linear
     interpolation between the middles of their weights; for them all values of one region are in memory at once.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> maps = scene.lunar.invert_oxides()
+    >>> pole = la.geo.Circle(0.0, 90.0, 60_000, name="pole")
+    >>> statistics = la.geo.region_statistics(maps, pole, variables=["FeO"])
+    >>> statistics["FeO_mean"].shape if "FeO_mean" in statistics else list(statistics.data_vars)
+    ['FeO']
     """
     found = as_regions(regions)
     ds = obj.to_dataset(name=obj.name or "value") if isinstance(obj, xr.DataArray) else obj

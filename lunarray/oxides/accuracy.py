@@ -76,6 +76,15 @@ def metrics(
     ----------
     .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, equations 2-4.
     .. [2] Chan, Golub and LeVeque (1983), Algorithms for computing the sample variance, Am. Stat. 37 (3), 242.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> truth = la.simulate.truth_maps(scene)
+    >>> scores = la.oxides.metrics(scene.lunar.invert_oxides(), truth)
+    >>> list(scores.data_vars)[:3]
+    ['R', 'r2_correlation', 'r2_determination']
     """
     if isinstance(predicted, xr.DataArray) and isinstance(reference, xr.DataArray):
         table = _finish(_moments_of(predicted, reference, "metrics"))

@@ -62,6 +62,12 @@ def oxide_model(
     ------
     ModelError
         If the weights cannot be read, or the model takes no spectra or does not name what it gives.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.oxides.oxide_model("oxides-mi").outputs
+    ('FeO', 'TiO2', 'Al2O3', 'CaO', 'MgO', 'SiO2', 'novelty')
     """
     spec = find_model(
         model, Spectra, "invert_oxides", save="lunarray.oxides.save_oxide_cnn", device=device
@@ -155,6 +161,14 @@ def invert_oxides(
     ----------
     .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1: network (section 2.4), Mg# (section 3.4).
     .. [2] Lei et al. (2018), Distribution-free predictive inference for regression, JASA 113, 1094, section 5.2.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> spectra = la.sample("sp_orbit").lunar.condition()
+    >>> maps = spectra.lunar.invert_oxides()
+    >>> maps["FeO"][[40, 120]].values.round(1)
+    array([ 5.4, 16.8], dtype=float32)
     """
     spec = oxide_model(model, device=device)
     if uncertainty:
@@ -256,6 +270,14 @@ def mg_number(ds: xr.Dataset) -> xr.DataArray:
     ------
     InputError
         If an oxide is missing.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> spectra = la.sample("sp_orbit").lunar.condition()
+    >>> maps = spectra.lunar.invert_oxides()
+    >>> la.oxides.mg_number(maps)[[40, 120]].values.round(0)
+    array([69., 51.], dtype=float32)
     """
     missing = [oxide for oxide in ("MgO", "FeO") if oxide not in ds]
     if missing:
@@ -307,6 +329,13 @@ def feo_lucey2000(
     is scaled to the laboratory's. SP reads soils 40 % darker and redder; without rescaling it the result is no FeO at
     all. The angle is taken in the full circle, so that it stays continuous where R750 falls below the origin of the
     trends, 0.08.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> spectra = la.sample("sp_orbit").lunar.condition()
+    >>> spectra.lunar.feo_lucey2000()[[40, 120]].values.round(1)
+    array([ 6.3, 15.4], dtype=float32)
     """
     reflectance = _conditioned(obj, "feo_lucey2000")
     require_choice("scale", scale, ("auto", "sp", "laboratory"))
@@ -358,6 +387,14 @@ def atlas(
         No cube, or a latitude that is none.
     GridError
         A cube that is not on a polar grid, of the pole that it was given for, or nowhere as near to it as `latitude`.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> atlas = la.oxides.atlas(scene, latitude=86)
+    >>> list(atlas)
+    ['north']
     """
     given: dict[Literal["north", "south"], Any] = {"north": north, "south": south}
     cubes = {pole: cube for pole, cube in given.items() if cube is not None}
@@ -404,6 +441,13 @@ def polar_cap(
     ------
     GridError
         If it is not on a polar grid, of another pole, or does not reach `latitude`.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> la.oxides.polar_cap(scene, 87.0).sizes["x"]
+    10
     """
     from lunarray.geo import crs_name
 
@@ -483,6 +527,15 @@ def difference(
         No common variable.
     GridError
         A grid that is none.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> truth, maps = la.simulate.truth_maps(scene), scene.lunar.invert_oxides()
+    >>> error = la.oxides.difference(maps, truth, variables=["FeO"]).compute()
+    >>> round(float(abs(error["FeO"]).median()), 1)
+    0.3
     """
     found, there = matched(result, reference, method=method, variables=variables)
     out: Any
@@ -528,6 +581,16 @@ def region_maps(
     ------
     InputError
         No common variable, or no region.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> truth, maps = la.simulate.truth_maps(scene), scene.lunar.invert_oxides()
+    >>> box = la.geo.Box(-30.0, 86.0, 30.0, 88.0, name="a box")
+    >>> pair = la.oxides.region_maps(maps, truth, box, resolution=1.0)
+    >>> dict(pair.sizes)
+    {'panel': 3, 'lat': 2, 'lon': 60}
     """
     from lunarray.geo import RADIUS, moon_crs, pixel_size
 

@@ -35,6 +35,14 @@ class OxideCNN(nn.Module):
     ----------
     .. [1] Bian et al. (2025), Oxide abundance inversion in the lunar polar regions using a 1D-CNN algorithm,
        doi:10.20944/preprints202511.1488.v1, section 2.4, figure 3 and table 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lunarray as la
+    >>> network = la.oxides.OxideCNN(n=8)
+    >>> network(torch.zeros(2, 150)).shape
+    torch.Size([2, 6])
     """
 
     input_mean: Tensor

@@ -50,6 +50,12 @@ def artemis3_regions(radius: float = ARTEMIS3_RADIUS) -> list[Circle]:
     -------
     list of Circle
         In the order of table 4, with names and abbreviations.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> [region.abbreviation for region in la.oxides.artemis3_regions()][:3]
+    ['PNCB', 'Haworth', 'Malapert']
     """
     return [Circle(lon, lat, radius, name, short) for name, short, lon, lat in ARTEMIS3]
 
@@ -85,6 +91,16 @@ def region_table(
     ------
     InputError
         Variables or statistics that are not there.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> maps = scene.lunar.invert_oxides()
+    >>> pole = la.geo.Circle(0.0, 90.0, 60_000, name="pole")
+    >>> statistics = la.geo.region_statistics(maps, pole, variables=["FeO", "MgO"])
+    >>> la.oxides.region_table(statistics).shape
+    (1, 4)
     """
     import pandas as pd
 

@@ -49,12 +49,18 @@ class Screen:
     window : int
         The mean is taken over the nearest window × window pixels.
     tolerance : float
-        Greatest |a - b| / min(a, b) of the two abundances a and b; at it, a point is already out.
+        Greatest ``|a - b| / min(a, b)`` of the two abundances a and b; at it, a point is already out.
 
     Raises
     ------
     InputError
         If the window or the tolerance makes no sense.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.oxides.Screen(None).oxide
+    'FeO'
     """
 
     maps: Any
@@ -141,6 +147,15 @@ def build_samples(
     ----------
     .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, section 2.2. The window on the screening map is
        not given there; its map is made of SP data, so it is that of the spectra by default.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> globe = la.simulate.moon(resolution=30_000)
+    >>> cubes, where = [globe.north, globe.south], {"lat": (51, 64, 3), "lon": (-170, 170, 20)}
+    >>> samples = la.oxides.build_samples(cubes, globe.reference, **where)
+    >>> sorted(samples.sizes)
+    ['sample', 'wavelength']
     """
     names = tuple(OXIDES if oxides is None else oxides)
     given = _Maps(

@@ -41,6 +41,12 @@ class TrainSettings(_Base):
         Folds whose networks make the ensemble behind ``invert_oxides(uncertainty=True)``; 0 or 1 for none.
     seed : int
         Of the weights to begin with, and of the samples' dealing to folds.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.oxides.TrainSettings(epochs=50, learning_rate=2e-3).epochs
+    50
     """
 
     weight_decay: float = 1e-4

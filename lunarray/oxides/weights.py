@@ -197,6 +197,13 @@ def load_oxide_cnn(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> OxideCNN |
     ------
     ModelError
         The file is missing, altered, made for another architecture, or holds several networks.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> network = la.oxides.load_oxide_cnn()
+    >>> type(network).__name__
+    'LightCNN'
     """
     networks = load_networks(path)
     if len(networks) > 1:

@@ -118,6 +118,12 @@ def heat_map(
     ------
     InputError
         If there is no such map, or `radius` is negative, or not 0 for a map that is not on (lat, lon).
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.track_scene(la.superres.GIBGrid((1, 1), (30, 45), (-70, 5, -40, 25)))
+    >>> figure = la.plot.heat_map(scene.truth, "Fe", base=scene.basemap, footprints=scene.footprints)
     """
     array = _one_map(maps, element)
     if radius < 0 or (radius > 0 and spatial_dims(array) != ("lat", "lon")):
@@ -341,6 +347,12 @@ def surface_3d(
     ------
     InputError
         If there is no such map, or none of it is known.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.track_scene(la.superres.GIBGrid((1, 1), (30, 45), (-70, 5, -40, 25)))
+    >>> figure = la.plot.surface_3d(scene.truth, "Fe")
     """
     from matplotlib.colors import Normalize
     from mpl_toolkits.mplot3d import Axes3D  # noqa: F401  registers the projection

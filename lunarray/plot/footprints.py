@@ -71,6 +71,11 @@ def footprints(
     ------
     InputError
         If there are no abundances of that element, or no footprints.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> figure = la.plot.footprints(la.sample("tracks"), "Fe")
     """
     from matplotlib.collections import PolyCollection
 
@@ -280,6 +285,11 @@ def graduated_map(
     ------
     InputError
         If there is no such element, or the classes make no sense.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> figure = la.plot.graduated_map(la.sample("tracks"), "Fe", base=la.sample("albedo"))
     """
     from matplotlib.collections import PolyCollection
     from matplotlib.colors import BoundaryNorm

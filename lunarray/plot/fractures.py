@@ -64,6 +64,13 @@ def detections(
     ------
     GridError
         If a mask is on another grid than the image, or vectors are given for an image without georeference.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> image = la.sample("nac_crop")
+    >>> fractures = image.lunar.map_fractures().lunar.vectorize()
+    >>> figure = la.plot.detections(image, fractures)
     """
     view = View(image)
     if isinstance(fractures, xr.Dataset) and "mask" in fractures:
@@ -134,6 +141,13 @@ def agreement(
         If a mask is given with polygons.
     GridError
         If a mask is on another grid.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.nac_scene((256, 256))
+    >>> found = scene.dataset["image"].lunar.map_fractures()
+    >>> figure = la.plot.agreement(scene.dataset["image"], found["mask"], scene.dataset["mask"])
     """
     from matplotlib.patches import Patch
 
@@ -186,6 +200,12 @@ def rose(
     -------
     matplotlib.figure.Figure
         North is up; each direction is drawn both ways. The mean direction is a line where there is one.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> fractures = la.sample("nac_crop").lunar.map_fractures().lunar.vectorize()
+    >>> figure = la.plot.rose(fractures)
     """
     if not isinstance(fractures, xr.Dataset):
         from lunarray.fractures import orientation_rose
@@ -239,6 +259,12 @@ def fracture_density(
     Returns
     -------
     matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> fractures = la.sample("nac_crop").lunar.map_fractures().lunar.vectorize()
+    >>> figure = la.plot.fracture_density(la.fractures.density(fractures, cell=100.0), fractures)
     """
     view = View(density)
     figure = new_figure(6.2, 5.4)

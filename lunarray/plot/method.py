@@ -132,6 +132,11 @@ def network_diagram(
     ------
     InputError
         A number that is not positive, or nothing that is given.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> figure = la.plot.network_diagram()
     """
     require_number("n", n, 1, whole=True)
     require_number("bands", bands, 1, whole=True)

@@ -70,6 +70,12 @@ def maps(
     ------
     InputError
         If there is nothing to draw.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> figure = la.plot.maps(scene.lunar.invert_oxides(), variables=["FeO", "TiO2"])
     """
     if isinstance(ds, xr.DataArray):
         ds = ds.to_dataset(name=ds.name if ds.name is not None else "value")
@@ -122,6 +128,12 @@ def element_comparison(
     ------
     InputError
         If there are no sources to compare, or nothing is common to them.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.track_scene(la.superres.GIBGrid((1, 1), (30, 45), (-70, 5, -40, 25)))
+    >>> figure = la.plot.element_comparison(scene.truth, {"again": scene.truth}, elements=["Fe"])
     """
     if others is not None:
         from lunarray.maps import compare_elements
@@ -197,6 +209,12 @@ def comparison(
         If they have no variable in common.
     GridError
         If they are not on the same grid.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> figure = la.plot.comparison(la.simulate.truth_maps(scene), scene.lunar.invert_oxides(), variables=["FeO"])
     """
     common = chosen(variables, result, truth)
     _require_same_grid(truth, result)

@@ -90,6 +90,13 @@ def polar_map(
         If there is no map, or no such variable.
     GridError
         If a map is not on a polar or geographic lunar grid.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> maps = scene.lunar.invert_oxides()
+    >>> figure = la.plot.polar_map(maps["FeO"], path="feo.png")
     """
     panels: dict[str, xr.DataArray] = {}
     for given in (north, south):
@@ -162,6 +169,12 @@ def polar_atlas(
         Nothing to draw.
     GridError
         Maps that are not polar.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> figure = la.plot.polar_atlas(la.oxides.atlas(scene, latitude=86))
     """
     poles = _poles(atlas)
     names = chosen(variables, *poles.values())
@@ -219,6 +232,13 @@ def difference_map(
     ------
     InputError
         Nothing to draw.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> error = la.oxides.difference(scene.lunar.invert_oxides(), la.simulate.truth_maps(scene))
+    >>> figure = la.plot.difference_map(error)
     """
     maps = [
         given if given is None else decimate(_pick(given, variable), 2_000_000)

@@ -71,6 +71,14 @@ def region_triptychs(
     ------
     InputError
         Nothing to draw, or no such variable.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> box = la.geo.Box(-30.0, 86.0, 30.0, 88.0, name="a box")
+    >>> pair = la.oxides.region_maps(scene.lunar.invert_oxides(), la.simulate.truth_maps(scene), box, resolution=1.0)
+    >>> figure = la.plot.region_triptychs(pair)
     """
     sets = [regions] if isinstance(regions, xr.Dataset) else list(regions)
     if not sets or any(variable not in ds or "panel" not in ds[variable].dims for ds in sets):
@@ -172,6 +180,14 @@ def region_bars(
     ------
     InputError
         No statistics of regions, or no such variable.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> maps = scene.lunar.invert_oxides()
+    >>> pole = la.geo.Circle(0.0, 90.0, 60_000, name="pole")
+    >>> figure = la.plot.region_bars(la.geo.region_statistics(maps, pole, variables=["FeO", "MgO"]))
     """
     if not {"region", "statistic"} <= set(statistics.dims):
         raise InputError(
@@ -264,6 +280,13 @@ def region_map(
     ------
     GridError
         A map that is not polar, or that none of the regions lies on.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> maps = scene.lunar.invert_oxides()
+    >>> figure = la.plot.region_map(maps["FeO"], la.geo.Circle(0.0, 90.0, 60_000, name="pole"))
     """
     geobox = geobox_of(array)
     require_pole(array)

@@ -176,6 +176,13 @@ def prediction_scatter(
     ------
     InputError
         No common variable, or other dimensions.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> truth, maps = la.simulate.truth_maps(scene), scene.lunar.invert_oxides()
+    >>> figure = la.plot.prediction_scatter(truth, maps, variables=["FeO"])
     """
     names = chosen(variables, reference, predicted, default=all_variables)
     if dict(reference[names].sizes) != dict(predicted[names].sizes):

@@ -63,6 +63,12 @@ def spectra(
     ------
     InputError
         If there are no spectra, or none at a place that is asked for.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> spectra = la.sample("sp_orbit").lunar.condition()
+    >>> figure = la.plot.spectra(spectra)
     """
     array = ds if isinstance(ds, xr.DataArray) else ds[chosen([variable], ds)[0]]
     if "wavelength" not in array.dims or "wavelength" not in array.coords:

@@ -51,6 +51,15 @@ def xrf_spectrum(
     ------
     InputError
         If `components` has no data or model.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> windows = la.sample("class_flare").lunar.flag_frames().lunar.coadd("sliding", window=12)
+    >>> sun, response = la.simulate.thermal_spectrum(1.1, 3e-5), la.simulate.class_response(2048)
+    >>> fit = windows.lunar.fit_elements(sun, response)
+    >>> parts = la.xrf.spectrum_components(windows, fit, sun, response, index=0)
+    >>> figure = la.plot.xrf_spectrum(parts)
     """
     missing = {"data", "data_std", "model", "energy", "residual"} - set(components.variables)
     if missing:
@@ -136,6 +145,11 @@ def light_curve(
     ------
     InputError
         If `ds` has no counts or no flags.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> figure = la.plot.light_curve(la.sample("class_flare").lunar.flag_frames())
     """
     from lunarray.xrf.selection import particle_rate
 

@@ -25,6 +25,12 @@ class Readers(Mapping[str, Reader]):
     ----------
     readers : mapping of str to Reader
         In the order in which they are shown.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> "kaguya-sp" in la.readers.available()
+    True
     """
 
     def __init__(self, readers: Mapping[str, Reader]) -> None:

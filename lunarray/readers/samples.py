@@ -38,6 +38,12 @@ class Sample:
         Which opens them.
     licence : str
         SPDX name.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.readers.SAMPLES["tracks"].files[0].name
+    'class_l2_tracks.csv'
     """
 
     name: str

@@ -126,6 +126,13 @@ def moon(
         Wavelengths, chunks or latitudes that make no sense.
     GridError
         A resolution that makes no grid.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> globe = la.simulate.moon(resolution=30_000)
+    >>> sorted(globe.north.sizes)
+    ['wavelength', 'x', 'y']
     """
     from lunarray.geo import lunar_grid, polar_grid
 
@@ -189,6 +196,13 @@ def truth_maps(scene: xr.Dataset) -> xr.Dataset:
     ------
     InputError
         If it holds no truth.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> list(la.simulate.truth_maps(scene).data_vars)[:2]
+    ['FeO', 'TiO2']
     """
     from lunarray.oxides.api import mg_number
 

@@ -96,6 +96,15 @@ def oxide_abundances(
     -------
     ndarray, shape (sample, 6), float32
         wt% in the order of :data:`lunarray.oxides.OXIDES`.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import numpy as np
+    >>> modes = np.zeros((1, len(la.simulate.MINERALS)))
+    >>> modes[0, 0] = 1.0
+    >>> la.simulate.oxide_abundances(modes).shape
+    (1, 6)
     """
     modes = _normalised(modes).astype(np.float64)
     samples = len(modes)
@@ -239,6 +248,15 @@ def mix_reflectance(
     Hapke (1981), J. Geophys. Res. 86, 3039; Lucey (1998), J. Geophys. Res. 103, 1703;
     Hapke (2001), J. Geophys. Res. 106, 10039. Constants:
     :mod:`lunarray.simulate.minerals`.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import numpy as np
+    >>> modes = np.zeros((1, len(la.simulate.MINERALS)))
+    >>> modes[0, 0] = 1.0
+    >>> la.simulate.mix_reflectance(modes, np.array([750.0, 950.0])).shape
+    (1, 2)
     """
     fractions = _normalised(modes)
     samples = len(fractions)

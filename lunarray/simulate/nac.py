@@ -56,6 +56,13 @@ class NacScene:
         Fractures as lines through their middle; see :attr:`lines`.
     segments : dict
         Tapered segments of each fracture and pit, by ``id``, in pixels.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.nac_scene((256, 256))
+    >>> sorted(scene.dataset.data_vars)
+    ['image', 'mask', 'ridge', 'source', 'width_class']
     """
 
     dataset: xr.Dataset
@@ -126,6 +133,12 @@ class NacSettings:
     ------
     InputError
         A number or share that makes no sense.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.simulate.NacSettings(fractures=3.0).fractures
+    3.0
     """
 
     fractures: float = 6.0
@@ -214,6 +227,13 @@ def nac_scene(
         A shape or number that makes no sense.
     GridError, BodyMismatchError
         A CRS that is none, geographic, or not of the Moon.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.nac_scene((256, 256), incidence=70.0)
+    >>> scene.dataset["image"].shape
+    (256, 256)
     """
     from lunarray.geo import assign_crs
     from lunarray.store.provenance import stamp

@@ -251,6 +251,13 @@ def polar_scene(
     ------
     InputError
         Wavelengths or chunks that make no sense; errors of the grid as of :func:`lunarray.geo.polar_grid`.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> scene["reflectance"].dims
+    ('wavelength', 'y', 'x')
     """
     from lunarray.geo import grid_coords, polar_grid
 

@@ -67,6 +67,12 @@ def soils(
     See Also
     --------
     add_sp_errors : SP's scale, errors and smoothing.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.simulate.soils(10, seed=1)["reflectance"].shape
+    (10, 150)
     """
     import xarray as xr
 
@@ -203,6 +209,13 @@ def add_sp_errors(
     ------
     InputError
         An unknown error name, or dimensions other than (sample, wavelength).
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> soils = la.simulate.soils(10, seed=1)
+    >>> la.simulate.add_sp_errors(soils["reflectance"], seed=2).shape
+    (10, 150)
     """
     if reflectance.ndim != 2 or reflectance.dims[1] != "wavelength":
         raise InputError(

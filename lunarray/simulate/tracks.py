@@ -66,6 +66,13 @@ class TrackScene:
         element; wt%); coordinate ``track`` (footprint).
     covered : xarray.DataArray
         Whether any footprint covers a pixel (lat, lon).
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.track_scene(la.superres.GIBGrid((1, 1), (30, 45), (-70, 5, -40, 25)))
+    >>> scene.truth["abundance"].dims
+    ('element', 'lat', 'lon')
     """
 
     truth: xr.Dataset
@@ -194,6 +201,13 @@ def track_scene(
     ------
     InputError
         If `coverage` is not between 0 and 1.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.track_scene(la.superres.GIBGrid((1, 1), (30, 45), (-70, 5, -40, 25)), coverage=0.3)
+    >>> sorted(scene.footprints.sizes)
+    ['corner', 'element', 'footprint']
     """
     import xarray as xr
 

@@ -42,6 +42,12 @@ def thermal_spectrum(temperature: float = 1.2, goes_flux: float = 1e-5) -> xr.Da
     -------
     xarray.Dataset
         As :func:`lunarray.xrf.read_solar_model` gives it, 3000 bins of 10 eV from 0.1 keV.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.simulate.thermal_spectrum(1.2, 1e-5).sizes["energy"] > 100
+    True
     """
     from lunarray.xrf.xsm import goes_flux as flux_of
     from lunarray.xrf.xsm import solar_dataset
@@ -102,6 +108,14 @@ def flare_profile(time: Any, peak: Any, *, rise: float = 120.0, decay: float = 9
     -------
     ndarray
         1 at the peak.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import numpy as np
+    >>> time = np.array(["2024-01-23T03:30", "2024-01-23T03:45"], "M8[ns]")
+    >>> la.simulate.flare_profile(time, time[0]).round(2)
+    array([1.  , 0.37])
     """
     dt = (np.asarray(time, "M8[ns]") - np.datetime64(peak, "ns")) / np.timedelta64(1, "s")
     return np.where(dt < 0, np.exp(-0.5 * (dt / rise) ** 2), np.exp(-np.maximum(dt, 0) / decay))
@@ -126,6 +140,12 @@ def class_response(
     Returns
     -------
     Response
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.simulate.class_response(2048, fwhm=0.14).channels
+    2048
     """
     from scipy.special import ndtr
 
@@ -199,6 +219,12 @@ def class_orbit(
     Dataset
         Without data; the coordinates of :func:`lunarray.open_class` but ``channel``, ``gain``, ``detectors`` and
         ``file``.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.simulate.class_orbit(frames=3)["corner_lat"].shape
+    (3, 4)
     """
     if frames < 1 or frame_seconds <= 0 or altitude <= 0 or abs(first_latitude) > abs(inclination):
         raise InputError(
@@ -372,6 +398,15 @@ def class_counts(
         mean over the field of view in wt%, and ``expected`` (time, channel), the counts without noise. Its response
         and Sun are the true ones: what a fit should bear is tried with others (:func:`mistaken_sun`, and
         :func:`class_response` of another width).
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> orbit = la.simulate.class_orbit(frames=3)
+    >>> sun, response = la.simulate.thermal_spectrum(1.2, 1e-5), la.simulate.class_response()
+    >>> frames = la.simulate.class_counts(la.xrf.HIGHLAND, orbit, sun, response)
+    >>> frames["counts"].shape
+    (3, 1024)
     """
     n = orbit.sizes["time"]
     factor = np.broadcast_to(np.asarray(flare, "f8"), (n,))

@@ -113,6 +113,18 @@ def scale_to_albedo(
     Lemelin, M., et al., 2016. Improved calibration of reflectance data from the LRO Lunar Orbiter Laser Altimeter and
     implications for space weathering. Icarus 273, 315-328. Lemelin, M., et al., 2022. The compositions of the lunar
     crust and upper mantle: Spectral analysis of the inner rings of lunar impact basins. Planetary and Space Science.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import numpy as np
+    >>> import xarray as xr
+    >>> spectra = la.sample("sp_orbit").lunar.condition()
+    >>> places = {"lat": 89.5 - np.arange(180.0), "lon": -179.5 + np.arange(360.0)}
+    >>> lola = xr.DataArray(np.full((180, 360), 0.2), places, ("lat", "lon"))
+    >>> scaled = spectra.lunar.scale_to_albedo(la.geo.assign_crs(lola, "geographic"))
+    >>> scaled["reflectance"].attrs["light"]
+    'albedo'
     """
     step = "scale_to_albedo"
     spectra = spectra_of(ds, step)

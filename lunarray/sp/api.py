@@ -58,6 +58,13 @@ def is_native(obj: xr.Dataset | xr.DataArray) -> bool:
     bool
         True if there is a coordinate ``detector`` along ``wavelength`` with both VIS and NIR1 in it, and
         wavelengths go back where NIR1 begins.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> sp = la.sample("sp_orbit")
+    >>> la.sp.is_native(sp)
+    True
     """
     if "detector" not in obj.coords or "wavelength" not in obj.dims:
         return False
@@ -104,6 +111,14 @@ def mask_quality(
     ------
     InputError
         If a flag is unknown, or an angle is asked for that is not there.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> sp = la.sample("sp_orbit")
+    >>> masked = sp.lunar.mask_quality(max_incidence=42.0)
+    >>> float(masked["reflectance"].isnull().all("wavelength").mean().round(1))
+    0.6
     """
     step = "mask_quality"
     spectra = spectra_of(ds, step)
@@ -203,6 +218,14 @@ def join_detectors(
     ------
     BandMismatchError
         If these are not native SP spectra.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> sp = la.sample("sp_orbit")
+    >>> joined = sp.lunar.mask_quality().lunar.join_detectors()
+    >>> joined.sizes["wavelength"]
+    160
     """
     step = "join_detectors"
     spectra = spectra_of(ds, step)
@@ -294,6 +317,13 @@ def despike(
     Returns
     -------
     same as `ds`
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> sp = la.sample("sp_orbit")
+    >>> sp.lunar.mask_quality().lunar.join_detectors().lunar.despike().sizes["observation"]
+    240
     """
     step = "despike"
     spectra = spectra_of(ds, step)
@@ -357,6 +387,13 @@ def smooth(ds: T, window: float = 50.0, order: int = 2) -> T:
     ----------
     Savitzky, A., Golay, M. J. E., 1964. Smoothing and differentiation of data by simplified least squares
     procedures. Analytical Chemistry 36, 1627-1639.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> spectra = la.sample("sp_orbit").lunar.condition()
+    >>> spectra.lunar.smooth(window=80.0)["reflectance"].shape
+    (240, 150)
     """
     step = "smooth"
     spectra = spectra_of(ds, step)
@@ -397,6 +434,13 @@ def resample_bands(
     ------
     BandMismatchError
         If `wavelengths` go beyond those of `ds`.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> spectra = la.sample("sp_orbit").lunar.condition()
+    >>> spectra.lunar.resample_bands([750.0, 950.0, 1000.0]).sizes["wavelength"]
+    3
     """
     step = "resample_bands"
     spectra = spectra_of(ds, step)
@@ -450,6 +494,13 @@ def condition(ds: T, wavelengths: Sequence[float] | np.ndarray = WAVELENGTHS_150
     ------
     InputError
         If `ds` has been through here already: smoothing twice is not smoothing once.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> sp = la.sample("sp_orbit")
+    >>> sp.lunar.condition().sizes["wavelength"]
+    150
     """
     spectra = spectra_of(ds, "condition")
     if "conditioned" in ds.attrs or "conditioned" in spectra.attrs:

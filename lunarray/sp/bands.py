@@ -61,6 +61,13 @@ def sp_scale(wavelengths: np.ndarray) -> np.ndarray:
     ndarray, shape (wavelength,), float32
         Divide SP reflectance by it to compare with laboratory spectra and with methods calibrated on these. Constant
         outside 518-1575 nm.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import numpy as np
+    >>> la.sp.sp_scale(np.array([750.0, 1550.0])).round(2)
+    array([0.61, 0.77], dtype=float32)
     """
     from scipy.interpolate import CubicSpline
 

@@ -76,6 +76,15 @@ def open_cube(
         If the wavelengths are unknown or their number is not that of the bands.
     BodyMismatchError
         If its CRS is of another body.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> cube = scene.chunk()["reflectance"].isel(wavelength=[0, 50, 100])
+    >>> paths = cube.lunar.to_cog("cube")
+    >>> la.open_cube(paths[0], wavelengths=cube["wavelength"].values).sizes["wavelength"]
+    3
     """
 
     info = raster_info(path)
@@ -241,6 +250,11 @@ def open_sp_cube(
     References
     ----------
     Yokota, Y., et al., 2011. Icarus 215, 639-660. Kouyama, T., et al., 2016. Planetary and Space Science 124, 76-83.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> cube = la.open_sp_cube("SP_cube.img")  # doctest: +SKIP
     """
     import xarray as xr
     from dask.base import tokenize

@@ -102,6 +102,14 @@ def grid(
     Building the graph computes nothing where the positions are in memory, as `lunarray.open_sp` has them. Positions
     that are themselves lazy, as in a store opened with chunks, are read then, since they decide which input each
     block needs.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> spectra = la.sample("sp_orbit").lunar.condition()
+    >>> cube = spectra.lunar.grid("geographic", resolution=0.5, bounds=(-25, 5, -15, 20))
+    >>> dict(cube["reflectance"].sizes)
+    {'wavelength': 150, 'lat': 30, 'lon': 20}
     """
     from lunarray.geo import grid_dims, lunar_grid
 

@@ -232,6 +232,13 @@ def open_sp(
     ----------
     Yamamoto, S., et al., 2011. Preflight and in-flight calibration of the Spectral Profiler on board SELENE
     (Kaguya). IEEE Transactions on Geoscience and Remote Sensing 49, 4660-4676.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> files = la.readers.SAMPLES["sp_orbit"].files
+    >>> la.open_sp(files).sizes["observation"]
+    240
     """
     from dask.base import tokenize
 

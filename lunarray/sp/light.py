@@ -106,7 +106,7 @@ def light_uncertainty(
     >>> import lunarray as la
     >>> ds = xr.Dataset(coords={"incidence": ("observation", np.array([30.0, 60.0, 80.0]))})
     >>> la.sp.light_uncertainty(ds).values.round(2)
-    array([0.06, 0.15, 0.49], dtype=float32)
+    array([0.05, 0.16, 0.79], dtype=float32)
     """
     require_number("slope_rms", slope_rms, 0, 45)
     if not isinstance(ds, xr.Dataset | xr.DataArray):

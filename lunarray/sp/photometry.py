@@ -60,6 +60,11 @@ def read_photometric_parameters(path: str | os.PathLike[str]) -> xr.Dataset:
     ----------
     Kouyama, T., et al., 2016. Development of an application scheme for the SELENE/SP lunar reflectance model for
     radiometric calibration of hyperspectral and multispectral sensors. Planetary and Space Science 124, 76-83.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> parameters = la.sp.read_photometric_parameters("High_albedo_sel.txt")  # doctest: +SKIP
     """
     path = os.path.expanduser(os.fspath(path))
     try:
@@ -152,6 +157,13 @@ def normalize_photometry(
     Profiler and their dependency on local albedo and latitudinal zones. Icarus 215, 639-660. Kouyama, T., et al.,
     2016. Planetary and Space Science 124, 76-83 (and the authors' program lunar_map_plot.pro). McEwen, A. S., 1996.
     A precise lunar photometric function. Lunar and Planetary Science 27, 841.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> spectra = la.sample("sp_orbit").lunar.condition()
+    >>> parameters = la.sp.read_photometric_parameters("High_albedo_sel.txt")  # doctest: +SKIP
+    >>> spectra.lunar.normalize_photometry(parameters)  # doctest: +SKIP
     """
     step = "normalize_photometry"
     spectra = spectra_of(ds, step)
@@ -210,6 +222,16 @@ def radiance_factor(
         If there is no radiance, or the flux or the distance is none.
     BandMismatchError
         If the flux does not cover the wavelengths.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import xarray as xr
+    >>> sp = la.sample("sp_orbit")
+    >>> bands, units = {"wavelength": [500.0, 2600.0]}, {"units": "W m-2 um-1"}
+    >>> flux = xr.DataArray([1800.0, 300.0], bands, attrs=units)
+    >>> la.sp.radiance_factor(sp, flux)["reflectance"].shape
+    (240, 296)
     """
     step = "radiance_factor"
     if not isinstance(ds, xr.Dataset) or "radiance" not in ds:

@@ -31,6 +31,13 @@ def spectra_of(obj: Any, step: str) -> xr.DataArray:
     ------
     InputError
         If there are no spectra.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> sp = la.sample("sp_orbit")
+    >>> la.sp.spectra_of(sp, "smooth").dims
+    ('observation', 'wavelength')
     """
     if isinstance(obj, xr.Dataset):
         if "reflectance" not in obj.data_vars:

@@ -111,6 +111,15 @@ def correct_topography(
         If the elevation model, or a cube, has no reference system.
     BodyMismatchError
         If the model is of another body.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> rough = la.simulate.polar_scene(resolution=20_000, latitude=84, slope_rms=8.0)
+    >>> rough = rough.drop_vars(["light_uncertainty", "light_quality"])
+    >>> lit = rough.lunar.correct_topography(rough["height"], undo=True)
+    >>> lit["reflectance"].attrs["light"]
+    'topography'
     """
     step = "correct_topography"
     spectra = spectra_of(ds, step)

@@ -130,6 +130,13 @@ def to_zarr(
         processes that compute cannot reach it.
     MissingDependencyError
         If `path` needs a backend that is not installed.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> store = la.sample("sp_orbit").lunar.condition().lunar.to_zarr("spectra.zarr")
+    >>> store["reflectance"].shape
+    (240, 150)
     """
     ds = as_dataset(obj)
     path = located(path, storage_options)

@@ -38,6 +38,13 @@ def stamp(obj: T, event: str, *, variables: Iterable[str] | None = None, **attrs
     -------
     Dataset or DataArray
         A shallow copy with the attributes; of a Dataset, the variables that were made carry them too.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> albedo = la.store.stamp(la.sample("albedo"), "scaled by 1.02")
+    >>> "scaled by 1.02" in albedo.attrs["history"]
+    True
     """
     line = f"{now():%Y-%m-%dT%H:%M:%SZ} lunarray {__version__}: {event}"
     past = obj.attrs.get("history")

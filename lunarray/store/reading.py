@@ -81,6 +81,13 @@ def open_zarr(
     -----
     LunarrayWarning
         If another program has written objects anew: what it wrote is read.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> store = la.sample("tracks").lunar.to_zarr("tracks.zarr")
+    >>> la.open_zarr("tracks.zarr").sizes["footprint"]
+    133
     """
     named = absolute(path, storage_options)
     place = _now(named)
@@ -286,6 +293,14 @@ class StoreInfo:
         What it is made from: digests of ``input``, ``models`` and ``parameters``.
     content_id : str
         Id of what it holds now: that of its bytes, wherever it lies and whenever it was written.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> store = la.sample("tracks").lunar.to_zarr("tracks.zarr")
+    >>> info = la.store.describe("tracks.zarr")
+    >>> info.regions_done == info.regions
+    True
     """
 
     path: Place
@@ -349,6 +364,13 @@ def describe(path: Any, *, storage_options: Mapping[str, Any] | None = None) -> 
     ------
     StoreError
         As :func:`open_zarr` does, except that an interrupted store is described too.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> store = la.sample("tracks").lunar.to_zarr("tracks.zarr")
+    >>> la.store.describe("tracks.zarr").complete
+    True
     """
     named = absolute(path, storage_options)
     ds = open_zarr(named, incomplete=True)

@@ -80,6 +80,13 @@ class StoreCheck:
         What it took.
     repaired : bool
         Whether what is at fault was taken away: then what wrote the store completes it when it is run again.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> store = la.sample("tracks").lunar.to_zarr("tracks.zarr")
+    >>> la.store.verify("tracks.zarr").faults
+    ()
     """
 
     path: Place
@@ -155,7 +162,8 @@ def verify(
     Examples
     --------
     >>> import lunarray as la
-    >>> check = la.store.verify("cube.zarr")
+    >>> store = la.sample("tracks").lunar.to_zarr("tracks.zarr")
+    >>> check = la.store.verify("tracks.zarr")
     >>> check.ok
     True
     """

@@ -73,7 +73,8 @@ class GIBGrid:
 
     Examples
     --------
-    >>> GIBGrid().size
+    >>> import lunarray as la
+    >>> la.superres.GIBGrid().size
     (2736, 5456)
     """
 

@@ -1,0 +1,1 @@
+"""The documentation of lunarray: ``python -m docs`` builds it."""
