@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -339,6 +342,7 @@ def test_footprints_and_tracks_of_a_store():
     )  # fmt: skip
     (source,) = open_sources([track])
     assert len(source.shapes) == n
+    assert "incidence" in source.shapes
     told = layers_.along(source, 7)
     assert told["spectra"][0]["x"] == [500, 600, 700, 800, 900]
     assert layers_.along(source, 99) is None
@@ -352,6 +356,11 @@ def test_footprints_and_tracks_of_a_store():
     )
     (source,) = open_sources([corners])
     assert source.shapes["abundance Fe"].tolist() == [5, 6]
+    told = layers_.along(source, 1)
+    assert [(v["name"], v["value"]) for v in told["values"]] == [
+        ("abundance Fe", 6),
+        ("abundance Mg", 2),
+    ]
 
 
 # ------------------------------------------------------------------ what is opened
@@ -367,6 +376,8 @@ def test_what_can_be_looked_at(tmp_path):
     assert [s.name for s in found] == ["a.zarr", "theirs.zarr", "FeO.tif", "FeO_true.tif", "v.gpkg"]
     # Overviews are kept of what is named by its bytes.
     assert [s.token is None for s in found] == [False, True, False, False, True]
+    (tmp_path / "note.txt").write_text("no map")
+    assert {s.name for s in open_sources([tmp_path])} == {s.name for s in found}
 
 
 def test_what_cannot_be_looked_at(tmp_path):
@@ -512,3 +523,44 @@ def test_a_picture_stays_in_the_notebook():
     assert time.monotonic() - begin < 5
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(viewer.url, timeout=5)
+
+
+# ------------------------------------------------------------------ the command line
+
+
+def test_the_command_serves_until_interrupted(tmp_path):
+    frame().to_file(tmp_path / "v.gpkg")
+    command = [
+        sys.executable,
+        "-m",
+        "lunarray",
+        "serve",
+        str(tmp_path),
+        "--port",
+        "0",
+        "--no-browser",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        url = next(word for word in process.stdout.readline().split() if word.startswith("http"))
+        told = json.loads(urllib.request.urlopen(f"{url}api/described", timeout=60).read())
+        assert [layer["name"] for layer in told["layers"]] == ["v.gpkg"]
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0, rest
+    assert "Ended." in rest
+    assert "Traceback" not in rest
+
+
+def test_the_command_refuses_in_words(tmp_path):
+    from typer.testing import CliRunner
+
+    from lunarray.cli import app
+
+    result = CliRunner().invoke(
+        app, ["serve", str(tmp_path / "none.zarr"), "--port", "0", "--no-browser"]
+    )
+    assert result.exit_code == 1
+    assert "no such file" in result.output

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _BANDS = 8
 # Largest side of what limits are taken from, and how long the first of it is waited for, s.
 _LOOK, _PATIENCE = 512, 5.0
+# Elements and the like of which each is told.
+_NAMED = 64
 #: Endings of variables that say how sure another one is.
 _ERRORS = ("_std", "_uncertainty", "_error", "_sigma")
 
@@ -228,7 +230,9 @@ def at(source: Source, lon: float, lat: float) -> dict[str, Any] | None:
 
 def along(source: Source, place: int) -> dict[str, Any] | None:
     """The same of an observation, by its place along its axis."""
-    if source.along is None or source.shapes is None or place not in set(source.shapes["place"]):
+    if source.along is None or source.shapes is None:
+        return None
+    if not (source.shapes["place"].to_numpy() == place).any():
         return None
     ds = source.along
     dim = next(
@@ -267,6 +271,13 @@ def values_of(point: xr.Dataset) -> dict[str, Any]:
             if meanings := _meanings(array):
                 entry["meanings"] = meanings
             numbers.append(entry)
+        elif array.dims[0] in point.coords and point[array.dims[0]].dtype.kind in "OUST":
+            # Of elements and the like each has a name: a table says more than a curve.
+            for k, label in enumerate(point[array.dims[0]].values[:_NAMED]):
+                own = {**entry, "name": f"{name} {label}", "value": _number(array[k])}
+                if error and point[error].dims == array.dims:
+                    own["error"] = _number(point[error][k])
+                numbers.append(own)
         elif array.size > 1:
             dim = array.dims[0]
             coord = point[dim] if dim in point.coords else None
@@ -274,15 +285,12 @@ def values_of(point: xr.Dataset) -> dict[str, Any]:
                 dim=str(dim),
                 dim_units="",
                 x=list(range(array.size)),
-                labels=[],
                 y=_list(array),
                 error=_list(point[error]) if error and point[error].dims == array.dims else None,
             )
             if coord is not None and coord.dtype.kind in "fiu":
                 entry["x"] = [float(v) for v in coord.values]
                 entry["dim_units"] = unit_label(coord, "")
-            elif coord is not None:
-                entry["labels"] = [str(v) for v in coord.values]
             spectra.append(entry)
     return {
         "values": [v for v in numbers if v["name"] not in used],

@@ -105,10 +105,10 @@ def _from_path(path: str, crs: Any) -> list[Source]:
     if ending in RASTERS:
         return [_raster(path, name)]
     folder = Path(path)
-    if not remote and folder.is_dir() and not any((folder / f).exists() for f in _ZARR):
-        files = sorted(f for f in folder.iterdir() if f.suffix.lower() in (*RASTERS, *VECTORS))
-        if files:
-            return [one for file in files for one in _from_path(str(file), crs)]
+    if not remote and folder.is_dir() and not _is_zarr(folder):
+        inside = [one for one in sorted(folder.iterdir()) if _can_be_seen(one)]
+        if inside:
+            return [one for file in inside for one in _from_path(str(file), crs)]
     from lunarray.readers import open as open_any
 
     ds = open_any([path])
@@ -118,7 +118,18 @@ def _from_path(path: str, crs: Any) -> list[Source]:
     return _from_dataset(ds, name, token=ds.encoding.get("content_id"), where=path)
 
 
-_ZARR = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
+def _is_zarr(folder: Path) -> bool:
+    return any(
+        (folder / name).exists() for name in ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
+    )
+
+
+def _can_be_seen(path: Path) -> bool:
+    """Whether a part of a folder is a store, a raster, vectors, or a folder of rasters or vectors."""
+    known = (*RASTERS, *VECTORS)
+    if not path.is_dir():
+        return path.suffix.lower() in known
+    return _is_zarr(path) or any(file.suffix.lower() in known for file in path.iterdir())
 
 
 def _raster(path: str, name: str) -> Source:
@@ -229,8 +240,8 @@ def _shapes_of(ds: xr.Dataset) -> tuple[geopandas.GeoDataFrame, int] | None:
 def _columns(ds: xr.Dataset, dim: Any, pair: tuple[str, str]) -> dict[str, Any]:
     """Numbers, one for each place: variables along its axis, and of those with names beside it, each."""
     found: dict[str, Any] = {}
-    for name, array in ds.data_vars.items():
-        if array.dtype.kind not in "fiub" or str(name) in pair:
+    for name, array in {**ds.data_vars, **ds.coords}.items():
+        if array.dtype.kind not in "fiub" or name in ("lon", "lat", dim, *pair):
             continue
         if array.dims == (dim,):
             found[str(name)] = array.data

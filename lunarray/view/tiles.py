@@ -128,10 +128,11 @@ def picture(values: np.ndarray, scale: Scale) -> bytes:
     """A PNG of values, transparent where these are NaN."""
     from PIL import Image
 
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         share = (values - scale.low) / (scale.high - scale.low)
-        numbers = 1 + np.clip(np.nan_to_num(share) * 255, 0, 254).astype(np.uint8)
-    numbers[~np.isfinite(values)] = 0
+    there = np.isfinite(values)
+    numbers = 1 + np.clip(np.where(there, share, 0.0) * 255, 0, 254).astype(np.uint8)
+    numbers[~there] = 0
     image = Image.fromarray(numbers, "P")
     image.putpalette(_palette(scale.cmap))
     stream = io.BytesIO()

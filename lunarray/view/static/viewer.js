@@ -308,6 +308,7 @@ async function tell(lon, lat, features = []) {
   }
   for (const source of told.sources) {
     parts.push(el('h2', { textContent: source.source }), el('div', { className: 'small', textContent: `row ${source.row}, column ${source.column}; middle ${degrees(source.lat, 'NS', 4)} ${degrees(source.lon, 'EW', 4)}` }));
+    parts.push(...source.spectra.map(spectrum));
     parts.push(table(source.values.map((v) => {
       let text = short(v.value);
       if (v.error !== undefined) text += ` ± ${short(v.error)}`;
@@ -316,7 +317,6 @@ async function tell(lon, lat, features = []) {
       if (v.meanings) text += `: ${v.meanings.join(', ').replaceAll('_', ' ')}`;
       return [v.name, text];
     })));
-    parts.push(...source.spectra.map(spectrum));
   }
   if (!told.sources.length && !features.length) parts.push(el('p', { className: 'hint', textContent: 'There is nothing here.' }));
   $('values').replaceChildren(...parts);
@@ -348,7 +348,7 @@ function spectrum(told) {
   const X = (x) => L + (W - L - 8) * (x - x0) / (x1 - x0 || 1);
   const Y = (y) => H - B - (H - B - T) * (y - y0) / (y1 - y0);
   for (const t of ticks(y0, y1, 4)) svg.append(make('line', { x1: L, x2: W - 8, y1: Y(t), y2: Y(t), stroke: '#ddd' }), make('text', { x: L - 4, y: Y(t) + 4, 'font-size': 10, 'text-anchor': 'end' }, short(t)));
-  for (const t of ticks(x0, x1, 5)) svg.append(make('line', { x1: X(t), x2: X(t), y1: H - B, y2: H - B + 4, stroke: '#555' }), make('text', { x: X(t), y: H - B + 14, 'font-size': 10, 'text-anchor': 'middle' }, told.labels.length ? told.labels[t] ?? '' : short(t)));
+  for (const t of ticks(x0, x1, 5)) svg.append(make('line', { x1: X(t), x2: X(t), y1: H - B, y2: H - B + 4, stroke: '#555' }), make('text', { x: X(t), y: H - B + 14, 'font-size': 10, 'text-anchor': 'middle' }, short(t)));
   svg.append(make('text', { x: (L + W) / 2, y: H - 4, 'font-size': 10, 'text-anchor': 'middle' }, told.dim + (told.dim_units ? ` (${told.dim_units})` : '')));
   if (told.error) {
     const band = [...points.map((p) => `${X(p[0])},${Y(p[1] + (p[2] || 0))}`), ...[...points].reverse().map((p) => `${X(p[0])},${Y(p[1] - (p[2] || 0))}`)];
