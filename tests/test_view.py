@@ -199,6 +199,33 @@ def test_a_look_from_afar_reads_a_large_map_once(tmp_path, monkeypatch):
     assert sorted(p.suffix for p in (tmp_path / "cache").iterdir()) == [".npy"] * (pyramid.levels - 2)  # fmt: skip
 
 
+def test_overviews_of_a_raster_are_read_where_it_has_some(tmp_path, monkeypatch):
+    """From afar, of a large COG, nothing but its own smaller copies."""
+    monkeypatch.setattr(pyramid_, "SMALL", 2**16)
+    box = geo.lunar_grid("north", 500.0, (-600_300.0, -500_700.0, 600_300.0, 500_700.0))
+    export.to_cog(on(box, positions(box).astype("f4") % 5000), tmp_path / "a.tif")
+    with view.serve(tmp_path / "a.tif", port=0) as viewer:
+        pyramid = viewer.layers[0].pyramid()
+        (source,) = {id(layer.source): layer.source for layer in viewer.layers}.values()
+        assert len(source.smaller) >= 2
+        loads: list[tuple] = []
+        real = Pyramid._load
+        monkeypatch.setattr(
+            Pyramid, "_load", lambda self, *at: loads.append(self.shape) or real(self, *at)
+        )
+        found = values_on(pyramid, GRIDS["north"].tile(3, 3, 3))  # 3.4 km a pixel
+        assert np.isfinite(found).mean() > 0.1
+        assert loads
+        assert max(max(shape) for shape in loads) <= max(box.shape) // 2 + 1
+        assert not pyramid.unfinished
+        # The smaller copies lie where the map lies.
+        for level in range(pyramid.levels + 1):
+            bounds = pyramid.level_box(level).boundingbox
+            assert abs(bounds.left - box.boundingbox.left) < 1
+            assert abs(bounds.top - box.boundingbox.top) < 1
+            assert bounds.right >= box.boundingbox.right - 1
+
+
 def test_a_map_that_cannot_be_read_says_why(tmp_path):
     def fail(block):
         raise OSError("the disk is gone")

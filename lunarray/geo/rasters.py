@@ -71,6 +71,10 @@ class RasterInfo:
         Metadata: of the file, of each band, of each band's wavelengths, of ENVI's header, of ISIS' label.
     files : tuple of (str, FileId)
         The files that it consists of, and what they hold; empty where they are not on disk.
+    overviews : int
+        Smaller copies of all bands that it has, each about half of the one before.
+    overview : int or None
+        Which of them this is, from 0; None is the raster itself.
     """
 
     path: str
@@ -93,6 +97,8 @@ class RasterInfo:
     envi: dict[str, str]
     isis: dict[str, Any]
     files: tuple[tuple[str, FileId], ...]
+    overviews: int = 0
+    overview: int | None = None
 
     def select(self, bands: int | Sequence[int] | None = None) -> tuple[int, ...]:
         """Bands counted from 0, of those counted from 1 (by default all). InputError for one not there, or twice."""
@@ -126,17 +132,17 @@ class RasterInfo:
         return _ISIS_VALID.get(dtype) if special else None
 
 
-def raster_info(path: str | os.PathLike[str]) -> RasterInfo:
+def raster_info(path: str | os.PathLike[str], *, overview: int | None = None) -> RasterInfo:
     """Read what a raster file, URL or ``/vsi…`` name says of itself, and no pixel; errors as of :func:`open_raster`.
 
-    Pixels with a PDS3 label beside them are read as the label says.
+    Pixels with a PDS3 label beside them are read as the label says. `overview` is one of its smaller copies, from 0.
     """
     name = _local(path)
     if not _is_remote(name):
         if not os.path.exists(name):
             raise InputError("no such file", where=name, remedy="Check the path")
         name = _described_by(os.path.abspath(name))
-    with _opened(name) as raster:
+    with _opened(name, overview=overview) as raster:
         if raster.count == 0:
             raise InputError(
                 "no bands of its own", where=name, remedy="Give one of its subdatasets"
@@ -172,6 +178,8 @@ def raster_info(path: str | os.PathLike[str]) -> RasterInfo:
             envi=raster.tags(ns="ENVI"),
             isis=_isis_label(raster),
             files=_files(raster),
+            overviews=min(len(raster.overviews(b)) for b in numbers),
+            overview=overview,
         )
 
 
@@ -296,7 +304,7 @@ def open_raster(
     wide = (stored.itemsize >= 4 and stored.kind in "iu") or stored == np.float64
     kept = (dtype or (np.float64 if wide else np.float32)) if masked else stored
     values = _values(info, numbers, scale, nodata, special) if masked else None
-    reading = _Reading(info.path, info.files, numbers, np.dtype(kept).name, values)
+    reading = _Reading(info.path, info.files, numbers, np.dtype(kept).name, values, info.overview)
     data = _data(reading, info, chunks)
     dims = ("lat", "lon") if found is not None and found.is_geographic else ("y", "x")
     array = xr.DataArray(
@@ -358,11 +366,13 @@ class _Reading:
     bands: tuple[int, ...]
     dtype: str
     values: _Values | None
+    overview: int | None = None
 
     def __dask_tokenize__(self) -> Any:
         # Not the paths: the same bytes elsewhere are the same pixels. What is not on disk has only its name.
         where = [(known.size, known.digest) for _, known in self.files] or self.path
-        return ("lunarray.geo._Reading", where, self.bands, self.dtype, self.values)
+        what = ("lunarray.geo._Reading", where, self.bands, self.dtype, self.values)
+        return what if self.overview is None else (*what, self.overview)
 
     def __call__(self, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
         """Bands (band, y, x) of a window."""
@@ -370,7 +380,8 @@ class _Reading:
 
         window = Window.from_slices(slice(*rows), slice(*columns))
         numbers = [b + 1 for b in self.bands]
-        with _opened(self.path, "damaged, or no longer what was opened") as raster:
+        fault = "damaged, or no longer what was opened"
+        with _opened(self.path, fault, overview=self.overview) as raster:
             stored = raster.read(numbers, window=window)
             for path, known in self.files:
                 known.require(path)
@@ -429,13 +440,16 @@ def _read_block(reading: _Reading, block_info: Any = None) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: str, fault: str = "not a raster that GDAL reads here") -> Iterator[Any]:
+def _opened(
+    path: str, fault: str = "not a raster that GDAL reads here", *, overview: int | None = None
+) -> Iterator[Any]:
     """A raster opened by the drivers that are allowed; what GDAL raises becomes an error of ours."""
     from rasterio.env import ensure_env_with_credentials
     from rasterio.io import DatasetReader
 
+    options = {} if overview is None else {"overview_level": overview}
     read: Callable[..., Any] = ensure_env_with_credentials(
-        lambda name: DatasetReader(name, driver=list(DRIVERS), sharing=False)
+        lambda name: DatasetReader(name, driver=list(DRIVERS), sharing=False, **options)
     )
     try:
         # Without a place: readers say so in their own words. Filters are the process's, so one thread at a time.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from lunarray.geo import MOON, crs_name, from_lonlat, lonlat, pixel_of, to_lonlat
+from lunarray.geo import MOON, crs_name, from_lonlat, geobox_of, lonlat, pixel_of, to_lonlat
 from lunarray.units import unit_label
 from lunarray.view.cache import Blocks, Files
 from lunarray.view.grids import GRIDS
@@ -61,7 +61,11 @@ class MapLayer:
         """One of its maps, at every scale."""
         with self._lock:
             if band not in self._pyramids:
-                data = self.array.data if self.lead is None else self.array.data[band]
+                data, *smaller = (
+                    one.data if self.lead is None else one.data[band]
+                    for one in (self.array, *self.source.smaller)
+                )
+                boxes = [geobox_of(one) for one in self.source.smaller]
                 token = self.source.token
                 if token is not None:
                     text = f"{token} {self.array.name} {band} {self.array.dtype}"
@@ -73,6 +77,7 @@ class MapLayer:
                     blocks=self.blocks,
                     files=self.files,
                     token=token,
+                    smaller=list(zip(smaller, boxes, strict=True)),
                 )
                 while len(self._pyramids) > _BANDS:
                     self._pyramids.popitem(last=False)[1].close()

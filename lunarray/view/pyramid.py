@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,8 @@ class Pyramid:
         Where overviews of large maps are kept.
     token : str, optional
         Names what the map holds, for overviews that are kept from one session to the next.
+    smaller : sequence of (array, GeoBox)
+        Overviews that a large map has already, each half of the one before.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Pyramid:
         blocks: Blocks,
         files: Files,
         token: str | None = None,
+        smaller: Sequence[tuple[Any, GeoBox]] = (),
     ) -> None:
         self.data, self.box, self.flags, self.token = data, box, flags, token
         self._blocks, self._files = blocks, files
@@ -72,6 +76,12 @@ class Pyramid:
         self._begun, self._done, self._closed = False, 0, False
         #: Why overviews could not be made.
         self.fault: Exception | None = None
+        self._smaller: Pyramid | None = None
+        if smaller and rows * columns > SMALL:
+            (first, half), *others = smaller
+            self._smaller = Pyramid(
+                first, half, flags=flags, blocks=blocks, files=files, smaller=others
+            )
 
     # --- scale ------------------------------------------------------------------------------------
 
@@ -80,6 +90,8 @@ class Pyramid:
         from affine import Affine
         from odc.geo.geobox import GeoBox
 
+        if level and self._smaller is not None:
+            return self._smaller.level_box(level - 1)
         factor = 2**level
         shape = tuple(-(-n // factor) for n in self.shape)
         return GeoBox(shape, self.box.transform * Affine.scale(factor), self.box.crs)
@@ -87,11 +99,15 @@ class Pyramid:
     @property
     def unfinished(self) -> bool:
         """Whether what is seen from afar is not all there yet."""
+        if self._smaller is not None:
+            return self._smaller.unfinished
         return self._begun and self._sums is not None
 
     @property
     def progress(self) -> float:
         """Share of the map that overviews are made of: 1 where they are made, or none are needed yet."""
+        if self._smaller is not None:
+            return self._smaller.progress
         if not self.unfinished:
             return 1.0
         total = (len(self._edges[0]) - 1) * (len(self._edges[1]) - 1)
@@ -101,6 +117,8 @@ class Pyramid:
 
     def read(self, level: int, top: int, bottom: int, left: int, right: int) -> np.ndarray:
         """Pixels (rows, columns) float32 of a level; beyond its last column the first follow."""
+        if level and self._smaller is not None:
+            return self._smaller.read(level - 1, top, bottom, left, right)
         width = -(-self.shape[1] // 2**level)
         if right > width:
             parts = [(left, width), (0, right - width)]
@@ -170,6 +188,8 @@ class Pyramid:
 
     def prepare(self, wait: bool = False) -> None:
         """Begin to make overviews where there are none; wait for those of a small map, or if told to."""
+        if self._smaller is not None:
+            return self._smaller.prepare(wait)
         with self._lock:
             begin, self._begun = not self._begun, True
             if begin and not self._kept():

@@ -53,6 +53,8 @@ class Source:
         Names what the maps hold, where their bytes tell.
     note : str
         What was left out.
+    smaller : tuple of DataArray
+        Overviews that the one variable of the maps has.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Source:
     along: xr.Dataset | None = None
     token: str | None = None
     note: str = ""
+    smaller: tuple[xr.DataArray, ...] = ()
 
 
 def open_sources(given: Iterable[Any], crs: Any = None) -> list[Source]:
@@ -148,8 +151,15 @@ def _raster(path: str, name: str) -> Source:
         told = {"units": info.units[0], "long_name": long_name}
         array.attrs = {**array.attrs, **{k: v for k, v in told.items() if v}}
     token = "-".join(f"{known.size}-{known.digest}" for _, known in info.files) or None
+    smaller = [open_raster(raster_info(path, overview=k), body=MOON) for k in range(info.overviews)]
+    if "band" not in array.dims:
+        smaller = [one.isel(band=0, drop=True) for one in smaller]
     return Source(
-        name, array.to_dataset(name=stem), geobox_of(array), token=token and f"{token}-{stem}"
+        name,
+        array.to_dataset(name=stem),
+        geobox_of(array),
+        token=token and f"{token}-{stem}",
+        smaller=tuple(smaller),
     )
 
 
