@@ -195,3 +195,20 @@ def test_one_check_of_choices_and_one_of_numbers():
     ):
         with pytest.raises(errors.InputError, match=f"n: .*Give {remedy}[.]"):
             errors.require_number("n", value, *bounds, **options)
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_conda_recipe_asks_for_what_pyproject_does():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    recipe = (ROOT / ".github/conda-forge/recipe.yaml").read_text("utf-8")
+    for requirement in project["dependencies"]:
+        name, lowest = requirement.replace("dask[array]", "dask-core").split(">=")
+        assert f"    - {name} >={lowest}\n" in recipe, requirement
+
+
+def test_citation_names_the_version():
+    text = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\nversion: {lunarray.__version__.partition('+')[0]}\n" in text
+    assert "10.1029/2025je009145" in text
