@@ -169,6 +169,12 @@ def test_cross_validation_names_methods(scene):
     assert np.isnan(table["predicted_std"].values[1]).all()
     with pytest.raises(InputError, match="no method magic"):
         sr.cross_validate(grid, features, mare, made.footprints, methods=("magic",))
+    with pytest.raises(InputError, match="features"):
+        sr.cross_validate(grid, features[:, :-1], mare, made.footprints)
+    with pytest.raises(InputError, match="mare"):
+        sr.cross_validate(grid, features, mare[None], made.footprints)
+    with pytest.raises(InputError, match=r"folds \[7\]"):
+        sr.cross_validate(grid, features, mare, made.footprints, only=[7])
 
 
 def test_gaps_and_unknown_errors(scene):

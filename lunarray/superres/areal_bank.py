@@ -36,6 +36,8 @@ _TABLES = ("scale", "share", "factor")
 _OF_MEMBER = ("values", "logs", "weights", "flat")
 #: Side of a window of pixels and step to the next, where not all footprints are taken exactly.
 _WINDOW, _STRIDE = 128, 96
+#: Pixels whose design is held at a time.
+_PIXELS = 32_768
 #: Of the pixels of a region, one in so many along each side tells the means and spreads of features.
 _SAMPLE = 4
 
@@ -111,6 +113,8 @@ def footprint_table(
 
     Footprints of which less than half lies where features are, are left out.
     """
+    import scipy.sparse
+
     count = footprints.sizes["footprint"]
     width = basis.linear + len(basis.phases)
     design, area, valid = np.zeros((count, width)), np.zeros(count), np.zeros(count)
@@ -128,19 +132,19 @@ def footprint_table(
             continue
         pixels, entry = np.unique(support.pixel, return_inverse=True)
         flat = features.reshape(len(features), -1)[:, pixels].T.astype(np.float64)
-        phi = basis.of(flat, mare.reshape(-1)[pixels])
-        good = np.isfinite(phi).all(axis=1)
+        good = np.isfinite(flat).all(axis=1)
         own = index[support.number[support.footprint]]
         weight = np.cos(np.deg2rad(lat))[support.pixel // len(lon)]
         area += np.bincount(own, weight, count)
         seen = good[entry]
         valid += np.bincount(own[seen], weight[seen], count)
-        import scipy.sparse
-
-        shares = scipy.sparse.csr_matrix(
+        shares = scipy.sparse.csc_matrix(
             (weight[seen], (own[seen], entry[seen])), (count, len(pixels))
         )
-        design += shares @ np.where(good[:, None], phi, 0)
+        for start in range(0, len(pixels), _PIXELS):
+            part = slice(start, start + _PIXELS)
+            phi = basis.of(flat[part], mare.reshape(-1)[pixels[part]])
+            design += shares[:, part] @ np.where(good[part, None], phi, 0)
     whole = _areas(footprints)
     step_area = area / np.maximum(whole, 1e-12)
     full = np.median(step_area[step_area > 0]) if (step_area > 0).any() else 1.0
@@ -243,18 +247,20 @@ def _windows(height: int, width: int) -> Iterator[tuple[slice, slice]]:
 
 
 def held_out_areal(
-    ground: Ground, known: xr.Dataset, held: xr.Dataset, settings: ArealSettings
+    ground: Iterable[Ground] | Any, known: xr.Dataset, held: xr.Dataset, settings: ArealSettings
 ) -> tuple[np.ndarray, np.ndarray]:
     """What a model of some footprints says that others measure: mean and standard deviation (footprint, element).
 
+    `ground` is as :func:`model_of_ground` takes it.
     The standard deviation is that of the measurement too. NaN where a footprint has no features, or an element is not
     known.
     """
-    model = model_of_ground([ground], known, settings)
+    again = ground if callable(ground) else lambda: ground
+    model = model_of_ground(again, known, settings)
     elements = [str(e) for e in held["element"].values]
     columns = np.array([elements.index(e) for e in model.elements])
     found = np.full((2, held.sizes["footprint"], len(elements)), np.nan)
-    table, rows = footprint_table([ground], held.isel(element=columns), model.basis)
+    table, rows = footprint_table(again(), held.isel(element=columns), model.basis)
     if len(rows):
         for own, values in zip(found, footprint_predictions(model, table), strict=True):
             own[rows[:, None], columns] = values

@@ -11,7 +11,7 @@ import xarray as xr
 
 from lunarray.engine.models import Device
 from lunarray.engine.progress import step_bar
-from lunarray.errors import InputError
+from lunarray.errors import InputError, require_number
 from lunarray.superres.areal import ArealSettings
 from lunarray.superres.areal_bank import held_out_areal
 from lunarray.superres.baselines import BASELINES, baseline_maps
@@ -159,7 +159,15 @@ def cross_validate(
         that a map without any error would have, as :func:`lunarray.superres.repeatability` finds it from these pairs
         (of n pairs, it is known to about one part in √(2n)), and ``floor_relative`` the mean over elements of that over
         the standard deviation of what was measured, as ``relative`` is.
+
+    Raises
+    ------
+    InputError
+        Features or mare classes that are not of the region's shape, a fold or a method that there is not.
+    GridError
+        A region that the grid does not have.
     """
+    chosen = _folds(grid, features, mare, region, folds, only)
     networks, areal, ways = _sorted_out(methods, settings)
     lat, lon = grid.lat(region[0]), grid.lon(region[1])
     whole = support_of(footprints, lat, lon)
@@ -172,7 +180,6 @@ def cross_validate(
     predicted: dict[str, list[np.ndarray]] = {n: [] for n in names}
     spread: dict[str, list[np.ndarray]] = {n: [] for n in areal}
     measured, rows = [], []
-    chosen = range(folds) if only is None else only
     with step_bar(
         "Held out", len(chosen) * (len(areal) + len(networks) + 1), show=progress
     ) as advance:
@@ -183,7 +190,7 @@ def cross_validate(
             support = support_of(inside.isel(footprint=held), lat, lon)
             out = inside.isel(footprint=held[support.number])
             for name, own in areal.items():
-                mean, std = held_out_areal((lat, lon, features, mare), rest, out, own)
+                mean, std = held_out_areal([(lat, lon, features, mare)], rest, out, own)
                 predicted[name].append(mean)
                 spread[name].append(std)
                 step(name)
@@ -201,6 +208,32 @@ def cross_validate(
             rows.append(whole.number[held[support.number]])
     table = _table(predicted, spread, np.concatenate(measured), np.concatenate(rows), elements)
     return table.assign(_floor(inside.assign_coords(track=("footprint", track)), table))
+
+
+def _folds(
+    grid: GIBGrid,
+    features: np.ndarray,
+    mare: np.ndarray,
+    region: tuple[int, int],
+    folds: int,
+    only: Sequence[int] | None,
+) -> list[int]:
+    """Folds to do; InputError, or GridError, where arrays, region or folds do not fit."""
+    grid.existing([region])
+    for name, array, dims in (("features", features, 3), ("mare", mare, 2)):
+        shape = np.shape(array)
+        if len(shape) != dims or shape[-2:] != tuple(grid.shape):
+            wanted = "".join(f"{n}, " for n in ("feature",)[: dims - 2]) + "{}, {}".format(
+                *grid.shape
+            )
+            raise InputError(
+                f"an array {shape}", where=name, remedy=f"Give one of shape ({wanted})"
+            )
+    require_number("folds", folds, 2, whole=True)
+    chosen = list(dict.fromkeys(range(folds) if only is None else only))
+    if not chosen or not set(chosen) <= set(range(folds)):
+        raise InputError(f"folds {chosen}", where="only", remedy=f"Give some of 0 to {folds - 1}")
+    return chosen
 
 
 def _floor(inside: xr.Dataset, table: xr.Dataset) -> dict[str, Any]:

@@ -226,7 +226,7 @@ def _predict(
         return predict_ground(cast(Any, spec.load()), ground)
     trained = cast(Any, spec.load())
     mean, variance = _averages(trained, *ground)
-    return mean, variance + (trained.residual**2)[:, None, None]
+    return mean, variance + (trained.error() ** 2)[:, None, None]
 
 
 def _merged(bands: list[slice], fields: list[Field], positive: bool) -> Field:

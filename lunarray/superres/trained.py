@@ -52,6 +52,11 @@ class TrainedRegion:
     held_out: dict[str, Any] = field(default_factory=dict)
     bank: tuple[str, ...] = ()
 
+    def error(self) -> np.ndarray:
+        """How wrong the networks are where they agree (element,), wt%: on what they did not see, if that is more."""
+        seen = np.asarray(self.residual, np.float64)
+        return np.fmax(seen, np.array(self.held_out.get("rmse", seen), np.float64))
+
 
 def read_region_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What the file of a region's networks says of itself, without reading the weights.
