@@ -113,8 +113,8 @@ def seeds(arguments: argparse.Namespace) -> None:
             row(f"{seed} {name}", off, f"{off.mean():.3f}")
         print(f"  {passed:.1f} s", flush=True)
     print(f"| mean of {len(inside)} | {' | '.join(model.elements)} | relative |")
-    for name, values in errors.items():
-        row(name, np.mean(values, axis=0), f"{np.mean(values):.3f}")
+    for name, rows in errors.items():
+        row(name, np.mean(rows, axis=0), f"{np.mean(rows):.3f}")
     others = [np.array(v) for n, v in errors.items() if n in ("footprint ridge", "sketch")]
     best = np.minimum.reduce([o.mean(axis=0) for o in others])
     row("areal over the better", np.mean(errors["areal"], axis=0) / best, "")
@@ -123,8 +123,8 @@ def seeds(arguments: argparse.Namespace) -> None:
     of_seed = np.array(errors["areal"]).mean(axis=1)
     of_best = np.minimum.reduce([o.mean(axis=1) for o in others])
     print(f"seeds whose mean is above the better of the others: {(of_seed > of_best).sum()}")
-    for k, values in zip((1, 2), np.mean(inside, axis=0), strict=True):
-        row(f"within {k} σ", values, f"{values.mean():.2f}")
+    for k, own in zip((1, 2), np.mean(inside, axis=0), strict=True):
+        row(f"within {k} σ", own, f"{own.mean():.2f}")
 
 
 def row(name: str, values: np.ndarray, last: str) -> None:
@@ -137,7 +137,7 @@ def row(name: str, values: np.ndarray, last: str) -> None:
 
 
 def real(
-    data: Path, shape: tuple[int, int], extent: tuple[float, ...], names: str
+    data: Path, shape: tuple[int, int], extent: tuple[float, float, float, float], names: str
 ) -> tuple[Any, np.ndarray, np.ndarray, xr.Dataset]:
     """Grid, features, mare class and the real table of footprints."""
     import lunarray.superres as sr

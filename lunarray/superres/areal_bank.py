@@ -132,7 +132,7 @@ def footprint_table(
             continue
         pixels, entry = np.unique(support.pixel, return_inverse=True)
         flat = features.reshape(len(features), -1)[:, pixels].T.astype(np.float64)
-        good = np.isfinite(flat).all(axis=1)
+        good = np.asarray(np.isfinite(flat).all(axis=1))
         own = index[support.number[support.footprint]]
         weight = np.cos(np.deg2rad(lat))[support.pixel // len(lon)]
         area += np.bincount(own, weight, count)

@@ -163,9 +163,7 @@ def cross_validate(
     Raises
     ------
     InputError
-        Features or mare classes that are not of the region's shape, a fold or a method that there is not.
-    GridError
-        A region that the grid does not have.
+        Features or mare classes of another shape than a region, a fold or a method that there is not.
     """
     chosen = _folds(grid, features, mare, region, folds, only)
     networks, areal, ways = _sorted_out(methods, settings)
@@ -180,9 +178,8 @@ def cross_validate(
     predicted: dict[str, list[np.ndarray]] = {n: [] for n in names}
     spread: dict[str, list[np.ndarray]] = {n: [] for n in areal}
     measured, rows = [], []
-    with step_bar(
-        "Held out", len(chosen) * (len(areal) + len(networks) + 1), show=progress
-    ) as advance:
+    steps = len(chosen) * (len(areal) + len(networks) + 1)
+    with step_bar("Held out", steps, show=progress) as advance:
         for fold in chosen:
             step = functools.partial(_advance, advance, fold)
             held = np.flatnonzero(fold_of == fold)
