@@ -350,7 +350,13 @@ class LunarDatasetAccessor:
     ) -> Dataset:
         """Fit the abundances of eight elements to CLASS spectra."""
 
-    def grid_footprints(self, grid: Any = "geographic", resolution: float | None = None) -> Dataset:
+    def grid_footprints(
+        self,
+        grid: Any = "geographic",
+        resolution: float | None = None,
+        *,
+        ratios: Sequence[str] = (),
+    ) -> Dataset:
         """Map abundances: on each pixel the mean of the footprints that cover its centre, weighted by their
         errors."""
 

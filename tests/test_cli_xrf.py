@@ -170,13 +170,69 @@ class TestOutput:
         assert (result[2] / "e.zarr/abundance/zarr.json").stat().st_mtime_ns == before
 
 
-def test_nothing_fitted_is_told_with_the_days_that_have_no_sun(folder, tmp_path, run) -> None:
+def test_solar_models_of_other_days_are_told_before_windows_are_made(
+    folder, tmp_path, run, monkeypatch
+) -> None:
+    monkeypatch.setattr("lunarray.xrf.selection.particle_flags", None)
     (tmp_path / "solar_20220101.txt").write_text((folder / "solar_20210827.txt").read_text())
     given = arguments(folder, tmp_path / "e.zarr", solar=tmp_path / "solar_20220101.txt")
-    text = " ".join(run(*given).split())
-    assert "0 fitted" in text
-    assert "--solar has no model for 2021-08-27" in text
-    assert "no window was fitted" in text
+    text = " ".join(run(*given, code=1).split())
+    assert "--solar: no model for 2021-08-27, but for 2022-01-01" in text
+    assert "leave --solar out" in text
+    assert not (tmp_path / "e.zarr").exists()
+
+
+def test_without_solar_every_window_gets_a_sun(folder, tmp_path, run) -> None:
+    day = sorted((folder / "l1").iterdir())[:DAYLIT]
+    given = [*day[:3], *arguments(folder, tmp_path / "e.zarr", solar=None, strategy="none")[1:]]
+    background = folder / "l1" / f"ch2_cla_l1_{DAYLIT:04d}.fits"
+    text = run(*given, "--background", background, "--calibration", "none")
+    assert "own_counts 3" in text
+    assert "3 frames, 3 windows, 3 fitted" in text
+    ds = la.open_zarr(tmp_path / "e.zarr")
+    assert ds.attrs["response_calibration"] == "the response as it is"
+    assert "n_frames" not in ds.variables
+
+
+def test_spectra_of_xsm_and_a_calibration_from_files(folder, tmp_path, run) -> None:
+    from astropy.io import fits
+
+    from lunarray.xrf.plasma import plasma_table
+    from lunarray.xrf.solar import fold_matrix
+    from lunarray.xrf.xsm_response import xsm_response
+
+    day = sorted((folder / "l1").iterdir())[:3]
+    frames = la.open_class(day)
+    plasma = plasma_table()
+    rate = plasma.at(1.0).sum(0) @ fold_matrix(xsm_response(), plasma.edges)
+    rate *= 5000 / rate.sum()
+    counts = np.random.default_rng(0).poisson(np.tile(rate * 8.0, (3, 1)))
+    origin = np.datetime64("2017-01-01")
+    begin = (frames["start"].values - origin) / np.timedelta64(1, "s")
+    columns = [
+        fits.Column("COUNTS", f"{counts.shape[1]}D", array=counts),
+        fits.Column("EXPOSURE", "D", array=np.full(3, 8.0)),
+        fits.Column("TSTART", "D", array=begin),
+        fits.Column("TELAPSE", "D", array=np.full(3, 8.0)),
+    ]
+    table = fits.BinTableHDU.from_columns(columns, name="SPECTRUM")
+    table.header.update({"INSTRUME": "CH2_XSM", "MJDREFI": 57754, "MJDREFF": 0.0, "TIMEUNIT": "s"})
+    (tmp_path / "xsm/data/2021/08/27").mkdir(parents=True)
+    path = tmp_path / "xsm/data/2021/08/27/ch2_xsm_20210827_v1_level2.pha"
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(path)
+    shape = xr.Dataset(
+        {"value": (("epoch", "parameter"), [[0.14, 1.0, 0.0]]),
+         "covariance": (("epoch", "parameter", "parameter_b"), 1e-6 * np.eye(3)[None])},
+        {"start": ("epoch", frames["start"].values[:1]), "end": ("epoch", frames["end"].values[-1:])},
+    )  # fmt: skip
+    shape.lunar.to_zarr(tmp_path / "shape.zarr")
+    given = [*day, *arguments(folder, tmp_path / "e.zarr", solar=None, window=1)[1:]]
+    background = folder / "l1" / f"ch2_cla_l1_{DAYLIT:04d}.fits"
+    text = run(*given, "--background", background, "--xsm", tmp_path / "xsm",
+               "--calibration", tmp_path / "shape.zarr")  # fmt: skip
+    assert "own_spectrum 3" in text
+    told = la.open_zarr(tmp_path / "e.zarr").attrs["response_calibration"]
+    assert told.startswith("calibrate_response")
 
 
 def test_footprints_in_a_process_of_its_own(folder, tmp_path) -> None:

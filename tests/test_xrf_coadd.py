@@ -17,6 +17,7 @@ import lunarray.xrf as xrf
 from lunarray import geo
 from lunarray.errors import InputError, LunarrayWarning
 from lunarray.simulate.xrf import class_orbit
+from lunarray.xrf.footprints import footprint_mean
 from lunarray.xrf.goes import flare_flux
 from lunarray.xrf.selection import FRAME_FLAGS, particle_flags, particle_rate
 from lunarray.xrf.threelines import fit_three_lines
@@ -397,13 +398,13 @@ class TestFootprints:
             (lon < 0)[None].repeat(180, 0).astype(float), {"lat": lat, "lon": lon}, ("lat", "lon")
         )
         orbit = class_orbit(frames=3, node_longitude=0.0)
-        np.testing.assert_allclose(xrf.footprint_mean(orbit, west, samples=9), 0.5, atol=0.12)
+        np.testing.assert_allclose(footprint_mean(orbit, west, samples=9), 0.5, atol=0.12)
         shifted = class_orbit(frames=3, node_longitude=-20.0)
-        np.testing.assert_array_equal(xrf.footprint_mean(shifted, west), 1.0)
+        np.testing.assert_array_equal(footprint_mean(shifted, west), 1.0)
         turned = west.assign_coords(lon=np.mod(lon, 360.0))  # 0 to 360
-        np.testing.assert_array_equal(xrf.footprint_mean(shifted, turned.sortby("lon")), 1.0)
+        np.testing.assert_array_equal(footprint_mean(shifted, turned.sortby("lon")), 1.0)
         with pytest.raises(InputError):
-            xrf.footprint_mean(orbit, west.rename(lat="y"))
+            footprint_mean(orbit, west.rename(lat="y"))
 
 
 @pytest.mark.realdata

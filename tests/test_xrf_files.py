@@ -162,3 +162,42 @@ def test_a_list_of_flares_of_hek(tmp_path: Path) -> None:
     assert flares["start"][0] == np.datetime64("2024-01-23T03:20:00")
     assert flares["end"][0] == np.datetime64("2024-01-23T03:38:00")
     np.testing.assert_allclose(flares["peak_flux"][0], 5.1e-5)
+
+
+class TestBackgroundScale:
+    """BACKSCAL: how much of the background a spectrum has."""
+
+    def written(self, folder: Path, **cards: float) -> Path:
+        folder.mkdir()
+        return write_class(folder, cards=cards)
+
+    def test_of_a_background_and_of_frames(self, tmp_path: Path) -> None:
+        plain = self.written(tmp_path / "a", BACKSCAL=1.0)
+        path = self.written(tmp_path / "b", BACKSCAL=2.0)
+        expected = 2.0 * float(xrf.read_background(plain)["exposure"])
+        assert float(xrf.read_background(path)["exposure"]) == expected
+        assert "background_scale" not in xrf.open_class(plain).coords
+        assert xrf.open_class(path)["background_scale"].values.tolist() == [2.0]
+        with pytest.raises(ProductFormatError, match="BACKSCAL is 0"):
+            xrf.open_class(self.written(tmp_path / "c", BACKSCAL=0.0))
+
+    def test_fits_heed_it_through_sums(self) -> None:
+        from lunarray.simulate import class_counts, class_orbit, class_response, thermal_spectrum
+
+        sun, response = thermal_spectrum(1.2, 3e-5), class_response(1024)
+        background = xr.Dataset(
+            {"counts": ("channel", np.full(1024, 40.0)), "exposure": 80.0, "n_detectors": 16.0}
+        )
+        frames = class_counts(xrf.HIGHLAND, class_orbit(frames=3), sun, response, samples=1)
+        scaled = frames.assign_coords(background_scale=("time", np.full(3, 3.0)))
+        net = [
+            float(
+                xrf.fit_elements(xrf.coadd(ds, window=3), sun, response, background)["net_counts"][
+                    0
+                ]
+            )
+            for ds in (frames, scaled)
+        ]
+        middle = response.channel_energy()
+        band = int(((middle >= 0.9) & (middle < 4.2)).sum())
+        assert net[0] - net[1] == pytest.approx(2.0 * band * 40.0 * 24.0 / 80.0, rel=1e-4)

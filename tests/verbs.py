@@ -699,7 +699,7 @@ VERBS = [
     Verb(
         "xrf.grid_footprints",
         elements,
-        lambda ds: xrf.grid_footprints(ds, "geographic", 5.0),
+        lambda ds: xrf.grid_footprints(ds, "geographic", 0.5, ratios=("Mg/Si", "Al/Si")),
         **TIMES,
     ),
     Verb(
@@ -711,7 +711,6 @@ VERBS = [
     ),
     Verb("xrf.elements_to_oxides", elements, **TIMES),
     Verb("xrf.oxides_to_elements", maps, **MAP),
-    Verb("xrf.footprint_mean", frames, lambda ds: xrf.footprint_mean(ds, albedo()), **TIMES),
     Verb(
         "xrf.spectrum_components",
         lambda: (frames(), elements()),
@@ -869,6 +868,15 @@ VERBS = [
         composition,
         lambda da: simulate.class_counts(da, orbit(), sun(), response(), seed=3),
         **GLOBE,
+        lazy=False,
+    ),
+    Verb(
+        "simulate.write_class_frames",
+        frames,
+        through(
+            simulate.write_class_frames, lambda path: xrf.open_class(path).drop_vars("file"), ""
+        ),
+        **TIMES,
         lazy=False,
     ),
     Verb("simulate.mistaken_sun", sun, along=("energy",), lazy=False, why="one Sun", steps=()),

@@ -114,6 +114,7 @@ for command in (
     oxides.atlas,
     oxides.compare,
     xrf.fit_elements,
+    xrf.map_elements,
     fractures.map_fractures,
     fractures.train_fractures,
     view.serve,

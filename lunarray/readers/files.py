@@ -18,6 +18,8 @@ from lunarray.readers.guard import guarded
 
 T = TypeVar("T")
 Errors = Literal["raise", "skip"]
+#: Files that a thread reads one after the other.
+_GROUP = 16
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
@@ -89,8 +91,14 @@ def read_all(
     if len(paths) < 4:
         outcomes = [attempt(path) for path in paths]
     else:
+        # Some at a time: a task of a pool of threads costs as much as a header.
+        groups = [paths[at : at + _GROUP] for at in range(0, len(paths), _GROUP)]
         with ThreadPoolExecutor(workers or min(8, (os.cpu_count() or 1) + 4)) as pool:
-            outcomes = list(pool.map(attempt, paths, chunksize=16))
+            outcomes = [
+                found
+                for group in pool.map(lambda group: [attempt(path) for path in group], groups)
+                for found in group
+            ]
     results: list[T] = []
     skipped: list[dict[str, str]] = []
     for path, outcome in zip(paths, outcomes, strict=True):

@@ -1,3 +1,4 @@
+from .class_files import write_class_frames as write_class_frames
 from .globe import moon as moon
 from .globe import truth_maps as truth_maps
 from .kernels import mix_reflectance as mix_reflectance

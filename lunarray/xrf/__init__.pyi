@@ -1,4 +1,5 @@
 from .api import fit_elements as fit_elements
+from .archive import elements_to_zarr as elements_to_zarr
 from .calibration import calibrate_response as calibrate_response
 from .coadd import coadd as coadd
 from .components import spectrum_components as spectrum_components
@@ -7,8 +8,7 @@ from .constants import HIGHLAND as HIGHLAND
 from .constants import MARE as MARE
 from .convert import elements_to_oxides as elements_to_oxides
 from .convert import oxides_to_elements as oxides_to_elements
-from .footprints import footprint_mean as footprint_mean
-from .footprints import grid_footprints as grid_footprints
+from .footprint_maps import grid_footprints as grid_footprints
 from .footprints import write_footprints as write_footprints
 from .goes import read_goes_flares as read_goes_flares
 from .ground import ground_prior as ground_prior

@@ -370,7 +370,7 @@ def columns_of(
 
 
 #: What stands for columns that are not there; NaN for others.
-_ABSENT = {"n_frames": 1.0, "emission": 0.0, "flags": 0.0}
+_ABSENT = {"n_frames": 1.0, "emission": 0.0, "flags": 0.0, "background_scale": 1.0}
 
 
 # ---------- result

@@ -81,6 +81,7 @@ class Spectrum:
     start: np.datetime64
     end: np.datetime64
     exposure: float  # s, times AREASCAL
+    background_scale: float  # BACKSCAL
     bad: tuple[int, ...]  # rows that QUALITY says are bad
     gain: float
     detectors: int
@@ -269,25 +270,30 @@ def _counts_table(
     return CountsTable(offset, rows, stride, at, kind, scale, zero, *quality)
 
 
-def _area_scale(
-    header: dict[str, Any], columns: Columns, data: bytes, table: CountsTable, where: Path
+def _scale(
+    name: str,
+    header: dict[str, Any],
+    columns: Columns,
+    data: bytes,
+    table: CountsTable,
+    where: Path,
 ) -> float:
-    """Share of the effective area that a spectrum was taken with: AREASCAL, a card or a column of one number."""
-    if "AREASCAL" in columns:
-        at, kind, scale, zero = columns["AREASCAL"]
+    """OGIP's AREASCAL or BACKSCAL, shares of the area and of the background: a card, or a column of one number."""
+    if name in columns:
+        at, kind, scale, zero = columns[name]
         values = np.unique(_column(data, table, at, kind) * scale + zero)
         if values.size != 1:
             raise ProductFormatError(
-                f"another AREASCAL in each channel ({values.min():g} to {values.max():g})",
+                f"another {name} in each channel ({values.min():g} to {values.max():g})",
                 where=where,
-                remedy="Scale the counts yourself, or give a spectrum with one AREASCAL",
+                remedy=f"Scale the counts yourself, or give a spectrum with one {name}",
             )
         number = float(values[0])
     else:
-        card = header.get("AREASCAL")
+        card = header.get(name)
         number = 1.0 if card is None else _float(card)
     if not 0 < number < np.inf:
-        raise damaged(f"AREASCAL is {number}", where)
+        raise damaged(f"{name} is {number}", where)
     return number
 
 
@@ -362,7 +368,8 @@ def _parse_spectrum(path: Path, timed: bool) -> Spectrum:
         first_channel=int(_float(header.get("TLMIN1")) if header.get("TLMIN1") is not None else 0),
         start=start,
         end=end,
-        exposure=exposure * _area_scale(header, columns, data, table, path),
+        exposure=exposure * _scale("AREASCAL", header, columns, data, table, path),
+        background_scale=_scale("BACKSCAL", header, columns, data, table, path),
         bad=_bad_channels(header, data, table),
         gain=gain if gain > 0 else _FULL_SCALE / table.rows,
         detectors=_detector_mask(header.get("SCD_USED")),

@@ -35,7 +35,7 @@ Strategy = Literal["sliding", "running", "combined"]
 _GROUP = 512
 
 #: Columns of the table of coordinates that are averaged by exposure.
-_MEANS = ("gain", "incidence", "emission", "phase", "altitude", "temperature")
+_MEANS = ("gain", "incidence", "emission", "phase", "altitude", "temperature", "background_scale")
 
 
 # ---------- windows

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError, ProductFormatError
-from lunarray.readers import open_guarded, reads
+from lunarray.readers import find_files, open_guarded, reads
 from lunarray.store.provenance import stamp
 from lunarray.xrf.fits import damaged
 
@@ -130,13 +133,17 @@ def _swpc_moments(table: pd.DataFrame) -> list[pd.Series]:
 
 
 @reads
-def open_goes_xrs(path: str | os.PathLike[str], *, chunks: Any = "auto") -> xr.Dataset:
-    """Open a GOES-R XRS Level 2 netCDF file: 1 s fluxes or 1 min averages.
+def open_goes_xrs(
+    path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, chunks: Any = "auto"
+) -> xr.Dataset:
+    """Open GOES-R XRS Level 2 netCDF files: 1 s fluxes or 1 min averages.
 
     Parameters
     ----------
-    path : path
-        ``sci_xrsf-l2-flx1s_*`` or ``sci_xrsf-l2-avg1m_*``.
+    path : path, folder, glob pattern, or iterable of these
+        ``sci_xrsf-l2-flx1s_*`` or ``sci_xrsf-l2-avg1m_*``, of a day (``_dYYYYMMDD_``), a year or more, their
+        operational siblings ``dn_xrsf-l2-...``, and those of GOES 8 to 15, ``sci_gxrs-l2-irrad_*``. Of several only the
+        two fluxes are kept, in order of time; where two tell of one moment, the first by name counts.
     chunks : int, mapping, "auto" or None
         Dask chunks, as in :func:`xarray.open_dataset`.
 
@@ -153,8 +160,19 @@ def open_goes_xrs(path: str | os.PathLike[str], *, chunks: Any = "auto") -> xr.D
     ProductFormatError
         If it is no XRS file.
     """
-    if not os.path.exists(path):
-        raise InputError("no such file", where=path, remedy="Check the path")
+    files = find_files(path, (".nc",), "files of GOES XRS (.nc)")
+    if len(files) == 1:
+        return _open_fluxes(files[0], chunks)
+    parts = [_open_fluxes(file, chunks)[["xrsa_flux", "xrsb_flux"]] for file in files]
+    ds = xr.concat(parts, "time", combine_attrs="override").drop_attrs(deep=False)
+    _, first = np.unique(ds["time"].values, return_index=True)
+    ds = ds.isel(time=first)
+    names = f"{len(files)} files, {files[0].name} ... {files[-1].name}"
+    return stamp(ds, f"open_goes_xrs, {len(files)} files", source=names)
+
+
+def _open_fluxes(path: Path, chunks: Any) -> xr.Dataset:
+    """The two fluxes of one file, those that it marks as bad left out."""
     ds = open_guarded(path, engine="h5netcdf", chunks=chunks)
     names: dict[str, str] = {}
     for band in ("a", "b"):
@@ -167,7 +185,7 @@ def open_goes_xrs(path: str | os.PathLike[str], *, chunks: Any = "auto") -> xr.D
         raise ProductFormatError(
             "no fluxes of the two XRS bands in time",
             where=path,
-            remedy="Give XRS Level 2 files (sci_xrsf-l2-flx1s or -avg1m)",
+            remedy="Give XRS Level 2 files (sci_ or dn_xrsf-l2-flx1s or -avg1m)",
         )
     ds = ds.rename({old: new for old, new in names.items() if old != new})
     for band, angstrom in (("a", "0.5-4"), ("b", "1-8")):
@@ -176,8 +194,9 @@ def open_goes_xrs(path: str | os.PathLike[str], *, chunks: Any = "auto") -> xr.D
         good = flux > 0
         # 1 s fluxes: any bit is a fault. Averages: eclipse and bad data are the two lowest bits, the others tell of
         # corrections.
-        if f"xrs{band}_flags" in ds:
-            good = good & (ds[f"xrs{band}_flags"] == 0)
+        of_seconds = [k for k in (f"xrs{band}_flags", f"{band}_flags") if k in ds]
+        if of_seconds:
+            good = good & (ds[of_seconds[0]] == 0)
         elif f"xrs{band}_flag" in ds:
             good = good & (ds[f"xrs{band}_flag"] % 4 == 0)
         attrs = {

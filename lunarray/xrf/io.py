@@ -51,7 +51,10 @@ class _Reader:
     dtype = np.dtype("f4")
 
     def __init__(self, spectra: list[Spectrum], token: str) -> None:
-        self.spectra = [replace(s, path=os.path.abspath(s.path)) for s in spectra]
+        self.spectra = [
+            s if os.path.isabs(s.path) else replace(s, path=os.path.abspath(s.path))
+            for s in spectra
+        ]
         self.shape = (len(spectra), spectra[0].table.rows)
         self._token = token
 
@@ -104,8 +107,9 @@ def open_class(
         ``lat``, ``lon`` (degrees, the boresight; in added files, which do not tell it, the centre of the corners),
         ``corner_lat``, ``corner_lon`` (time, corner; in order around the footprint), ``incidence`` (solar angle),
         ``emission``, ``phase`` (degrees), ``altitude`` (km), ``temperature``, ``file``. Longitudes are in [-180,
-        180). What a header lacks is NaN. The exposure is that of the whole area: AREASCAL is part of it. A column RATE
-        gives counts by the exposure. Channels that QUALITY calls bad are NaN, and ``bad_channel`` (time, channel) is
+        180). What a header lacks is NaN. The exposure is that of the whole area: AREASCAL is part of it. Where a file
+        has a BACKSCAL other than 1 there is ``background_scale``, which fits heed. A column RATE gives counts by the
+        exposure. Channels that QUALITY calls bad are NaN, and ``bad_channel`` (time, channel) is
         there where there are any.
 
     Raises
@@ -123,7 +127,7 @@ def open_class(
     """
     from dask.base import tokenize
 
-    files = _find(paths)
+    files = class_files(paths)
     with quiet_astropy():
         spectra, skipped = read_all(
             files, read_spectrum, PRODUCT, errors=errors, check=_same_binning, workers=max_workers
@@ -137,6 +141,10 @@ def open_class(
         _Reader(spectra, token), _chunks(n, channels, chunks), f"class-counts-{token}"
     )
     coords = _coordinates(spectra)
+    scale = np.array([s.background_scale for s in spectra])
+    if np.any(scale != 1.0):
+        words = {"units": "1", "long_name": "factor on the background (BACKSCAL)"}
+        coords["background_scale"] = ("time", scale, words)
     if any(s.bad for s in spectra):
         bad = np.zeros((n, channels), bool)
         for row, spectrum in zip(bad, spectra, strict=True):
@@ -158,7 +166,7 @@ def open_class(
     return stamp(ds, f"open_class, {n} files", source=f"Chandrayaan-2 CLASS Level 1: {listed}")
 
 
-def _find(paths: Any) -> list[Path]:
+def class_files(paths: Any) -> list[Path]:
     """Files of frames, those in zips among them, each name once."""
     found: dict[str, Path] = {}
     for path in find_files(paths, _ARCHIVES, PRODUCT):
@@ -170,7 +178,7 @@ def _find(paths: Any) -> list[Path]:
     return list(found.values())
 
 
-def _name(path: str | os.PathLike[str]) -> str:
+def frame_name(path: str | os.PathLike[str]) -> str:
     """Name by which a frame is known, packed or not."""
     name = os.path.basename(path)
     return name[:-3] if name.lower().endswith(".gz") else name
@@ -212,7 +220,7 @@ def _coordinates(spectra: list[Spectrum]) -> dict[str, Any]:
         "flag_meanings": " ".join(f"scd_{i}" for i in range(CLASS_DETECTORS)),
     }
     # Objects, so that strings of different length cost no padding.
-    files = np.array([_name(s.path) for s in spectra], object)
+    files = np.array([frame_name(s.path) for s in spectra], object)
     channel = np.arange(first, first + spectra[0].table.rows, dtype="i4")
     exposure, gain = (
         np.array([getattr(s, n) for s in spectra], "f8") for n in ("exposure", "gain")
@@ -305,13 +313,13 @@ def class_to_zarr(
     from lunarray.store import open_zarr
     from lunarray.store.append import appending, held
 
-    files = _find(paths)
-    if {_name(path) for path in files} <= held(store, "file", complete=True):
+    files = class_files(paths)
+    if {frame_name(path) for path in files} <= held(store, "file", complete=True):
         return open_zarr(store)
     # Asked again under the lock: another writer may have been appending the same files.
     with appending(store, "time") as end:
         have = end.held("file")
-        new = [path for path in files if _name(path) not in have]
+        new = [path for path in files if frame_name(path) not in have]
         if new:
             ds = open_class(new, errors=errors, max_workers=max_workers)
             end.append(ds, progress=progress)
@@ -331,8 +339,9 @@ def read_background(path: str | os.PathLike[str]) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        ``counts`` (channel,), float64, and scalars ``exposure`` (s), ``gain`` (keV per channel) and ``n_detectors``
-        (NaN where the file does not say): what :func:`lunarray.xrf.fit_elements` takes as `background`.
+        ``counts`` (channel,), float64, and scalars ``exposure`` (s; AREASCAL and BACKSCAL are part of it), ``gain``
+        (keV per channel) and ``n_detectors`` (NaN where the file does not say): what
+        :func:`lunarray.xrf.fit_elements` takes as `background`.
 
     Raises
     ------
@@ -353,7 +362,9 @@ def read_background(path: str | os.PathLike[str]) -> xr.Dataset:
     ds = xr.Dataset(
         {
             "counts": ("channel", counts, dict(_COUNTS_ATTRS, long_name="background counts")),
-            "exposure": described((), spectrum.exposure, "s", "exposure"),
+            "exposure": described(
+                (), spectrum.exposure * spectrum.background_scale, "s", "exposure"
+            ),
             "gain": described((), spectrum.gain, "keV", "energy per channel"),
             "n_detectors": described(
                 (), spectrum.detectors.bit_count() or np.nan, "1", "number of detectors used"

@@ -10,6 +10,8 @@ from lunarray.readers import Reader, backend, beginning, has_numbers, head, is_z
 _CARD = re.compile(rb"INSTRUME= '([A-Z0-9_ ]+?) *'")
 _TIMED = re.compile(rb"STARTIME= '\d{4}-\d\d-\d\d[T ]")
 _MEMBER = re.compile(rb"ch2_cla_l1_\d{8}T[^/]*\.(?:fits|fit|pha)")
+#: Science and operational files of GOES-R, those of GOES 8 to 15 among the former; other products have no fluxes.
+_FLUXES = re.compile(r"(sci|dn)_(xrsf-l2-(flx1s|avg1m)|gxrs-l2-irrad)_")
 _EXTENSION = re.compile(rb"EXTNAME = '([A-Z0-9_ ]+?) *'")
 
 
@@ -83,10 +85,9 @@ GOES = Reader(
     name="goes-xrs",
     description="GOES-R XRS, X-ray flux of the Sun",
     opens="lunarray.xrf.goes:open_goes_xrs",
-    guess=lambda path: (
-        os.path.basename(path).startswith("sci_xrsf-l2-") and head(path, 4) == b"\x89HDF"
-    ),
+    guess=lambda path: bool(_FLUXES.match(os.path.basename(path))) and head(path, 4) == b"\x89HDF",
     extensions=(".nc",),
+    many=True,
     could=lambda path: False,
 )
 SOLAR = Reader(

@@ -50,7 +50,8 @@ _LINES, _DARK = (1.15, 1.95), (5.0, 6.0)
 #: And what a spectrum may be wrong by that is longer than the window: for a few minutes, and for a day.
 _MINUTES, _LONGER, _DAY = np.timedelta64(300, "s"), (0.05, 0.1), (0.3, 1.0)
 _ASSUMED_SUN = (1.0, 5e-6)
-_MODES = ("fit_1", "fit_2", "fit_3", "calibration", "temperature", "emission_measure", *MIXTURE)
+#: Ways in which a Sun may be wrong; which of them one has hangs on where it comes from.
+SUN_MODES = ("fit_1", "fit_2", "fit_3", "calibration", "temperature", "emission_measure", *MIXTURE)
 
 
 @typed
@@ -364,7 +365,7 @@ def _spans(ds: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
 def _joined(ds: xr.Dataset, edges: np.ndarray, suns: list[_Sun], sources: np.ndarray) -> xr.Dataset:
     width = np.diff(edges)
     flux = np.stack([own[0] for own in suns]) / width if suns else np.empty((0, width.size))
-    used = [name for name in _MODES if any(name in own[1] for own in suns)]
+    used = [name for name in SUN_MODES if any(name in own[1] for own in suns)]
     modes = np.zeros((len(used), len(suns), width.size), "f4")
     for i, (_, own, _) in enumerate(suns):
         for k, name in enumerate(used):

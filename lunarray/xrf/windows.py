@@ -50,7 +50,7 @@ BATCH = 128
 _BITS = {"bad_geometry": "no_geometry", "no_solar_flux": "no_solar_model"}
 COLUMNS = (
     "exposure", "n_detectors", "incidence", "emission", "phase", "altitude", "solar", "mare", "flags", "n_frames",
-    "shape",
+    "shape", "background_scale",
 )  # fmt: skip
 SCALARS = (
     "quality", "statistic", "dof", "goodness", "xrf_norm", "xrf_norm_std", "scatter_norm", "scatter_norm_std",
@@ -178,9 +178,14 @@ def _exposure(column: dict[str, float]) -> float:
 
 def observation(counts: np.ndarray, column: dict[str, float], spec: FitSpec) -> Observation:
     """Counts of a window and of the background."""
-    return Observation(
-        np.asarray(counts, "f8"), _exposure(column), spec.background, spec.background_exposure
-    )
+    back = spec.background_exposure / _background_scale(column)
+    return Observation(np.asarray(counts, "f8"), _exposure(column), spec.background, back)
+
+
+def _background_scale(column: dict[str, float]) -> float:
+    """BACKSCAL of a window: how much of the background it has, beside its exposure."""
+    scale = column["background_scale"]
+    return scale if scale > 0 else 1.0
 
 
 def _refusal(counts: np.ndarray, column: dict[str, float], spec: FitSpec) -> tuple[int, float]:
@@ -207,7 +212,7 @@ def _refusal(counts: np.ndarray, column: dict[str, float], spec: FitSpec) -> tup
     total = own.sum()
     net, variance = total, max(total, 1.0)
     if spec.background is not None:
-        scale = _exposure(column) / spec.background_exposure
+        scale = _exposure(column) * _background_scale(column) / spec.background_exposure
         back = spec.background[first:stop].sum()
         net, variance = total - scale * back, variance + scale**2 * back
     if total == 0:

@@ -29,6 +29,8 @@ from lunarray.xrf.model import PhotonModel, SpectralModel
 from lunarray.xrf.plan import parameter_names, plan_fit, prior_widths
 from lunarray.xrf.settings import FitResult, FitSettings, Observation
 
+#: Steps by which XSPEC varies the gain, and fits after one another that it may take to come to an end.
+_GAIN_STEPS, _FITS = {"slope": 0.002, "offset": 0.002}, 4
 #: Name of the local model; components and parameters in XSPEC carry it.
 MODEL_NAME = "lunarxrf"
 
@@ -131,6 +133,7 @@ class _Answer:
     order: tuple[str, ...]
     statistic: float
     folded: np.ndarray
+    status: str
 
 
 _POOL: ProcessPoolExecutor | None = None
@@ -208,7 +211,7 @@ def _result(model: SpectralModel, plan: FitPlan, answer: _Answer) -> FitResult:
         margin=1e-4,  # XSPEC stops short of a limit
         statistic=answer.statistic - penalty,
         dof=model.channels - len(parameters),
-        status="fitted",
+        status=answer.status,
     )
 
 
@@ -350,10 +353,14 @@ def _fit_once(
     if settings.fit_gain or settings.slope != 1 or settings.offset != 0:
         gain = spectrum.response.gain
         gain.slope, gain.offset = settings.slope, settings.offset
+        # Assigning to either of them turns the gain on; its parameters are there from then on.
         parameters["slope"], parameters["offset"] = gain.slope, gain.offset
-        for name in ("slope", "offset"):
+        for name, first_gain in (("slope", settings.slope), ("offset", settings.offset)):
+            bottom, top = getattr(settings, f"{name}_bounds")
+            if settings.fit_gain:
+                parameters[name].values = [first_gain, _GAIN_STEPS[name], bottom, bottom, top, top]
             parameters[name].frozen = not settings.fit_gain
-    xspec.Fit.perform()
+    status = _perform(xspec)
 
     value = {name: float(parameter.values[0]) for name, parameter in parameters.items()}
     free = [
@@ -368,6 +375,9 @@ def _fit_once(
     if triangle.size == len(order) * (len(order) + 1) // 2:
         covariance[np.tril_indices(len(order))] = triangle
         covariance = np.where(np.isnan(covariance), covariance.T, covariance)
+    else:
+        # XSPEC gives none where the matrix of second derivatives is singular.
+        status = "not_converged"
     return _Answer(
         weights=np.array([value[e] for e in elements]),
         xrf_norm=value["xrf_norm"],
@@ -378,4 +388,21 @@ def _fit_once(
         order=tuple(order),
         statistic=float(xspec.Fit.statistic),
         folded=np.asarray(model.folded(1), np.float64),
+        status=status,
     )
+
+
+def _perform(xspec: Any) -> str:
+    """Fit, and find out whether XSPEC came to an end: it says so nowhere but in that another fit changes nothing."""
+    if int(xspec.Fit.nVarPars) == 0:
+        return "fitted"
+    before = np.inf
+    for _ in range(_FITS):
+        xspec.Fit.perform()
+        now = float(xspec.Fit.statistic)
+        if not np.isfinite(now):
+            return "not_converged"
+        if abs(before - now) <= float(xspec.Fit.criticalDelta) * max(1.0, 1e-3 * abs(now)):
+            return "fitted"
+        before = now
+    return "not_converged"
