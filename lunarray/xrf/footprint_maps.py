@@ -95,10 +95,10 @@ def grid_footprints(
         import dask
         import dask.array as da
 
-        task = dask.delayed(_grid_kernel, pure=True)(*arrays, time, **options)
+        task = dask.delayed(_grid_kernel, pure=True)(*arrays, time=time, **options)
         out: Any = da.from_delayed(task, shape, "f4", meta=np.empty((0, 0, 0), "f4"))
     else:
-        out = _grid_kernel(*arrays, time, **options)
+        out = _grid_kernel(*arrays, time=time, **options)
     dims = grid_dims(geobox)
     bands, number = ("element", *dims), out[-1].astype("i4")
     variables: dict[str, Any] = {
@@ -170,7 +170,7 @@ class _Bands:
 
 
 def _grid_kernel(
-    lon: Any, lat: Any, values: Any, errors: Any, parts: Any, covariance: Any, start: Any, end: Any, time: Any, *,
+    lon: Any, lat: Any, values: Any, errors: Any, parts: Any, covariance: Any, start: Any, end: Any, *, time: Any,
     geobox: Any, pairs: tuple[tuple[int, int], ...], sources: tuple[str, ...],
 ) -> np.ndarray:  # fmt: skip
     """Means, errors and number of footprints, (2 · band + 1, y, x)."""
