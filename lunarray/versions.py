@@ -24,7 +24,7 @@ NUMERIC_VERSION = {
     "geo": 1,
     "sp": 2,
     "oxides": 2,
-    "xrf": 5,
+    "xrf": 6,
     "superres": 3,
     "fractures": 1,
     "maps": 1,
