@@ -30,14 +30,10 @@ Store = Annotated[
 ]
 
 
+_MODELS = ("--models", "-m")
 Models = Annotated[
     Path,
-    Option(
-        "--models",
-        "-m",
-        help="Folder of the model, or of the regions' networks.",
-        show_default=False,
-    ),
+    Option(*_MODELS, help="Folder of the model, or of the regions' networks.", show_default=False),
 ]
 GeoTiffs = Annotated[
     Path | None, Option(help="Folder for GeoTIFFs of the elements, with QGIS styles.")
@@ -413,8 +409,7 @@ def plan(
     models: Annotated[
         Path | None,
         Option(
-            "--models",
-            "-m",
+            *_MODELS,
             help="Folder of an areal model: what its maps will take. Without, networks.",
             show_default=False,
         ),
@@ -436,9 +431,9 @@ def plan(
 
     ds = superres.open_gib(store, incomplete=True)
     grid = gib_grid(ds)
+    count = grid.regions[0] * grid.regions[1] if regions is None else regions
     if models is not None:
         areal = measure_areal(ds, models)
-        count = grid.regions[0] * grid.regions[1] if regions is None else regions
         say(f"Areal      {areal.footprints:,} footprints, {areal.band:.2f} s a band")
         say(f"Region     {areal.bands} bands: {areal.hours(1):.3f} h on one core")
         say(f"All        {count} regions on {workers} workers: {areal.hours(count, workers):.2f} h")
@@ -446,7 +441,6 @@ def plan(
     settings = superres.TrainSettings(members=members)
     if published:
         settings = superres.TrainSettings.published(members=members)
-    count = grid.regions[0] * grid.regions[1] if regions is None else regions
     costs = measure_costs(
         ds.sizes["feature"] or 8, ds.sizes["element"], settings, device=device.value
     )
