@@ -193,6 +193,10 @@ _ROUNDS, _FINEST = 20, (1e-5, 2e-5)
 _SETTLED = 0.05
 #: Rounds in which unknowns are followed, and how far in each (standard deviations).
 _RENEWALS, _STRIDE = 12, 1.0
+#: How much coarser than asked for the steps between rounds may end: the next round goes on from there.
+_COARSER = 100.0
+#: Derivatives stay as they are where unknowns have moved by less than so many standard deviations since.
+_NEAR = 0.3
 
 
 class _Solver:
@@ -258,14 +262,18 @@ class _Solver:
         own = slice(n + 4, None)
         iterations, converged, before = 0, False, np.inf
         lower, upper = plan.lower.copy(), plan.upper.copy()
+        derived = theta[own].copy()
         for number in range(_RENEWALS):
             self.reference = theta[own].copy()
             ratio = plan.scatter_ratio
             if not plan.tie_norms:
                 ratio = theta[n + 1] / max(theta[n], 1e-300)
             self.centre = theta[:n].copy()
+            moved = np.abs(self.reference - derived).max(initial=0.0)
+            derive = number == 0 or bool(moved > _NEAR)
+            derived = self.reference if derive else derived
             self.templates[0], self.scatter[0], slopes, self.derivatives = self.nuisances.renew(
-                self.centre, self.reference, ratio
+                self.centre, self.reference, ratio, derive
             )
             self.surface = self.nuisances.now.surface
             self.fixed = self.nuisances.fixed(self.reference)
@@ -284,7 +292,7 @@ class _Solver:
                 prior_weight=plan.prior_weight * self.inflation,
                 prior_mode=plan.prior_mode * np.sqrt(self.inflation),
             )
-            steps, converged = self._run(theta, near, theta[n + 2], theta[n + 3])
+            steps, converged = self._run(theta, near, theta[n + 2], theta[n + 3], _COARSER)
             iterations += steps
             value = self.value + penalty_kernel(theta, near)
             moved = np.abs(theta[own] - self.reference).max(initial=0.0)
@@ -399,7 +407,7 @@ class _Solver:
         return statistic_kernel(statistic, rate, *rest) + self._penalty(theta)
 
     def _run(
-        self, theta: np.ndarray, plan: FitPlan, slope: float, offset: float
+        self, theta: np.ndarray, plan: FitPlan, slope: float, offset: float, coarser: float = 1.0
     ) -> tuple[int, bool]:
         settings = self.settings
         # Lines that the fitted channels do not see need not be computed.
@@ -412,7 +420,7 @@ class _Solver:
         )  # fmt: skip
         self.value, steps, converged = fit_kernel(
             theta, plan, self.counts, linear, self.surface, self.wanted, settings.max_iterations,
-            float(settings.tolerance), self.hessian, self.jacobian, self.rate,
+            coarser * float(settings.tolerance), self.hessian, self.jacobian, self.rate,
         )  # fmt: skip
         return steps, converged
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from lunarray.xrf.constants import Digested
 from lunarray.xrf.fit_kernels import FitPlan, template_kernel
-from lunarray.xrf.line_shape import LineShape
+from lunarray.xrf.line_shape import FWHM, LineShape
 from lunarray.xrf.model import SpectralModel
 from lunarray.xrf.response import Response, rebin_kernel
 
@@ -84,14 +84,27 @@ class Unknowns:
 
 @dataclass(frozen=True, eq=False)
 class _Tables:
-    """Responses and line templates around one shape: there, and one step to either side of each parameter."""
+    """The response at one shape of the lines, and their templates there and a step to either side of each parameter."""
 
-    responses: tuple[Response, ...]  # 1 + 2 for each parameter
+    response: Response
+    near: Response  # of photons of the fitted energies alone: what others leave in them is little, its changes less
+    shape: LineShape | None
     lines: np.ndarray  # (1 + 2 · parameters, line, channel)
 
-    def fold(self, photons: np.ndarray) -> np.ndarray:
-        """Counts/s through each of the responses."""
-        return np.stack([response.fold(photons) for response in self.responses])
+    def bends(self, spectrum: np.ndarray) -> np.ndarray:
+        """How a smooth spectrum (channel,) changes by a step of width, slope and offset, (3, channel).
+
+        It is spread already: a wider line adds to its variance, so that the change is half of that times the second
+        derivative.
+        """
+        assert self.shape is not None
+        energy = self.response.channel_energy()
+        first = np.gradient(spectrum, energy)
+        second = np.gradient(first, energy)
+        shape = self.shape
+        wider = shape.width * (shape.slope / FWHM) ** 2 * second
+        stretched = -(spectrum + energy * first) / shape.slope
+        return np.array(_STEPS)[:, None] * np.stack([wider, stretched, -shape.slope * first])
 
 
 class Nuisances:
@@ -127,6 +140,7 @@ class Nuisances:
         change = ((1.74 / energy) ** 3 - 1) / ((1.74 / 1.25) ** 3 - 1)
         self.thicker = -unknowns.area * np.clip(change, -2, 3)
         self.base: tuple[float, ...] | None = None
+        self._derived: tuple[np.ndarray, np.ndarray] | None = None
         self.now = model
 
     @property
@@ -147,67 +161,78 @@ class Nuisances:
         return np.array(prior.mean) + prior.root @ values[first : first + 3]
 
     def renew(
-        self, weights: np.ndarray, values: np.ndarray, ratio: float
+        self, weights: np.ndarray, values: np.ndarray, ratio: float, derive: bool = True
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The model at values of the unknowns, for norms of 1 and `ratio`.
 
         Returns line templates (line, channel), the scattered continuum (channel,), its slopes (element, channel) and
-        the derivatives with respect to the unknowns (unknown, channel).
+        the derivatives with respect to the unknowns (unknown, channel). Where the model was made nearby before, the
+        last two can stay: `derive`.
         """
-        model, unknowns = self.model, self.unknowns
-        suns = len(unknowns.sun_names)
-        if suns:
-            smooth = np.exp(np.where(self.adds, 0.0, values[:suns]) @ self.modes)
-            lines = np.where(self.adds, values[:suns], 0.0) @ self.modes
-            factor = smooth * np.maximum(1 + lines, 0.02)
-            model = model.with_photons(self.model.photons * factor)
-            changes = (
-                np.where(self.adds[:, None], self.model.photons * smooth, model.photons)
-                * self.modes
-            )
+        model, changes = self._lit(values)
         self.now = model
-        intensity = model.line_intensities(weights)
-        photons = self._binned(model.scattered(weights))
-        derivatives = np.zeros((self.size, self.model.channels))
         tables, moved = self._tables(values)
-        lines, seen = tables.lines[0], tables.fold(photons)
-        scatter = seen[0]
-        if unknowns.shape is not None:
-            first, second = _differences(tables.lines), _differences(seen)
-            lines = (
-                lines + np.tensordot(moved, first[0], 1) + np.tensordot(moved**2, first[1], 1) / 2
-            )
-            scatter = scatter + moved @ second[0] + moved**2 @ second[1] / 2
-            slopes = np.stack(
-                [
-                    (intensity @ (first[0][i] + moved[i] * first[1][i])) * model.scale
-                    + ratio * (second[0][i] + moved[i] * second[1][i])
-                    for i in range(3)
-                ]
-            )
-            derivatives[suns : suns + 3] = (
-                unknowns.shape.root / np.array(_STEPS)[:, None]
-            ).T @ slopes
+        lines = tables.lines[0]
+        parts = model.scattered(weights)
+        scatter = tables.response.fold(self._binned(parts))
+        bends = np.zeros((0, self.model.channels))
+        if self.unknowns.shape is not None:
+            first, second = _differences(tables.lines)
+            lines = lines + np.tensordot(moved, first, 1) + np.tensordot(moved**2, second, 1) / 2
+            bends = tables.bends(scatter)
+            scatter = scatter + moved @ bends
         thicker = np.exp(self.thicker * values[-3])
         lines = lines * (model.scale * thicker)
         scatter = scatter * thicker
-        derivatives *= thicker
-        for k in range(suns):
-            own = model.with_photons(changes[k])
-            derivatives[k] = own.line_intensities(weights) @ lines
-            changed = self._binned(own.scattered(weights))
-            derivatives[k] += ratio * tables.responses[0].fold(changed) * thicker
-        derivatives[-3] = self.thicker * (intensity @ lines + ratio * scatter)
-        derivatives[-2] = ratio * unknowns.ratio * scatter
-        derivatives[-1] = unknowns.excess * self.excess
+        if derive or self._derived is None:
+            intensity = model.line_intensities(weights)
+            derivatives = np.zeros((self.size, self.model.channels))
+            suns = len(changes)
+            derivatives[:suns] = self._of_suns(weights, changes, parts, lines, ratio * thicker)
+            if self.unknowns.shape is not None:
+                slopes = np.stack([intensity @ (first[i] + moved[i] * second[i]) for i in range(3)])
+                slopes = (slopes * model.scale + ratio * bends) * thicker
+                root = self.unknowns.shape.root / np.array(_STEPS)[:, None]
+                derivatives[suns : suns + 3] = root.T @ slopes
+            derivatives[-3] = self.thicker * (intensity @ lines + ratio * scatter)
+            derivatives[-2] = ratio * self.unknowns.ratio * scatter
+            derivatives[-1] = self.unknowns.excess * self.excess
+            self._derived = self._slopes(weights, tables) * thicker, derivatives
+        by_weight, derivatives = self._derived
         # The unknown ratio itself: the derivative is that at any of its values.
-        stronger = max(1 + unknowns.ratio * values[-2], 0.05)
-        return (
-            lines,
-            scatter * stronger,
-            self._slopes(weights, tables) * (stronger * thicker),
-            derivatives,
-        )
+        stronger = max(1 + self.unknowns.ratio * values[-2], 0.05)
+        return lines, scatter * stronger, by_weight * stronger, derivatives
+
+    def _lit(self, values: np.ndarray) -> tuple[SpectralModel, np.ndarray]:
+        """The model under the Sun of `values`, and the changes of its photons by each of them, (mode, energy)."""
+        suns = len(self.unknowns.sun_names)
+        if not suns:
+            return self.model, np.zeros((0, self.model.photons.size))
+        smooth = np.exp(np.where(self.adds, 0.0, values[:suns]) @ self.modes)
+        lines = np.where(self.adds, values[:suns], 0.0) @ self.modes
+        model = self.model.with_photons(self.model.photons * smooth * np.maximum(1 + lines, 0.02))
+        added = self.model.photons * smooth
+        return model, np.where(self.adds[:, None], added, model.photons) * self.modes
+
+    def _of_suns(
+        self, weights: np.ndarray, changes: np.ndarray, parts: list[tuple[np.ndarray, ...]],
+        lines: np.ndarray, ratio: Any,
+    ) -> np.ndarray:  # fmt: skip
+        """Derivatives of the model with respect to the Sun, (mode, channel); `parts`: what is scattered."""
+        model, out = self.now, np.zeros((len(changes), self.model.channels))
+        photons = np.zeros((len(changes), self._tables_now.response.energies))
+        for k, change in enumerate(changes):
+            out[k] = model.with_photons(change).line_intensities(weights) @ lines
+            if model.given_scatter is None and parts:
+                # What is scattered of a photon does not depend on the others.
+                share = np.divide(
+                    change, model.photons, out=np.zeros_like(change), where=model.photons > 0
+                )
+                photons[k] = self._binned(
+                    [(low, high, scattered * share) for low, high, scattered in parts]
+                )
+        near = self._tables_now.near
+        return out + ratio * near.fold(photons[:, : near.energies])
 
     def unfitted(
         self,
@@ -232,7 +257,7 @@ class Nuisances:
         steeper = model.tilted(0.5)
         moved = steeper.line_intensities(weights) @ lines - intensity @ lines
         photons = self._binned(steeper.scattered(weights)) - self._binned(model.scattered(weights))
-        moved = moved + ratio * self._tables_now.responses[0].fold(photons)
+        moved = moved + ratio * self._tables_now.response.fold(photons)
         changes.append(("geometry", moved * (unknowns.incidence / 0.5)))
         return changes
 
@@ -250,11 +275,12 @@ class Nuisances:
 
     def _slopes(self, weights: np.ndarray, tables: _Tables) -> np.ndarray:
         spectra = self.now.scattered_slopes(weights)
-        return tables.responses[0].fold(np.stack([self._binned(parts) for parts in spectra]))
+        near = tables.near
+        return near.fold(np.stack([self._binned(parts)[: near.energies] for parts in spectra]))
 
     @functools.cached_property
     def _edges(self) -> tuple[np.ndarray, np.ndarray]:
-        response = self._tables(np.zeros(self.size))[0].responses[0]
+        response = self._tables(np.zeros(self.size))[0].response
         return response.energy_lo, response.energy_hi
 
     def _tables(self, values: np.ndarray) -> tuple[_Tables, np.ndarray]:
@@ -306,14 +332,13 @@ def _shape_tables(
         np.zeros(3),
         *(s * _STEPS[i] * np.eye(3)[i] for i in range(len(base)) for s in (1, -1)),
     ]
-    shapes = [np.array(base) + move for move in moves] if base else [None]
+    shapes = [LineShape(*(np.array(base) + move).tolist()) if base else None for move in moves]
     lines = np.frombuffer(line_energy)
     kind = ("split", "bin", "gaussian").index(how)
     responses = []
     for shape in shapes:
-        own = part if shape is None else part.with_shape(LineShape(*shape.tolist()))
-        own = own.select(first - low, stop - low)
-        responses.append(own)
+        own = part if shape is None else part.with_shape(shape)
+        responses.append(own.select(first - low, stop - low))
     templates = [
         template_kernel(
             lines,
@@ -329,7 +354,8 @@ def _shape_tables(
         )
         for r in responses
     ]
-    return _Tables(tuple(responses), np.stack(templates))
+    near = responses[0].below(float(top) + 0.6)
+    return _Tables(responses[0], near, shapes[0], np.stack(templates))
 
 
 @functools.lru_cache(maxsize=4)
