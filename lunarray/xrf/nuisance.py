@@ -215,7 +215,7 @@ class Nuisances:
         return model, np.where(self.adds[:, None], added, model.photons) * self.modes
 
     def _of_suns(
-        self, weights: np.ndarray, changes: np.ndarray, parts: list[tuple[np.ndarray, ...]],
+        self, weights: np.ndarray, changes: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
         lines: np.ndarray, ratio: Any,
     ) -> np.ndarray:  # fmt: skip
         """Derivatives of the model with respect to the Sun, (mode, channel); `parts`: what is scattered."""
