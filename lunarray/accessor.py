@@ -108,6 +108,7 @@ class _Accessor:
     # store
     to_zarr = _Verb("lunarray.store:to_zarr")
     to_cog = _Verb("lunarray.export:to_cog")
+    to_netcdf = _Verb("lunarray.export:to_netcdf")
 
     # plot
     plot_spectra = _Verb("lunarray.plot:spectra")

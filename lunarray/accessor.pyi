@@ -204,6 +204,16 @@ class LunarDatasetAccessor:
     def to_cog(self, path: str | os.PathLike[str], *, compress: str = "DEFLATE") -> list[Path]:
         """Write gridded variables as cloud-optimised GeoTIFF, one file a variable."""
 
+    def to_netcdf(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        title: str | None = None,
+        institution: str | None = None,
+        compress: int = 4,
+    ) -> Path:
+        """Write a netCDF-4 file that follows the CF conventions, 1.8."""
+
     def plot_spectra(
         self,
         *,
@@ -595,6 +605,16 @@ class LunarDataArrayAccessor:
 
     def to_cog(self, path: str | os.PathLike[str], *, compress: str = "DEFLATE") -> list[Path]:
         """Write gridded variables as cloud-optimised GeoTIFF, one file a variable."""
+
+    def to_netcdf(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        title: str | None = None,
+        institution: str | None = None,
+        compress: int = 4,
+    ) -> Path:
+        """Write a netCDF-4 file that follows the CF conventions, 1.8."""
 
     def plot_spectra(
         self,

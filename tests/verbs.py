@@ -898,6 +898,13 @@ VERBS = [
         lazy=False,
     ),
     Verb(
+        "export.to_netcdf",
+        maps,
+        through(export.to_netcdf, functools.partial(xr.open_dataset, engine="h5netcdf"), "m.nc"),
+        **MAP,
+        lazy=False,
+    ),
+    Verb(
         "export.to_vector",
         maps,
         lambda ds: read_all(
