@@ -73,6 +73,7 @@ def test_grids(kernel):
     for name in ("north", "geographic"):
         shows, _ = formatter.format(geo.lunar_grid(name))
         assert geo.NAMED_CRS[name] in shows["text/html"]
+        assert shows.keys() == {"text/plain", "text/html"}
     from affine import Affine
     from odc.geo.geobox import GeoBox
 

@@ -540,6 +540,16 @@ def test_a_notebook_shows_a_frame(monkeypatch, no_compute):
         assert f'src="/user/me/proxy/{viewer.port}/' in viewer._repr_html_()
 
 
+def test_a_picture_of_what_is_stored(tmp_path):
+    stored = to_zarr(scene(), tmp_path / "a.zarr", progress=False)
+    with stored.lunar.explore() as viewer:
+        assert viewer.layers[0].token.startswith("open_zarr-")
+        assert "base64" in viewer._repr_html_()
+    with (stored * 2).lunar.explore() as viewer:
+        assert viewer.layers[0].token is None
+        assert viewer.still() is None
+
+
 def test_a_picture_stays_in_the_notebook():
     with scene().lunar.explore() as viewer:
         image = np.asarray(Image.open(io.BytesIO(viewer.still())).convert("RGBA"))

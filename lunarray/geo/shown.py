@@ -30,8 +30,14 @@ def grid_html(grid: GeoBox) -> str:
     return html_table((), rows, caption="Grid")
 
 
+def _drawing(grid: GeoBox) -> str | None:
+    """odc-geo's drawing on a map of the Earth, of grids that lie there."""
+    return str(grid._repr_svg_()) if body_of(grid.crs) is None else None
+
+
 def register() -> None:
     """Have the notebook that runs, if one does, show grids so."""
-    formatter = getattr(getattr(shell(), "display_formatter", None), "formatters", {})
-    if "text/html" in formatter:
-        formatter["text/html"].for_type_by_name("odc.geo.geobox", "GeoBox", grid_html)
+    formatters = getattr(getattr(shell(), "display_formatter", None), "formatters", {})
+    for kind, show in (("text/html", grid_html), ("image/svg+xml", _drawing)):
+        if kind in formatters:
+            formatters[kind].for_type_by_name("odc.geo.geobox", "GeoBox", show)

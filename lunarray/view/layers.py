@@ -57,6 +57,15 @@ class MapLayer:
         known = {"flag_values", "flag_masks"} & set(self.array.attrs)
         return self.array.dtype.kind == "b" or (self.array.dtype.kind != "f" and bool(known))
 
+    @property
+    def token(self) -> str | None:
+        """Names what it holds, where its bytes tell: overviews of it can be kept, and it is cheap to read."""
+        if self.source.token is not None:
+            return f"{self.source.token} {self.array.name}"
+        # Arrays of stores are named by their objects, wherever these come from.
+        name = str(getattr(self.array.data, "name", ""))
+        return name if name.startswith("open_zarr-") else None
+
     def pyramid(self, band: int = 0) -> Pyramid:
         """One of its maps, at every scale."""
         with self._lock:
@@ -66,9 +75,9 @@ class MapLayer:
                     for one in (self.array, *self.source.smaller)
                 )
                 boxes = [geobox_of(one) for one in self.source.smaller]
-                token = self.source.token
+                token = self.token
                 if token is not None:
-                    text = f"{token} {self.array.name} {band} {self.array.dtype}"
+                    text = f"{token} {band} {self.array.dtype} {self.flags}"
                     token = hashlib.sha256(text.encode()).hexdigest()[:32]
                 self._pyramids[band] = Pyramid(
                     data,

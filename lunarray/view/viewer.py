@@ -54,6 +54,14 @@ class Viewer:
         Where the page is.
     layers : list
         What can be seen.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene("north", resolution=8000.0, latitude=85.0)
+    >>> with scene.lunar.explore() as viewer:
+    ...     viewer.layers[0].described()["home"]
+    'north'
     """
 
     def __init__(
@@ -170,7 +178,7 @@ class Viewer:
         layer = next((one for one in self.layers if isinstance(one, MapLayer)), None)
         if layer is None or layer.box.shape[0] * layer.box.shape[1] > SMALL:
             return None
-        if layer.source.token is None and layer.array.chunks is not None:
+        if layer.token is None and layer.array.chunks is not None:
             return None  # not of a store: nobody knows what computing it takes
         grid = GRIDS[home(layer.box)]
         found = extents(layer.box)[grid.name]
