@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zipfile
+from contextlib import contextmanager
 
 import dask
 import numpy as np
@@ -61,9 +64,14 @@ def test_null_of_isis_that_no_tag_names(tmp_path):
     np.testing.assert_array_equal(np.isnan(geo.open_raster(path, bands=1)), expected)
     np.testing.assert_array_equal(np.isnan(la.open_nac(path)), expected)
     assert not np.isnan(geo.open_raster(path, special=False)).any()
-    # Whole numbers say nothing of ISIS by themselves.
-    whole = _write(tmp_path / "b.tif", np.array([[-32768, 5]], np.int16))
-    assert not np.isnan(geo.open_raster(whole)).any()
+    # Of whole numbers only the least one, where no tag names another; others are numbers.
+    numbers = np.array([[-32768, -32767, 5]], np.int16)
+    whole = _write(tmp_path / "b.tif", numbers)
+    for opened in (geo.open_raster(whole, bands=1), la.open_nac(whole, chunks=None)):
+        np.testing.assert_array_equal(np.isnan(opened), numbers == -32768)
+    assert not np.isnan(geo.open_raster(whole, special=False)).any()
+    tagged = _write(tmp_path / "c.tif", numbers, nodata=5)
+    np.testing.assert_array_equal(np.isnan(geo.open_raster(tagged, bands=1)), numbers == 5)
 
 
 def test_bands_scales_and_what_is_missing_in_each(tmp_path):
@@ -131,6 +139,103 @@ def test_what_fails_while_computing_says_which_file(tmp_path, rng):
     path.unlink()
     with pytest.raises(ProductFormatError, match=r"a\.tif: damaged"):
         lazy.compute()
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        {},
+        {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"},
+        {"driver": "COG"},
+    ],
+)
+def test_truncated_files_are_called_so(tmp_path, rng, profile):
+    """When they are opened, and while computing where they are cut off meanwhile."""
+    path = _write(tmp_path / "a.tif", rng.random((300, 300)).astype("f4"), **profile)
+    lazy = geo.open_raster(path, chunks=100)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with pytest.raises(ProductFormatError, match=r"a\.tif: damaged.*truncated: \d+ bytes"):
+        lazy.compute(scheduler="sync")
+    for reading in (geo.open_raster, la.open_nac, geo.raster_info):
+        with pytest.raises(
+            ProductFormatError, match=r"a\.tif: truncated: \d+ bytes.*Fetch it again"
+        ):
+            reading(path)
+
+
+#: A web server of a folder that knows ranges of bytes, and writes down how many it sent. In a process of its own: GDAL
+#: holds Python's lock while it opens a file.
+_SERVER = """
+import http.server, pathlib
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        path = pathlib.Path(self.path.lstrip("/"))
+        if not path.is_file():
+            return self.send_error(404)
+        content = path.read_bytes()
+        first, last = 0, len(content) - 1
+        asked = self.headers.get("Range")
+        if asked:
+            begin, _, end = asked.removeprefix("bytes=").partition("-")
+            first, last = int(begin), min(int(end or last), last)
+        part = content[first : last + 1]
+        self.send_response(206 if asked else 200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(part)))
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(part)
+            with open("sent.txt", "a") as log:
+                print(len(part), file=log)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        pass
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@contextmanager
+def _served(folder):
+    command = [sys.executable, "-c", _SERVER]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        finally:
+            process.kill()
+
+
+def test_images_on_the_web_are_read_where_they_are_needed(tmp_path, rng):
+    values = rng.integers(0, 65535, (1024, 1024)).astype(np.uint16)
+    values[:, :40] = 0
+    _write(
+        tmp_path / "image.tif",
+        values,
+        driver="COG",
+        blocksize=128,
+        compress="none",
+        nodata=0,
+        overviews="none",
+    )
+    whole = (tmp_path / "image.tif").stat().st_size
+    with _served(tmp_path) as address:
+        for name in (f"{address}/image.tif", f"/vsicurl/{address}/image.tif"):
+            image = la.open_nac(name, chunks=256)
+            assert image.chunks == ((256,) * 4, (256,) * 4)
+            np.testing.assert_allclose(
+                image[300:420, 300:420], values[300:420, 300:420] / 65535, rtol=1e-5
+            )
+            assert np.isnan(image[300:310, :50].values).mean() == 0.8
+        sent = sum(map(int, (tmp_path / "sent.txt").read_text().split()))
+        assert 0 < sent < whole / 2
+        with pytest.raises(ProductFormatError, match=r"none\.tif"):
+            la.open_nac(f"{address}/none.tif")
 
 
 def test_lazy_in_threads(tmp_path, rng, no_compute):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
@@ -46,6 +47,8 @@ _ISIS_VALID = {
 #: ISIS NULL of whole numbers: a file with this nodata value came out of ISIS, its other special pixels with it.
 _ISIS_NULL = {"int16": -32768.0}
 _OPENING = threading.Lock()
+#: Blocks along each axis of a TIFF that are looked for in the file when it is opened.
+_LOOKED_AT = 16
 _REMEDY = (
     "Give a GeoTIFF, an ISIS3 cube, a PDS product, an ENVI file with its .hdr beside it, or a PNG"
 )
@@ -157,6 +160,10 @@ def raster_info(path: str | os.PathLike[str], *, overview: int | None = None) ->
             )
         numbers = range(1, raster.count + 1)
         _require_pixels(raster)
+        down, across = (
+            _some(-(-n // of)) for n, of in zip(raster.shape, raster.block_shapes[0], strict=True)
+        )
+        _require_blocks(raster, sorted({1, raster.count}), down, across)
         return RasterInfo(
             path=name,
             driver=raster.driver,
@@ -204,6 +211,29 @@ def _require_pixels(raster: Any) -> None:
             where=raster.name,
             remedy="Fetch it again",
         )
+
+
+def _require_blocks(raster: Any, bands: Sequence[int], rows: Any, columns: Any) -> None:
+    """Raise ProductFormatError where a TIFF ends before some of its blocks do: these rows and columns of blocks."""
+    if raster.driver != "GTiff" or not os.path.isfile(raster.name):
+        return
+    size = os.path.getsize(raster.name)
+    for band, row, column in itertools.product(bands, rows, columns):
+        begin, length = (
+            raster.get_tag_item(f"BLOCK_{what}_{column}_{row}", "TIFF", bidx=band)
+            for what in ("OFFSET", "SIZE")
+        )
+        if begin is not None and length is not None and int(begin) + int(length) > size:
+            raise ProductFormatError(
+                f"truncated: {size} bytes, its pixels reach to byte {int(begin) + int(length)} at least",
+                where=raster.name,
+                remedy="Fetch it again",
+            )
+
+
+def _some(count: int) -> list[int]:
+    """Numbers of a few blocks along an axis, the first and the last among them."""
+    return sorted(set(np.linspace(0, count - 1, min(count, _LOOKED_AT)).astype(int).tolist()))
 
 
 def _files(raster: Any) -> tuple[tuple[str, FileId], ...]:
@@ -255,7 +285,8 @@ def open_raster(
         Stored number that means no data, beside those that the file names.
     special : "auto", True or False
         Whether the special pixels of ISIS (NULL, saturated low and high) are missing. "auto": in cubes, in other files
-        whose nodata value is ISIS' NULL, and always of floating-point numbers.
+        whose nodata value is ISIS' NULL, and always of floating-point numbers; and of 16 bit numbers with sign -32768,
+        where the file names no nodata value.
     masked : bool
         Whether missing pixels become NaN: those of nodata values, special pixels, and masks, be they inside the file,
         in a ``.msk`` beside it, or in an alpha band. If not, stored numbers are returned in the type of the file.
@@ -346,10 +377,15 @@ def _values(
     special: str | bool,
 ) -> _Values:
     given = () if nodata is None else (float(nodata),)
+    # Where no tag names a value, the least of all 16 bit numbers is ISIS' NULL.
+    null = {b: (_ISIS_NULL[info.dtypes[b]],) for b in numbers
+            if special == "auto" and info.nodata[b] is None and info.dtypes[b] in _ISIS_NULL}  # fmt: skip
     return _Values(
         scale=None if scale is None else tuple(_scale(scale, info, b) for b in numbers),
         missing=tuple(
-            given if info.nodata[b] is None else (float(info.nodata[b]), *given)  # type: ignore[arg-type]
+            (*given, *null.get(b, ()))
+            if info.nodata[b] is None
+            else (float(info.nodata[b]), *given)  # type: ignore[arg-type]
             for b in numbers
         ),
         valid=tuple(info.valid_range(b, special, *given) for b in numbers),
@@ -382,7 +418,11 @@ class _Reading:
         numbers = [b + 1 for b in self.bands]
         fault = "damaged, or no longer what was opened"
         with _opened(self.path, fault, overview=self.overview) as raster:
-            stored = raster.read(numbers, window=window)
+            try:
+                stored = raster.read(numbers, window=window)
+            except Exception as error:
+                self._tell_truncated(raster, rows, columns, error)
+                raise
             for path, known in self.files:
                 known.require(path)
             if self.values is None:
@@ -392,6 +432,17 @@ class _Reading:
         for k, band in enumerate(self.bands):
             out[k] = self._decoded(stored[k], k, masks.get(band))
         return out
+
+    def _tell_truncated(self, raster: Any, rows: Any, columns: Any, cause: Exception) -> None:
+        """Raise in place of an error of reading where the file is cut off."""
+        spans = (
+            range(first // of, -(-last // of))
+            for (first, last), of in zip((rows, columns), raster.block_shapes[0], strict=True)
+        )
+        try:
+            _require_blocks(raster, [b + 1 for b in self.bands], *spans)
+        except ProductFormatError as error:
+            raise ValueError(error.problem) from cause
 
     def _decoded(self, block: np.ndarray, k: int, mask: np.ndarray | None) -> np.ndarray:
         values = self.values
