@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import lunarray as la
-from lunarray.errors import InputError, MissingDependencyError
+from lunarray.errors import InputError, LunarrayWarning, MissingDependencyError
 from lunarray.fractures import process_edr
-from lunarray.fractures.isis import STEPS, IsisError, isis_available
+from lunarray.fractures.isis import MORE_STEPS, STEPS, IsisError, isis_available
 
 SCRIPT = """#!{python}
 import pathlib, shutil, sys
@@ -25,8 +25,20 @@ if here.name == "{failing}":
     sys.exit(1)
 if "map" in values:
     shutil.copy(values["map"], here.parent.parent / "used.map")
-if "to" in values:
+if here.name == "mosrange":
+    pathlib.Path(values["to"]).write_text({range!r})
+elif "to" in values:
     shutil.copy(values["from"], values["to"])
+"""
+RANGE = """Group = Mapping
+  ProjectionName          = Equirectangular
+  PixelResolution         = 0.52 <meters/pixel>
+  CenterLongitude         = -11.2213
+  CenterLatitude          = {latitude}
+  MinimumLatitude         = {low}
+  MaximumLatitude         = {high}
+End_Group
+End
 """
 
 
@@ -38,10 +50,11 @@ def isis(tmp_path, monkeypatch):
     root = tmp_path / "isis"
     (root / "bin" / "xml").mkdir(parents=True)
 
-    def make(failing=""):
-        for name in STEPS:
+    def make(failing="", programs=STEPS, low=-43.6, high=-43.0):
+        said = RANGE.format(latitude=(low + high) / 2, low=low, high=high)
+        for name in programs:
             program = root / "bin" / name
-            program.write_text(SCRIPT.format(python=sys.executable, failing=failing))
+            program.write_text(SCRIPT.format(python=sys.executable, failing=failing, range=said))
             program.chmod(0o755)
             (root / "bin" / "xml" / f"{name}.xml").write_text("<application/>")
         return root
@@ -90,6 +103,45 @@ def test_the_chain(isis, raw, tmp_path):
     # What is there is not made again.
     process_edr(raw, tmp_path / "out", projection="south")
     assert len(_calls(root)) == len(STEPS)
+
+
+def test_the_map_lies_about_the_images(isis, raw, tmp_path, recwarn):
+    """Centre by mosrange, over all images before any is projected; a later image goes onto the same map."""
+    root = isis(programs=STEPS + MORE_STEPS)
+    other = tmp_path / "M126622485LE.IMG"
+    other.write_bytes(b"other")
+    options = {"spiceinit": {"cksmithed": True, "spksmithed": True}}
+    made = process_edr([raw, other], tmp_path / "out", photometry=True, options=options)
+    assert [path.read_bytes() for path in made] == [b"raw", b"other"]
+    calls = _calls(root)
+    names = [name for name, _ in calls]
+    assert names.count("mosrange") == 1
+    assert names.index("mosrange") < names.index("cam2map")
+    assert calls[1][1]["cksmithed"] == calls[1][1]["spksmithed"] == "true"
+    pho = next(values for name, values in calls if name == "lronacpho")
+    assert pho["from"].endswith(".cal.echo.cub")
+    last = calls[-1][1]
+    assert last["from"].endswith(".cal.echo.pho.cub")
+    assert (last["interp"], last["warpalgorithm"]) == ("cubicconvolution", "forwardpatch")
+    text = (root / "used.map").read_text()
+    assert "CenterLatitude     = -43.3" in text
+    assert "CenterLongitude    = -11.2213" in text
+    assert not [w for w in recwarn if "times as wide" in str(w.message)]
+    third = tmp_path / "M126622486LE.IMG"
+    third.write_bytes(b"third")
+    process_edr([raw, third], tmp_path / "out", interpolation="bilinear")
+    more = _calls(root)[len(calls) :]
+    assert [name for name, _ in more].count("mosrange") == 0
+    assert more[-1][1]["map"] == last["map"]
+    assert more[-1][1]["interp"] == "bilinear"
+
+
+def test_pixels_that_are_not_square_are_told_of(isis, raw, tmp_path):
+    """A map that is true at the equator: Tycho's pixels of 1.5 m would be 1.09 m wide."""
+    root = isis(programs=STEPS + MORE_STEPS)
+    with pytest.warns(LunarrayWarning, match=r"0\.7\d times as wide as long.*true at latitude 0"):
+        process_edr(raw, tmp_path / "out", centre_latitude=0.0, centre_longitude=0.0)
+    assert "CenterLatitude     = 0.0" in (root / "used.map").read_text()
 
 
 def test_options(isis, raw, tmp_path):

@@ -235,6 +235,19 @@ def train_fractures(
     ] = True,
     seed: Annotated[int, Option(min=0, help="Of weights, order and augmentation.")] = 0,
     device: TrainDevice = Device.auto,
+    workers: Annotated[
+        int | None,
+        Option(
+            min=0, help="Processes that prepare tiles ahead (default: cores less one for a GPU)."
+        ),
+    ] = None,
+    mixed_precision: Annotated[
+        bool | None,
+        Option(
+            "--mixed-precision/--full-precision",
+            help="Half precision where it does no harm (default: on a GPU).",
+        ),
+    ] = None,
     checkpoint: Annotated[
         Path | None, Option(help="File from which a stopped training goes on.")
     ] = None,
@@ -262,19 +275,9 @@ def train_fractures(
         la.fractures.weak_labels(file, picture, width=_number(width), polygons=polygons)
         for file, picture in zip(by_image, pictures, strict=True)
     ]
-    cut = la.fractures.tiles(pictures, labels, size=size, overlap=overlap)
     chosen = split or (Split.image if len(pictures) > 1 else Split.area)
-    training, validation = la.fractures.split(cut, chosen.value, share, seed)
-    if not training.has_fracture.any():
-        raise InputError(
-            "no training tile has a fracture",
-            where="--lines",
-            remedy="Check that the lines lie on the images, or split by tile",
-        )
-    say(
-        f"{len(training)} tiles to train on, {int(training.has_fracture.sum())} with fractures; "
-        f"{len(validation)} to validate with, {int(validation.has_fracture.sum())} with fractures"
-    )
+    cut = la.fractures.tiles(pictures, labels, size=size, overlap=overlap)
+    training, validation = _parted(cut, chosen, share, seed)
     fit = la.fractures.train(
         training.with_rotations(),
         validation,
@@ -293,12 +296,33 @@ def train_fractures(
         augment="default" if augment else None,
         checkpoint=checkpoint,
         device=device.value,
+        workers=workers,
+        mixed_precision=mixed_precision,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     fit.save(output, images=[str(name) for name in images])
     _training_summary(fit)
     picture(la.plot.training_curves, fit.history, path=curves)
     say(f"Weights    {output}")
+
+
+def _parted(cut: Any, split: Split, share: float, seed: int) -> tuple[Any, Any]:
+    """Tiles to train on and to validate with, and how many there are."""
+    import lunarray as la
+    from lunarray.errors import InputError
+
+    training, validation = la.fractures.split(cut, split.value, share, seed)
+    if not training.has_fracture.any():
+        raise InputError(
+            "no training tile has a fracture",
+            where="--lines",
+            remedy="Check that the lines lie on the images, or split by tile",
+        )
+    say(
+        f"{len(training)} tiles to train on, {int(training.has_fracture.sum())} with fractures; "
+        f"{len(validation)} to validate with, {int(validation.has_fracture.sum())} with fractures"
+    )
+    return training, validation
 
 
 def _rule(trained_on: TrainedOn | None) -> Any:

@@ -162,14 +162,23 @@ def stacked(
     seed: tuple[int, ...] = (),
 ) -> Batch:
     """Stack the tiles of these numbers."""
-    parts = []
-    for index in indices:
-        image, mask, valid = tiles[int(index)]
-        valid = np.asarray(valid, bool) & (mask != NO_DATA)
-        if augment is not None:
-            rng = np.random.default_rng([*seed, int(index)])
-            image, mask, valid = augment(image, mask, valid, rng)
-        parts.append((np.asarray(image, np.float32), np.asarray(mask, np.uint8), valid))
+    return collated([prepared(tiles, int(index), augment, seed) for index in indices])
+
+
+def prepared(
+    tiles: Tiles, index: int, augment: Augment | None = None, seed: tuple[int, ...] = ()
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A tile as it is trained on, changed by chance that depends on the seed and its number alone."""
+    image, mask, valid = tiles[index]
+    valid = np.asarray(valid, bool) & (mask != NO_DATA)
+    if augment is not None:
+        rng = np.random.default_rng([*seed, index])
+        image, mask, valid = augment(image, mask, valid, rng)
+    return np.asarray(image, np.float32), np.asarray(mask, np.uint8), valid
+
+
+def collated(parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Batch:
+    """Stack tiles. InputError if they have no common size, a multiple of 8."""
     shapes = {a.shape for part in parts for a in part}
     if len(shapes) != 1 or any(n % STRIDE for shape in shapes for n in shape):
         raise InputError(

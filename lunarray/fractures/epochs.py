@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import xarray as xr
 from lunarray.engine.progress import Advance
 from lunarray.engine.training import Checkpoint, mixed_seed, seeded
 from lunarray.errors import ModelError, StoreConflictError, needs
-from lunarray.fractures.batches import Augment, Batch, Tiles, stacked
+from lunarray.fractures.batches import Augment, Batch, Tiles
+from lunarray.fractures.company import Company
+from lunarray.fractures.loading import batches_of
 from lunarray.fractures.losses import loss_of
 from lunarray.fractures.metrics import confusion, pixel_metrics, tile_metrics
 from lunarray.fractures.model import architecture_of, build
@@ -106,9 +109,16 @@ class Run:
         augment: Augment | None,
         tiles: Tiles,
         validation: Tiles,
+        workers: int = 0,
     ) -> None:
+        self.company = Company()
+        if self.company.size > 1:
+            self.company.check(settings.batch_size)
+        self.workers = workers
+        self.coming: Iterator[Batch] | None = None
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.requires_grad_(True)
+        self.model = self.company.joined(self.network)
         self.rule, self.settings, self.device, self.half = rule, settings, device, half
         self.augment, self.tiles, self.validation = augment, tiles, validation
         kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
@@ -133,6 +143,8 @@ class Run:
     def run_epoch(self, tell: Advance) -> None:
         """Pass over all tiles once, training tiles first."""
         begin = time.perf_counter()
+        if self.coming is None:
+            self.coming = self._batches()
         training = self._pass_over_training(tell)
         validation = self._pass_over_validation()
         self.records.append({"training": training, "validation": validation})
@@ -153,22 +165,39 @@ class Run:
             f"epoch {self.epoch}: loss {loss:.4f}, F1 {score:.3f} (best {self._best_score():.3f})"
         )
 
+    def _batches(self) -> Iterator[Batch]:
+        """This process's part of all batches that are still to come, those of validation after each epoch's."""
+        settings, order = self.settings, []
+        size, count = settings.batch_size, len(self.tiles)
+        for epoch in range(self.epoch, settings.epochs):
+            tiles = np.random.default_rng([settings.seed, 1, epoch]).permutation(count).tolist()
+            starts = batch_starts(count, size)
+            for start, stop in zip(starts, [*starts[1:], count], strict=True):
+                order.append([(True, epoch, k) for k in tiles[start:stop]])
+            for start in range(0, len(self.validation), size):
+                some = range(start, min(start + size, len(self.validation)))
+                order.append([(False, epoch, k) for k in some])
+        return batches_of(
+            self.tiles,
+            self.validation,
+            [list(self.company.share(batch)) for batch in order],
+            augment=self.augment,
+            seed=settings.seed,
+            workers=self.workers,
+            pinned=self.device.type == "cuda",
+        )
+
     def _pass_over_training(self, tell: Advance) -> dict[str, float]:
         settings = self.settings
-        order = np.random.default_rng([settings.seed, 1, self.epoch]).permutation(len(self.tiles))
-        size, starts = settings.batch_size, batch_starts(len(order), settings.batch_size)
+        steps = len(batch_starts(len(self.tiles), settings.batch_size))
         score = Score()
-        self.network.train()
+        self.model.train()
         with seeded(mixed_seed(settings.seed, 2, self.epoch), self.device):  # for dropout
-            for number, start in enumerate(starts):
-                stop = len(order) if number == len(starts) - 1 else start + size
-                batch = stacked(
-                    self.tiles, order[start:stop], self.augment, (settings.seed, 3, self.epoch)
-                )
-                rate = learning_rate_at(settings, self.epoch + number / len(starts))
+            for number in range(steps):
+                rate = learning_rate_at(settings, self.epoch + number / steps)
                 for group in self.optimiser.param_groups:
                     group["lr"] = rate
-                logits, cost = self._forward(batch)
+                logits, cost, batch = self._forward(self.model)
                 if not torch.isfinite(cost):
                     raise ModelError(
                         f"the loss is no longer finite in epoch {self.epoch + 1}",
@@ -184,24 +213,28 @@ class Run:
         return score.values()
 
     def _pass_over_validation(self) -> dict[str, float]:
-        score, size = Score(), self.settings.batch_size
+        score = Score()
         self.network.eval()
-        for start in range(0, len(self.validation), size):
-            batch = stacked(self.validation, range(start, min(start + size, len(self.validation))))
+        for _ in range(0, len(self.validation), self.settings.batch_size):
             with torch.inference_mode():
-                logits, cost = self._forward(batch)
+                logits, cost, batch = self._forward(self.network)
             score.add(logits, batch, float(cost))
         return score.values()
 
-    def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits, and the loss."""
-        images, masks, valid = (t.to(self.device, non_blocking=True) for t in batch)
+    def _forward(self, network: nn.Module) -> tuple[torch.Tensor, torch.Tensor, Batch]:
+        """Logits of the next batch, the loss, and the batch: of all processes."""
+        assert self.coming is not None
+        images, *labels = next(self.coming)
+        images, masks, valid = (t.to(self.device, non_blocking=True) for t in (images, *labels))
         with torch.autocast(self.device.type, dtype=self.type, enabled=self.half):
-            logits = logits_of(self.network, images, valid, self.rule)
-        return logits, loss_of(logits.float(), masks, valid, self.settings)
+            logits = logits_of(network, images, valid, self.rule)
+        logits, masks, valid = self.company.whole(logits.float(), masks, valid)
+        cost = loss_of(logits, masks, valid, self.settings)
+        return logits, cost, (images, masks.cpu(), valid.cpu())
 
     def best_network(self) -> nn.Module:
         """The network of the best epoch, on the CPU."""
+        self.company.close()
         network = self.network.cpu()
         network.load_state_dict(self.best)
         return network.eval().requires_grad_(False)
@@ -225,7 +258,10 @@ class Run:
         return result
 
     def save(self, path: Path, stamp: dict[str, Any]) -> None:
-        """Write the best weights where they are new, and the state to go on from."""
+        """Write the best weights where they are new, and the state to go on from; one process does."""
+        self.company.wait()
+        if self.company.rank:
+            return
         if self.best_epoch == self.epoch:
             architecture, sizes = architecture_of(self.network)
             network = build(architecture, **sizes)  # on the CPU, beside the one in training

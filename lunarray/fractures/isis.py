@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lunarray.engine.files import local_path
-from lunarray.errors import InputError, LunarrayError, MissingDependencyError, needs
+from lunarray.errors import (
+    InputError,
+    LunarrayError,
+    LunarrayWarning,
+    MissingDependencyError,
+    needs,
+    require_choice,
+)
 
 __all__ = ["IsisError", "isis_available", "process_edr"]
 
 #: What is run, in order: Le Corre et al. (2025), section 2; USGS, Working with LROC NAC data.
 STEPS = ("lronac2isis", "spiceinit", "lronaccal", "lronacecho", "cam2map")
+#: What is run besides where it is asked for, or a map is to be laid about the images.
+MORE_STEPS = ("lronacpho", "mosrange")
+#: What cam2map calls its ways to interpolate.
+INTERPOLATIONS = {
+    "cubic": "cubicconvolution",
+    "bilinear": "bilinear",
+    "nearest": "nearestneighbor",
+}
+#: By how much a pixel may be longer than wide on the ground before there is a warning.
+_LONGER = 1.1
 _PROJECTIONS = {
     "equirectangular": ("Equirectangular", None),
     "north": ("PolarStereographic", 90.0),
@@ -57,16 +78,19 @@ def process_edr(
     *,
     projection: str | os.PathLike[str] = "equirectangular",
     resolution: float | None = 1.5,
-    centre_longitude: float = 0.0,
-    centre_latitude: float = 0.0,
+    centre_longitude: float | None = None,
+    centre_latitude: float | None = None,
+    interpolation: Literal["cubic", "bilinear", "nearest"] = "cubic",
     web_spice: bool = False,
     echo: bool = True,
+    photometry: bool = False,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     keep: bool = False,
 ) -> list[Path]:
     """Calibrate and map-project raw NAC images (EDR) with ISIS.
 
-    Runs ``lronac2isis``, ``spiceinit``, ``lronaccal``, ``lronacecho`` and ``cam2map`` through kalasiris.
+    Runs ``lronac2isis``, ``spiceinit``, ``lronaccal``, ``lronacecho``, where asked ``lronacpho``, then ``mosrange``
+    over all images for one map, and ``cam2map`` through kalasiris.
 
     Parameters
     ----------
@@ -78,14 +102,21 @@ def process_edr(
         "equirectangular", "north", "south" (polar stereographic), "sinusoidal", or a map file of ISIS.
     resolution : float, optional
         m a pixel; None keeps each image's own.
-    centre_longitude, centre_latitude : float
-        Of the projection, degrees; the latitude of an equirectangular map is where it is true to scale.
+    centre_longitude, centre_latitude : float, optional
+        Of the projection, degrees; by default the middle of all images, by ``mosrange``, and of polar maps the
+        longitude 0. At its centre latitude an equirectangular map is true to scale, and its pixels are square. A later
+        call with the same folder keeps the centre of the first, that all cubes are on one grid.
+    interpolation : {"cubic", "bilinear", "nearest"}
+        Of the brightness; patches of the image are carried forward to the map, as suits a line camera.
     web_spice : bool
         Let spiceinit ask the USGS for the kernels.
     echo : bool
         Correct the echo (images taken with summing do not have it).
+    photometry : bool
+        Bring brightness to one geometry of light by ``lronacpho``.
     options : mapping, optional
-        More parameters by program, such as ``{"lronaccal": {"radiometrictype": "iof"}}``.
+        More parameters by program: ``{"lronaccal": {"radiometrictype": "iof"}}``, or kernels that a control network
+        has smoothed, ``{"spiceinit": {"cksmithed": True, "spksmithed": True}}``.
     keep : bool
         Keep what is made between.
 
@@ -103,132 +134,229 @@ def process_edr(
     IsisError
         If a program fails.
 
+    Warns
+    -----
+    LunarrayWarning
+        If pixels are a tenth longer than wide on the ground somewhere in the images.
+
     References
     ----------
     Le Corre et al. (2025), JGR Planets 130, e2025JE009145, section 2. Laura et al. (2023), ISIS,
     doi:10.5281/zenodo.7644616.
     """
+    files = _sources(paths)
+    more = _options(options)
+    require_choice("interpolation", interpolation, INTERPOLATIONS)
+    _check_map(projection, resolution)
+    isis = _isis()
+    target = Path(os.path.expanduser(os.fspath(folder))).resolve()
+    local_path(target).mkdir(parents=True, exist_ok=True)
+    finals = {file: target / f"{file.stem}.map.cub" for file in files}
+    todo = [file for file in files if not finals[file].exists()]
+    if not todo:
+        return list(finals.values())
+    centre = _Centre(centre_longitude, centre_latitude)
+    # In folders of their own: what lies under its final name is whole.
+    work = {file: Path(tempfile.mkdtemp(prefix=f".{file.stem}.", dir=target)) for file in todo}
+    try:
+        calls = {file: _Calls(isis, file, own, more) for file, own in work.items()}
+        clean = {
+            file: _calibrated(run, web_spice, echo=echo, photometry=photometry)
+            for file, run in calls.items()
+        }
+        map_file = _map_file(calls[todo[0]], projection, centre, clean, target)
+        for file, run in calls.items():
+            _projected(run, clean[file], map_file, resolution, interpolation, finals[file])
+    finally:
+        for file, own in work.items():
+            _put_away(own, target / f"{file.stem}.steps" if keep else None)
+    return list(finals.values())
+
+
+def _sources(paths: Any) -> list[Path]:
+    """Products that are there, by whole paths: ISIS runs in a folder of its own, where it leaves its print.prt."""
     sources = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    # Whole paths: ISIS runs in a folder of its own, where it leaves its print.prt.
     files = [Path(os.path.expanduser(os.fspath(p))).resolve() for p in sources]
     for file in files:
         if not file.is_file():
             raise InputError("no such file", where=file, remedy="Check the path")
-    more = {name: dict(value) for name, value in (options or {}).items()}
-    unknown = sorted(set(more) - set(STEPS))
+    return files
+
+
+def _put_away(work: Path, kept: Path | None) -> None:
+    """Keep what was made between under a name of its own, or not."""
+    if kept is None:
+        shutil.rmtree(work, ignore_errors=True)
+        return
+    shutil.rmtree(kept, ignore_errors=True)
+    work.rename(kept)
+
+
+def _options(options: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
+    """Parameters by program, true and false as ISIS writes them."""
+    known = STEPS + MORE_STEPS
+    unknown = sorted(set(options or {}) - set(known))
     if unknown:
         raise InputError(
-            f"options for {', '.join(unknown)}", where="options", remedy=f"The programs are {', '.join(STEPS)}"
+            f"options for {', '.join(unknown)}", where="options", remedy=f"The programs are {', '.join(known)}"
         )  # fmt: skip
-    mapping = _map_file_text(projection, resolution, centre_longitude, centre_latitude)
-    isis = _isis()
-    target = Path(os.path.expanduser(os.fspath(folder))).resolve()
-    local_path(target).mkdir(parents=True, exist_ok=True)
-    written = []
-    for file in files:
-        final = target / f"{file.stem}.map.cub"
-        written.append(final)
-        if final.exists():
-            continue
-        # In a folder of its own: what lies under its final name is whole.
-        work = Path(tempfile.mkdtemp(prefix=f".{file.stem}.", dir=target))
+    return {
+        name: {k: str(v).lower() if isinstance(v, bool) else v for k, v in value.items()}
+        for name, value in (options or {}).items()
+    }
+
+
+@dataclass(frozen=True)
+class _Centre:
+    """Of a map, degrees; None where the images tell it."""
+
+    longitude: float | None
+    latitude: float | None
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """Programs of ISIS as they are run for one image."""
+
+    isis: Any
+    file: Path
+    work: Path
+    more: Mapping[str, Mapping[str, Any]]
+
+    def __call__(self, program: str, **parameters: Any) -> None:
+        parameters |= self.more.get(program, {})
         try:
-            _run_chain(isis, file, work, final, mapping, resolution, web_spice, echo, more)
-        finally:
-            if keep:
-                kept = target / f"{file.stem}.steps"
-                shutil.rmtree(kept, ignore_errors=True)
-                work.rename(kept)
-            else:
-                shutil.rmtree(work, ignore_errors=True)
-    return written
-
-
-def _run_chain(
-    isis: Any,
-    file: Path,
-    work: Path,
-    final: Path,
-    mapping: str | Path,
-    resolution: float | None,
-    web_spice: bool,
-    echo: bool,
-    more: Mapping[str, Mapping[str, Any]],
-) -> None:
-    raw, calibrated = work / f"{file.stem}.cub", work / f"{file.stem}.cal.cub"
-    clean, projected = work / f"{file.stem}.cal.echo.cub", work / f"{file.stem}.map.cub"
-    if isinstance(mapping, str):
-        map_file = work / "projection.map"
-        map_file.write_text(mapping, encoding="ascii")
-    else:
-        map_file = mapping
-
-    def run(program: str, **parameters: Any) -> None:
-        parameters |= more.get(program, {})
-        try:
-            getattr(isis, program)(**parameters, _cwd=str(work))
+            getattr(self.isis, program)(**parameters, _cwd=str(self.work))
         except subprocess.CalledProcessError as error:
             said = (error.stderr or error.stdout or "").strip()
             raise IsisError(
                 f"{program} failed ({error.returncode}): {said or 'it said nothing'}",
-                where=file,
+                where=self.file,
                 remedy="Check the product and the ISIS data area (spiceinit needs the lro kernels, or web_spice=True)",
             ) from error
-        except FileNotFoundError as error:
+        except (FileNotFoundError, AttributeError) as error:
             raise MissingDependencyError(
                 f"ISIS has no program {program}", where=os.environ.get("ISISROOT"), remedy=_REMEDY
             ) from error
 
-    run("lronac2isis", from_=file, to=raw)
+
+def _calibrated(run: _Calls, web_spice: bool, *, echo: bool, photometry: bool) -> Path:
+    """From a raw product to a calibrated cube, not yet on a map."""
+    stem = run.file.stem
+    raw, made = run.work / f"{stem}.cub", run.work / f"{stem}.cal.cub"
+    run("lronac2isis", from_=run.file, to=raw)
     run("spiceinit", from_=raw, **({"web": "true"} if web_spice else {}))
-    run("lronaccal", from_=raw, to=calibrated)
-    if echo:
-        run("lronacecho", from_=calibrated, to=clean)
-    else:
-        clean = calibrated
+    run("lronaccal", from_=raw, to=made)
+    for program, ending, wanted in (("lronacecho", "echo", echo), ("lronacpho", "pho", photometry)):
+        if wanted:
+            before, made = made, made.with_suffix(f".{ending}.cub")
+            run(program, from_=before, to=made)
+    return made
+
+
+def _projected(
+    run: _Calls, clean: Path, map_file: Path, resolution: float | None, way: str, final: Path
+) -> None:
+    """Lay a calibrated cube on the map."""
     size = {"pixres": "mpp", "resolution": resolution} if resolution is not None else {"pixres": "camera"}  # fmt: skip
-    run("cam2map", from_=clean, to=projected, map=map_file, defaultrange="minimize", **size)
-    if not projected.exists():
+    made = run.work / final.name
+    run(
+        "cam2map", from_=clean, to=made, map=map_file, defaultrange="minimize", interp=INTERPOLATIONS[way],
+        warpalgorithm="forwardpatch", **size,
+    )  # fmt: skip
+    if not made.exists():
         raise IsisError(
-            "cam2map ended well and wrote nothing", where=file, remedy="Look into print.prt"
+            "cam2map ended well and wrote nothing", where=run.file, remedy="Look into print.prt"
         )
-    os.replace(projected, final)
+    os.replace(made, final)
 
 
-def _map_file_text(
-    projection: Any, resolution: float | None, centre_longitude: float, centre_latitude: float
-) -> str | Path:
+def _map_file(
+    run: _Calls, projection: Any, centre: _Centre, clean: Mapping[Path, Path], target: Path
+) -> Path:
+    """One map for all images: the user's, the one that the folder has, or a new one about the images."""
+    name, pole = _PROJECTIONS.get(str(projection).lower(), (None, None))
+    if name is None:
+        return Path(os.path.expanduser(os.fspath(projection))).resolve()
+    kept = target / f"{name.lower()}.map"
+    if kept.exists() and centre == _Centre(None, None):
+        return kept
+    longitude, latitude = centre.longitude, centre.latitude if pole is None else pole
+    found_out = pole is None and None in (longitude, latitude)
+    if pole is not None:
+        longitude = 0.0 if longitude is None else longitude
+    elif found_out or name == "Equirectangular":
+        said = _range_of(run, clean)
+        longitude = said["CenterLongitude"] if longitude is None else longitude
+        latitude = said["CenterLatitude"] if latitude is None else latitude
+        if name == "Equirectangular":
+            _tell_oblong(latitude, said["MinimumLatitude"], said["MaximumLatitude"])
+    file = kept if found_out else run.work / "projection.map"
+    file.write_text(_map_file_text(name, longitude, latitude), encoding="ascii")
+    return file
+
+
+def _range_of(run: _Calls, clean: Mapping[Path, Path]) -> dict[str, float]:
+    """Where images lie, by mosrange: what it says of centre and limits, degrees."""
+    listed, found = run.work / "images.lis", run.work / "mosrange.map"
+    listed.write_text("".join(f"{cube}\n" for cube in clean.values()), encoding="utf-8")
+    run("mosrange", fromlist=listed, to=found, projection="equirectangular", londom="180")
+    text = found.read_text(encoding="utf-8", errors="replace") if found.exists() else ""
+    names = ("CenterLongitude", "CenterLatitude", "MinimumLatitude", "MaximumLatitude")
+    values = {n: re.search(rf"^\s*{n}\s*=\s*(\S+)", text, re.MULTILINE) for n in names}
+    try:
+        return {n: float(value[1]) for n, value in values.items() if value is not None} | {
+            n: float("nan") for n, value in values.items() if value is None and n.startswith("M")
+        }
+    except ValueError as error:
+        raise IsisError(
+            f"mosrange wrote a map that cannot be read ({error})",
+            where=found,
+            remedy="Give centre_longitude and centre_latitude",
+        ) from error
+
+
+def _tell_oblong(true: float, *limits: float) -> None:
+    """Warn where pixels of an equirectangular map are not square on the ground."""
+    widths = [math.cos(math.radians(v)) / max(math.cos(math.radians(true)), 1e-9) for v in limits]
+    worst = max(widths, key=lambda w: abs(math.log(max(w, 1e-9))), default=1.0)
+    if max(worst, 1 / max(worst, 1e-9)) > _LONGER:
+        warnings.warn(
+            f"pixels are {worst:.2f} times as wide as long on the ground at the images' end: the map is true at "
+            f"latitude {true:g}. Give the images' own centre_latitude, or process images of other latitudes apart",
+            LunarrayWarning,
+            stacklevel=4,
+        )
+
+
+def _map_file_text(name: str, longitude: float | None, latitude: float | None) -> str:
+    lines = [
+        "Group = Mapping",
+        f"  ProjectionName     = {name}",
+        f"  CenterLongitude    = {longitude}",
+        *([] if name == "Sinusoidal" else [f"  CenterLatitude     = {latitude}"]),
+        "  TargetName         = Moon",
+        "  LatitudeType       = Planetocentric",
+        "  LongitudeDirection = PositiveEast",
+        "  LongitudeDomain    = 180",
+        "End_Group",
+        "End",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _check_map(projection: Any, resolution: float | None) -> None:
+    """Complain before the work rather than after it."""
     if resolution is not None and not resolution > 0:
         raise InputError(f"resolution={resolution!r}", where="resolution", remedy="Give metres, or None")  # fmt: skip
-    if isinstance(projection, str) and projection.lower() in _PROJECTIONS:
-        name, latitude = _PROJECTIONS[projection.lower()]
-        lines = [
-            "Group = Mapping",
-            f"  ProjectionName     = {name}",
-            f"  CenterLongitude    = {centre_longitude}",
-        ]
-        if name != "Sinusoidal":
-            lines.append(
-                f"  CenterLatitude     = {centre_latitude if latitude is None else latitude}"
-            )
-        lines += [
-            "  TargetName         = Moon",
-            "  LatitudeType       = Planetocentric",
-            "  LongitudeDirection = PositiveEast",
-            "  LongitudeDomain    = 180",
-            "End_Group",
-            "End",
-            "",
-        ]
-        return "\n".join(lines)
-    path = Path(os.path.expanduser(os.fspath(projection)))
-    if path.is_file():
-        return path.resolve()
-    raise InputError(
-        f"projection={os.fspath(projection)!r}",
-        where="projection",
-        remedy=f"Give one of {', '.join(_PROJECTIONS)}, or a map file of ISIS",
-    )
+    known = isinstance(projection, str) and projection.lower() in _PROJECTIONS
+    if not known and not Path(os.path.expanduser(os.fspath(projection))).is_file():
+        raise InputError(
+            f"projection={os.fspath(projection)!r}",
+            where="projection",
+            remedy=f"Give one of {', '.join(_PROJECTIONS)}, or a map file of ISIS",
+        )
 
 
 def _isis() -> Any:

@@ -24,6 +24,7 @@ from lunarray.fractures.batches import (
     rescaled,
     stacked,
 )
+from lunarray.fractures.calibration import calibration_error, temperature_of
 from lunarray.fractures.epochs import (
     THRESHOLD,
     Run,
@@ -33,6 +34,7 @@ from lunarray.fractures.epochs import (
     summary,
 )
 from lunarray.fractures.lines import line_counts, line_metrics
+from lunarray.fractures.loading import default_workers
 from lunarray.fractures.losses import loss_of
 from lunarray.fractures.model import ARCHITECTURES, architecture_of, build, default_normalisation
 from lunarray.fractures.normalise import Normalisation
@@ -42,6 +44,9 @@ from lunarray.fractures.weights import load_model, save_model
 with needs("torch", "training on fractures"):
     import torch
     from torch import nn
+
+#: Pixels of a tile that probabilities are calibrated on.
+_CALIBRATED = 4096
 
 __all__ = ["FractureFit", "TrainSettings", "train", "validate"]
 
@@ -64,6 +69,8 @@ class FractureFit:
         training are taken as it goes, on augmented tiles. Attribute ``best_epoch``.
     path : Path or None
         Where the best weights were written.
+    temperature : float
+        What logits are divided by, that probabilities are calibrated on the validation tiles; :meth:`save` writes it.
     """
 
     network: nn.Module
@@ -71,6 +78,7 @@ class FractureFit:
     settings: TrainSettings
     history: xr.Dataset
     path: Path | None
+    temperature: float = 1.0
 
     @property
     def best_epoch(self) -> int:
@@ -101,6 +109,7 @@ class FractureFit:
             normalisation=self.normalisation,
             overlap=overlap,
             training={**summary(self.settings, self.history), **training},
+            temperature=self.temperature,
         )
 
 
@@ -116,6 +125,7 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     device: Device = "auto",
     mixed_precision: bool | None = None,
+    workers: int | None = None,
     progress: bool | None = None,
 ) -> FractureFit:
     """Train a fracture model.
@@ -150,6 +160,9 @@ def train(
         Where to train.
     mixed_precision : bool, optional
         Half precision where it does no harm; by default on a GPU.
+    workers : int, optional
+        Processes that read tiles and change them at random ahead of the network, with the same numbers for any; by
+        default one less than there are cores, 8 at most, for a GPU, and none for a CPU.
     progress : bool, optional
         Show a bar with loss and F1; by default where standard error is a terminal.
 
@@ -182,7 +195,8 @@ def train(
         rescaled(part, value_range, rule, normalisation is not None, name)
         for part, name in ((some, "tiles"), (other, "validation"))
     )
-    run = Run(network, rule, settings, where, half, _augmentation(augment), some, other)
+    processes = default_workers(where) if workers is None else workers
+    run = Run(network, rule, settings, where, half, _augmentation(augment), some, other, processes)
     stamp = {
         "settings": settings.to_dict(),
         "normalisation": rule.to_json(),
@@ -196,7 +210,9 @@ def train(
     if path is not None:
         run.resume(path, stamp)
     _finish(run, path, stamp, progress)
-    return FractureFit(run.best_network(), rule, settings, run.history(), path)
+    best = run.best_network()
+    tempered = _temperature(best, other, rule, settings.batch_size)
+    return FractureFit(best, rule, settings, run.history(), path, tempered)
 
 
 def _finish(run: Run, path: Path | None, stamp: dict[str, Any], progress: bool | None) -> None:
@@ -221,6 +237,7 @@ def validate(
     threshold: float = THRESHOLD,
     tolerance: float = 3.0,
     batch_size: int = 8,
+    temperature: float = 1.0,
     device: Device = "auto",
 ) -> dict[str, float]:
     """Score a network on labelled tiles: its pixels, and its lines.
@@ -239,6 +256,8 @@ def validate(
         Pixels by which a line may lie beside the labelled one.
     batch_size : int
         Tiles at once.
+    temperature : float
+        What logits are divided by before they become probabilities.
     device : {"auto", "cpu", "cuda"}
         Where to run.
 
@@ -249,19 +268,20 @@ def validate(
         (:func:`lunarray.fractures.metrics.tile_metrics`), and ``…_pooled`` over all pixels; ``clDice`` and
         ``F1_tolerance`` of skeletons, and how many labelled ``lines`` there are, ``lines_found``, ``lines_broken``, and
         ``breaks`` in them (:func:`lunarray.fractures.lines.line_metrics`); ``loss``, the plain binary cross-entropy of
-        valid pixels.
+        valid pixels; ``calibration_error``, the expected one of probabilities, in 15 bins.
     """
     some = rescaled(as_tiles(tiles, "tiles"), None, normalisation, True, "tiles")
     where = torch.device(resolve_device(device))
     network = network.to(where).eval()
-    score, lines = Score(threshold), []
+    score, lines, said = Score(threshold), [], []
     plain = TrainSettings()
     for start in range(0, len(some), batch_size):
         batch = stacked(some, range(start, min(start + batch_size, len(some))))
         images, masks, valid = (t.to(where) for t in batch)
         with torch.inference_mode():
-            logits = logits_of(network, images, valid, normalisation)
+            logits = logits_of(network, images, valid, normalisation) / temperature
             cost = loss_of(logits, masks, valid, plain)
+            said.append(torch.stack([torch.sigmoid(logits), (masks == 1).float()])[:, valid].cpu())
         score.add(logits, batch, float(cost))
         found = (logits >= score.cut).cpu().numpy()
         lines += [
@@ -270,7 +290,23 @@ def validate(
             )
             for tile in zip(found, batch[1], batch[2], strict=True)
         ]
-    return {**score.values(), **line_metrics(np.stack(lines))}
+    off = calibration_error(*torch.cat(said, dim=1).numpy())
+    return {**score.values(), **line_metrics(np.stack(lines)), "calibration_error": off}
+
+
+def _temperature(network: nn.Module, tiles: Tiles, rule: Normalisation, batch_size: int) -> float:
+    """By which the network's logits become calibrated probabilities, on tiles that it was not trained on."""
+    found, there = [], []
+    for start in range(0, len(tiles), batch_size):
+        images, masks, valid = stacked(tiles, range(start, min(start + batch_size, len(tiles))))
+        with torch.inference_mode():
+            logits = logits_of(network, images, valid, rule)
+        # Neighbours say the same: of a tile, some thousand pixels are enough.
+        step = max(1, valid[0].numel() // _CALIBRATED)
+        some = valid.flatten(1)[:, ::step]
+        found.append(logits.flatten(1)[:, ::step][some].numpy())
+        there.append((masks.flatten(1)[:, ::step] == 1)[some].numpy())
+    return temperature_of(np.concatenate(found), np.concatenate(there))
 
 
 def _counted(*parts: Tiles) -> dict[str, Any]:
