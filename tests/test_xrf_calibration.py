@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from lunarray import simulate, xrf
 from lunarray.errors import InputError
 from lunarray.xrf.line_shape import LineShape
 from lunarray.xrf.response import Response
 from lunarray.xrf.response_files import read_response
+from lunarray.xrf.unknowns import shape_priors
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,33 @@ def test_the_shape_is_found_in_spectra_of_any_ground(response):
     for epoch in ("a day", "1ME", None):
         with pytest.raises(InputError, match="length of time"):
             xrf.calibrate_response(spectra, response, epoch=epoch)
+
+
+@pytest.mark.parametrize("by", ["detectors", "n_detectors"])
+def test_each_set_of_detectors_has_a_row(response, by):
+    """One day, two sets with lines of two widths; fits take the row of their own set, or of any if there is none."""
+    parts = []
+    for k, (number, width) in enumerate(((16, 0.135), (12, 0.155))):
+        orbit = simulate.class_orbit(f"2023-05-01T0{k}:00:00", frames=3)
+        made = simulate.class_counts(
+            xrf.HIGHLAND, orbit, simulate.thermal_spectrum(1.2, 4e-5), response.with_shape(LineShape(width)),
+            n_detectors=number, samples=1, seed=k,
+        )  # fmt: skip
+        parts.append(made.assign_coords(detectors=("time", np.full(3, (1 << number) - 1, "u2"))))
+    frames = xr.concat(parts, "time").isel(time=[0, 3, 1, 4, 2, 5]).sortby("time")
+    if by == "n_detectors":
+        frames = frames.drop_vars("detectors")
+    found = xrf.calibrate_response(frames, response)
+    assert found["n_detectors"].values.tolist() == [12.0, 16.0]
+    assert found["frames"].values.tolist() == [3.0, 3.0]
+    np.testing.assert_allclose(found["value"].values[:, 0], [0.155, 0.135], atol=0.006)
+    masks = [4095, 65535] if by == "detectors" else [0, 0]
+    assert found["detectors"].values.tolist() == masks
+    priors, own, _ = shape_priors(frames, response, found)
+    width = [priors[int(k)].mean[0] for k in own]
+    np.testing.assert_allclose(width, [0.135] * 3 + [0.155] * 3, atol=0.006)
+    _, only, _ = shape_priors(frames, response, found.isel(epoch=[1]))
+    assert only.tolist() == [0.0] * 6
 
 
 @pytest.mark.realdata

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from lunarray.engine.graph import known_values
 from lunarray.errors import InputError, require_number
 from lunarray.store.provenance import stamp
 from lunarray.typing import typed
@@ -46,12 +47,12 @@ def calibrate_response(
     epoch: str = "1D",
     min_counts: float = 2e4,
 ) -> xr.Dataset:
-    """Measure the width and the gain of the lines in bright frames, by epoch.
+    """Measure the width and the gain of the lines in bright frames, by epoch and set of detectors.
 
-    The lit frames of an epoch that are at least a quarter as bright as its brightest, and of these those with the most
-    common number of detectors, are added up; lines of the surface and
-    of the Sun, each with its own strength, and a scattered continuum are fitted to the sum. No composition and no
-    solar spectrum is needed.
+    The lit frames of an epoch and a set of detectors that are at least a quarter as bright as the brightest of them are
+    added up; lines of the surface and of the Sun, each with its own strength, and a scattered continuum are fitted to
+    the sum. No composition and no solar spectrum is needed. Sets are told apart by ``detectors``, of frames, or by
+    ``n_detectors``; where either has to be computed first, those with the most common number of an epoch are taken.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ def calibrate_response(
     epoch : str
         Length of an epoch, as pandas writes it.
     min_counts : float
-        An epoch with fewer counts in 0.95-4.3 keV tells nothing: NaN.
+        A row with fewer counts in 0.95-4.3 keV tells nothing: NaN.
 
     Returns
     -------
@@ -72,8 +73,9 @@ def calibrate_response(
         ``value`` (epoch, parameter) with ``covariance`` (epoch, parameter, parameter_b), float64, of the parameters
         width (full at half maximum at 1.5 keV, keV), slope (1) and offset (keV): a photon of energy E is counted around
         slope · (E + offset); errors are multiplied with the root of ``reduced_chi2`` (epoch) where that is above 1.
-        ``counts``, ``frames`` and ``n_detectors`` (epoch) that were used; ``start`` and ``end`` of each epoch. Lazy
-        where `ds` is.
+        ``counts``, ``frames`` and ``n_detectors`` (epoch) that were used; ``start`` and ``end`` of each row, and
+        ``detectors``, flags of its set, 0 where frames do not say. An epoch has a row for each of its sets. Lazy where
+        `ds` is. :func:`fit_elements` takes for each spectrum the nearest row of its own set, or of any.
 
     Raises
     ------
@@ -164,14 +166,27 @@ def _epochs(ds: xr.Dataset, epoch: str) -> tuple[list[np.ndarray], dict[str, Any
         raise InputError(
             f"epoch {epoch!r}", where="epoch", remedy="Give a length of time such as '1D' or '6h'"
         ) from error
-    found = pd.Series(np.arange(time.size)).groupby(starts)
-    epochs = [part.to_numpy() for _, part in found]
+    used = detector_sets(ds)
+    found = pd.Series(np.arange(time.size)).groupby([starts, used])
+    rows = [(key[1], part.to_numpy()) for key, part in found]
+    epochs = [own for _, own in rows]
+    masks = "detectors" in ds.variables
+    sets = np.array([key if masks else 0 for key, _ in rows], "u2")
     labels = {
         "epoch": np.arange(len(epochs)),
         "start": ("epoch", np.array([time[i].min() for i in epochs], "M8[ns]")),
         "end": ("epoch", np.array([time[i].max() for i in epochs], "M8[ns]")),
+        "detectors": ("epoch", sets, {"long_name": "flags of the detectors used"}),
     }
     return epochs, labels
+
+
+def detector_sets(ds: xr.Dataset) -> np.ndarray:
+    """Set of detectors of each spectrum: flags, or their number; 0 where it is not known without computing."""
+    for name in ("detectors", "n_detectors"):
+        if name in ds.variables and (values := known_values(ds[name].data)) is not None:
+            return np.round(np.nan_to_num(np.asarray(values, "f8"))).astype("i8")
+    return np.zeros(ds.sizes["time"], "i8")
 
 
 def _measure_epochs(
@@ -188,7 +203,7 @@ def _measure_epochs(
             continue
         bright = np.nan_to_num(np.asarray(counts[own], "f8")[:, band].sum(axis=1))
         own = own[bright >= _BRIGHT * bright.max()]
-        # Sets of detectors are not mixed: the one that most frames have.
+        # Sets of detectors are not mixed: where they were not told apart, the one that most frames have.
         used = np.nan_to_num(table[own, 3], nan=CLASS_DETECTORS)
         number, times = np.unique(used, return_counts=True)
         use = own[used == number[np.argmax(times)]]

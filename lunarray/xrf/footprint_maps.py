@@ -73,6 +73,15 @@ def grid_footprints(
     References
     ----------
     Kumar, R., et al., 2025. arXiv:2508.15563.
+
+    Examples
+    --------
+    >>> fit = la.simulate.class_orbit(frames=3).assign_coords(element=["Al", "Si"])
+    >>> fit["abundance"] = ("time", "element"), np.tile([12.0, 20.0], (3, 1))
+    >>> fit["abundance_std"] = ("time", "element"), np.tile([1.0, 1.0], (3, 1))
+    >>> maps = la.xrf.grid_footprints(fit, "geographic", 0.175, ratios=["Al/Si"])
+    >>> round(float(maps["abundance_ratio"].max()), 2), int(maps["n_footprints"].max())
+    (0.6, 3)
     """
     from lunarray.geo import assign_crs, grid_coords, grid_dims, lunar_grid
 

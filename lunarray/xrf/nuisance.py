@@ -43,7 +43,7 @@ ATOMIC = MappingProxyType(
     {"Fe": 0.05, "Ti": 0.05, "Ca": 0.05, "Si": 0.1, "Al": 0.1, "Mg": 0.1, "Na": 0.1, "O": 0.2}
 )
 #: A change of the Sun by more than so many times its flux in a bin is that of a line.
-_LINE = 2.0
+LINE_CHANGE = 2.0
 #: Lowest and highest value of an unknown, in standard deviations.
 LIMIT = 4.0
 
@@ -122,7 +122,7 @@ class Nuisances:
         # A temperature changes all energies by a factor, lines come on top of what is there.
         seen = (model.solar_lo > 0.8) & (model.solar_hi < 8.0)
         tops = np.abs(modes[:, model.origin][:, seen]).max(axis=1, initial=0.0)
-        self.adds = tops > _LINE
+        self.adds = tops > LINE_CHANGE
         self.modes = np.where(self.adds[:, None], modes, np.clip(modes, -2, 2))[:, model.origin]
         self.lowest = np.full(len(self.modes), -LIMIT)
         for k in np.flatnonzero(self.adds):

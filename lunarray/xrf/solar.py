@@ -232,7 +232,7 @@ def fit_solar(
     if unknown := [name for name in free if name not in plasma.elements[1:]]:
         what = f"no abundance of {', '.join(unknown)} in the plasma"
         raise InputError(what, where="fit_solar", remedy="Leave them out")
-    counts, variance = _net_counts(spectrum, background, systematic)
+    counts, variance = net_counts(spectrum, background, systematic)
     energy = response.channel_energy()
     inside = (energy >= band[0]) & (energy < band[1]) & np.isfinite(counts)
     if inside.sum() < 10 or counts[inside].sum() < 100:
@@ -361,7 +361,7 @@ def _one_temperature(
     return ds, flux(best.x) @ matrix
 
 
-def _net_counts(
+def net_counts(
     spectrum: xr.Dataset, background: xr.Dataset | None, systematic: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Counts above the background and their variance."""

@@ -28,6 +28,8 @@ SHAPE_TABLE = Path(__file__).parent / "data" / "response_shapes.csv"
 _SPREAD = (0.012, 0.006, 0.010)
 #: And from what was measured in frames of its own day.
 _DRIFT = (0.002, 0.001, 0.002)
+#: Seconds that are longer than any mission: another set of detectors is asked only where there is no row of the own.
+_ANY_TIME = 1e10
 #: Days over which what was measured at another time counts less.
 _MEMORY = 365.0
 #: Relative error of the Sun's temperature where a solar spectrum says nothing of its errors.
@@ -120,6 +122,9 @@ def shape_priors(
         calibration["start"].values + (calibration["end"].values - calibration["start"].values) / 2
     )
     apart = np.abs(ds["time"].values[:, None] - middle[good][None, :])
+    apart = apart / np.timedelta64(1, "s") + np.where(
+        _same_set(ds, calibration, good), 0.0, _ANY_TIME
+    )
     priors = tuple(
         _prior(value, covariance + np.array(_diagonal(_DRIFT)))
         for value, covariance in zip(values[good], covariances[good], strict=True)
@@ -129,6 +134,19 @@ def shape_priors(
         np.argmin(apart, axis=1).astype("f8"),
         "calibrate_response, then the spectrum's own",
     )
+
+
+def _same_set(ds: xr.Dataset, calibration: xr.Dataset, good: np.ndarray) -> np.ndarray:
+    """Whether the rows of a calibration are of the set of detectors of each spectrum, (time, row)."""
+    from lunarray.xrf.calibration import detector_sets
+
+    for name in ("detectors", "n_detectors"):
+        if name in calibration.variables and name in ds.variables:
+            rows = np.nan_to_num(np.asarray(calibration[name].values, "f8"))[good]
+            own = detector_sets(ds[[name]])
+            if rows.any() and own.any():
+                return np.asarray(own[:, None] == np.round(rows)[None, :])
+    return np.ones((ds.sizes["time"], int(good.sum())), bool)
 
 
 def _prior(mean: Any, covariance: Any) -> ShapePrior:
