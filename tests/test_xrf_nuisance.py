@@ -174,3 +174,24 @@ def test_the_sum_of_bright_frames_agrees_with_lunar_prospector(real_data):
             apart = (float(own["abundance"]) - there) / float(own["abundance_std"])
             print(f"{name} {float(own['abundance']):.1f}, {apart:+.2f} of its total error")
             assert abs(apart) < 2, name
+
+
+def test_what_cannot_be_true_raises_a_flag():
+    """A Sun in another unit, angles in radians, a Sun without a plasma's slope; and none where all is right."""
+    response = simulate.class_response(1024, fwhm=0.14)
+    sun = simulate.thermal_spectrum(1.2, 3e-5)
+    frames = simulate.class_counts(
+        HIGHLAND, simulate.class_orbit(frames=2), sun, response, samples=1
+    )
+    bit = xrf.settings.FIT_FLAGS["implausible"]
+
+    def raised(ds, solar):
+        return (xrf.fit_elements(ds, solar, response)["quality"].values & bit) > 0
+
+    assert not raised(frames, sun).any()
+    assert raised(frames, sun.assign(photon_flux=sun["photon_flux"] * 1e4)).all()
+    radians = frames.assign_coords(incidence=np.deg2rad(frames["incidence"]))
+    assert raised(radians, sun).all()
+    energy = (sun["energy_lo"] + sun["energy_hi"]) / 2
+    flat = sun.assign(photon_flux=1e6 * energy**-1.0 + 0 * sun["photon_flux"])
+    assert raised(frames, flat).all()

@@ -122,7 +122,8 @@ def fit_elements(
         - ``xrf_norm``, ``scatter_norm`` with ``_std``, ``gain_slope``, ``gain_offset``;
         - ``statistic``, ``dof``, ``goodness`` (chance of a worse fit), ``net_counts`` (above background, in the band);
         - ``line_flux`` (time, line), photons/s/cm² at the detector;
-        - ``quality``: bits of `xrf.settings.FIT_FLAGS`. Spectra that cannot be fitted are NaN, and say why here.
+        - ``quality``: bits of `xrf.settings.FIT_FLAGS`. Spectra that cannot be fitted are NaN, and say why here;
+          "implausible" are a norm, an unknown, angles or a Sun that cannot be true.
 
     Raises
     ------

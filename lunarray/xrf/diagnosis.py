@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import median_filter
 
 from lunarray.xrf.model import SpectralModel
-from lunarray.xrf.settings import Observation
+from lunarray.xrf.settings import FitResult, FitSettings, Geometry, Observation
 
 #: Energies (keV) beyond the Sun's and below the noisy end, where only particles are counted, in how many parts their
 #: spectrum is told there, and how sure their excess must be.
@@ -75,6 +75,32 @@ def _steepness(energy: np.ndarray, counts: np.ndarray, back: np.ndarray) -> floa
     y = net / level
     slope = -np.sum(weight * x * (y - np.average(y, weights=weight)))
     return float((slope + mean / spread**2) / (np.sum(weight * x * x) + 1 / spread**2))
+
+
+#: From where what a fit finds cannot be: norm and unknowns in standard deviations of what was known of them, angles
+#: (degrees) that no triangle has, and the slope of a Sun (keV) that no flare has.
+_FAR_NORM, _FAR, _ANGLE, _HOTTEST = 2.9, 3.9, 2.0, 3.0
+
+
+def is_implausible(
+    result: FitResult, settings: FitSettings, geometry: Geometry, temperature: float
+) -> bool:
+    """Whether a spectrum, its angles and its Sun cannot all be true.
+
+    The norm is far from what surfaces have (a Sun in another unit), an unknown is at its limit, the phase angle does
+    not go with incidence and emission (radians for degrees), or the Sun's slope, `temperature` in keV, is that of no
+    plasma.
+    """
+    known = settings.norm_sigma > 0 and settings.fit_xrf_norm
+    far = abs(result.xrf_norm - settings.xrf_norm) >= _FAR_NORM * settings.norm_sigma
+    if known and far:
+        return True
+    if np.abs(result.unknowns).max(initial=0.0) >= _FAR or temperature > _HOTTEST:
+        return True
+    if geometry.phase is None:
+        return False
+    low = abs(geometry.incidence - geometry.emission)
+    return not low - _ANGLE <= geometry.phase <= geometry.incidence + geometry.emission + _ANGLE
 
 
 def line_misfit(data: Observation, model: SpectralModel, rate: np.ndarray) -> float:

@@ -44,6 +44,7 @@ FIT_FLAGS = {
     "not_constrained": 2048,
     "poor_fit": 4096,
     "response_misfit": 8192,
+    "implausible": 16384,
 }
 #: Bits that mean that there is no result.
 FATAL = 511

@@ -11,6 +11,7 @@ from scipy.stats import chi2
 from lunarray.errors import LunarrayError
 from lunarray.xrf import xspec
 from lunarray.xrf.class_files import CLASS_DETECTORS
+from lunarray.xrf.diagnosis import is_implausible
 from lunarray.xrf.fit import fit_spectrum
 from lunarray.xrf.ground import prior_spread
 from lunarray.xrf.model import SpectralModel
@@ -26,6 +27,7 @@ from lunarray.xrf.settings import (
     Observation,
     prior_composition,
 )
+from lunarray.xrf.suns import continuum_temperature
 from lunarray.xrf.unknowns import DEFAULT_MODES, default_modes
 
 if TYPE_CHECKING:
@@ -144,6 +146,10 @@ def _fit_batch(counts: np.ndarray, table: np.ndarray, spec: FitSpec, out: np.nda
         if result.status == "fitted":
             last = result
         _pack(out[i], result)
+        if not spec.nuisances or int(out[i, 0]) & FATAL:
+            continue
+        if is_implausible(result, settings, model.geometry, models.temperature(column)):
+            out[i, 0] = int(out[i, 0]) | FIT_FLAGS["implausible"]
 
 
 def _fit_without(
@@ -229,6 +235,7 @@ class ModelCache:
         self.spec = spec
         self.held: dict[tuple[float, ...], Any] = {}
         self.known: dict[tuple[float, ...], Unknowns] = {}
+        self.hot: dict[int, float] = {}
 
     def __call__(self, column: dict[str, float]) -> Any:
         spec = self.spec
@@ -250,6 +257,17 @@ class ModelCache:
                 channels=slice(*spec.channels),
             )
         return self.held[key]
+
+    def temperature(self, column: dict[str, float]) -> float:
+        """What the slope of the Sun of a window tells of its plasma, keV; 0 where it tells nothing."""
+        own = int(column["solar"])
+        if own not in self.hot:
+            low, high, flux = self.spec.solar
+            try:
+                self.hot[own] = continuum_temperature((low + high) / 2, flux[own])
+            except LunarrayError:
+                self.hot[own] = 0.0
+        return self.hot[own]
 
     def unknowns(self, column: dict[str, float]) -> Unknowns | None:
         """What is not known of the Sun and the response of a window."""
