@@ -1,12 +1,13 @@
 """Fit what the simulator takes soils to be made of to a table of chemical analyses.
 
-    python examples/fit_soil_priors.py TABLE.csv
+    python examples/fit_soil_priors.py TABLE.csv [CELLS.tab]
 
 TABLE.csv has columns FeO, TiO2, Al2O3, CaO, MgO, SiO2 (wt%), and `is_soil` (1 for soils) where other rocks are in it
 too, such as RELAB's table of chemical analyses of Apollo and Luna samples. Each soil is turned into a norm: minerals,
 An, Mg# and Wo that give its oxides by `lunarray.simulate.oxide_abundances`. What comes out are their means and spreads
 by ground, behind `lunarray.simulate.TERRAINS`, and how far simulated soils are off the table in CaO, MgO and SiO2 at
-equal FeO, TiO2 and Al2O3.
+equal FeO, TiO2 and Al2O3. With CELLS.tab, Lunar Prospector's 5° cells of all elements, also how these stand to
+simulated soils of equal FeO, and what their six oxides sum to.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from scipy.optimize import least_squares
 from scipy.spatial import cKDTree
 
 from lunarray import simulate
+from lunarray.maps import open_lunar_prospector
 from lunarray.oxides import OXIDES
 
 #: Parameters of a norm: logarithms of five mineral weights, An, Mg#, Wo; where it tends to, and how hard.
@@ -50,7 +52,20 @@ def norm_of(oxides: np.ndarray) -> np.ndarray:
     return np.r_[weights / weights.sum(), found[5:]]
 
 
-def main(path: Path) -> None:
+def beside_prospector(path: Path, known: np.ndarray) -> None:
+    """Print what Lunar Prospector's cells hold by classes of FeO, beside simulated soils (n, 6)."""
+    table = open_lunar_prospector(path)
+    cells = np.stack([table[oxide].values for oxide in OXIDES], axis=1)
+    print("Lunar Prospector, six oxides of a cell sum to (5, 50, 95 %):", end=" ")
+    print(*np.percentile(cells.sum(axis=1), (5, 50, 95)).round(1))
+    print("FeO: means of cells (n), of simulated soils:", *OXIDES)
+    for low, high in ((3, 5), (5, 7), (7, 9), (9, 11), (11, 13), (13, 15), (15, 18)):
+        mine, theirs = (v[(v[:, 0] >= low) & (v[:, 0] < high)] for v in (known, cells))
+        means = [v.mean(axis=0).round(1) for v in (theirs, mine)]
+        print(f"  {low}-{high}: ({len(theirs)})", *means[0], "|", *means[1])
+
+
+def main(path: Path, cells: Path | None = None) -> None:
     with path.open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row.get("is_soil", "1") == "1"]
     table = np.array([[float(row[oxide]) for oxide in OXIDES] for row in rows])
@@ -76,7 +91,9 @@ def main(path: Path) -> None:
         spread = np.r_[np.log(norms[:, :5]).std(axis=0), norms[:, 5:].std(axis=0)]
         print("  spread (of logarithms for minerals):", *np.round(spread, 2))
         print("  simulated less real, CaO MgO SiO2:", *np.round(off, 2))
+    if cells is not None:
+        beside_prospector(cells, known)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:3]))

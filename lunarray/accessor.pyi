@@ -88,7 +88,7 @@ class LunarDatasetAccessor:
         *,
         undo: bool = False,
         subsolar: tuple[float, float] | None = None,
-        footprint: float = ...,
+        footprint: float | None = None,
         reach: float = 170000.0,
         slope_error: float | None = None,
     ) -> Dataset:
@@ -102,7 +102,7 @@ class LunarDatasetAccessor:
         wavelength: float = 1064.0,
         width: float = 25.0,
         ratio: float | Sequence[tuple[float, float]] | Literal["sp"] = "sp",
-        footprint: float = ...,
+        footprint: float | None = None,
         map_uncertainty: float = ...,
     ) -> Dataset:
         """Scale each spectrum so that its reflectance at a wavelength is that of a map of normal albedo, such
@@ -490,7 +490,7 @@ class LunarDataArrayAccessor:
         *,
         undo: bool = False,
         subsolar: tuple[float, float] | None = None,
-        footprint: float = ...,
+        footprint: float | None = None,
         reach: float = 170000.0,
         slope_error: float | None = None,
     ) -> DataArray:
@@ -504,7 +504,7 @@ class LunarDataArrayAccessor:
         wavelength: float = 1064.0,
         width: float = 25.0,
         ratio: float | Sequence[tuple[float, float]] | Literal["sp"] = "sp",
-        footprint: float = ...,
+        footprint: float | None = None,
         map_uncertainty: float = ...,
     ) -> DataArray:
         """Scale each spectrum so that its reflectance at a wavelength is that of a map of normal albedo, such

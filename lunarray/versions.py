@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 NUMERIC_VERSION = {
     "engine": 1,
     "geo": 1,
-    "sp": 2,
+    "sp": 3,
     "oxides": 2,
     "xrf": 6,
     "superres": 3,

@@ -160,6 +160,18 @@ def test_fine_maps_are_averaged_over_the_footprint():
     np.testing.assert_allclose(out.light_gain, brightness / 0.125, rtol=0.03)
 
 
+def test_a_map_as_fine_as_the_footprints_leaves_little_unseen():
+    rng = np.random.default_rng(4)
+    told = {}
+    for pixel in (500.0, 1000.0, 5000.0):
+        box = geo.polar_grid("north", pixel, 89.0)
+        albedo = raster(0.25 * np.exp(0.1 * rng.standard_normal(box.shape)), box)
+        ds, _ = lit(np.ones(300))
+        ds = ds.assign_coords(lat=("observation", rng.uniform(89.3, 90, 300)))
+        told[pixel] = float(sp.scale_to_albedo(ds, albedo, ratio=2.0).light_uncertainty.median())
+    assert told[500.0] < 0.045 < 0.055 < told[1000.0] < 0.9 * told[5000.0]
+
+
 def test_a_map_and_its_pixels_one_by_one():
     box = geo.polar_grid("south", 30_000.0, 80.0)
     lon, lat = geo.lonlat(box)

@@ -261,3 +261,6 @@ def test_real_orbits_with_picture_and_map(run, tmp_path, real_data):
         "invert-oxides", *files, "-o", tmp_path / "n.zarr", "--grid", "north", code=1
     )
     assert not (tmp_path / "n.zarr").exists()
+    dark = ("invert-oxides", *files, "-o", tmp_path / "d.zarr", "--max-incidence", 3)
+    assert "no spectrum is left" in run(*dark, code=1)
+    assert not (tmp_path / "d.zarr").exists()

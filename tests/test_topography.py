@@ -328,6 +328,23 @@ def test_simulated_light_is_taken_out_by_its_heights(rough):
     assert np.mean(kept[gain > 0.3]) > 0.93
 
 
+def test_what_a_model_lacks_is_as_rough_as_the_model(rough):
+    """Slopes finer than its pixels follow from those that it shows: of a mare less than of a highland."""
+    told = {}
+    for name, factor in {"smooth": 0.1, "as it is": 1.0, "steep": 2.0}.items():
+        ground = rough.assign(height=rough.height * factor)
+        out = sp.correct_topography(ground, ground.height, undo=True)
+        told[name] = float(out.light_uncertainty.median())
+        again = sp.correct_topography(ground, ground.height, undo=True, footprint=4000.0)
+        xr.testing.assert_equal(out.light_gain, again.light_gain)  # a map's footprint is its pixel
+    assert told["smooth"] < 0.8 * told["as it is"] < 0.8 * told["steep"]
+    given = [
+        sp.correct_topography(rough, rough.height, undo=True, slope_error=s).light_uncertainty
+        for s in (1.0, 4.0)
+    ]
+    assert float(given[0].median()) < 0.6 * float(given[1].median())
+
+
 def test_drawn_gains_are_those_of_the_ground():
     gains = simulate.light_gains(np.full(50_000, 70.0), 4.0, rng=3)
     told = sp.light_uncertainty(

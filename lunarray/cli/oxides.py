@@ -141,9 +141,17 @@ def _lit(
 ) -> xr.Dataset:
     """Spectra with slopes and shadows taken out of their light, as far as there is something to do it with."""
     import lunarray as la
+    from lunarray.errors import InputError
 
     if max_incidence is not None:
         spectra = spectra.lunar.mask_quality(max_incidence=max_incidence)
+        least = float(spectra["incidence"].min())
+        if not least <= max_incidence:
+            raise InputError(
+                f"no spectrum is left: every incidence angle is {least:.1f}° or more",
+                where="--max-incidence",
+                remedy="Give a larger one, or leave it out and look at the flags of quality",
+            )
     if dem is not None:
         undo = "photometric_geometry" in spectra["reflectance"].attrs
         spectra = spectra.lunar.correct_topography(la.maps.open_map(dem), undo=undo)

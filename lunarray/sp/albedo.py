@@ -6,6 +6,7 @@ one wavelength, which gives each spectrum its brightness; the shape of the spect
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -16,7 +17,16 @@ import xarray as xr
 
 from lunarray.engine.graph import known_values
 from lunarray.errors import BandMismatchError, InputError, require_number
-from lunarray.geo import Ground, crs_of, geobox_of, lonlat, map_around, offset, open_raster
+from lunarray.geo import (
+    Ground,
+    crs_of,
+    geobox_of,
+    lonlat,
+    map_around,
+    offset,
+    open_raster,
+    pixel_size,
+)
 from lunarray.sp.light import (
     LIGHT_FLAGS,
     UNKNOWN_LIGHT,
@@ -63,7 +73,7 @@ def scale_to_albedo(
     wavelength: float = 1064.0,
     width: float = 25.0,
     ratio: float | Sequence[tuple[float, float]] | Literal["sp"] = "sp",
-    footprint: float = FOOTPRINT,
+    footprint: float | None = None,
     map_uncertainty: float = MAP_NOISE,
 ) -> T:
     """Scale each spectrum so that its reflectance at a wavelength is that of a map of normal albedo, such as LOLA's.
@@ -84,8 +94,9 @@ def scale_to_albedo(
     ratio : "sp", float or pairs
         Reflectance at 30°/0°/30° that ground of a normal albedo has: "sp", as SP's three albedo groups have it; a
         number, normal albedo over reflectance; or pairs (normal albedo, reflectance), interpolated between.
-    footprint : float
-        Side of the footprints, m: the map is averaged over it where it is finer.
+    footprint : float, optional
+        Side of the footprints, m: the map is averaged over it where it is finer. By default 500, and of maps with
+        wider pixels the side of a pixel.
     map_uncertainty : float
         Noise of the map (ln-sd).
 
@@ -130,8 +141,9 @@ def scale_to_albedo(
     spectra = spectra_of(ds, step)
     if spectra.attrs.get("light") == "albedo":
         raise InputError("scaled to an albedo already", where=step, remedy="Scale once")
-    for name, value in (("wavelength", wavelength), ("width", width), ("footprint", footprint)):
+    for name, value in (("wavelength", wavelength), ("width", width)):
         require_number(name, value, 0, strictly=True)
+    side = footprint_of(ds, footprint)
     require_number("map_uncertainty", map_uncertainty, 0, 1)
     bands = _bands(spectra, float(wavelength), float(width))
     pairs = _pairs(ratio)
@@ -145,7 +157,7 @@ def scale_to_albedo(
         dask="parallelized",
         output_dtypes=[np.float32],
     )
-    ground, told = _albedo_beside(brightness, spectra, ds, albedo, float(footprint), step)
+    ground, told = _albedo_beside(brightness, spectra, ds, albedo, side, step)
     target = xr.apply_ufunc(
         _standard, ground, kwargs={"pairs": pairs}, dask="parallelized", output_dtypes=[np.float32]
     )
@@ -153,7 +165,7 @@ def scale_to_albedo(
     gain = (brightness / target).where(known & (brightness > 0)).astype(np.float32)
     factor = gain.fillna(np.float32(1)).variable
     data = (spectra.variable / factor).transpose(*spectra.dims).astype(np.float32).data
-    note = f"scale_to_albedo(wavelength={wavelength:g} nm, footprint={footprint:g} m)"
+    note = f"scale_to_albedo(wavelength={wavelength:g} nm, footprint={side:g} m)"
     result = rebuild(ds, spectra, data, None, note)
     array = result["reflectance"] if hasattr(result, "data_vars") else result
     array.attrs["light"] = "albedo"
@@ -277,6 +289,16 @@ def places_of(ds: Any, like: xr.DataArray, step: str) -> tuple[np.ndarray, np.nd
     return lonlat(geobox_of(ds))
 
 
+def footprint_of(ds: Any, given: float | None) -> float:
+    """Side of the footprints (m): what is given, or SP's, or the pixels' where spectra are a map of wider ones."""
+    if given is not None:
+        require_number("footprint", given, 0, strictly=True)
+        return float(given)
+    if {"lon", "lat"} <= set(ds.coords) or crs_of(ds) is None:
+        return FOOTPRINT
+    return max(FOOTPRINT, pixel_size(geobox_of(ds)))
+
+
 def _albedo_beside(
     like: xr.DataArray, spectra: xr.DataArray, ds: Any, albedo: Any, footprint: float, step: str
 ) -> tuple[xr.DataArray, xr.DataArray]:
@@ -328,7 +350,10 @@ def _footprint_mean(
         mean = np.where(count >= (parts * parts + 1) // 2, total / np.maximum(count, 1), np.nan)
         if not fine:
             mean = values[:, parts * parts // 2]
-            spread = _UNSEEN * np.maximum(spread, _LEAST)
+            # Of a pixel no wider than the footprint nothing is unseen, but for where in it the footprint lies.
+            share = footprint / ground.pixel
+            unseen = _UNSEEN * math.sqrt(1 - share) * np.maximum(spread, _LEAST)
+            spread = np.hypot(unseen, 0.25 * share * spread)
         else:
             # A footprint is known to lie where it is to about half its side.
             spread = 0.5 * spread

@@ -215,11 +215,12 @@ def _array(name: str, values: Any, like: xr.DataArray) -> xr.DataArray:
     return xr.DataArray(values, coords, like.dims, name, described(name))
 
 
-def grazing(incidence: xr.DataArray, slope: float) -> xr.DataArray:
+def grazing(incidence: xr.DataArray, slope: xr.DataArray) -> xr.DataArray:
     """Where a tenth of slopes of such a spread (degrees) lies in shadow of its own."""
     return xr.apply_ufunc(
-        lambda i: _grazing_block(i, i, i, slope=slope),
+        lambda i, spread: _grazing_block(i, i, i, slope=spread),
         incidence,
+        slope,
         dask="parallelized",
         output_dtypes=[np.uint8],
     )
@@ -249,7 +250,7 @@ def _spread_block(
 
 
 def _grazing_block(
-    incidence: np.ndarray, emission: np.ndarray, phase: np.ndarray, *, slope: float
+    incidence: np.ndarray, emission: np.ndarray, phase: np.ndarray, *, slope: float | np.ndarray
 ) -> np.ndarray:
     from scipy.stats import norm
 

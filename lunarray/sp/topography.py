@@ -16,13 +16,14 @@ from lunarray.geo import (
     geobox_of,
     horizon,
     map_around,
+    offset,
     pixel_size,
     reach_of,
     slopes,
     sun_share,
     towards,
 )
-from lunarray.sp.albedo import FOOTPRINT, light_quality_of, places_of, raster_of
+from lunarray.sp.albedo import footprint_of, light_quality_of, places_of, raster_of
 from lunarray.sp.light import (
     LIGHT_FLAGS,
     SLOPE_RMS,
@@ -46,6 +47,8 @@ _STEEPEST = 89.0
 #: How slopes between the baseline of a footprint and a wider one add up: variance as the baseline to this power less
 #: than at the footprint's (a Hurst exponent of 0.8).
 _FALL = 0.4
+#: How many slopes the spread of ordinary ground counts for beside those that a model has around a place.
+_USUAL_PLACES = 4
 #: Slopes of elevation models are wrong by this much at best, degrees.
 _SLOPE_ERROR = 1.0
 
@@ -58,7 +61,7 @@ def correct_topography(
     *,
     undo: bool = False,
     subsolar: tuple[float, float] | None = None,
-    footprint: float = FOOTPRINT,
+    footprint: float | None = None,
     reach: float = 170_000.0,
     slope_error: float | None = None,
 ) -> T:
@@ -84,13 +87,13 @@ def correct_topography(
         are. Refused by default: what a product was normalised with is for its user to know.
     subsolar : (float, float), optional
         Longitude and latitude (degrees) over which the Sun stands, instead of the angles beside the spectra.
-    footprint : float
-        Side of the footprints, m.
+    footprint : float, optional
+        Side of the footprints, m; by default 500, and of maps with wider pixels the side of a pixel.
     reach : float
         How far ground may stand that casts a shadow, m.
     slope_error : float, optional
         Standard deviation of slopes in one direction that the elevation model does not know, degrees; by default 1, and
-        more where its pixels are wider than the footprint.
+        more where half a footprint is narrower than its pixels: as much more as the ground around is rough at those.
 
     Returns
     -------
@@ -124,13 +127,14 @@ def correct_topography(
     step = "correct_topography"
     spectra = spectra_of(ds, step)
     stated = _stated(spectra, undo, parameters)
-    require_number("footprint", footprint, 0, strictly=True)
+    side = footprint_of(ds, footprint)
+    if slope_error is not None:
+        require_number("slope_error", slope_error, 0, 45)
     require_number("reach", reach, 0, strictly=True)
     raster = raster_of(dem, "the elevation model", step)
     like = spectra.isel(wavelength=0, drop=True).reset_coords(drop=True)
     lon, lat = places_of(ds, like, step)
     angles: list[Any] = _angles(ds, like, lon, lat, subsolar)
-    slope_error = _slope_error(slope_error, raster, float(footprint))
     far = _reach(angles[0], float(reach))
     found = map_around(
         _terrain,
@@ -138,14 +142,16 @@ def correct_topography(
         lon,
         lat,
         [like.data, *angles],
-        outputs=4,
-        reach=max(far, 2 * footprint),
+        outputs=5,
+        reach=max(far, 2 * side, 5 * pixel_size(geobox_of(raster))),
         name="terrain-light",
-        footprint=float(footprint),
+        footprint=side,
         far=far,
         slope_error=slope_error,
     )
-    local_i, local_e, gain, spread = (xr.DataArray(layer, dims=like.dims) for layer in found)
+    local_i, local_e, gain, spread, lacking = (
+        xr.DataArray(layer, dims=like.dims) for layer in found
+    )
     if stated is not None:
         data = (spectra.variable / gain.variable).transpose(*spectra.dims).astype(np.float32).data
     else:
@@ -158,7 +164,7 @@ def correct_topography(
         "light_uncertainty": spread,
     }
     extra = {name: layer.assign_attrs(described(name)) for name, layer in layers.items()}
-    extra["light_quality"] = _quality(ds, like, local_i, gain, slope_error)
+    extra["light_quality"] = _quality(ds, like, local_i, gain, lacking)
     return typed(beside(_said(result), extra))
 
 
@@ -174,7 +180,11 @@ def _said(result: Any) -> Any:
 
 
 def _quality(
-    ds: Any, like: xr.DataArray, incidence: xr.DataArray, gain: xr.DataArray, slope: float
+    ds: Any,
+    like: xr.DataArray,
+    incidence: xr.DataArray,
+    gain: xr.DataArray,
+    slope: xr.DataArray,
 ) -> xr.DataArray:
     """Flags: shadow where the ground is known and not lit, and grazing light by its own angles."""
     quality = light_quality_of(ds, like)
@@ -280,9 +290,9 @@ def _terrain(
     *,
     footprint: float,
     far: float,
-    slope_error: float,
+    slope_error: float | None,
 ) -> np.ndarray:
-    """Local incidence and emission (degrees), gain against flat ground, and its uncertainty, (4, n)."""
+    """Local incidence and emission (degrees), gain against flat ground, its uncertainty, slopes unknown (5, n)."""
     east, north = slopes(ground, lon, lat, footprint)
     i, e, a, sun, seen = (
         np.asarray(v, np.float64) for v in (incidence, emission, phase, azimuth, eye)
@@ -319,18 +329,60 @@ def _terrain(
         gain = tilted / flat * share
     lit = (local_i < _STEEPEST) & (i < 90.0) & (e < 90.0) & (share >= _LIT) & (gain > LEAST_GAIN)
     gain = np.where(lit, gain, np.nan)
-    spread = spread_of(local_i, np.mean(local, axis=0), a, slope_error)
+    if slope_error is None:
+        lacking = _slopes_lacking(ground, lon, lat, east, north, footprint)
+    else:
+        lacking = np.full(lon.shape, slope_error)
+    spread = _spread(local_i, np.mean(local, axis=0), a, lacking)
     spread = np.where(lit, np.hypot(spread, (1 - share) / np.maximum(share, _LIT)), np.nan)
-    return np.stack([local_i, np.mean(local, axis=0), gain, spread]).astype(np.float32)
+    layers = [local_i, np.mean(local, axis=0), gain, spread, lacking]
+    return np.stack(layers).astype(np.float32)
 
 
-def _slope_error(given: float | None, raster: xr.DataArray, footprint: float) -> float:
-    """Slopes (degrees, rms along a direction) on the baseline of a footprint that an elevation model lacks."""
-    if given is not None:
-        require_number("slope_error", given, 0, 45)
-        return float(given)
-    wide = max(2 * pixel_size(geobox_of(raster)) / footprint, 1.0)
-    return math.hypot(_SLOPE_ERROR, SLOPE_RMS * math.sqrt(1 - wide**-_FALL))
+def _slopes_lacking(
+    ground: Ground,
+    lon: np.ndarray,
+    lat: np.ndarray,
+    east: np.ndarray,
+    north: np.ndarray,
+    footprint: float,
+) -> np.ndarray:
+    """Slopes (degrees, rms along a direction) on the baseline of a footprint that an elevation model lacks, (n,).
+
+    As rough as the model is around at its finest: slopes at eight places about each are spread by what lies between
+    their own baseline and that of the nine together, and by the same law what lies between a footprint and the model's
+    baseline is more. Few places tell a spread poorly, so it is drawn towards that of ordinary ground.
+    """
+    wide = max(2 * ground.pixel / footprint, 1.0)
+    if wide == 1.0:
+        return np.full(lon.shape, _SLOPE_ERROR)
+    arc = np.rad2deg(2 * ground.pixel / ground.radius)
+    places = offset(lon[:, None], lat[:, None], np.arange(0.0, 360.0, 45.0), np.full(8, arc))
+    around = [v.reshape(-1, 8) for v in slopes(ground, *(p.ravel() for p in places), footprint)]
+    within = 1 - 3.0**-_FALL
+    usual = math.tan(math.radians(SLOPE_RMS)) ** 2 * wide**-_FALL * within
+    total, count = np.zeros(lon.shape), np.zeros(lon.shape)
+    for own, others in zip((east, north), around, strict=True):
+        all_nine = np.column_stack([own, others])
+        known = np.isfinite(all_nine).sum(axis=1)
+        middle = np.nansum(all_nine, axis=1) / np.maximum(known, 1)
+        total += np.nansum((all_nine - middle[:, None]) ** 2, axis=1)
+        count += np.maximum(known - 1, 0)
+    square = (total + _USUAL_PLACES * usual) / (count + _USUAL_PLACES)
+    finer = np.sqrt(square / within * (wide**_FALL - 1))
+    return np.hypot(_SLOPE_ERROR, np.rad2deg(np.arctan(finer)))
+
+
+def _spread(
+    incidence: np.ndarray, emission: np.ndarray, phase: np.ndarray, slope: np.ndarray
+) -> np.ndarray:
+    """Uncertainty of the light at angles of ground with slopes that differ, each to a quarter of a degree up."""
+    out = np.full(incidence.shape, np.nan)
+    step = np.ceil(slope * 4)
+    for level in np.unique(step[np.isfinite(step)]):
+        here = step == level
+        out[here] = spread_of(incidence[here], emission[here], phase[here], level / 4)
+    return out
 
 
 def _from_observed(spectra: xr.DataArray, gain: xr.DataArray, angles: list[Any], table: Any) -> Any:
