@@ -147,16 +147,7 @@ def scale_to_albedo(
     require_number("map_uncertainty", map_uncertainty, 0, 1)
     bands = _bands(spectra, float(wavelength), float(width))
     pairs = _pairs(ratio)
-    seen = spectra.isel(wavelength=bands)
-    if seen.chunks:
-        seen = seen.chunk({"wavelength": -1})
-    brightness = xr.apply_ufunc(
-        _median,
-        seen.reset_coords(drop=True),
-        input_core_dims=[["wavelength"]],
-        dask="parallelized",
-        output_dtypes=[np.float32],
-    )
+    brightness = _brightness(spectra.isel(wavelength=bands))
     ground, told = _albedo_beside(brightness, spectra, ds, albedo, side, step)
     target = xr.apply_ufunc(
         _standard, ground, kwargs={"pairs": pairs}, dask="parallelized", output_dtypes=[np.float32]
@@ -171,6 +162,19 @@ def scale_to_albedo(
     array.attrs["light"] = "albedo"
     noise = np.hypot(map_uncertainty, RATIO_SPREAD if ratio == "sp" else 0.0)
     return typed(beside(result, _light_left(ds, gain, known, told, noise)))
+
+
+def _brightness(seen: xr.DataArray) -> xr.DataArray:
+    """Median of bands."""
+    if seen.chunks:
+        seen = seen.chunk({"wavelength": -1})
+    return xr.apply_ufunc(
+        _median,
+        seen.reset_coords(drop=True),
+        input_core_dims=[["wavelength"]],
+        dask="parallelized",
+        output_dtypes=[np.float32],
+    )
 
 
 def _light_left(

@@ -135,23 +135,8 @@ def correct_topography(
     like = spectra.isel(wavelength=0, drop=True).reset_coords(drop=True)
     lon, lat = places_of(ds, like, step)
     angles: list[Any] = _angles(ds, like, lon, lat, subsolar)
-    far = _reach(angles[0], float(reach))
-    found = map_around(
-        _terrain,
-        raster,
-        lon,
-        lat,
-        [like.data, *angles],
-        outputs=5,
-        reach=max(far, 2 * side, 5 * pixel_size(geobox_of(raster))),
-        name="terrain-light",
-        footprint=side,
-        far=far,
-        slope_error=slope_error,
-    )
-    local_i, local_e, gain, spread, lacking = (
-        xr.DataArray(layer, dims=like.dims) for layer in found
-    )
+    found = _terrain_light(raster, lon, lat, like, angles, float(reach), side, slope_error)
+    local_i, local_e, gain, spread, lacking = found
     if stated is not None:
         data = (spectra.variable / gain.variable).transpose(*spectra.dims).astype(np.float32).data
     else:
@@ -166,6 +151,34 @@ def correct_topography(
     extra = {name: layer.assign_attrs(described(name)) for name, layer in layers.items()}
     extra["light_quality"] = _quality(ds, like, local_i, gain, lacking)
     return typed(beside(_said(result), extra))
+
+
+def _terrain_light(
+    raster: xr.DataArray,
+    lon: np.ndarray,
+    lat: np.ndarray,
+    like: xr.DataArray,
+    angles: list[Any],
+    reach: float,
+    side: float,
+    slope_error: float | None,
+) -> list[xr.DataArray]:
+    """The layers of :func:`_terrain` for each spectrum."""
+    far = _reach(angles[0], reach)
+    found = map_around(
+        _terrain,
+        raster,
+        lon,
+        lat,
+        [like.data, *angles],
+        outputs=5,
+        reach=max(far, 2 * side, 5 * pixel_size(geobox_of(raster))),
+        name="terrain-light",
+        footprint=side,
+        far=far,
+        slope_error=slope_error,
+    )
+    return [xr.DataArray(layer, dims=like.dims) for layer in found]
 
 
 def _said(result: Any) -> Any:
@@ -357,8 +370,8 @@ def _slopes_lacking(
     if wide == 1.0:
         return np.full(lon.shape, _SLOPE_ERROR)
     arc = np.rad2deg(2 * ground.pixel / ground.radius)
-    places = offset(lon[:, None], lat[:, None], np.arange(0.0, 360.0, 45.0), np.full(8, arc))
-    around = [v.reshape(-1, 8) for v in slopes(ground, *(p.ravel() for p in places), footprint)]
+    far, high = offset(lon[:, None], lat[:, None], np.arange(0.0, 360.0, 45.0), np.full(8, arc))
+    around = slopes(ground, far.ravel(), high.ravel(), footprint).reshape(2, -1, 8)
     within = 1 - 3.0**-_FALL
     usual = math.tan(math.radians(SLOPE_RMS)) ** 2 * wide**-_FALL * within
     total, count = np.zeros(lon.shape), np.zeros(lon.shape)
