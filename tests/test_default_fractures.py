@@ -146,8 +146,11 @@ def test_a_small_training_from_end_to_end(script, tmp_path):
     assert map_fractures(image, output)["mask"].shape == (64, 64)
     again = tmp_path / "again.safetensors"
     script.main(
-        ["--output", str(again), "--no-train", "--adopt", str(work), "--no-test", "--overlap", "96"]
-    )
+        [
+            "--output", str(again), "--no-train", "--adopt", str(work), "--no-test", "--overlap", "96",
+            "--validation", "2",
+        ]
+    )  # fmt: skip
     assert read_model_header(again)["digest"] == read_model_header(output)["digest"]
 
 

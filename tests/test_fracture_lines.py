@@ -146,9 +146,24 @@ def test_scales_do_not_depend_on_chunks():
         lazy = at_scales(image.chunk(chunks).data, (1, 2, 4), lambda a: a.map_blocks(_edge))
         assert lazy.chunks == image.chunk(chunks).chunks
         np.testing.assert_array_equal(lazy.compute(), eager)
-    for bad in ((), (0.7,), (2,), (0,), "x", None, (float("nan"),)):
+    for bad in ((), (0.7,), (2,), (0,), "x", (float("nan"),)):
         with pytest.raises(InputError, match="scales"):
             map_fractures(image, scales=bad)
+
+
+@pytest.mark.needs("torch")
+def test_a_model_may_say_at_which_scales_to_look(tmp_path):
+    from lunarray.fractures import light, save_model
+
+    path = save_model(tmp_path / "m.safetensors", light(4), scales=(1, 0.5))
+    image = xr.DataArray(np.random.default_rng(3).random((96, 90), np.float32), dims=("y", "x"))
+    own = map_fractures(image, path, tile=64)
+    told = map_fractures(image, path, tile=64, scales=(1, 0.5))
+    one = map_fractures(image, path, tile=64, scales=(1,))
+    np.testing.assert_array_equal(own["probability"], told["probability"])
+    assert "scales 1/1, 1/2" in str(own.attrs)
+    assert (own["probability"] >= one["probability"]).all()
+    assert (own["probability"] > one["probability"]).any()
 
 
 @pytest.mark.needs("torch")

@@ -21,6 +21,7 @@ from lunarray.fractures.detection import (
     fracture_model,
     image_of,
     options_for,
+    own_scales,
     probability_of,
     restricted,
 )
@@ -57,7 +58,7 @@ def map_fractures(
     overlap: int | None = None,
     batch_size: int | None = None,
     value_range: tuple[float, float] | None = None,
-    scales: Sequence[float] = (1,),
+    scales: Sequence[float] | None = None,
     within: xr.DataArray | None = None,
     device: Device = "auto",
     threads: int | None = None,
@@ -83,9 +84,10 @@ def map_fractures(
     value_range : (float, float), optional
         Brightness that stands for the black and white that the model was trained with. For models with a fixed scale,
         such as IMFMapper's 8-bit one, where the image has another: I/F from 0.01 to 0.12, say.
-    scales : sequence of float
+    scales : sequence of float, optional
         Scales at which to look: 1 is the image's own, 0.5 half of it, 1/3 and so on down to 1/16. A pixel gets the
         largest probability: (1, 0.5, 0.25) sees wide and soft fractures, takes a third longer, and errs at each scale.
+        By default what the model's file says, or 1 alone.
     within : DataArray of bool, optional
         On the same grid: where to report; elsewhere the result has no data.
     device : {"auto", "cpu", "cuda"}
@@ -132,7 +134,7 @@ def map_fractures(
     options = options_for(spec, tile, overlap, batch_size, threads)
     check_resolution(image, spec)
     values = scaled(image, value_range, spec.inputs)
-    factors = check_scales(scales)
+    factors = check_scales(own_scales(spec) if scales is None else scales)
     probability = at_scales(values, factors, lambda v: probability_of(v, spec, options))
     probability = restricted(probability, image, within)
     mask = _classified(probability, float(threshold))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,7 @@ def save_model(
     *,
     normalisation: Normalisation | None = None,
     overlap: int | None = None,
+    scales: Sequence[float] | None = None,
     training: dict[str, Any] | None = None,
     temperature: float = 1.0,
 ) -> Path:
@@ -89,6 +90,8 @@ def save_model(
         What it was trained with; the default of its architecture otherwise.
     overlap : int, optional
         Pixels by which tiles must overlap (:func:`lunarray.fractures.detection.measure_overlap`).
+    scales : sequence of float, optional
+        Scales at which :func:`lunarray.fractures.map_fractures` looks unless told otherwise; its own alone if left out.
     training : dict, optional
         What it was trained on and how; JSON types only.
     temperature : float
@@ -118,6 +121,7 @@ def save_model(
         "sizes": sizes,
         "normalisation": rule.to_json(),
         "overlap": overlap,
+        "scales": None if scales is None else [float(s) for s in scales],
         "training": training or {},
         **({} if temperature == 1 else {"temperature": float(temperature)}),
     }

@@ -212,7 +212,7 @@ def draw_fractures(
         depth, profile = own.uniform(0.15, 0.5), int(own.random() < 0.5)
         worn = np.random.default_rng((seed, 11, number))
         if worn.random() < wear:
-            depth, profile = 0.04 * 6 ** worn.random(), int(worn.integers(2, 4))
+            depth, profile = 0.06 * 4 ** worn.random(), int(worn.integers(2, 4))
         for points in _PATTERN_LINES[pattern](own, centre, width):
             trimmed = _in_ponds(seed, points, level, (columns, rows))
             if len(trimmed) < 2:
