@@ -68,7 +68,9 @@ def real_conditions(number: int) -> simulate.NacSettings:
     """Ground nearer to the real one: worn and filled fractures, and all that is taken for them but is none."""
     rng = np.random.default_rng((number, 4))
     bare = rng.random() < 0.15
-    shares = dict(zip(WIDTH_CLASSES, rng.dirichlet(np.array([1.0, 3.0, 5.0, 2.0, 0.5])), strict=True))
+    shares = dict(
+        zip(WIDTH_CLASSES, rng.dirichlet(np.array([1.0, 3.0, 5.0, 2.0, 0.5])), strict=True)
+    )
     others = {"wrinkles": 3.0, "massifs": 1.0, "scarps": 3.0, "terraces": 1.0, "tracks": 4.0}
     others = {name: most * rng.random() for name, most in others.items()}
     others["patches"] = 0.4 * rng.random() * (rng.random() < 0.4)
