@@ -153,7 +153,7 @@ def test_scales_do_not_depend_on_chunks():
 
 @pytest.mark.needs("torch")
 def test_a_model_may_say_at_which_scales_to_look(tmp_path):
-    from lunarray.fractures import light, save_model
+    from lunarray.fractures import light, load_model, save_model
 
     path = save_model(tmp_path / "m.safetensors", light(4), scales=(1, 0.5))
     image = xr.DataArray(np.random.default_rng(3).random((96, 90), np.float32), dims=("y", "x"))
@@ -162,6 +162,13 @@ def test_a_model_may_say_at_which_scales_to_look(tmp_path):
     one = map_fractures(image, path, tile=64, scales=(1,))
     np.testing.assert_array_equal(own["probability"], told["probability"])
     assert "scales 1/1, 1/2" in str(own.attrs)
+    lower = save_model(
+        tmp_path / "n.safetensors", load_model(path).network, scales=(0.5,), scale_margin=0.7
+    )
+    less, more = (map_fractures(image, p, tile=64, scales=(0.5,)) for p in (lower, path))
+    # Between the middles of coarse pixels what was lowered is interpolated.
+    a, b = (m["probability"].values[0, 0] for m in (less, more))
+    assert np.log(b / (1 - b)) - np.log(a / (1 - a)) == pytest.approx(0.7, abs=1e-3)
     assert (own["probability"] >= one["probability"]).all()
     assert (own["probability"] > one["probability"]).any()
 

@@ -134,8 +134,9 @@ def map_fractures(
     options = options_for(spec, tile, overlap, batch_size, threads)
     check_resolution(image, spec)
     values = scaled(image, value_range, spec.inputs)
-    factors = check_scales(own_scales(spec) if scales is None else scales)
-    probability = at_scales(values, factors, lambda v: probability_of(v, spec, options))
+    own, margin = own_scales(spec)
+    factors = check_scales(own if scales is None else scales)
+    probability = at_scales(values, factors, lambda v: probability_of(v, spec, options), margin)
     probability = restricted(probability, image, within)
     mask = _classified(probability, float(threshold))
     return stamp(

@@ -128,10 +128,13 @@ def _rule_of(path: str | os.PathLike[str], rule: Normalisation | None) -> Tiles:
     return replace(rule_of(own), overlap=overlap or OVERLAPS.get(architecture))
 
 
-def own_scales(spec: ModelSpec) -> tuple[float, ...]:
-    """Scales at which a model's file says that it is to look; 1 alone where it says nothing."""
-    header = read_model_header(spec.weights) if spec.loader == _LOADER else None
-    return tuple((header or {}).get("scales") or (1.0,))
+def own_scales(spec: ModelSpec) -> tuple[tuple[float, ...], float]:
+    """Scales at which a model's file says that it is to look, and by what logits of coarser ones are lowered.
+
+    1 alone, and by nothing, where it says nothing.
+    """
+    header = (read_model_header(spec.weights) if spec.loader == _LOADER else None) or {}
+    return tuple(header.get("scales") or (1.0,)), float(header.get("scale_margin") or 0.0)
 
 
 def measure_overlap(

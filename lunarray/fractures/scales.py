@@ -33,22 +33,28 @@ def check_scales(scales: Sequence[float]) -> tuple[int, ...]:
     return factors
 
 
-def at_scales(values: Any, factors: Sequence[int], detect: Callable[[Any], Any]) -> Any:
+def at_scales(
+    values: Any, factors: Sequence[int], detect: Callable[[Any], Any], margin: float = 0.0
+) -> Any:
     """Largest probability that is found for each pixel at any scale.
 
     `values` (y, x) float32: brightness, NaN without data; lazy or not; `factors`: of :func:`check_scales`; `detect`:
-    from brightness to probabilities. Pixels of a coarse scale are means of the valid pixels in them; its probabilities
+    from brightness to probabilities; `margin`: what the logits of coarser scales than 1 are lowered by, for at these
+    more of what is found is none. Pixels of a coarse scale are means of the valid pixels in them; its probabilities
     are interpolated between their middles. Returns (y, x) float32, lazy where `values` is, NaN without data.
     """
     result = None
     for factor in factors:
-        found = (
-            detect(values)
-            if factor == 1
-            else _finer(detect(_coarser(values, factor)), values, factor)
-        )
+        found = detect(values if factor == 1 else _coarser(values, factor))
+        if factor != 1:
+            found = _finer(_lowered(found, margin), values, factor)
         result = found if result is None else _larger(result, found)
     return result
+
+
+def _lowered(found: Any, margin: float) -> Any:
+    """Probabilities whose logits are less by a margin."""
+    return found if margin == 0 else found / (found + (1 - found) * np.float32(np.exp(margin)))
 
 
 def _larger(a: Any, b: Any) -> Any:

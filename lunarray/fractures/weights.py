@@ -75,6 +75,7 @@ def save_model(
     normalisation: Normalisation | None = None,
     overlap: int | None = None,
     scales: Sequence[float] | None = None,
+    scale_margin: float = 0.0,
     training: dict[str, Any] | None = None,
     temperature: float = 1.0,
 ) -> Path:
@@ -92,6 +93,8 @@ def save_model(
         Pixels by which tiles must overlap (:func:`lunarray.fractures.detection.measure_overlap`).
     scales : sequence of float, optional
         Scales at which :func:`lunarray.fractures.map_fractures` looks unless told otherwise; its own alone if left out.
+    scale_margin : float, optional
+        What logits at coarser scales than 1 are lowered by there.
     training : dict, optional
         What it was trained on and how; JSON types only.
     temperature : float
@@ -122,6 +125,7 @@ def save_model(
         "normalisation": rule.to_json(),
         "overlap": overlap,
         "scales": None if scales is None else [float(s) for s in scales],
+        "scale_margin": float(scale_margin),
         "training": training or {},
         **({} if temperature == 1 else {"temperature": float(temperature)}),
     }
