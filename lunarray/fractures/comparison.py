@@ -177,8 +177,7 @@ def _of_masks(a: Any, b: Any, tolerance: float) -> Comparison:
     first, second = a.transpose(*dims).data, b.transpose(*dims).data
     metric = metric_of(geobox)
     tp, fp, fn = np.sum(each_block(_areas, first, second, metric=metric), axis=0).tolist()
-    known = [np.isin(layer, (0, 1)) for layer in (first, second)]
-    known = known[0] & known[1]
+    known = np.isin(first, (0, 1)) & np.isin(second, (0, 1))
     frames = []
     for layer in (first, second):
         # What one of them does not know is in neither.
@@ -189,7 +188,7 @@ def _of_masks(a: Any, b: Any, tolerance: float) -> Comparison:
                 with_probability=False, centrelines=True,
             )
         )  # fmt: skip
-    lengths = _of_vectors(*frames, float(tolerance))
+    lengths = _of_vectors(frames[0], frames[1], float(tolerance))
     return replace(lengths, true_positive=tp, false_positive=fp, false_negative=fn, pieces=None)
 
 

@@ -93,6 +93,10 @@ def line_graph(
     GridError
         If they have no CRS.
 
+    References
+    ----------
+    Sanderson and Nixon (2015), J. Struct. Geol. 72, 55.
+
     Examples
     --------
     >>> import geopandas, shapely
@@ -102,10 +106,6 @@ def line_graph(
     >>> drawn = geopandas.GeoDataFrame(geometry=halves, crs=moon_crs("equirectangular").to_wkt())
     >>> line_graph(drawn).summary()["lines"], line_graph(drawn, gap=15.0).summary()["lines"]
     (2.0, 1.0)
-
-    References
-    ----------
-    Sanderson and Nixon (2015), J. Struct. Geol. 72, 55.
     """
     require_number("gap", gap, 0)
     require_number("angle", angle, 0, 90)
@@ -177,11 +177,13 @@ def _bridged(
         used[[a, b]] = True
         chosen.append(bridge)
     landings: dict[int, list[Any]] = {}
-    for a in np.flatnonzero(~used):
+    for a in map(int, np.flatnonzero(~used)):
         # Straight on to the first line that is met.
         probe = shapely.linestrings([place[a], place[a] + reach * towards[a]])
         best = (math.inf, -1, place[a])
-        for k in tree.query(shapely.points(place[a]), predicate="dwithin", distance=reach):
+        for k in map(
+            int, tree.query(shapely.points(place[a]), predicate="dwithin", distance=reach)
+        ):
             if k == mine[a]:
                 continue
             there = shapely.intersection(probe, lines[k])
@@ -194,7 +196,7 @@ def _bridged(
             ]
             away = float(np.hypot(*(point - place[a])))
             if away > 0 and (point - place[a]) @ towards[a] >= straight * away:
-                best = min(best, (away, int(k), point), key=lambda item: item[0])
+                best = min(best, (away, k, point), key=lambda item: item[0])
         away, k, point = best
         if k < 0 or away > reach:
             continue
