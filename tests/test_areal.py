@@ -300,3 +300,21 @@ def test_settings_that_make_no_sense():
     with pytest.raises(InputError, match="make no sense"):
         ArealSettings(lengths=())
     assert ArealSettings.from_json(SMALL.to_json()) == SMALL
+
+
+def test_wild_footprints_and_errors_of_another_unit_do_no_harm(rng):
+    grid = sr.GIBGrid((1, 1), (24, 40), (-30.0, -24.0, 30.0, 24.0))
+    features = cases.fields(rng, grid)
+    truth = cases.truth_of(features)
+    mare = np.where(features[0] > 0, 1, 2).astype(np.uint8)
+    area = grid.lat(), grid.lon(), features, mare
+    made = cases.footprints_of(rng, grid, truth, 60)
+    wild, wrong = made.copy(deep=True), made.copy(deep=True)
+    wild["abundance"][::9] *= 6
+    wrong["abundance_std"][:] *= 1e6
+    for footprints in (wild, wrong):
+        model = model_of_ground([area], footprints, ArealSettings(waves=24, lengths=(150.0,)))
+        mean, variance = predict_ground(model, area)
+        off = np.sqrt(((mean - truth) ** 2).mean(axis=(1, 2)))
+        assert (off < 0.1 * truth.std(axis=(1, 2))).all()
+        assert (np.sqrt(variance).mean(axis=(1, 2)) < 0.1 * truth.std(axis=(1, 2))).all()

@@ -25,6 +25,8 @@ from lunarray.superres.areal_mixing import Closure, Mixing, known_sums
 _TAILS = (3.0, 5.0, 8.0, 15.0)
 #: Shares of the members before any track is held out, and how many footprints they weigh like.
 _SHARES, _WEIGHT = np.array([0.6, 0.4]), 16.0
+#: Robust standard deviations from the median beyond which nothing on the Moon lies.
+_FAR = 10.0
 #: Tracks that standard deviations that are right as stated count like.
 _TRACKS = 20
 
@@ -57,7 +59,9 @@ def fit_areal(
     grams = _grams(part, basis, settings)
     stated = bool(np.isfinite(footprints.error).any())
     unit, scale = _errors(footprints)
-    card: dict[str, Any] = {"stated_unit": unit.tolist()}
+    card: dict[str, Any] = {
+        "stated": [None if np.isnan(s) else s for s in _stated(footprints.error).tolist()]
+    }
     filled = _filled(table, unit)
 
     def evidence(values: np.ndarray, scale: np.ndarray, **more: Any) -> Evidence:
@@ -179,23 +183,34 @@ def _grams(footprints: Footprints, basis: Basis, settings: ArealSettings) -> np.
     return np.concatenate([(linear @ linear.T)[None], (waves @ waves.T)[None], fields])
 
 
+def _stated(error: np.ndarray) -> np.ndarray:
+    """Median of the errors that are stated of each element (element,), NaN where none is."""
+    return np.array([np.median(e[e > 0]) if (e > 0).any() else np.nan for e in error.T])
+
+
+def _strength(error: np.ndarray, stated: np.ndarray) -> np.ndarray:
+    """How many times the median the errors of footprints are, (footprint,); 1 where they are not stated."""
+    ratio = np.where(error > 0, error, np.nan) / stated
+    rows = np.isfinite(ratio).any(axis=1)
+    scale = np.ones(len(error))
+    scale[rows] = np.nanmedian(ratio[rows], axis=1)
+    return np.clip(scale, 0.1, 10)
+
+
 def _errors(footprints: Footprints) -> tuple[np.ndarray, np.ndarray]:
     """Unit of the errors of each element (wt%), and how many of them a footprint's are."""
-    error, table = footprints.error, footprints.measured
-    guess = np.maximum(0.5 * np.nanstd(table, axis=0), 1e-3)
-    good = np.isfinite(error) & (error > 0)
-    unit = np.where(
-        good.any(axis=0),
-        [np.median(error[g, e]) if g.any() else 1.0 for e, g in enumerate(good.T)],
-        guess,
-    )
-    ratio = np.where(good, error / unit, np.nan)
-    rows = np.isfinite(ratio).any(axis=1)
-    scale = np.ones(len(table))
-    scale[rows] = np.nanmedian(ratio[rows], axis=1)
-    # A footprint that lacks elements says less.
+    table, stated = footprints.measured, _stated(footprints.error)
+    spread = np.nanstd(table, axis=0)
+    unit = np.where(np.isfinite(stated), stated, np.maximum(0.5 * spread, 1e-3))
+    # Errors far beyond the scatter, or nothing beside it, are stated wrongly.
+    unit = np.where(spread > 0, np.clip(unit, 0.01 * spread, 2 * spread), unit)
+    # A footprint that lacks elements says less; one beyond all others by far is as wrong as that.
     there = np.isfinite(table).mean(axis=1)
-    return unit, np.clip(scale, 0.1, 10) / np.sqrt(np.maximum(there, 1e-3))
+    away = np.abs(table - np.nanmedian(table, axis=0))
+    far = away > _FAR * 1.4826 * np.nanmedian(away, axis=0)
+    wild = np.nanmax(np.where(far, away / unit, 0), axis=1)
+    scale = _strength(footprints.error, stated) / np.sqrt(np.maximum(there, 1e-3))
+    return unit, np.maximum(scale, wild)
 
 
 def _filled(table: np.ndarray, unit: np.ndarray) -> np.ndarray:
@@ -270,12 +285,8 @@ def footprint_predictions(
 
 def model_noise(model: ArealModel, others: Footprints) -> np.ndarray:
     """Variance of the errors of footprints (footprint, element), wt%², as the model takes them."""
-    error = others.error
-    ratio = np.where(error > 0, error, np.nan) / np.array(model.card["stated_unit"])
-    rows = np.isfinite(ratio).any(axis=1)
-    scale = np.ones(len(error))
-    scale[rows] = np.clip(np.nanmedian(ratio[rows], axis=1), 0.1, 10)
-    out = np.zeros(error.shape)
+    scale = _strength(others.error, np.array(model.card["stated"], np.float64))
+    out = np.zeros(others.measured.shape)
     for share, member in zip(model.share, model.members, strict=True):
         logs = member.logs[:, 0]
         own = np.exp(logs[:, -2]) + np.exp(logs[:, -1]) * scale[:, None] ** 2
