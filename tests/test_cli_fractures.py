@@ -203,3 +203,30 @@ def test_the_scale_of_a_network_of_others(folder, tmp_path):
             expected["probability"],
             atol=1e-5,
         )
+
+
+def test_a_round_with_a_person(folder, tmp_path):
+    """Map, rank, draw, learn, and learn again: rounds are recorded."""
+    import geopandas
+
+    weights, store, drawn = folder / "weights.safetensors", tmp_path / "m.zarr", tmp_path / "d.gpkg"
+    assert run("map-fractures", folder / "image0.tif", "-o", store, "--model", weights)[0] == 0
+    code, said, _ = run("fractures", "doubtful", store, "-o", drawn, "--tile", "32")
+    assert code == 0
+    assert "6 tiles, doubt from" in said
+    code, _, error = run("fractures", "doubtful", store, "-o", drawn)
+    assert code == 1
+    assert "the file exists" in flat(error)
+    lines = geopandas.read_file(folder / "lines0.gpkg")[["width", "geometry"]]
+    lines.to_file(drawn, layer="lines", driver="GPKG")
+    for begun, round_ in ((weights, 1), (tmp_path / "r1.safetensors", 2)):
+        out = tmp_path / f"r{round_}.safetensors"
+        code, said, error = run(
+            "fractures", "learn", folder / "image0.tif", "--labels", drawn, "-o", out, "--model", begun,
+            "--size", "32", "--epochs", "1", "--device", "cpu",
+        )  # fmt: skip
+        assert code == 0, error
+        assert f"Round {round_}" in said
+    rounds = read_model_header(tmp_path / "r2.safetensors")["training"]["rounds"]
+    assert [r["from"] for r in rounds] == ["weights.safetensors", "r1.safetensors"]
+    assert rounds[0]["tiles"] >= 1

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from lunarray.cli import fractures, general, oxides, superres, training, view, xrf
+from lunarray.cli import fractures, general, loop, oxides, superres, training, view, xrf
 from lunarray.cli.console import Command, friendly
 from lunarray.versions import extras
 
@@ -121,3 +121,4 @@ for command in (
 ):
     app.command(cls=Command)(command)
 app.add_typer(superres.gib, name="gib")
+app.add_typer(loop.fractures, name="fractures")

@@ -176,7 +176,7 @@ def map_fractures(
 
     if vectors is not None:
         _check_vectors(vectors, overwrite)
-    image, source = _open_image(inputs, resolution, reader, unit)
+    image, source = open_image(inputs, resolution, reader, unit)
     if vectors is not None and "spatial_ref" not in image.coords:
         raise GridError(
             "the image has no place on the ground, so that polygons would have no area",
@@ -269,7 +269,7 @@ def train_fractures(
             where="--lines",
             remedy="Give one for all, or one for each in the order of the images",
         )
-    pictures = [_open_image([name], None, reader, unit)[0] for name in images]
+    pictures = [open_image([name], None, reader, unit)[0] for name in images]
     by_image = lines if len(lines) > 1 else lines * len(images)
     labels = [
         la.fractures.weak_labels(file, picture, width=_number(width), polygons=polygons)
@@ -332,7 +332,7 @@ def _rule(trained_on: TrainedOn | None) -> Any:
     return None if trained_on is None else RULES[trained_on.value]
 
 
-def _open_image(
+def open_image(
     names: list[str], resolution: float | None, reader: str | None, unit: Unit | None = None
 ) -> tuple[xr.DataArray, xr.DataArray | None]:
     """One image, or a mosaic and the numbers of the images that its pixels came from."""
