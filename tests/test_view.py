@@ -407,6 +407,12 @@ def test_what_can_be_looked_at(tmp_path):
     assert {s.name for s in open_sources([tmp_path])} == {s.name for s in found}
 
 
+def test_a_map_of_a_coordinate():
+    box = geo.lunar_grid("geographic", 10.0)
+    array = on(box, positions(box), "lat")
+    assert [str(n) for n in open_sources([array])[0].maps] == ["lat map"]
+
+
 def test_what_cannot_be_looked_at(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         view.serve(tmp_path / "none.zarr", port=0)
@@ -538,6 +544,20 @@ def test_a_notebook_shows_a_frame(monkeypatch, no_compute):
                 urllib.request.urlopen(bare + path)
         monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/me/")
         assert f'src="/user/me/proxy/{viewer.port}/' in viewer._repr_html_()
+
+
+def test_without_a_screen_no_browser_is_started(monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr("webbrowser.open", asked.append)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with view.serve(frame(), port=0) as viewer:
+        viewer.open()
+        assert asked == []
+        monkeypatch.setenv("DISPLAY", ":0")
+        viewer.open()
+        assert asked == [viewer.url]
 
 
 def test_a_picture_of_what_is_stored(tmp_path):

@@ -88,7 +88,8 @@ def from_object(obj: Any, name: str | None = None, crs: Any = None) -> list[Sour
     if hasattr(obj, "geometry") and hasattr(obj, "crs"):
         return [Source(name or "vectors", shapes=read_vectors(obj, crs, body=MOON))]
     if isinstance(obj, xr.DataArray):
-        obj = obj.to_dataset(name=obj.name or "map")
+        own = str(obj.name or "map")
+        obj = obj.to_dataset(name=f"{own} map" if own in obj.coords else own)
     if not isinstance(obj, xr.Dataset):
         raise InputError(
             f"{type(obj).__name__} is nothing to look at",

@@ -8,6 +8,7 @@ import html
 import os
 import secrets
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Iterable
@@ -134,8 +135,11 @@ class Viewer:
         return f"<lunarray viewer of {len(self.layers)} layers at {self.url}>"
 
     def open(self) -> Viewer:
-        """Show it in the system's web browser."""
-        webbrowser.open(self.url)
+        """Show it in the system's web browser, where there is a screen for one."""
+        screens = "DISPLAY", "WAYLAND_DISPLAY"
+        # Without one, Python would start a browser of text in the terminal.
+        if not sys.platform.startswith("linux") or any(map(os.environ.get, screens)):
+            webbrowser.open(self.url)
         return self
 
     # --- notebooks --------------------------------------------------------------------------------
