@@ -1,9 +1,8 @@
 """The web server of the viewer: this machine's only, and of nothing but what it was given.
 
 It is tornado's, which comes with Dask's distributed, and its tiles are made by the resampler of :mod:`lunarray.geo`.
-Servers of tiles that there are (rio-tiler, TiTiler) bring a map onto a tile through a window in the coordinates of the
-one and the other, which at a pole and at ±180° holds not what the tile needs, and read all pixels of a Zarr array from
-afar. No address names a file: layers have numbers.
+rio-tiler (9.4), on which TiTiler stands, leaves 2 % of a tile at the pole empty, of a map in longitude and latitude
+that has no gap, and makes no overviews of Zarr arrays. No address names a file: layers have numbers.
 """
 
 from __future__ import annotations
