@@ -88,7 +88,7 @@ def test_extras_are_those_of_the_project_and_what_lacks_names_them(monkeypatch):
     for package, extra in errors.EXTRAS.items():
         name = distributions.get(package, package.replace("_", "-"))
         assert any(line.startswith(f"{name}>=") for line in brought[extra]), package
-    assert set(errors.EXTRAS.values()) == set(brought) - {"test-core", "test", "bench"}
+    assert set(errors.EXTRAS.values()) == set(brought) - {"test-core", "test", "bench", "docs"}
 
     for package in ("torch", "no_such_module_of_torch"):
         with (

@@ -193,6 +193,12 @@ def placed(kernel: Any) -> AbstractContextManager[Any]:
     Returns
     -------
     context manager
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> with la.engine.placed(la.oxides.oxide_model()):
+    ...     iron = la.sample("sp_orbit").lunar.condition().lunar.invert_oxides()["FeO"]
     """
     if (
         not isinstance(kernel, ModelSpec)

@@ -63,6 +63,14 @@ def to_vector(
     ------
     InputError
         An ending that is none of these, or an object that is none of those.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> maps = scene.lunar.invert_oxides()
+    >>> [path.name for path in la.export.to_vector(maps["FeO"], "feo.gpkg", levels=[0.0, 8.0, 30.0])]
+    ['feo.gpkg', 'feo.qml']
     """
     path = local_path(path)
     driver_of(path)

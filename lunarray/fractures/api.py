@@ -127,6 +127,13 @@ def map_fractures(
     References
     ----------
     .. [1] Le Corre et al. (2025), doi:10.1029/2025JE009145, sections 3.1 and 4.4: tiles of 512 pixels, threshold 0.5.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> found = la.sample("nac_crop").lunar.map_fractures()
+    >>> sorted(found.data_vars)
+    ['mask', 'probability']
     """
     image = image_of(obj)
     spec = fracture_model(model, device=device)
@@ -221,6 +228,12 @@ def classical_fractures(image: xr.DataArray, method: Method | None = None) -> xr
     ------
     InputError
         If the image does not have the dimensions (y, x), or a parameter makes no sense.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.fractures.classical_fractures(la.sample("nac_crop")).shape
+    (640, 640)
     """
     method = Frangi() if method is None else method
     check_method(method)
@@ -287,6 +300,15 @@ def segmentation_metrics(
         If shapes or coordinates differ.
     InputError
         If `tile` is not positive.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.nac_scene((256, 256))
+    >>> found = scene.dataset["image"].lunar.map_fractures()
+    >>> scores = la.fractures.segmentation_metrics(found["mask"], scene.dataset["mask"])
+    >>> "F1_pooled" in scores
+    True
     """
     require_number("tile", tile, 1)
     labels = same_grid(labels, predicted, "labels", "predicted")
@@ -381,6 +403,13 @@ def vectorize(
     ----------
     Le Corre et al. (2025), JGR Planets 130, e2025JE009145, section 4.4: components smaller than 150 m² and those along
     the seams of the mosaic are dropped.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> fractures = la.sample("nac_crop").lunar.map_fractures().lunar.vectorize()
+    >>> "length" in fractures.columns
+    True
     """
     mask, probability, source = _layers(mask, probability, source)
     require_choice("connectivity", connectivity, (4, 8))
@@ -451,6 +480,13 @@ def mapped_area(mask: xr.DataArray | xr.Dataset) -> float:
     ------
     GridError
         If it is not georeferenced.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> found = la.sample("nac_crop").lunar.map_fractures()
+    >>> la.fractures.mapped_area(found) / 1e6 < 1.0
+    True
     """
     if isinstance(mask, xr.Dataset):
         name = next((n for n in ("mask", "valid", "image") if n in mask), None)
@@ -502,6 +538,13 @@ def density(
     Notes
     -----
     Pieces of line longer than an eighth of a cell are divided; each counts where its middle lies.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> fractures = la.sample("nac_crop").lunar.map_fractures().lunar.vectorize()
+    >>> la.fractures.density(fractures, cell=200.0).dims
+    ('y', 'x')
     """
     require_choice("quantity", quantity, ("length", "count"))
     require_number("cell", cell, 0, strictly=True)

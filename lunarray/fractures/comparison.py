@@ -154,6 +154,15 @@ def compare(a: Any, b: Any, *, tolerance: float = 10.0) -> Comparison:
     ----------
     Le Corre et al. (2025), JGR Planets 130, e2025JE009145, equations 1 to 4, by area. Correctness and completeness of
     lines: Wiedemann et al. (1998), Empirical evaluation of automatically extracted road axes.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.nac_scene((256, 256))
+    >>> found = scene.dataset["image"].lunar.map_fractures().lunar.vectorize()
+    >>> agreement = la.fractures.compare(found, scene.polygons)
+    >>> 0 <= agreement.found <= 1
+    True
     """
     require_number("tolerance", tolerance, 0)
     masks = [isinstance(obj, (xr.DataArray, xr.Dataset)) for obj in (a, b)]

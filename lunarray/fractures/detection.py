@@ -91,6 +91,12 @@ def fracture_model(
         the model takes no tiles.
     InputError
         If a normalisation is given for a model that says itself what it takes.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.fractures.fracture_model().outputs
+    1
     """
     spec = find_model(
         model, Tiles, "map_fractures", save="lunarray.fractures.save_model", device=device

@@ -67,6 +67,13 @@ def write_fractures(
     Notes
     -----
     A map without fractures is written as an empty layer, with its columns: that nothing was found is a result too.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> fractures = la.sample("nac_crop").lunar.map_fractures().lunar.vectorize()
+    >>> [path.name for path in la.fractures.write_fractures(fractures, "fractures.gpkg")]
+    ['fractures.gpkg', 'fractures.qml']
     """
     path = Path(path)
     driver = driver_of(path)

@@ -77,6 +77,13 @@ def open_nac(
     References
     ----------
     Le Corre et al. (2025), JGR Planets 130, e2025JE009145, section 2.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> files = la.readers.SAMPLES["nac_crop"].files
+    >>> la.open_nac(files[0]).dims
+    ('y', 'x')
     """
     info = raster_info(path)
     if info.tags.get("PRODUCT_TYPE", "").strip('"').upper() == "EDR":

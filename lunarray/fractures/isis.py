@@ -143,6 +143,11 @@ def process_edr(
     ----------
     Le Corre et al. (2025), JGR Planets 130, e2025JE009145, section 2. Laura et al. (2023), ISIS,
     doi:10.5281/zenodo.7644616.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.fractures.process_edr("M1234567890LE.IMG", "mosaics")  # doctest: +SKIP
     """
     files = _sources(paths)
     more = _options(options)

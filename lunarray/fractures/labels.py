@@ -127,6 +127,14 @@ def weak_labels(
     ----------
     Le Corre et al. (2025), JGR Planets 130, e2025JE009145, section 3.1. The paper gives the classes and not the width
     that each was buffered to.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.nac_scene((256, 256))
+    >>> labels = la.fractures.weak_labels(scene.lines, scene.dataset["image"])
+    >>> labels.shape
+    (256, 256)
     """
     dims = spatial_dims(like)
     geobox = box_of(like, "placing labels")

@@ -70,6 +70,14 @@ def deeplabv3(backbone: Backbone = "resnet50") -> DeepLab:
     ----------
     .. [1] Le Corre et al. (2025), doi:10.1029/2025JE009145, section 3.2 and figure 3.
     .. [2] Chen et al. (2017), Rethinking atrous convolution, arXiv:1706.05587.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lunarray as la
+    >>> network = la.fractures.deeplabv3("resnet50")
+    >>> sum(p.numel() for p in network.parameters()) > 3e7
+    True
     """
     with needs("torchvision", "building a network of fractures"):
         from torchvision.models import segmentation
@@ -196,6 +204,14 @@ def light(width: int = 24, channels: int = 1) -> Light:
     ------
     InputError
         If `width` is less than 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lunarray as la
+    >>> network = la.fractures.light(width=8)
+    >>> sum(p.numel() for p in network.parameters()) < 1e6
+    True
     """
     require_number("width", width, 1)
     return Light(width, channels)

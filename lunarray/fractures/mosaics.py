@@ -116,6 +116,13 @@ def mosaic(
     References
     ----------
     Le Corre et al. (2025), JGR Planets 130, e2025JE009145, section 2.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> image = la.sample("nac_crop")
+    >>> la.fractures.mosaic([image[:, :400], image[:, 300:]])["image"].shape
+    (640, 640)
     """
     if isinstance(images, (xr.DataArray, str, os.PathLike)):
         images = [images]

@@ -62,6 +62,12 @@ class Normalisation:
     ------
     ModelError
         If the numbers make no rule.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.fractures.Normalisation("fixed", scale=255.0).scale
+    255.0
     """
 
     kind: Literal["local", "fixed"] = "local"

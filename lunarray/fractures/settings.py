@@ -47,6 +47,12 @@ class TrainSettings(training.TrainSettings):
     ------
     InputError
         If a value makes no sense.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.fractures.TrainSettings(epochs=5, class_weight="balanced").epochs
+    5
     """
 
     learning_rate: float = 1e-4

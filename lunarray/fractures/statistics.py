@@ -147,6 +147,13 @@ def network(fractures: geopandas.GeoDataFrame, area: float | None = None) -> dic
     ------
     InputError
         If columns are missing, or the area is not positive.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> fractures = la.sample("nac_crop").lunar.map_fractures().lunar.vectorize()
+    >>> la.fractures.network(fractures, area=0.9e6)["length"] > 0
+    True
     """
     lacking = [c for c in ("area", "length", "intersections", "branches") if c not in fractures]
     if lacking:
@@ -206,6 +213,13 @@ def orientation_rose(fractures: geopandas.GeoDataFrame, bins: int = 18) -> xr.Da
     References
     ----------
     Mardia and Jupp (2000), Directional Statistics, section 9.1: axial data.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> fractures = la.sample("nac_crop").lunar.map_fractures().lunar.vectorize()
+    >>> la.fractures.orientation_rose(fractures, bins=12).sizes
+    Frozen({'azimuth': 12})
     """
     require_number("bins", bins, 2, whole=True)
     pieces = segments(fractures)

@@ -195,6 +195,13 @@ def tiles(
     References
     ----------
     Le Corre et al. (2025), JGR Planets 130, e2025JE009145, section 3.1.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.nac_scene((256, 256))
+    >>> len(la.fractures.tiles(scene.dataset["image"], scene.dataset["mask"], size=128, overlap=0.0))
+    4
     """
     pictures, layers = _pairs(images, labels)
     require_number("size", size, 1, whole=True)
@@ -350,6 +357,15 @@ def split(
     ----------
     Le Corre et al. (2025), JGR Planets 130, e2025JE009145, section 3.1 (4:1, by tile), and section 4.1 on images that
     overlap between training and validation.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.nac_scene((256, 256))
+    >>> tiles = la.fractures.tiles(scene.dataset["image"], scene.dataset["mask"], size=64, overlap=0.0)
+    >>> train, validation = la.fractures.split(tiles, by="tile", fraction=0.25)
+    >>> len(train), len(validation)
+    (12, 4)
     """
     require_choice("by", by, ("image", "area", "tile"))
     require_number("fraction", fraction, 0, 1, strictly=True)

@@ -183,6 +183,18 @@ def train(
     References
     ----------
     .. [1] Le Corre et al. (2025), doi:10.1029/2025JE009145, section 3.2, whose settings are the defaults.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lunarray as la
+    >>> scene = la.simulate.nac_scene((128, 128))
+    >>> tiles = la.fractures.tiles(scene.dataset["image"], scene.dataset["mask"], size=64, overlap=0.0)
+    >>> settings = la.fractures.TrainSettings(epochs=1, batch_size=2)
+    >>> network = la.fractures.light(width=4)
+    >>> fit = la.fractures.train(tiles, tiles, settings=settings, model=network, device="cpu", progress=False)
+    >>> fit.history.sizes["epoch"]
+    1
     """
     some, other = as_tiles(tiles, "tiles"), as_tiles(validation, "validation")
     settings = TrainSettings() if settings is None else settings
@@ -269,6 +281,19 @@ def validate(
         ``F1_tolerance`` of skeletons, and how many labelled ``lines`` there are, ``lines_found``, ``lines_broken``, and
         ``breaks`` in them (:func:`lunarray.fractures.lines.line_metrics`); ``loss``, the plain binary cross-entropy of
         valid pixels; ``calibration_error``, the expected one of probabilities, in 15 bins.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lunarray as la
+    >>> scene = la.simulate.nac_scene((128, 128))
+    >>> tiles = la.fractures.tiles(scene.dataset["image"], scene.dataset["mask"], size=64, overlap=0.0)
+    >>> settings = la.fractures.TrainSettings(epochs=1, batch_size=2)
+    >>> network = la.fractures.light(width=4)
+    >>> fit = la.fractures.train(tiles, tiles, settings=settings, model=network, device="cpu", progress=False)
+    >>> scores = la.fractures.validate(fit.network, tiles, normalisation=fit.normalisation, device="cpu")
+    >>> "F1" in scores
+    True
     """
     some = rescaled(as_tiles(tiles, "tiles"), None, normalisation, True, "tiles")
     where = torch.device(resolve_device(device))

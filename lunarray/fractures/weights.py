@@ -111,6 +111,14 @@ def save_model(
         If the network is none of ours, or takes another number of channels than the normalisation gives.
     InputError
         If the temperature is not above 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lunarray as la
+    >>> network = la.fractures.light(width=4)
+    >>> la.fractures.save_model("light.safetensors", network).name
+    'light.safetensors'
     """
     from lunarray.fractures.model import architecture_of, default_normalisation
 
@@ -203,6 +211,15 @@ def load_model(
     References
     ----------
     .. [1] Le Corre et al. (2025), doi:10.1029/2025JE009145; checkpoint doi:10.5281/zenodo.15101175.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lunarray as la
+    >>> path = la.fractures.save_model("light.safetensors", la.fractures.light(width=4))
+    >>> loaded = la.fractures.load_model(path)
+    >>> type(loaded.network).__name__
+    'Light'
     """
     with needs("torch", "a network of fractures as a torch module"):
         import torch

@@ -38,6 +38,14 @@ def band_correlation(samples: xr.Dataset, *, oxides: Sequence[str] | None = None
     ------
     InputError
         If these are not samples, or an oxide is missing.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> globe, where = la.simulate.moon(resolution=30_000), {"lat": (51, 64, 3), "lon": (-170, 170, 20)}
+    >>> samples = la.oxides.build_samples([globe.north, globe.south], globe.reference, **where)
+    >>> la.oxides.band_correlation(samples).dims
+    ('oxide', 'wavelength')
     """
     reflectance = sampled_spectra(samples, "band_correlation")
     names = choose_oxides(oxides, "band_correlation", samples=samples)

@@ -49,6 +49,15 @@ class OxideFit:
         predicted for these by the networks that had not seen the sample.
     method : {"cnn", "gp", "pls"}
         What was trained: networks, or regressions, of which ``states`` and ``members`` are then.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> globe, where = la.simulate.moon(resolution=30_000), {"lat": (51, 64, 3), "lon": (-170, 170, 20)}
+    >>> samples = la.oxides.build_samples([globe.north, globe.south], globe.reference, **where)
+    >>> fit = la.oxides.train(samples, method="pls")
+    >>> fit.method
+    'pls'
     """
 
     samples: xr.Dataset

@@ -250,6 +250,14 @@ def select_samples(samples: xr.Dataset) -> xr.Dataset:
     ------
     InputError
         If none is left, or there are no spectra.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> globe, where = la.simulate.moon(resolution=30_000), {"lat": (51, 64, 3), "lon": (-170, 170, 20)}
+    >>> samples = la.oxides.build_samples([globe.north, globe.south], globe.reference, **where)
+    >>> "sample" in la.oxides.select_samples(samples).sizes
+    True
     """
     spectra = sampled_spectra(samples, "select_samples")
     if samples["reflectance"].dims != spectra.dims:

@@ -374,6 +374,13 @@ def search(
     References
     ----------
     .. [1] Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, section 3.1, tables 1 and 2.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> globe, where = la.simulate.moon(resolution=30_000), {"lat": (51, 64, 3), "lon": (-170, 170, 20)}
+    >>> samples = la.oxides.build_samples([globe.north, globe.south], globe.reference, **where)
+    >>> scores = la.oxides.search(samples, n=(8,), learning_rate=(0.01,), folds=2, epochs=2)  # doctest: +SKIP
     """
     if not len(n) or not len(learning_rate):
         raise InputError(

@@ -77,6 +77,14 @@ def save_oxide_cnn(
     ------
     ModelError
         Wavelengths or oxides do not fit the model, or members are unlike it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lunarray as la
+    >>> network = la.oxides.OxideCNN(n=8)
+    >>> bands, oxides = la.sp.WAVELENGTHS_150, la.oxides.OXIDES
+    >>> la.oxides.save_oxide_cnn("mine.safetensors", network, wavelengths=bands, oxides=oxides)
     """
 
     centres = [round(float(w), 4) for w in wavelengths]

@@ -307,6 +307,17 @@ def training_curves(
     ------
     InputError
         If there is no dimension ``epoch`` or nothing to draw.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lunarray as la
+    >>> scene = la.simulate.nac_scene((128, 128))
+    >>> tiles = la.fractures.tiles(scene.dataset["image"], scene.dataset["mask"], size=64, overlap=0.0)
+    >>> settings = la.fractures.TrainSettings(epochs=1, batch_size=2)
+    >>> network = la.fractures.light(width=4)
+    >>> fit = la.fractures.train(tiles, tiles, settings=settings, model=network, device="cpu", progress=False)
+    >>> figure = la.plot.training_curves(fit.history)
     """
     names = [n for n in ("loss", "precision", "recall", "F1") if n in history]
     if "epoch" not in history.dims or not names:

@@ -69,6 +69,13 @@ def sample_map(
         Samples without places, or no map.
     GridError
         A map without grid.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> globe, where = la.simulate.moon(resolution=30_000), {"lat": (51, 64, 3), "lon": (-170, 170, 20)}
+    >>> samples = la.oxides.build_samples([globe.north, globe.south], globe.reference, **where)
+    >>> figure = la.plot.sample_map(samples, [globe.reference["FeO"]])
     """
     given = [maps] if isinstance(maps, xr.DataArray) else list(maps)
     if not given or not {"lon", "lat"} <= set(samples.coords):

@@ -54,6 +54,13 @@ def correlation_curves(
     ------
     InputError
         Other dimensions.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> globe, where = la.simulate.moon(resolution=30_000), {"lat": (51, 64, 3), "lon": (-170, 170, 20)}
+    >>> samples = la.oxides.build_samples([globe.north, globe.south], globe.reference, **where)
+    >>> figure = la.plot.correlation_curves(la.oxides.band_correlation(samples))
     """
     if set(correlation.dims) != {"oxide", "wavelength"}:
         raise InputError(

@@ -43,14 +43,12 @@ def write_class_frames(ds: xr.Dataset, folder: str | os.PathLike[str]) -> list[P
 
     Examples
     --------
-    >>> import lunarray, tempfile
+    >>> import lunarray as la
     >>> from lunarray.simulate import class_counts, class_orbit, class_response, thermal_spectrum
-    >>> from lunarray.xrf import HIGHLAND
-    >>> made = class_counts(HIGHLAND, class_orbit(frames=2), thermal_spectrum(), class_response(1024))
-    >>> with tempfile.TemporaryDirectory() as place:
-    ...     files = write_class_frames(made, place)
-    ...     print(files[0].relative_to(place).parts[:4], lunarray.open_class(place).sizes["time"])
-    ('cla', 'data', 'calibrated', '2021') 2
+    >>> made = class_counts(la.xrf.HIGHLAND, class_orbit(frames=2), thermal_spectrum(), class_response(1024))
+    >>> files = la.simulate.write_class_frames(made, "archive")
+    >>> files[0].relative_to("archive").parts[:4], la.open_class("archive").sizes["time"]
+    (('cla', 'data', 'calibrated', '2021'), 2)
     """
     require_variables(ds, _NEEDED, "write_class_frames", "Give what class_counts gives")
     if set(ds["counts"].dims) != {"time", "channel"}:

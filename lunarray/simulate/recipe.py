@@ -124,6 +124,13 @@ class MadeModel:
 
     `report` is a Markdown table of its errors, and of what its intervals hold, on soils that it has not seen, in
     classes of light.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lunarray as la
+    >>> made = la.simulate.make_oxide_model(la.sp.WAVELENGTHS_150)  # doctest: +SKIP
+    >>> print(made.report)  # doctest: +SKIP
     """
 
     network: LightCNN
@@ -193,6 +200,13 @@ def make_oxide_model(
     ------
     InputError
         Wavelengths beyond what the simulator knows, or that do not rise, widths that do not fit, unknown oxides.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lunarray as la
+    >>> made = la.simulate.make_oxide_model(la.sp.WAVELENGTHS_150)  # doctest: +SKIP
+    >>> made.save("mine.safetensors")  # doctest: +SKIP
     """
     from lunarray.oxides.minibatch import train_light_network
     from lunarray.oxides.novelty import fit_novelty

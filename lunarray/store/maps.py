@@ -44,6 +44,15 @@ def open_maps(path: str | os.PathLike[str], *, chunks: int = CHUNK) -> xr.Datase
         If a raster cannot be read, or has several bands.
     BodyMismatchError, GridError
         If a raster is of another body, or has no CRS.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.polar_scene(resolution=20_000, latitude=85)
+    >>> maps = scene.lunar.invert_oxides()
+    >>> paths = maps[["FeO", "MgO"]].lunar.to_cog("maps")
+    >>> sorted(la.store.open_maps("maps").data_vars)
+    ['FeO', 'MgO']
     """
     if is_elsewhere(path):
         return open_zarr(path)

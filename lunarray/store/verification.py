@@ -56,6 +56,12 @@ class Fault:
     problem : {"missing", "damaged", "changed", "metadata"}
         It is not there, or empty; its checksum is not that of its bytes; another program wrote it anew; the text of a
         ``zarr.json`` is not the one that was written.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.store.Fault("FeO/c/0", "damaged").problem
+    'damaged'
     """
 
     name: str

@@ -123,6 +123,16 @@ def fill_features(
     A network's values are scaled by `value_range` of the whole base map, so that all regions see the same grey. The
     store says what its features are: the attribute ``feature_model`` of the open bank is a card with network, weights,
     mode, window and selection, or with maps and scales; they must be the same when more regions are filled.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import lunarray.superres as sr
+    >>> grid = sr.GIBGrid((1, 1), (20, 30), (-70.0, 5.0, -40.0, 25.0))
+    >>> bank = sr.create_gib("bank.zarr", grid)
+    >>> done = sr.fill_features("bank.zarr", maps={"albedo": la.sample("albedo")})
+    >>> sr.open_gib("bank.zarr").sizes["feature"] > 1
+    True
     """
     ds = open_gib(path, incomplete=True)
     grid, meta = gib_grid(ds), meta_of(path)
@@ -201,6 +211,17 @@ def train_gib(
         If a region's networks are there, of other data or settings, and `overwrite` is not set.
     InputError
         If no region can be trained, or one that was asked for.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import lunarray.superres as sr
+    >>> grid = sr.GIBGrid((1, 1), (20, 30), (-70.0, 5.0, -40.0, 25.0))
+    >>> bank = sr.create_gib("bank.zarr", grid)
+    >>> done = sr.fill_features("bank.zarr", maps={"albedo": la.sample("albedo")})
+    >>> done = sr.classify_mare("bank.zarr", albedo=la.sample("albedo"))
+    >>> done = sr.populate("bank.zarr", la.sample("tracks"), outside="skip")
+    >>> trained = sr.train_gib("bank.zarr", "models")
     """
     import dask
 
@@ -342,6 +363,19 @@ def update_gib(
     References
     ----------
     The paper, section IV.C.2: the dynamic nature of the algorithm.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import lunarray.superres as sr
+    >>> grid = sr.GIBGrid((1, 1), (20, 30), (-70.0, 5.0, -40.0, 25.0))
+    >>> bank = sr.create_gib("bank.zarr", grid)
+    >>> done = sr.fill_features("bank.zarr", maps={"albedo": la.sample("albedo")})
+    >>> done = sr.classify_mare("bank.zarr", albedo=la.sample("albedo"))
+    >>> done = sr.populate("bank.zarr", la.sample("tracks"), outside="skip")
+    >>> trained = sr.train_gib("bank.zarr", "models")
+    >>> more = la.sample("tracks").isel(footprint=slice(0, 5))
+    >>> updated = sr.update_gib("bank.zarr", "models", more)
     """
     checked = as_footprints(footprints, errors=options.get("errors", "raise"))
     ds = open_gib(path, incomplete=True)
@@ -428,6 +462,20 @@ def superresolve(
     References
     ----------
     The paper, section IV.B.3 (overlapping subgraphs) and IV.C.3.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import lunarray.superres as sr
+    >>> grid = sr.GIBGrid((1, 1), (20, 30), (-70.0, 5.0, -40.0, 25.0))
+    >>> bank = sr.create_gib("bank.zarr", grid)
+    >>> done = sr.fill_features("bank.zarr", maps={"albedo": la.sample("albedo")})
+    >>> done = sr.classify_mare("bank.zarr", albedo=la.sample("albedo"))
+    >>> done = sr.populate("bank.zarr", la.sample("tracks"), outside="skip")
+    >>> trained = sr.train_gib("bank.zarr", "models")
+    >>> maps = sr.open_gib("bank.zarr").lunar.superresolve("models")
+    >>> maps["abundance"].dims
+    ('element', 'lat', 'lon')
     """
     for name in ("feature", "mare", "abundance"):
         if name not in ds:

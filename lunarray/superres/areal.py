@@ -63,6 +63,12 @@ class ArealSettings:
         Footprints that strengths are found from, at most; whole tracks.
     seed : int
         Of the cosines, and of the tracks for the strengths.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.superres.ArealSettings(lengths=(300.0, 50.0)).lengths
+    (300.0, 50.0)
     """
 
     lengths: tuple[float, ...] = (600.0, 150.0, 25.0)

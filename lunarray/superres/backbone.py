@@ -130,6 +130,12 @@ def resnet50_backbone(
     ModelError
         No weights are named; the file cannot be read or holds weights of another network; torchvision's are not in its
         cache and cannot be fetched.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lunarray as la
+    >>> backbone = la.superres.resnet50_backbone("random")
     """
     if isinstance(weights, Backbone):
         return weights

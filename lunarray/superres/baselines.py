@@ -197,6 +197,21 @@ def baseline_maps(
     ------
     InputError
         If a name is unknown, or no pixel is populated.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import lunarray.superres as sr
+    >>> grid = sr.GIBGrid((1, 1), (20, 30), (-70.0, 5.0, -40.0, 25.0))
+    >>> bank = sr.create_gib("bank.zarr", grid)
+    >>> done = sr.fill_features("bank.zarr", maps={"albedo": la.sample("albedo")})
+    >>> done = sr.classify_mare("bank.zarr", albedo=la.sample("albedo"))
+    >>> done = sr.populate("bank.zarr", la.sample("tracks"), outside="skip")
+    >>> from lunarray.superres.regions import region_data
+    >>> data = region_data(sr.open_gib("bank.zarr"), (0, 0))
+    >>> maps = sr.baseline_maps(data, ["nearest footprint"])
+    >>> maps["nearest footprint"].shape
+    (8, 20, 30)
     """
     from lunarray.superres.settings import TrainSettings
     from lunarray.superres.subgraphs import input_planes

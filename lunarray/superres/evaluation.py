@@ -164,6 +164,19 @@ def cross_validate(
     ------
     InputError
         Features or mare classes of another shape than a region, a fold or a method that there is not.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import lunarray.superres as sr
+    >>> grid = sr.GIBGrid((1, 1), (20, 30), (-70.0, 5.0, -40.0, 25.0))
+    >>> bank = sr.create_gib("bank.zarr", grid)
+    >>> done = sr.fill_features("bank.zarr", maps={"albedo": la.sample("albedo")})
+    >>> done = sr.classify_mare("bank.zarr", albedo=la.sample("albedo"))
+    >>> done = sr.populate("bank.zarr", la.sample("tracks"), outside="skip")
+    >>> bank, tracks = sr.open_gib("bank.zarr"), la.sample("tracks")
+    >>> features, mare = bank["feature"].values, bank["mare"].values
+    >>> scores = sr.cross_validate(grid, features, mare, tracks, folds=2)  # doctest: +SKIP
     """
     chosen = _folds(grid, features, mare, region, folds, only)
     networks, areal, ways = _sorted_out(methods, settings)

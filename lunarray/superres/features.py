@@ -123,6 +123,14 @@ def surface_features(
     References
     ----------
     Lunar elemental analysis and mapping of Chandrayaan-2 CLASS data (paper 002), section IV.B.1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lunarray as la
+    >>> import lunarray.superres as sr
+    >>> grid = sr.GIBGrid((1, 1), (20, 30), (-70.0, 5.0, -40.0, 25.0))
+    >>> features = sr.surface_features(la.sample("albedo"), grid, (0, 0), "random")  # doctest: +SKIP
     """
     import xarray as xr
 

@@ -53,6 +53,12 @@ def as_footprints(ds: xr.Dataset, *, errors: Literal["raise", "skip"] = "raise")
     ------
     InputError
         If a variable is missing or has other dimensions, or, with ``errors="raise"``, a footprint is bad.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.superres.as_footprints(la.sample("tracks")).sizes["footprint"]
+    133
     """
 
     require_choice("errors", errors, ("raise", "skip"))

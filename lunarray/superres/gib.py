@@ -89,6 +89,15 @@ def create_gib(
     References
     ----------
     Lunar elemental analysis and mapping of CLASS data, section IV.B, step 1 (GIB initialization).
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import lunarray.superres as sr
+    >>> grid = sr.GIBGrid((1, 1), (20, 30), (-70.0, 5.0, -40.0, 25.0))
+    >>> bank = sr.create_gib("bank.zarr", grid, ["Fe", "Al"])
+    >>> dict(bank.sizes)["element"]
+    2
     """
     path, grid = real(path), grid or GIBGrid()
     elements = [str(e) for e in elements]
@@ -184,6 +193,15 @@ def open_gib(path: str | os.PathLike[str], *, incomplete: bool = False) -> xr.Da
         If it is being populated, or that was interrupted.
     StoreChangedError, StoreDamagedError
         When it is read, if what is read was written anew since, or is damaged.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import lunarray.superres as sr
+    >>> grid = sr.GIBGrid((1, 1), (20, 30), (-70.0, 5.0, -40.0, 25.0))
+    >>> bank = sr.create_gib("bank.zarr", grid)
+    >>> sorted(sr.open_gib("bank.zarr").data_vars)[:2]
+    ['abundance', 'abundance_std']
     """
     import dask
     import dask.array as da
@@ -264,6 +282,18 @@ def read_region(ds: xr.Dataset, region: tuple[int, int], margin: int = 0) -> xr.
     ------
     GridError
         If there is no such region, or `ds` is not on the grid.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import lunarray.superres as sr
+    >>> grid = sr.GIBGrid((1, 1), (20, 30), (-70.0, 5.0, -40.0, 25.0))
+    >>> bank = sr.create_gib("bank.zarr", grid)
+    >>> done = sr.fill_features("bank.zarr", maps={"albedo": la.sample("albedo")})
+    >>> done = sr.classify_mare("bank.zarr", albedo=la.sample("albedo"))
+    >>> done = sr.populate("bank.zarr", la.sample("tracks"), outside="skip")
+    >>> dict(sr.read_region(sr.open_gib("bank.zarr"), (0, 0)).sizes)["lat"]
+    20
     """
     grid = gib_grid(ds)
     rows, columns = grid.slices(*region)
@@ -390,6 +420,15 @@ def write_region(
         If the part is there already.
     StoreError
         If it cannot be written. What was not completed counts as missing.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import lunarray.superres as sr
+    >>> grid = sr.GIBGrid((1, 1), (20, 30), (-70.0, 5.0, -40.0, 25.0))
+    >>> bank = sr.create_gib("bank.zarr", grid)
+    >>> mare = sr.mare_class(grid.geobox, albedo=la.sample("albedo"))
+    >>> sr.write_region("bank.zarr", (0, 0), mare=mare.values)
     """
     path = real(path)
     meta = meta_of(path)

@@ -68,6 +68,18 @@ def gib_footprints(path: str | os.PathLike[str], *, incomplete: bool = False) ->
         If it is being populated, or that was interrupted.
     StoreDamagedError
         If the table is not the one that was written.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import lunarray.superres as sr
+    >>> grid = sr.GIBGrid((1, 1), (20, 30), (-70.0, 5.0, -40.0, 25.0))
+    >>> bank = sr.create_gib("bank.zarr", grid)
+    >>> done = sr.fill_features("bank.zarr", maps={"albedo": la.sample("albedo")})
+    >>> done = sr.classify_mare("bank.zarr", albedo=la.sample("albedo"))
+    >>> done = sr.populate("bank.zarr", la.sample("tracks"), outside="skip")
+    >>> sr.gib_footprints("bank.zarr").sizes["footprint"]
+    133
     """
     path = real(path)
     meta = meta_of(path)

@@ -92,6 +92,15 @@ def neighbours(
     ----------
     Lunar elemental analysis and mapping of Chandrayaan-2 CLASS data (paper 002), section IV.B.3: the edge weight
     function and the top 100 neighbours.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import numpy as np
+    >>> lat, lon = np.array([0.0, 0.1, 0.2]), np.zeros(3)
+    >>> index, weight = la.superres.neighbours(lat, lon, np.ones((3, 2)), k=2)
+    >>> index.shape
+    (3, 2)
     """
     problem = Search(
         lat, lon, features, k, alpha, beta, length, square, include_self, int(block), int(threads)

@@ -60,6 +60,14 @@ def write_element_maps(
     References
     ----------
     Lunar elemental analysis and mapping of CLASS data, section V (maps as GeoTIFF from PyQGIS scripts).
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.track_scene(la.superres.GIBGrid((1, 1), (30, 45), (-70, 5, -40, 25)))
+    >>> paths = la.superres.write_element_maps(scene.truth, "maps", elements=["Fe"], std=False)
+    >>> [path.name for path in paths]
+    ['Fe.tif', 'Fe.qml']
     """
     from lunarray.export import raster_style, to_cog
 
@@ -192,6 +200,14 @@ def write_element_vectors(
     References
     ----------
     Lunar elemental analysis and mapping of CLASS data, section V (graduated maps as shapefiles from PyQGIS scripts).
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> scene = la.simulate.track_scene(la.superres.GIBGrid((1, 1), (30, 45), (-70, 5, -40, 25)))
+    >>> paths = la.superres.write_element_vectors(scene.footprints, "tracks.gpkg", element="Fe")
+    >>> paths[0].name
+    'tracks.gpkg'
     """
     from lunarray.export import to_vector
 

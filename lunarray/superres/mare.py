@@ -83,6 +83,14 @@ def mare_class(
         If not exactly one of the sources is given.
     GridError
         If a map does not cover the grid.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import lunarray.superres as sr
+    >>> grid = sr.GIBGrid((1, 1), (20, 30), (-70.0, 5.0, -40.0, 25.0))
+    >>> sr.mare_class(grid.geobox, albedo=la.sample("albedo")).shape
+    (20, 30)
     """
     given = [
         name
@@ -248,6 +256,16 @@ def classify_mare(
         If a map does not cover a region; found out before anything is written.
     InputError
         As :func:`mare_class` does.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import lunarray.superres as sr
+    >>> grid = sr.GIBGrid((1, 1), (20, 30), (-70.0, 5.0, -40.0, 25.0))
+    >>> bank = sr.create_gib("bank.zarr", grid)
+    >>> done = sr.classify_mare("bank.zarr", albedo=la.sample("albedo"))
+    >>> 0 < float((sr.open_gib("bank.zarr")["mare"] == 1).mean()) < 1
+    True
     """
     from lunarray.engine import progress_bar
 

@@ -70,6 +70,14 @@ def select_features(
     ----------
     Lunar elemental analysis and mapping of Chandrayaan-2 CLASS data (paper 002), section IV.B.1. Ding and Peng (2005),
     doi:10.1142/S0219720005001004, for the two schemes.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(50, 6))
+    >>> la.superres.select_features(x, 2).shape
+    (2,)
     """
     require_choice("method", method, get_args(Method))
     require_choice("scheme", scheme, get_args(Scheme))

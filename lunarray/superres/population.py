@@ -252,6 +252,18 @@ def populate(
     References
     ----------
     Lunar elemental analysis and mapping of CLASS data, section IV.B, step 2 (abundance population).
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> import lunarray.superres as sr
+    >>> grid = sr.GIBGrid((1, 1), (20, 30), (-70.0, 5.0, -40.0, 25.0))
+    >>> bank = sr.create_gib("bank.zarr", grid)
+    >>> done = sr.fill_features("bank.zarr", maps={"albedo": la.sample("albedo")})
+    >>> done = sr.classify_mare("bank.zarr", albedo=la.sample("albedo"))
+    >>> done = sr.populate("bank.zarr", la.sample("tracks"), outside="skip")
+    >>> done.footprints
+    133
     """
     path = real(path)
     meta_of(path)

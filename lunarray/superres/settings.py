@@ -85,6 +85,12 @@ class TrainSettings(training.TrainSettings):
         Another number, other weights at the start.
     cache : int
         Bytes of graphs to keep; what does not fit is built again at each visit.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> la.superres.TrainSettings(epochs=2, k=20).k
+    20
     """
 
     size: int = 100

@@ -70,6 +70,13 @@ def read_class_tracks(
     -----
     Rows whose corners are all 0 are blanks, and rows that are equal in all of these columns are one: they are left out,
     with a warning. A fit error of 0 is that of a fit that found none: it is not known.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> files = la.readers.SAMPLES["tracks"].files
+    >>> la.superres.read_class_tracks(files[0]).sizes["footprint"]
+    133
     """
     path = Path(path)
     require_choice("uncertainty", uncertainty, _UNCERTAINTIES)

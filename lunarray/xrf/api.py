@@ -136,6 +136,15 @@ def fit_elements(
     References
     ----------
     Shiraiwa, T., & Fujino, N., 1966. Jpn. J. Appl. Phys. 5, 886. Cash, W., 1979. ApJ 228, 939.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> windows = la.sample("class_flare").lunar.flag_frames().lunar.coadd("sliding", window=12)
+    >>> sun, response = la.simulate.thermal_spectrum(1.1, 3e-5), la.simulate.class_response(2048)
+    >>> fit = windows.lunar.fit_elements(sun, response)
+    >>> fit["abundance"].sel(element="Si").values.round()
+    array([20.], dtype=float32)
     """
     spec = specification(
         ds, solar, response, background, band=band, settings=settings, conventions=conventions, tables=tables,

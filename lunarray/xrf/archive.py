@@ -123,6 +123,13 @@ def elements_to_zarr(
     References
     ----------
     Kumar, R., et al., 2025. arXiv:2508.15563.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> files = la.readers.SAMPLES["class_flare"].files
+    >>> response, sun = la.simulate.class_response(2048), la.simulate.thermal_spectrum(1.1, 3e-5)
+    >>> fit = la.xrf.elements_to_zarr(files, "months.zarr", response, solar=sun)
     """
 
     options = {"min_frames": 1} | dict(windows or {})

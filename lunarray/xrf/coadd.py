@@ -401,6 +401,13 @@ def coadd(
     ----------
     Section III-D of the paper that this room follows (Lunar elemental analysis and mapping of Chandrayaan-2 CLASS
     data).
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> windows = la.sample("class_flare").lunar.flag_frames().lunar.coadd("sliding", window=12)
+    >>> windows["counts"].shape
+    (1, 2048)
     """
     require_frames(ds, "coadd")
     require_choice("strategy", strategy, ("sliding", "running", "combined"))

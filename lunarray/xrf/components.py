@@ -69,6 +69,16 @@ def spectrum_components(
     ------
     InputError
         If that spectrum was not fitted.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> windows = la.sample("class_flare").lunar.flag_frames().lunar.coadd("sliding", window=12)
+    >>> sun, response = la.simulate.thermal_spectrum(1.1, 3e-5), la.simulate.class_response(2048)
+    >>> fit = windows.lunar.fit_elements(sun, response)
+    >>> parts = la.xrf.spectrum_components(windows, fit, sun, response, index=0)
+    >>> "energy" in parts.coords
+    True
     """
     spec = specification(
         ds, solar, response, background, band=band, settings=None, conventions=conventions, tables=tables,

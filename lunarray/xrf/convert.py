@@ -71,6 +71,13 @@ def oxides_to_elements(ds: xr.Dataset, *, elements: tuple[str, ...] | None = Non
     ------
     InputError
         If none of the oxides is there, or one that `elements` asks for is not.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> maps = la.sample("sp_orbit").lunar.condition().lunar.invert_oxides()
+    >>> maps.lunar.oxides_to_elements()["abundance"].dims
+    ('observation', 'element')
     """
     require_variables(
         ds, (), "oxides_to_elements", "Give a Dataset with oxides as variables, in wt%"
@@ -141,6 +148,15 @@ def elements_to_oxides(ds: xr.Dataset | xr.DataArray) -> xr.Dataset:
     ------
     InputError
         If there is no abundance along ``element``.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> windows = la.sample("class_flare").lunar.flag_frames().lunar.coadd("sliding", window=12)
+    >>> sun, response = la.simulate.thermal_spectrum(1.1, 3e-5), la.simulate.class_response(2048)
+    >>> fit = windows.lunar.fit_elements(sun, response)
+    >>> sorted(fit.lunar.elements_to_oxides().data_vars)[:2]
+    ['Al2O3', 'Al2O3_std']
     """
     arrays: dict[str, Any] = {"": ds}
     if not isinstance(ds, xr.DataArray):

@@ -205,6 +205,15 @@ def write_footprints(
         If the ending is another, or the file is there.
     MissingDependencyError
         If pyarrow is needed and not installed.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> windows = la.sample("class_flare").lunar.flag_frames().lunar.coadd("sliding", window=12)
+    >>> sun, response = la.simulate.thermal_spectrum(1.1, 3e-5), la.simulate.class_response(2048)
+    >>> fit = windows.lunar.fit_elements(sun, response)
+    >>> la.xrf.write_footprints(fit, "elements.gpkg").name
+    'elements.gpkg'
     """
     path = check_footprints_path(path, overwrite=overwrite)
     frame = to_geodataframe(ds)

@@ -60,6 +60,11 @@ def read_goes_flares(path: str | os.PathLike[str]) -> pd.DataFrame:
         If the file is missing.
     ProductFormatError
         If it is no such list, or no row of it is whole.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> flares = la.xrf.read_goes_flares("flares.csv")  # doctest: +SKIP
     """
     import pandas as pd
 

@@ -124,6 +124,13 @@ def open_class(
     ----------
     Pillai, N. S., et al., 2021. Chandrayaan-2 Large Area Soft X-ray Spectrometer (CLASS): calibration, in-flight
     performance and first results. Icarus 363, 114436.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> files = la.readers.SAMPLES["class_flare"].files
+    >>> la.open_class(files)["counts"].shape
+    (12, 2048)
     """
     from dask.base import tokenize
 
@@ -309,6 +316,13 @@ def class_to_zarr(
         As :func:`open_class` does; nothing is written of the batch at fault.
     StoreError
         If `store` is something else, or cannot be written.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> files = la.readers.SAMPLES["class_flare"].files
+    >>> la.xrf.class_to_zarr(files, "frames.zarr", progress=False).sizes["time"]
+    12
     """
     from lunarray.store import open_zarr
     from lunarray.store.append import appending, held
@@ -347,6 +361,11 @@ def read_background(path: str | os.PathLike[str]) -> xr.Dataset:
     ------
     ProductFormatError
         If it is no CLASS spectrum in counts.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> background = la.xrf.read_background("background_allevents.fits")  # doctest: +SKIP
     """
     try:
         with quiet_astropy():

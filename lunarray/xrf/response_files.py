@@ -54,6 +54,11 @@ def read_response(
     ------
     ProductFormatError
         For a file that cannot be read or is no RMF or ARF.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> response = la.xrf.read_response("class_rmf_v1.rmf", "class_arf_v1.arf")  # doctest: +SKIP
     """
     with open_fits(rmf) as hdus:
         matrix = find_table(

@@ -271,6 +271,13 @@ def flag_frames(
     ------
     InputError
         If `ds` has no CLASS counts, or `flares` or `flare_classes` are something else.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> frames = la.sample("class_flare").lunar.flag_frames()
+    >>> int((frames["flags"] == 0).sum())
+    12
     """
     require_frames(ds, "flag_frames")
     unknown = [c for c in flare_classes if c not in FLARE_CLASSES]
@@ -359,6 +366,15 @@ def night_background(ds: xr.Dataset, *, min_incidence: float = 105.0) -> xr.Data
         ``counts`` (channel,), float64, with the scalars ``exposure`` (s, summed), ``n_detectors`` (the mean by
         exposure), ``gain`` (keV per channel) and ``n_frames``: what `background` of :func:`lunarray.xrf.fit_elements`
         takes. Lazy where `ds` is; without any such frame all are 0.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> orbit = la.simulate.class_orbit(frames=50, subsolar_longitude=180.0)
+    >>> sun, response = la.simulate.thermal_spectrum(1.2, 1e-5), la.simulate.class_response()
+    >>> frames = la.simulate.class_counts(la.xrf.HIGHLAND, orbit, sun, response)
+    >>> frames.lunar.night_background()["counts"].dims
+    ('channel',)
     """
     require_frames(ds, "night_background")
     dark = ds["incidence"] >= min_incidence

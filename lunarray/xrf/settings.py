@@ -116,6 +116,13 @@ class Conventions:
         See `Response.with_gain` and `Response.with_channel_gain`.
     normalise : bool
         Divide weights by their sum (which only differs from 100 where it is not fitted).
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> from lunarray.xrf.settings import Conventions
+    >>> Conventions(secondary=False).secondary
+    False
     """
 
     secondary: bool = True
@@ -218,6 +225,13 @@ class FitSettings:
     systematics : bool
         Whether `fit_elements` fits what is not known of Sun, response, background and ground within its errors, and
         gives total errors; else, and with `fit_gain`, Sun and response are right as they are.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> from lunarray.xrf.settings import FitSettings
+    >>> FitSettings(statistic="chi2").statistic
+    'chi2'
     """
 
     start: Mapping[str, float] = field(default_factory=lambda: dict(HIGHLAND))

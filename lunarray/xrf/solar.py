@@ -66,6 +66,11 @@ def open_solar_models(
         If a name tells no time, or the models are on different energies.
     ProductFormatError
         If a file is no such text.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> solar = la.xrf.open_solar_models("xsm/model", per="bin")  # doctest: +SKIP
     """
     files = find_files(paths, (".txt", ".dat"), "solar model files")
     models = [read_solar_model(path, per=per) for path in files]
@@ -220,6 +225,12 @@ def fit_solar(
     ----------
     Feldman, U., et al., 1992. ApJS 81, 387. Foster, A. R., et al., 2012. ApJ 756, 128. Dere, K. P., et al., 2023. ApJS
     268, 52.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> xsm = la.open("ch2_xsm_20210827_l1.pha")  # doctest: +SKIP
+    >>> solar = la.xrf.fit_solar(xsm, response)  # doctest: +SKIP
     """
     require_choice("model", model, ("many", "one"))
     require_number("systematic", systematic, 0)

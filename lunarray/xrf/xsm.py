@@ -268,6 +268,11 @@ def read_solar_model(
         If it is not such a text, or energies do not increase in equal steps, or a flux is negative or missing.
     InputError
         If the file is missing, or `per` is something else.
+
+    Examples
+    --------
+    >>> import lunarray as la
+    >>> solar = la.xrf.read_solar_model("model.txt")  # doctest: +SKIP
     """
     require_choice("per", per, ("keV", "bin"))
     try:
