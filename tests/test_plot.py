@@ -361,6 +361,37 @@ def test_maps_errors(tracks, scene):
         plot.maps(xr.Dataset({"FeO": ("time", np.zeros(3))}))
 
 
+@pytest.mark.parametrize("max_pixels", [500_000, 2_000])
+def test_maps_are_cut_to_what_they_hold(max_pixels):
+    values = np.full((360, 720), np.nan)
+    values[101:107, 300] = np.arange(6)
+    grid = geo.lunar_grid("geographic", 0.5)
+    track = xr.DataArray(values, geo.grid_coords(grid), ("lat", "lon"), name="Fe")
+    axes = plot.maps(track.chunk(lat=100), max_pixels=max_pixels).axes[0]
+    shown = axes.get_images()[0].get_array()
+    assert shown.count() == 6
+    assert shown.size < 200
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert left < -30 < -29.5 < right
+    assert bottom < 36.5 < 39.5 < top
+    # Across 180° the picture goes on; ticks are round.
+    values[101:107, 300] = np.nan
+    values[200:240, [718, 719, 0, 1]] = [1, 2, 3, 4]
+    axes = plot.maps(track.copy(data=values), max_pixels=max_pixels).axes[0]
+    row = next(r.compressed() for r in axes.get_images()[0].get_array() if r.count())
+    np.testing.assert_array_equal(row, [1, 2, 3, 4])
+    left, right = axes.get_xlim()
+    assert left < 180 < right < 200
+    axes.figure.canvas.draw()
+    names = [t.get_text() for t in axes.get_xticklabels()]
+    assert "180°" in names
+    assert all(float(t.split("°")[0]).is_integer() for t in names)
+    # What is mostly filled stays whole.
+    whole = track.copy(data=np.ones_like(values))
+    ends = plot.maps(whole, max_pixels=max_pixels).axes[0].get_xlim()
+    assert ends == pytest.approx((-180.0, 180.0), abs=1.0)
+
+
 # --- comparison -----------------------------------------------------------------------------------
 
 

@@ -154,11 +154,11 @@ def _round_axes(axes: Axes, radius: float) -> Any:
 def _plain_axes(
     axes: Axes, geographic: bool, graticule: bool, labels: bool, fontsize: float
 ) -> None:
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-    for axis in (axes.xaxis, axes.yaxis):
-        steps = [1, 1.5, 3, 4.5, 6, 9, 10] if geographic else None
-        axis.set_major_locator(MaxNLocator(5, steps=steps))
+    for axis, ends in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        round_degrees = MultipleLocator(_nice_step(abs(ends[1] - ends[0]), 5, _DEGREES))
+        axis.set_major_locator(round_degrees if geographic else MaxNLocator(5))
     axes.tick_params(
         labelsize=fontsize * 0.85, length=2.5, color=INK, labelbottom=labels, labelleft=labels
     )
@@ -285,9 +285,17 @@ def _label_meridian(
 
 
 def _longitude(lon: float) -> str:
+    lon = (lon + 180.0) % 360.0 - 180.0 if abs(lon) > 180.0 else lon
     if abs(lon) == 180.0:
         return "180°"
     return degrees(lon, "EW") if lon else "0°"
+
+
+#: Steps between labelled parallels and meridians: round numbers, and parts of a right angle.
+_DEGREES = (
+    *(factor * 10.0**power for power in range(-6, 1) for factor in (1.0, 2.0, 5.0)),
+    10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0,
+)  # fmt: skip
 
 
 def _nice_step(span: float, count: int, steps: Sequence[float]) -> float:

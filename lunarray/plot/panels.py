@@ -27,6 +27,7 @@ from lunarray.plot.drawing import (
     panel_bar,
     pole_of,
 )
+from lunarray.plot.framing import framed
 from lunarray.plot.mapping import draw_map
 from lunarray.plot.tracks import draw_tracks
 from lunarray.units import unit_label
@@ -46,6 +47,8 @@ def maps(
     **output: Unpack[Output],
 ) -> Figure:
     """Draw every oxide of a Dataset, one panel each: maps, or profiles and positions of tracks.
+
+    Maps are cut to where they hold anything.
 
     Parameters
     ----------
@@ -280,7 +283,7 @@ def _map_panels(
     ds: xr.Dataset, cmap: str, percentiles: tuple[float, float], columns: int, max_pixels: int
 ) -> Figure:
     flat = xr.Dataset({name: flat_map(ds[name]) for name in ds.data_vars})
-    ds = decimate(flat, max_pixels)
+    ds = framed(flat, max_pixels)
     geobox = geobox_of(ds)
     rows = -(-len(flat) // columns)
     columns = -(-len(flat) // rows)
