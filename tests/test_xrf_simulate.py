@@ -498,6 +498,16 @@ class TestPictures:
         np.testing.assert_allclose(
             np.sort(drawn.get_array()), np.sort(result["abundance"].sel(element="Al").values)
         )
+        # A base map comes with lunarray; lines, names and degrees tell where one is, and none hides another.
+        for zoom in (False, True):
+            figure = footprints(result, "Al", projection=projection, zoom=zoom)
+            figure.draw_without_rendering()
+            axes = figure.axes[0]
+            assert np.isfinite(axes.get_images()[0].get_array()).any()
+            words = [*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels()]
+            assert sum("°" in t.get_text() for t in words) >= 4
+            boxes = [t.get_window_extent() for t in axes.texts]
+            assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k])
         with pytest.raises(InputError):
             footprints(result, "Au")
         with pytest.raises(InputError):

@@ -13,7 +13,6 @@ from lunarray.errors import InputError, require_choice
 from lunarray.geo import footprint_polygons, lonlat_of, lunar_grid, unit_vectors
 from lunarray.plot.drawing import (
     GREY,
-    INK,
     SEQUENTIAL,
     Output,
     colormap,
@@ -21,7 +20,8 @@ from lunarray.plot.drawing import (
     limits,
     new_figure,
 )
-from lunarray.plot.mapping import draw_base, frame_of
+from lunarray.plot.globe import draw_globe, grey_map, project_points
+from lunarray.plot.mapping import draw_base, frame_of, label_degrees
 from lunarray.units import unit_label
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def footprints(
         Ends of the scale, wt%; by default the 2nd and 98th percentiles.
     cmap : str, optional
     base : xarray.DataArray, optional
-        Map on ``lat`` and ``lon`` (degrees) drawn in grey underneath, an albedo say.
+        Map on ``lat`` and ``lon`` (degrees) drawn in grey underneath, an albedo say. Default: the share of mare that
+        comes with lunarray (:func:`lunarray.xrf.ground.mare_map`), maria dark.
     zoom : bool, optional
         Show the surroundings of the footprints alone.
     **output : Output
@@ -94,14 +95,12 @@ def footprints(
     )
     centre = _middle(lon, lat) if centre is None else centre
     outlines = _rings(lon, lat, values, step=1.0)
-    drawn_as = [(_project(ring, centre, projection), value) for ring, value in outlines]
+    drawn_as = [(project_points(ring, centre, projection), value) for ring, value in outlines]
     rings = [ring for ring, _ in drawn_as if ring is not None]
     colours = np.array([value for ring, value in drawn_as if ring is not None], float)
     figure = new_figure(6.4, 6.0) if projection == "orthographic" else new_figure(8.6, 4.8)
     axes = figure.subplots()
-    if base is not None:
-        _grey_map(axes, base, centre, projection)
-    _globe(axes, centre, projection)
+    grey_map(axes, base, centre, projection)
     known = np.isfinite(colours)
     finite = colours[known]
     low, high, _ = limits([finite], vmin, vmax, (2.0, 98.0))
@@ -115,12 +114,12 @@ def footprints(
     axes.add_collection(PolyCollection(empty, facecolor="none", edgecolor=GREY, lw=0.4, zorder=2))
     units = unit_label(result["abundance"], "wt%")
     figure.colorbar(drawn, ax=axes, label=f"{element} ({units})", shrink=0.8, extend="both")
-    if zoom and rings:
-        points = np.concatenate(rings)
-        low_xy, high_xy = np.nanmin(points, axis=0), np.nanmax(points, axis=0)
-        pad = 0.15 * max(*(high_xy - low_xy), 1e-3)
-        axes.set_xlim(low_xy[0] - pad, high_xy[0] + pad)
-        axes.set_ylim(low_xy[1] - pad, high_xy[1] + pad)
+    if projection == "equirectangular":
+        west, south, east, north = _around(rings) if zoom and rings else (-180, -90, 180, 90)
+        _degree_axes(axes, west, south, east, north)
+        axes.grid(color=GREY, linewidth=0.4, alpha=0.7, zorder=1)
+    else:
+        draw_globe(axes, centre, rings, zoom and bool(rings))
     return finish(figure, output)
 
 
@@ -158,90 +157,11 @@ def _middle(lon: np.ndarray, lat: np.ndarray) -> tuple[float, float]:
     return float(x[0]), float(y[0])
 
 
-def _project(points: np.ndarray, centre: tuple[float, float], projection: str) -> np.ndarray | None:
-    """Points (n, 2) in degrees as drawn; None where all are behind the limb, on it what lies behind."""
-    if projection == "equirectangular":
-        return points
-    x, y, depth = _orthographic(points, centre)
-    if np.all(depth <= 0):
-        return None
-    behind, size = depth < 0, np.maximum(np.hypot(x, y), 1e-12)
-    return np.stack([np.where(behind, v / size, v) for v in (x, y)], axis=-1)
-
-
-def _orthographic(
-    points: np.ndarray, centre: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Right, up and towards the eye, in radii of the globe."""
-    lam, phi = np.deg2rad(points[:, 0] - centre[0]), np.deg2rad(points[:, 1])
-    at = np.deg2rad(centre[1])
-    x = np.cos(phi) * np.sin(lam)
-    y = np.cos(at) * np.sin(phi) - np.sin(at) * np.cos(phi) * np.cos(lam)
-    return x, y, np.sin(at) * np.sin(phi) + np.cos(at) * np.cos(phi) * np.cos(lam)
-
-
 def _degree_axes(axes: Any, west: float, south: float, east: float, north: float) -> None:
     axes.set_xlim(west, east)
     axes.set_ylim(south, north)
     axes.set_aspect("equal")
-    axes.set_xlabel("longitude (°E)")
-    axes.set_ylabel("latitude (°N)")
-
-
-def _globe(axes: Any, centre: tuple[float, float], projection: str) -> None:
-    style = {"color": "#7a7a7a", "lw": 0.4, "alpha": 0.7, "zorder": 1}
-    if projection == "equirectangular":
-        _degree_axes(axes, -180, -90, 180, 90)
-        axes.set_xticks(np.arange(-180, 181, 60))
-        axes.set_yticks(np.arange(-90, 91, 30))
-        axes.grid(**style)
-        return
-    turn = np.linspace(0, 2 * np.pi, 361)
-    axes.plot(np.cos(turn), np.sin(turn), color=INK, lw=0.8, zorder=4)
-    fine = np.linspace(-180, 180, 361)
-    curves = [np.column_stack([fine, np.full(361, p)]) for p in np.arange(-60, 61, 30)]
-    curves += [
-        np.column_stack([np.full(181, m), np.linspace(-90, 90, 181)])
-        for m in np.arange(-180, 180, 30)
-    ]
-    for curve in curves:
-        x, y, depth = _orthographic(curve, centre)
-        if (depth > 0).any():
-            axes.plot(*(np.where(depth > 0, v, np.nan) for v in (x, y)), **style)
-    axes.set_aspect("equal")
-    axes.set_xlim(-1.04, 1.04)
-    axes.set_ylim(-1.04, 1.04)
-    axes.set_axis_off()
-
-
-def _grey_map(
-    axes: Any, raster: xr.DataArray, centre: tuple[float, float], projection: str
-) -> None:
-    values = raster.transpose("lat", "lon").sortby("lat").sortby("lon")
-    data = np.asarray(values.values, "f8")
-    lat, lon = values["lat"].values, values["lon"].values
-    options: dict[str, Any] = {"cmap": "gray", "zorder": 0, "origin": "lower"}
-    options["interpolation"] = "bilinear"
-    low, high = np.nanpercentile(data, [1, 99])
-    if projection == "equirectangular":
-        half = 0.5 * (lon[1] - lon[0])
-        extent = (lon[0] - half, lon[-1] + half, lat[0], lat[-1])
-        axes.imshow(data, extent=extent, vmin=low, vmax=high, **options)
-        return
-    # The globe is resampled point by point: its inverse projection is closed.
-    x, y = np.meshgrid(np.linspace(-1, 1, 600), np.linspace(-1, 1, 600))
-    r2 = x**2 + y**2
-    with np.errstate(invalid="ignore"):
-        depth = np.sqrt(1 - r2)
-        at = np.deg2rad(centre[1])
-        phi = np.arcsin(y * np.cos(at) + depth * np.sin(at))
-        lam = np.deg2rad(centre[0]) + np.arctan2(x, depth * np.cos(at) - y * np.sin(at))
-    seen = r2 <= 1
-    columns = lon[0] + np.mod(np.rad2deg(np.where(seen, lam, 0.0)) - lon[0], 360.0)
-    i = np.clip(np.searchsorted(lat, np.rad2deg(np.where(seen, phi, 0.0))), 0, lat.size - 1)
-    j = np.clip(np.searchsorted(lon, columns), 0, lon.size - 1)
-    image = np.where(seen, data[i, j], np.nan)
-    axes.imshow(image, extent=(-1, 1, -1, 1), vmin=low, vmax=high, **options)
+    label_degrees(axes, west, south, east, north)
 
 
 def graduated_map(

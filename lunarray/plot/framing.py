@@ -37,9 +37,9 @@ def framed(obj: XarrayT, max_pixels: int) -> XarrayT:
     box = geobox_of(obj)
     pole = pole_of(box)
     around = pole is None and dims != ("y", "x") and _closes(box)
-    spans = _run(rows, False), _run(columns, around)
-    if spans[0] is None or spans[1] is None:
+    if not rows.any():
         return shown
+    spans = _run(rows, False), _run(columns, around)
     shares = [
         (stop - start) / size
         for (start, stop), size in zip(spans, (rows.size, columns.size), strict=True)
@@ -83,11 +83,9 @@ def _closes(box: Any) -> bool:
     return abs(abs(box.transform.a) * box.shape[1] - 360.0) < 0.5 * abs(box.transform.a)
 
 
-def _run(there: np.ndarray, around: bool) -> tuple[int, int] | None:
+def _run(there: np.ndarray, around: bool) -> tuple[int, int]:
     """Start and stop of what is there; on a closed row of pixels the shortest run, which may pass its end."""
     at = np.flatnonzero(there)
-    if not at.size:
-        return None
     if not around:
         return int(at[0]), int(at[-1]) + 1
     gaps = np.diff(np.append(at, at[0] + there.size))

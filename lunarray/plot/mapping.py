@@ -154,22 +154,32 @@ def _round_axes(axes: Axes, radius: float) -> Any:
 def _plain_axes(
     axes: Axes, geographic: bool, graticule: bool, labels: bool, fontsize: float
 ) -> None:
-    from matplotlib.ticker import MaxNLocator, MultipleLocator
+    from matplotlib.ticker import MaxNLocator
 
-    for axis, ends in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-        round_degrees = MultipleLocator(_nice_step(abs(ends[1] - ends[0]), 5, _DEGREES))
-        axis.set_major_locator(round_degrees if geographic else MaxNLocator(5))
+    if not geographic:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5))
     axes.tick_params(
         labelsize=fontsize * 0.85, length=2.5, color=INK, labelbottom=labels, labelleft=labels
     )
     if geographic:
-        axes.xaxis.set_major_formatter(lambda value, _: _longitude(value))
-        axes.yaxis.set_major_formatter(lambda value, _: degrees(value, "NS") if value else "0°")
+        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+        label_degrees(axes, left, bottom, right, top)
     elif labels:
         axes.set_xlabel("x (km)", fontsize=fontsize)
         axes.set_ylabel("y (km)", fontsize=fontsize)
     if graticule:
         axes.grid(True, color="white", linewidth=0.5, alpha=0.6)
+
+
+def label_degrees(axes: Axes, west: float, south: float, east: float, north: float) -> None:
+    """Round degrees with the letters of their sides along axes that show such a part of the Moon."""
+    from matplotlib.ticker import MultipleLocator
+
+    axes.xaxis.set_major_locator(MultipleLocator(degree_step(abs(east - west), 6)))
+    axes.yaxis.set_major_locator(MultipleLocator(degree_step(abs(north - south), 6)))
+    axes.xaxis.set_major_formatter(lambda value, _: longitude_label(value))
+    axes.yaxis.set_major_formatter(lambda value, _: degrees(value, "NS") if value else "0°")
 
 
 # --- parallels and meridians ----------------------------------------------------------------------
@@ -214,7 +224,7 @@ def draw_graticule(
         if labels:
             last = np.flatnonzero(keep)[-1]
             away = (math.sin(angle), -sign * math.cos(angle))
-            _label_meridian(axes, frame, (x[last], y[last]), away, _longitude(lon), fontsize)
+            _label_meridian(axes, frame, (x[last], y[last]), away, longitude_label(lon), fontsize)
 
 
 def _parallels(
@@ -284,7 +294,8 @@ def _label_meridian(
     )
 
 
-def _longitude(lon: float) -> str:
+def longitude_label(lon: float) -> str:
+    """A longitude with the letter of its side, from whatever turn."""
     lon = (lon + 180.0) % 360.0 - 180.0 if abs(lon) > 180.0 else lon
     if abs(lon) == 180.0:
         return "180°"
@@ -296,6 +307,11 @@ _DEGREES = (
     *(factor * 10.0**power for power in range(-6, 1) for factor in (1.0, 2.0, 5.0)),
     10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0,
 )  # fmt: skip
+
+
+def degree_step(span: float, count: int) -> float:
+    """Smallest round step that lays no more than so many lines over a span."""
+    return _nice_step(span, count, _DEGREES)
 
 
 def _nice_step(span: float, count: int, steps: Sequence[float]) -> float:
