@@ -117,11 +117,11 @@ def plan_grid(
     widths = np.asarray(chunks[1])
     for first in range(0, kept.size, 2**20):
         part = slice(first, first + 2**20)
-        row = np.searchsorted(row_edges, rows[part], side="right") - 1
-        column = np.searchsorted(column_edges, columns[part], side="right") - 1
-        block[part] = row * len(widths) + column
-        cell[part] = (rows[part] - row_edges[row]) * widths[column]
-        cell[part] += columns[part] - column_edges[column]
+        down = np.searchsorted(row_edges, rows[part], side="right") - 1
+        right = np.searchsorted(column_edges, columns[part], side="right") - 1
+        block[part] = down * len(widths) + right
+        cell[part] = (rows[part] - row_edges[down]) * widths[right]
+        cell[part] += columns[part] - column_edges[right]
     del rows, columns
     order = np.argsort(block, kind="stable")  # within a block, observations keep their order
     block, cell, kept = block[order], cell[order], kept[order]

@@ -8,7 +8,7 @@ is computed once and laid down in a file, from which each block reads its rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +39,7 @@ def _accumulate(
     state: dict | None,
     cells: int,
     spread: bool,
-    data: list[list[np.ndarray] | Spilled],
+    data: Sequence[list[np.ndarray] | Spilled],
     rows: list[np.ndarray],
     slots: list[np.ndarray],
     beside: Beside,
