@@ -11,6 +11,7 @@ from typer import Option
 
 from lunarray.cli import fractures, general, loop, oxides, superres, training, view, xrf
 from lunarray.cli.console import Command, friendly
+from lunarray.cli.interruption import interruptible
 from lunarray.versions import extras
 
 
@@ -25,6 +26,7 @@ def _extras() -> str:
 
 app = typer.Typer(
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
     help="Array-native tools for lunar science data.\n\nStart with **lunarray demo**.",
@@ -96,7 +98,7 @@ def main(
 
     import lunarray as la
 
-    with friendly(context):
+    with interruptible(context), friendly(context):
         context.with_resource(dask.config.set(given))
         if cluster is not None or workers is not None:
             context.with_resource(la.cluster(cluster or "local", workers=workers))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from lunarray.cli.console import console, picture, say
+from lunarray.cli.console import console, picture, say, tell, wrote
 from lunarray.cli.inputs import ReaderName, open_inputs
 from lunarray.cli.options import (
     Device,
@@ -198,11 +198,12 @@ def map_fractures(
         if overwrite:
             vectors.unlink(missing_ok=True)
         files = la.fractures.write_fractures(polygons, vectors)
-        say(f"Vectors    {', '.join(str(f) for f in files)}")
+        for file in files:
+            wrote("Vectors", file)
     picture(
         la.plot.detections, image, result["mask"] if polygons is None else polygons, path=quicklook
     )
-    say(f"Store      {output}")
+    wrote("Store", output)
 
 
 def train_fractures(
@@ -303,7 +304,7 @@ def train_fractures(
     fit.save(output, images=[str(name) for name in images])
     _training_summary(fit)
     picture(la.plot.training_curves, fit.history, path=curves)
-    say(f"Weights    {output}")
+    wrote("Weights", output)
 
 
 def _parted(cut: Any, split: Split, share: float, seed: int) -> tuple[Any, Any]:
@@ -318,6 +319,7 @@ def _parted(cut: Any, split: Split, share: float, seed: int) -> tuple[Any, Any]:
             where="--lines",
             remedy="Check that the lines lie on the images, or split by tile",
         )
+    tell(tiles={"training": len(training), "validation": len(validation)})
     say(
         f"{len(training)} tiles to train on, {int(training.has_fracture.sum())} with fractures; "
         f"{len(validation)} to validate with, {int(validation.has_fracture.sum())} with fractures"
@@ -403,6 +405,7 @@ def _mask_summary(result: xr.Dataset) -> None:
     mask = result["mask"]
     found, known = int((mask == 1).sum()), int((mask != 255).sum())
     size = " × ".join(f"{n:,}" for n in mask.shape)
+    tell(shape=mask.shape, pixels_with_data=known, pixels_of_fractures=found)
     share = f"{100 * found / known:.2f} %" if known else "none"
     say(f"{size} pixels, {known:,} with data, {found:,} of them fracture ({share})")
 
@@ -414,9 +417,11 @@ def _vector_summary(fractures: gpd.GeoDataFrame, area: float) -> None:
     import lunarray as la
 
     say(f"{len(fractures):,} fractures on {area / 1e6:,.2f} km²")
+    tell(fractures=len(fractures), mapped_area_m2=area)
     if not len(fractures):
         return
     numbers = la.fractures.network(fractures, area)
+    tell(network=numbers)
     table = Table("of the fractures", "")
     for text, name, factor, unit in (
         ("length together", "length", 1e-3, "km"),
@@ -438,6 +443,7 @@ def _training_summary(fit: Any) -> None:
     from rich.table import Table
 
     best = fit.history.sel(epoch=fit.best_epoch)
+    tell(epoch=fit.best_epoch, scores=best)
     table = Table(f"epoch {fit.best_epoch} of {fit.settings.epochs}", "training", "validation")
     for name in ("loss", "precision", "recall", "F1", "IoU", "F1_pooled", "IoU_pooled"):
         table.add_row(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from lunarray.cli.console import console, say
+from lunarray.cli.bank import bank_table
+from lunarray.cli.console import console, say, tell, wrote
 from lunarray.cli.inputs import ReaderName, open_dataset, reader_for
 from lunarray.cli.options import Pole, folder
-from lunarray.cli.superres import bank_table
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -68,9 +69,9 @@ def demo(
     )
     told = "Slopes and shadows taken out by the elevation model"
     _table_of_errors(truth, maps, told if slopes else "Result against truth")
-    say(f"Spectra    {output / 'scene.zarr'}")
-    say(f"Maps       {output / 'oxides.zarr'}, and {len(files)} GeoTIFFs in {output / 'geotiff'}")
-    say(f"Picture    {output / 'quicklook.png'}")
+    wrote("Spectra", output / "scene.zarr")
+    wrote("Maps", output / "oxides.zarr", f", and {len(files)} GeoTIFFs in {output / 'geotiff'}")
+    wrote("Picture", output / "quicklook.png")
 
 
 def info(
@@ -92,6 +93,12 @@ def info(
     if name == "lunarray" and len(inputs) == 1:
         found = describe(inputs[0])
         ds = found.dataset
+        tell(
+            complete=found.complete,
+            regions_done=found.regions_done,
+            regions=found.regions,
+            nbytes_stored=found.nbytes_stored,
+        )
         state = (
             "complete"
             if found.complete
@@ -104,6 +111,7 @@ def info(
         more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
         say(f"[bold]{inputs[0]}[/]{more}, opened by the reader {name}")
         say(f"{ds.nbytes / 1e6:,.1f} MB in memory")
+    tell(inputs=inputs, reader=name, nbytes=ds.nbytes, attributes=ds.attrs)
     _contents(ds)
     if name == "lunarray-gib":
         bank_table(ds)
@@ -129,6 +137,17 @@ def readers() -> None:
 
     from lunarray.readers import available
 
+    tell(
+        readers=[
+            {
+                "name": r.name,
+                "reads": r.description,
+                "files": r.extensions,
+                "products": [*r.products],
+            }
+            for r in available().values()
+        ]
+    )
     table = Table("reader", "reads", "files", "products")
     for row in available().rows():
         table.add_row(*row)
@@ -142,9 +161,14 @@ def models() -> None:
     from lunarray.engine import available_models
 
     table = Table("model", "takes", "gives", "weights")
+    found = []
     for name, spec in available_models().items():
         gives = spec.outputs if isinstance(spec.outputs, tuple) else ("a probability",)
+        found.append(
+            {"model": name, "takes": _takes(spec.inputs), "gives": gives, "weights": spec.weights}
+        )
         table.add_row(name, _takes(spec.inputs), ", ".join(gives), spec.weights)
+    tell(models=found)
     console().print(table)
 
 
@@ -174,12 +198,21 @@ def _contents(ds: xr.Dataset) -> None:
     if crs:
         say(f"CRS        {crs}")
     table = Table("variable", "axes", "type", "unit", "chunks", "what")
+    variables = {}
     for name, variable in ds.data_vars.items():
         chunks = "×".join(str(max(sizes)) for sizes in variable.chunks or ())
         axes, unit = " ".join(map(str, variable.dims)), variable.attrs.get("units", "")
         what = variable.attrs.get("long_name", "")
         cells = (name, axes, variable.dtype, unit, chunks, what)
+        variables[name] = {
+            "axes": variable.dims,
+            "type": str(variable.dtype),
+            "unit": unit,
+            "chunks": [max(sizes) for sizes in variable.chunks or ()],
+            "long_name": what,
+        }
         table.add_row(*(escape(str(cell)) for cell in cells))
+    tell(axes=dict(ds.sizes), crs=crs, variables=variables)
     console().print(table)
 
 
@@ -208,6 +241,8 @@ def verify(
         f"Verified   {found.objects} objects, {found.nbytes / 1e6:,.1f} MB in {found.seconds:.1f} s "
         f"({rate:.1f} GB/s)"
     )
+    tell(ok=found.ok, repaired=found.repaired, accepted=accept, objects=found.objects)
+    tell(nbytes=found.nbytes, seconds=found.seconds, faults=[asdict(f) for f in found.faults])
     for fault in found.faults[:20]:
         say(f"{fault.problem:<11}{fault.name}")
     if len(found.faults) > 20:
@@ -231,6 +266,7 @@ def _table_of_errors(truth: xr.Dataset, maps: xr.Dataset, title: str) -> None:
         title=title,
     )
     clear = np.asarray(maps["quality"]).ravel() == 0
+    errors = {}
     for oxide in truth.data_vars:
         expected, found = (np.asarray(ds[oxide], np.float64).ravel() for ds in (truth, maps))
         both = np.isfinite(expected) & np.isfinite(found)
@@ -238,6 +274,7 @@ def _table_of_errors(truth: xr.Dataset, maps: xr.Dataset, title: str) -> None:
         unflagged = f"{np.sqrt(np.mean(error**2)):.2f}" if error.size else "none"
         expected, found = expected[both], found[both]
         error = found - expected
+        errors[str(oxide)] = {"RMSE": np.sqrt(np.mean(error**2)), "bias": error.mean()}
         table.add_row(
             str(oxide),
             f"{expected.min():.1f}–{expected.max():.1f}",
@@ -246,6 +283,7 @@ def _table_of_errors(truth: xr.Dataset, maps: xr.Dataset, title: str) -> None:
             f"{np.corrcoef(expected, found)[0, 1]:.3f}",
             unflagged,
         )
+    tell(errors=errors)
     some = np.isfinite(np.asarray(maps["FeO"])).ravel()
     console().print(table)
     say(f"Flagged    {(some & ~clear).sum()} of {some.sum()} pixels")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,11 +74,20 @@ def open_maps(path: Path, reader: str | None = None) -> xr.Dataset:
     from lunarray.readers import available
     from lunarray.store import open_maps as open_rasters
 
+    path = _meant(path)
     tiff = path.suffix.lower() in (".tif", ".tiff")
     folder = path.is_dir() and not any(r.certain(str(path)) for r in available().values())
     if reader is None and (tiff or folder or not path.exists()):
         return open_rasters(path)
     return open_dataset([path], reader, otherwise="lunar-map")[0]
+
+
+def _meant(path: Path) -> Path:
+    """What a pattern means where it means one thing; others are for readers that take several."""
+    if path.exists() or not glob.has_magic(str(path)):
+        return path
+    found = glob.glob(str(path), recursive=True)
+    return Path(found[0]) if len(found) == 1 else path
 
 
 def open_map(path: Path, reader: str | None = None) -> xr.DataArray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from lunarray.cli.console import console, picture, say
+from lunarray.cli.console import console, picture, tell, wrote
 from lunarray.cli.inputs import ReaderName, open_dataset, open_maps
 from lunarray.cli.options import (
     Device,
@@ -133,7 +133,7 @@ def invert_oxides(
     result = result.lunar.to_zarr(output, overwrite=overwrite, description="Inverting oxides")
     _summary(result)
     picture(result.lunar.plot_maps, path=quicklook)
-    say(f"Store      {output}")
+    wrote("Store", output)
 
 
 def _lit(
@@ -234,14 +234,14 @@ def atlas(
         stored = lazy.lunar.to_zarr(store, overwrite=overwrite, description=f"Mapping {pole}")
         maps[pole], names = stored, _inverted(stored)
         _summary(stored)
-        say(f"Store      {store}")
+        wrote("Store", store)
         if geotiff:
             files = stored[names].lunar.to_cog(output / f"geotiff_{pole}")
             for variable, file in zip(names, files, strict=True):
                 low, high, _ = limits([stored[variable].values], None, None)
                 unit = unit_label(stored[variable], "")
                 la.export.raster_style(file, low, high, label=unit)
-            say(f"GeoTIFF    {output / f'geotiff_{pole}'}")
+            wrote("GeoTIFF", output / f"geotiff_{pole}")
         wanted = own or (la.oxides.artemis3_regions(radius) if pole == "south" else [])
         sign = 1 if pole == "north" else -1
         wanted = [r for r in wanted if sign * r.cap()[1] > 0]
@@ -251,7 +251,7 @@ def atlas(
             table.to_csv(output / f"regions_{pole}.csv")
             la.export.to_vector(statistics, output / f"regions_{pole}.gpkg", regions=wanted)
             _regions(statistics)
-            say(f"Regions    {output / f'regions_{pole}.csv'} and .gpkg")
+            wrote("Regions", output / f"regions_{pole}.csv", " and .gpkg")
     picture(la.plot.polar_atlas, maps, path=quicklook)
 
 
@@ -302,7 +302,7 @@ def compare(
     off = la.oxides.difference(mine, theirs)
     if output is not None:
         off = off.lunar.to_zarr(output, overwrite=overwrite, description="Comparing")
-        say(f"Store      {output}")
+        wrote("Store", output)
     if regions is not None:
         _regions(la.geo.region_statistics(off, regions).compute())
     picture(la.plot.comparison, theirs, mine, path=quicklook)
@@ -391,7 +391,24 @@ def _summary(ds: xr.Dataset) -> None:
     for flag, bit in QUALITY_FLAGS.items():
         raised = [int(((part["quality"] & np.uint8(bit)) > 0).sum()) for part in parts.values()]
         table.add_row(f"flagged {flag}", *[f"{count:,}" for count in raised])
+    tell(summary={part: _numbers_of(parts[part], names, QUALITY_FLAGS) for part in parts})
     console().print(table)
+
+
+def _numbers_of(part: xr.Dataset, names: list[str], flags: dict[str, int]) -> dict[str, Any]:
+    """What a summary says of a part, as numbers."""
+    import numpy as np
+
+    return {
+        "spectra": part[names[0]].size,
+        "inverted": int(part[names[0]].notnull().sum()),
+        "mean": {name: float(part[name].mean()) for name in names},
+        "spread": {name: float(part[name].std()) for name in names},
+        "units": {name: unit_label(part[name], "") for name in names},
+        "flagged": {
+            f: int(((part["quality"] & np.uint8(bit)) > 0).sum()) for f, bit in flags.items()
+        },
+    }
 
 
 def _pole(cube: xr.Dataset, name: str) -> str:
@@ -414,6 +431,7 @@ def scores_table(scores: xr.Dataset, title: str) -> None:
     from rich.table import Table
 
     loaded = scores.compute()
+    tell(scores=loaded)
     columns = {
         "R²": "r2_correlation", "coefficient of determination": "r2_determination", "RMSE": "RMSE",
         "MAE": "MAE", "bias": "bias",
@@ -433,6 +451,7 @@ def _regions(statistics: xr.Dataset) -> None:
     from rich.table import Table
 
     names = list(map(str, statistics.data_vars))
+    tell(regions=statistics[names])
     table = Table("region", "pixels", *names, title="Mean ± deviation in regions")
     for index, name in enumerate(statistics["abbreviation"].values):
         part = statistics.isel(region=index)

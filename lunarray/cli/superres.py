@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from enum import StrEnum
 from functools import partial
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from lunarray.cli.console import Command, console, picture, say
+from lunarray.cli.bank import bank_table
+from lunarray.cli.console import Command, console, picture, say, tell, wrote
 from lunarray.cli.inputs import ReaderName, open_dataset, open_map
 from lunarray.cli.options import Device, Output, Overwrite, Quicklook, RunDevice, TrainDevice
 from lunarray.errors import InputError
@@ -97,7 +97,7 @@ def create(
     ds = superres.create_gib(store, grid, names, features, overwrite=overwrite)
     say(f"Grid       {grid.size[0]:,} × {grid.size[1]:,} pixels in {regions} regions")
     bank_table(ds)
-    say(f"Store      {store}")
+    wrote("Store", store)
 
 
 @gib.command(cls=Command)
@@ -140,7 +140,7 @@ def features(
     say(f"Features   of {len(filled)} regions")
     ds = superres.open_gib(store, incomplete=True)
     bank_table(ds)
-    say(f"Store      {store}")
+    wrote("Store", store)
 
 
 @gib.command(cls=Command)
@@ -221,6 +221,7 @@ def populate(
             outside="skip" if skip_outside else "raise",
         )
         regions |= set(done.regions)
+        tell(footprints=done.footprints, regions=sorted(regions))
         say(
             f"Footprints {done.added:,} added, {done.known:,} known, {done.outside:,} outside; "
             f"{done.footprints:,} in all"
@@ -234,14 +235,14 @@ def populate(
             ds, first, base=sources.get("albedo"), footprints=superres.gib_footprints(store),
             radius=40.0, path=quicklook,
         )  # fmt: skip
-        say(f"Picture    {quicklook}")
+        wrote("Picture", quicklook)
     if geotiff is not None:
         files = superres.write_element_maps(ds, geotiff)
-        say(f"GeoTIFF    {sum(f.suffix == '.tif' for f in files)} in {geotiff}")
+        wrote("GeoTIFF", geotiff, f" ({sum(f.suffix == '.tif' for f in files)})")
     if vectors is not None:
         superres.write_element_vectors(superres.gib_footprints(store), vectors)
-        say(f"Vectors    {vectors}")
-    say(f"Store      {store}")
+        wrote("Vectors", vectors)
+    wrote("Store", store)
 
 
 def _mare_sources(
@@ -330,7 +331,7 @@ def train(
         files = superres.train_gib(
             store, models, superres.ArealSettings(seed=seed), regions=wanted, overwrite=overwrite
         )
-        say(f"Model      {files[0]}")
+        wrote("Model", files[0])
         for line in _repeats(superres.repeatability(superres.gib_footprints(store))):
             say(f"Repeats    {line}")
         return
@@ -355,7 +356,7 @@ def train(
         progress=False,
         report=report,
     )
-    say(f"Models     {len(files)} in {models}")
+    wrote("Models", models, f" ({len(files)})")
 
 
 def _refuse_options_of_networks(context: typer.Context) -> None:
@@ -398,9 +399,10 @@ def predict(
     picture(partial(plot.heat_map, footprints=table), done, elements[0], path=quicklook)
     if geotiff is not None:
         files = superres.write_element_maps(done, geotiff)
-        say(f"GeoTIFF    {sum(f.suffix == '.tif' for f in files)} in {geotiff}")
+        wrote("GeoTIFF", geotiff, f" ({sum(f.suffix == '.tif' for f in files)})")
+    tell(elements=elements)
     say(f"Elements   {', '.join(elements)}")
-    say(f"Store      {output}")
+    wrote("Store", output)
 
 
 @gib.command(cls=Command)
@@ -434,6 +436,8 @@ def plan(
     count = grid.regions[0] * grid.regions[1] if regions is None else regions
     if models is not None:
         areal = measure_areal(ds, models)
+        tell(footprints=areal.footprints, bands=areal.bands, regions=count, workers=workers)
+        tell(hours_of_a_region=areal.hours(1), hours=areal.hours(count, workers))
         say(f"Areal      {areal.footprints:,} footprints, {areal.band:.2f} s a band")
         say(f"Region     {areal.bands} bands: {areal.hours(1):.3f} h on one core")
         say(f"All        {count} regions on {workers} workers: {areal.hours(count, workers):.2f} h")
@@ -445,6 +449,8 @@ def plan(
         ds.sizes["feature"] or 8, ds.sizes["element"], settings, device=device.value
     )
     one = plan_region(grid, settings, costs)
+    tell(windows=one.windows, steps=one.steps, regions=count, workers=workers)
+    tell(hours_of_a_region=one.seconds / 3600, hours=one.hours(count, workers))
     say(
         f"Sub-region graph {costs.graph:.2f} s, step {costs.step:.3f} s, prediction {costs.prediction:.3f} s"
     )
@@ -508,6 +514,7 @@ def compare(
         grid=resolution,
         elements=None if elements is None else [e.strip() for e in elements.split(",")],
     ).compute()
+    tell(scores=found[["r", "bias", "rmse", "pixels"]])
     table = Table("source", "element", "r", "bias", "rmse", "pixels")
     for source in found["source"].values[1:]:
         for e in found["element"].values:
@@ -517,7 +524,7 @@ def compare(
                 table.add_row(str(source), str(e), *numbers, f"{int(pair['pixels']):,}")
     console().print(table)
     plot.element_comparison(found, path=output)
-    say(f"Picture    {output}")
+    wrote("Picture", output)
 
 
 def _repeats(found: xr.Dataset) -> list[str]:
@@ -571,25 +578,3 @@ def _known_elements(ds: xr.Dataset) -> list[str]:
     if not known:
         raise InputError("nothing is populated", where="populate", remedy="Give footprints")
     return known
-
-
-def bank_table(ds: xr.Dataset) -> None:
-    """Print how many regions hold what."""
-    from rich.table import Table
-
-    from lunarray.superres.gib_layout import STATE_FLAGS
-
-    state = ds["state"].values
-    table = Table("part", "regions")
-    for part, flag in STATE_FLAGS.items():
-        table.add_row(part, f"{int((state & flag > 0).sum())} of {state.size}")
-    console().print(table)
-    card = json.loads(ds.attrs.get("feature_model", "{}"))
-    if "maps" in card:
-        scales = ", ".join(f"{s:g}" for s in card["scales_km"])
-        say(f"Features   {ds.sizes['feature']} of {', '.join(card['maps'])}, at {scales} km")
-    elif card:
-        own = (str(card[n]) for n in ("network", "weights") if n in card)
-        say(
-            f"Features   {ds.sizes['feature']} of {', '.join(own) or 'weights ' + card['sha256'][:12]}"
-        )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from lunarray.cli.console import console, say
+from lunarray.cli.console import console, say, tell, wrote
 from lunarray.cli.inputs import ReaderName, open_dataset, open_maps
 from lunarray.cli.options import Device, LearningRate, TrainDevice, WeightsOutput
 from lunarray.cli.oxides import open_spectra, scores_table
@@ -127,10 +127,11 @@ def make_model(
     made.save(output)
     card = output.with_suffix(".md")
     card.write_text(_card(made, bands, inside, output.stem), encoding="utf-8")
+    tell(report=made.report, oxides=made.oxides, bands_nm=nm[inside])
     took, used = time.perf_counter() - begun, nm[inside]
     say(f"{used.size} bands, {used[0]:g}-{used[-1]:g} nm; made in {took:.0f} s")
-    say(f"Weights    {output}")
-    say(f"Card       {card}")
+    wrote("Weights", output)
+    wrote("Card", card)
 
 
 def _card(made: Any, bands: str, inside: Any, name: str) -> str:
@@ -250,7 +251,7 @@ def train_oxides(
     fit.save(output)
     scores_table(fit.metrics(), "Left-out predictions against the reference")
     _pictures(fit, figures)
-    say(f"Weights    {output}")
+    wrote("Weights", output)
 
 
 def _samples(
@@ -331,6 +332,7 @@ def _methods(
 
     cells = None if prospector is None else la.maps.open_lunar_prospector(prospector)
     table = la.oxides.compare_methods(samples, settings, prospector=cells, **dealt)
+    tell(methods=table, left_out=table.attrs["left_out"])
     shown = Table(
         "RMSE, wt%", *map(str, table["oxide"].values), "pairs",
         title=f"Methods on what they had not seen: {table.attrs['left_out']}",
@@ -351,7 +353,7 @@ def _pictures(fit: Any, folder: Path | None) -> None:
     correlation = la.oxides.band_correlation(fit.samples)
     la.plot.correlation_curves(correlation, path=folder / "correlation.png")
     la.plot.prediction_scatter(fit.reference, fit.left_out, path=folder / "scatter.png")
-    say(f"Pictures   {folder}")
+    wrote("Pictures", folder)
 
 
 def _say_samples(samples: xr.Dataset) -> None:
@@ -361,6 +363,7 @@ def _say_samples(samples: xr.Dataset) -> None:
         for name, count in samples.attrs.items()
         if str(name).startswith("lost_") and count
     )
+    tell(samples=samples.attrs["samples"], lattice_points=samples.attrs["lattice_points"])
     say(
         f"{samples.attrs['samples']:,} samples of {samples.attrs['lattice_points']:,} points"
         + (f"; lost: {lost}" if lost else "")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from lunarray.cli.console import say
+from lunarray.cli.console import say, tell
 
 
 def serve(
@@ -45,6 +45,7 @@ def serve(
     from lunarray.view import serve as serve_maps
 
     with serve_maps(inputs, host=host, port=port, crs=crs) as viewer:
+        tell(url=viewer.url, layers=len(viewer.layers))
         say(f"Map        [bold]{viewer.url}[/]  ({len(viewer.layers)} layers)")
         if host not in ("127.0.0.1", "::1", "localhost"):
             say(f"Whoever reaches {host} can look at it.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from lunarray.cli.console import console, picture, say
+from lunarray.cli.console import console, picture, say, tell, wrote
 from lunarray.cli.inputs import ReaderName, open_dataset
 from lunarray.cli.options import Grid, Output, Overwrite, Quicklook, SkipBadFiles, folder
 from lunarray.errors import LunarrayWarning
@@ -153,9 +153,9 @@ def fit_elements(
     _elements_summary(frames.sizes["time"], result)
     if footprints is not None:
         la.xrf.write_footprints(result, footprints, overwrite=overwrite)
-        say(f"Footprints {footprints}")
+        wrote("Footprints", footprints)
     picture(la.plot.footprints, result, "Al", path=quicklook)
-    say(f"Store      {output}")
+    wrote("Store", output)
 
 
 def _calibration(name: str) -> Any:
@@ -220,6 +220,7 @@ def _say_suns(sources: Any) -> None:
 
     numbers = {name: int((sources == bit).sum()) for name, bit in SUN_SOURCES.items()}
     told = ", ".join(f"{name} {n:,}" for name, n in numbers.items() if n)
+    tell(suns=numbers)
     say(f"Suns       {told or 'none'}")
 
 
@@ -315,10 +316,10 @@ def map_elements(
     _pictures(maps, output)
     if footprints is not None:
         la.xrf.write_footprints(rows, footprints, overwrite=overwrite)
-        say(f"Footprints {footprints}")
-    say(f"Fits       {store}")
-    say(f"Days       {output / 'elements-days.zarr'}")
-    say(f"Maps       {output / 'maps.zarr'}")
+        wrote("Footprints", footprints)
+    wrote("Fits", store)
+    wrote("Days", output / "elements-days.zarr")
+    wrote("Maps", output / "maps.zarr")
 
 
 def _remove_stores(output: Path) -> None:
@@ -334,6 +335,7 @@ def _account(ds: xr.Dataset) -> None:
     """Print what was used, and what was not and why."""
     days = ds[[name for name in ds.data_vars if "day" in ds[name].dims]].load()
     total = days.drop_vars("problem").sum("day")
+    tell(days=days.sizes["day"], totals={n: v.values for n, v in total.items() if not v.dims})
     say(
         f"{days.sizes['day']:,} days, {int(total['files']):,} files, {int(total['frames']):,} frames, "
         f"{int(total['windows_lit']):,} windows by day, {int(total['windows_fitted']):,} fitted"
@@ -343,6 +345,7 @@ def _account(ds: xr.Dataset) -> None:
         told = ", ".join(
             f"{name} {int(n):,}" for name, n in zip(numbers[flag].values, numbers.values, strict=True) if n
         )  # fmt: skip
+        tell(**{what if what == "suns" else f"{what}_left_out": numbers.to_series().to_dict()})
         if told:
             word = {
                 "frames": "Left out   frames: ",
@@ -357,6 +360,7 @@ def _account(ds: xr.Dataset) -> None:
         for d, p in zip(days["day"].values, days["problem"].values, strict=True)
         if p
     ]
+    tell(problems=dict(problems))
     for day, problem in problems[:5]:
         say(f"Left out   {day}: {problem}")
     if problems[5:]:
@@ -405,16 +409,24 @@ def _elements_summary(frames: int, ds: xr.Dataset) -> None:
     loaded = ds[["abundance", "abundance_std", "quality"]].load()
     fitted = loaded["abundance"].notnull().all("element").values
     say(f"{frames:,} frames, {fitted.size:,} windows, {fitted.sum():,} fitted")
+    elements: dict[str, Any] = {}
+    flags = {f: int(((loaded["quality"].values & bit) > 0).sum()) for f, bit in FIT_FLAGS.items()}
     table = Table("element", "mean ± spread, wt%", "median error, wt%")
     for element in loaded["element"].values:
         part = loaded.sel(element=element).isel(time=fitted)
         if fitted.any():
             value, error = part["abundance"], part["abundance_std"]
+            elements[str(element)] = {
+                "mean": float(value.mean()),
+                "spread": float(value.std()),
+                "median_error": float(error.median()),
+            }
             table.add_row(
                 str(element),
                 f"{float(value.mean()):.1f} ± {float(value.std()):.1f}",
                 f"{float(error.median()):.1f}",
             )
+    tell(frames=frames, windows=fitted.size, fitted=fitted.sum(), elements=elements, flagged=flags)
     if fitted.any():
         console().print(table)
     for flag, bit in FIT_FLAGS.items():
