@@ -416,6 +416,29 @@ def test_comparison_shows_error_and_numbers(scene):
     assert truth_image.get_clim() == result_image.get_clim()
 
 
+def test_comparison_shows_the_stated_error_and_how_much_lies_within(scene):
+    truth = scene()
+    result = truth + 0.5
+    result["FeO_std"] = (truth.FeO * 0 + 0.4).where(truth.x > 0, 0.6)
+    figure = plot.comparison(truth, result, variables=["FeO", "TiO2"])
+    shown = [i for i in images(figure) if i.get_cmap().name == "magma"]
+    np.testing.assert_allclose(np.unique(shown[0].get_array().compressed()), [0.4, 0.6])
+    assert "truth within σ: 50%" in [axes.get_title() for axes in figure.axes]
+
+
+def test_a_map_flatter_than_its_error_says_so(scene):
+    ds = scene(names=("FeO", "MgO"))
+    ds["FeO_std"], ds["MgO_std"] = ds.FeO * 0 + 20.0, ds.MgO * 0 + 1.0
+    figure = plot.maps(ds)
+    labels = [axes.get_xlabel() for axes in figure.axes]
+    assert "FeO (wt%)\nflatter than its error, ±20" in labels
+    assert "MgO (wt%)" in labels
+    low, high = figure.axes[0].get_images()[0].get_clim()
+    assert high - low == pytest.approx(40.0)
+    low, high = figure.axes[1].get_images()[0].get_clim()
+    assert high - low < 12
+
+
 def test_comparison_errors(scene):
     with pytest.raises(GridError, match="same grid"):
         plot.comparison(scene(), scene(resolution=20_000.0))

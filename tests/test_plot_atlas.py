@@ -172,3 +172,31 @@ def test_region_map_draws_outlines_where_they_are(scene):
     assert "S" in [t.get_text() for t in axes.texts]
     with pytest.raises(GridError, match="none of the regions"):
         plot.region_map(scene(latitude=85).FeO, [Circle(45.0, -60.0, 60e3)])
+
+
+def test_names_of_regions_hide_neither_each_other_nor_a_latitude(scene):
+    from lunarray.oxides import artemis3_regions
+
+    figure = plot.region_map(scene(latitude=83, resolution=5000.0).FeO, artemis3_regions())
+    figure.draw_without_rendering()
+    texts = [t for t in figure.axes[0].texts if "E" not in t.get_text() and "W" not in t.get_text()]
+    boxes = [t.get_window_extent() for t in texts if t.get_text()]
+    assert len(boxes) > 9
+    assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k])
+
+
+@pytest.mark.parametrize("title", [None, "Oxides"])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_titles_of_the_atlas_lie_on_the_picture(scene, title, rows):
+    names = list(scene().data_vars)[: 2 * rows]
+    figure = plot.polar_atlas({"south": scene()}, variables=names, title=title)
+    figure.draw_without_rendering()
+    tops = [
+        axes.title.get_window_extent().y1
+        for part in figure.subfigs
+        for axes in part.axes
+        if axes.get_title()
+    ]
+    above = figure.bbox.y1 if title is None else figure._suptitle.get_window_extent().y0
+    assert tops
+    assert max(tops) < above

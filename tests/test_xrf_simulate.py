@@ -480,6 +480,16 @@ class TestPictures:
 
         figure = light_curve(xrf.flag_frames(frames.chunk(time=4)), path=tmp_path / "l.png")
         assert len(figure.axes) == 2
+        # Between passes the axis is broken: what is drawn is most of it.
+        later = frames.assign_coords(time=frames["time"] + np.timedelta64(3, "D"))
+        figure = light_curve(xrf.flag_frames(xr.concat([frames, later], "time")))
+        assert len(figure.axes) == 4
+        for axes, part in zip(figure.axes[:2], (frames, later), strict=True):
+            drawn = np.concatenate([np.asarray(line.get_xdata()) for line in axes.lines[:-1]])
+            assert drawn.size == part.sizes["time"]
+            left, right = axes.get_xlim()
+            length = np.ptp(part["time"].values) / np.timedelta64(1, "s")
+            assert (right - left) * 86400 < 1.5 * length
         with pytest.raises(InputError, match="flags"):
             light_curve(frames)
 

@@ -37,7 +37,7 @@ def demo(
         ),
     ] = 5.0,
 ) -> None:
-    """Simulate a polar scene with known oxides, invert it, and show truth, result and error.
+    """Simulate a polar scene with known oxides, invert it, and show truth, result, error and stated error.
 
     The ground has slopes and shadows, which the reflectance does not know: it is inverted as it is, and once more with
     both taken out by an elevation model. Errors are those of all pixels, and of those that the result does not flag.
@@ -60,10 +60,11 @@ def demo(
         flat = stored.lunar.invert_oxides().compute()
         _table_of_errors(truth, flat, "As if the ground were flat")
         stored = stored.lunar.correct_topography(stored["height"], undo=True, footprint=resolution)
-    maps = stored.lunar.invert_oxides().lunar.to_zarr(
+    maps = stored.lunar.invert_oxides(uncertainty=True).lunar.to_zarr(
         output / "oxides.zarr", overwrite=True, description="Inverting the oxides"
     )
-    files = maps.lunar.to_cog(output / "geotiff")
+    ends = [name for name in maps.data_vars if str(name).endswith(("_lower", "_upper"))]
+    files = maps.drop_vars(ends).lunar.to_cog(output / "geotiff")
     la.plot.comparison(
         truth, maps, path=output / "quicklook.png", title="Oxides of a simulated polar scene"
     )

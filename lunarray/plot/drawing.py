@@ -142,15 +142,22 @@ def colour_bar(
 
 
 def panel_bar(
-    figure: Figure, axes: Any, image: Any, array: xr.DataArray, extend: str, *, pad: float
+    figure: Figure,
+    axes: Any,
+    image: Any,
+    array: xr.DataArray,
+    extend: str,
+    *,
+    pad: float,
+    note: str = "",
 ) -> None:
-    """Name above a panel, `pad` points away, and its colour bar below."""
+    """Name above a panel, `pad` points away, and its colour bar below, with a note."""
     axes.set_title(name_of(array), fontsize=11, pad=pad)
     colour_bar(
         figure,
         image,
         axes,
-        label_of(array),
+        "\n".join(filter(None, (label_of(array), note))),
         fontsize=8.5,
         orientation="horizontal",
         extend=extend,
@@ -312,6 +319,23 @@ def limits(
         float(high),
         {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above],
     )
+
+
+def no_finer(
+    scale: tuple[float, float, str], error: np.ndarray
+) -> tuple[tuple[float, float, str], str]:
+    """A colour scale that is no shorter than two typical errors of what it shows, and what there is to say of that.
+
+    A map that is flatter than its own error says so and is nearly of one colour: stretched, it would show noise.
+    """
+    low, high, extend = scale
+    known = error[np.isfinite(error)]
+    typical = float(np.median(known)) if known.size else 0.0
+    lacking = 2 * typical - (high - low)
+    if lacking <= 0:
+        return scale, ""
+    start = max(low - lacking / 2, 0.0) if low >= 0 else low - lacking / 2
+    return (start, start + 2 * typical, extend), f"flatter than its error, ±{typical:.2g}"
 
 
 def colormap(name: str) -> Any:

@@ -25,6 +25,7 @@ from lunarray.plot.drawing import (
     finish,
     limits,
     new_figure,
+    no_finer,
 )
 from lunarray.plot.mapping import draw_base, draw_map, frame_of
 from lunarray.units import WEIGHT, unit_label
@@ -103,7 +104,7 @@ def heat_map(
         near, drawn as far as measurements are. 0 shows values as they are.
     vmin, vmax : float, optional
         By default percentiles, and no closer together than the errors are large: a map that says nothing is of one
-        colour.
+        colour, and its bar says so.
     cmap : str
     max_pixels : int
         Larger maps are averaged (with `radius`) or decimated to about this many pixels.
@@ -141,8 +142,9 @@ def heat_map(
         there = np.isfinite(shown.values)
         sides = [decimate(side, max_pixels) for side in _sides(maps, str(array.name))]
     scale = limits([shown.values[there]], vmin, vmax)
-    if sides and sides[0].name == "error":
-        scale = _no_finer(scale, sides[0].values, vmin, vmax)
+    note = ""
+    if sides and sides[0].name == "error" and vmin is None and vmax is None:
+        scale, note = no_finer(scale, sides[0].values)
     frame = frame_of(geobox_of(shown), spatial_dims(shown) == ("lat", "lon"))
     aspect = (frame.top - frame.bottom) / (frame.right - frame.left)
     columns = 1 + len(sides)
@@ -158,7 +160,7 @@ def heat_map(
         image.set_zorder(2)
     if footprints is not None:
         _draw_outlines(panels[0], footprints)
-    _colour_bar(figure, panels[0], array, scale, cmap)
+    _colour_bar(figure, panels[0], array, scale, cmap, note)
     for axes, side in zip(panels[1:], sides, strict=True):
         own = limits([side.values], 0.0, None)
         colours = "magma" if side.name == "error" else "cividis"
@@ -183,19 +185,6 @@ def _sides(maps: xr.Dataset | xr.DataArray, element: str) -> list[xr.DataArray]:
         "units": maps["distance"].attrs.get("units", "km"),
     }
     return [*sides, away.rename("distance")]
-
-
-def _no_finer(
-    scale: tuple[float, float, str], error: np.ndarray, vmin: float | None, vmax: float | None
-) -> tuple[float, float, str]:
-    """A colour scale that is no shorter than two typical errors, where its ends are not given."""
-    low, high, extend = scale
-    known = error[np.isfinite(error)]
-    lacking = 2 * float(np.median(known)) - (high - low) if known.size else 0.0
-    if lacking <= 0 or vmin is not None or vmax is not None:
-        return scale
-    low = max(low - lacking / 2, 0.0)
-    return low, low + 2 * float(np.median(known)), extend
 
 
 def _under(axes: Any, base: xr.DataArray, shown: xr.DataArray, there: np.ndarray) -> None:
@@ -240,7 +229,12 @@ def _draw_outlines(axes: Any, footprints: xr.Dataset) -> None:
 
 
 def _colour_bar(
-    figure: Figure, axes: Any, array: xr.DataArray, scale: tuple[float, float, str], cmap: str
+    figure: Figure,
+    axes: Any,
+    array: xr.DataArray,
+    scale: tuple[float, float, str],
+    cmap: str,
+    note: str = "",
 ) -> None:
     """Of its own colours: those of an image that is partly transparent would be so too."""
     from matplotlib.cm import ScalarMappable
@@ -248,6 +242,7 @@ def _colour_bar(
 
     low, high, extend = scale
     label = f"{array.attrs.get('long_name', array.name)} ({unit_label(array, 'wt%')})"
+    label = "\n".join(filter(None, (label, note)))
     colours = ScalarMappable(Normalize(low, high), colormap(cmap))
     figure.colorbar(colours, ax=axes, label=label, shrink=0.8, extend=extend)
 

@@ -24,6 +24,7 @@ from lunarray.plot.drawing import (
     minus,
     name_of,
     new_figure,
+    no_finer,
     panel_bar,
     pole_of,
 )
@@ -48,7 +49,8 @@ def maps(
 ) -> Figure:
     """Draw every oxide of a Dataset, one panel each: maps, or profiles and positions of tracks.
 
-    Maps are cut to where they hold anything.
+    Maps are cut to where they hold anything. A map that is flatter than its own error (``FeO_std`` of ``FeO``) says so,
+    and its colours are not stretched.
 
     Parameters
     ----------
@@ -84,7 +86,7 @@ def maps(
         ds = ds.to_dataset(name=ds.name if ds.name is not None else "value")
     names = chosen(variables, ds)
     if spatial_dims(ds) is not None:
-        figure = _map_panels(ds[names], cmap, percentiles, columns, max_pixels)
+        figure = _map_panels(ds, names, cmap, percentiles, columns, max_pixels)
     elif "observation" in ds.dims:
         figure = draw_tracks(ds, names, cmap, percentiles, columns)
     else:
@@ -186,7 +188,7 @@ def comparison(
     max_pixels: int = 250_000,
     **output: Unpack[Output],
 ) -> Figure:
-    """Draw truth, result and error of maps below each other, with the errors in numbers.
+    """Draw truth, result, error and stated error of maps below each other, with the errors in numbers.
 
     Parameters
     ----------
@@ -204,7 +206,8 @@ def comparison(
     Returns
     -------
     matplotlib.figure.Figure
-        The figure. Bias is the mean of result − truth, RMSE its root mean square.
+        The figure. Bias is the mean of result − truth, RMSE its root mean square. Below are the errors that the result
+        states of itself (``FeO_std`` of ``FeO``), where it does, and how much of the truth lies within them.
 
     Raises
     ------
@@ -221,12 +224,20 @@ def comparison(
     """
     common = chosen(variables, result, truth)
     _require_same_grid(truth, result)
-    truth, result = decimate(truth[common], max_pixels), decimate(result[common], max_pixels)
-    figure = new_figure(2.3 * len(common) + 0.6, 8.4)
-    grid = figure.subplots(3, len(common), squeeze=False)
+    stated = [f"{name}_std" for name in common if f"{name}_std" in result]
+    truth = decimate(truth[common], max_pixels)
+    result = decimate(result[[*common, *stated]], max_pixels)
+    rows = ("truth", "result", "result − truth", "stated error (1 σ)")[: 4 if stated else 3]
+    figure = new_figure(2.3 * len(common) + 0.6, 8.4 + 2.7 * (len(rows) - 3))
+    grid = figure.subplots(len(rows), len(common), squeeze=False)
     for column, name in enumerate(common):
-        _compare(figure, grid[:, column], truth[name], result[name], cmap, first=column == 0)
-    for row, text in enumerate(("truth", "result", "result − truth")):
+        panels = grid[:, column]
+        _compare(figure, panels[:3], truth[name], result[name], cmap, first=column == 0)
+        if f"{name}_std" in stated:
+            _stated(figure, panels[3], truth[name], result[name], result[f"{name}_std"])
+        elif stated:
+            panels[3].set_axis_off()
+    for row, text in enumerate(rows):
         grid[row, 0].set_ylabel(text, fontsize=11, labelpad=8)
     output.setdefault("dpi", 130.0)
     return finish(figure, output, fontsize=13)
@@ -264,6 +275,24 @@ def _compare(
     panels[0].set_title(name_of(expected), fontsize=12)
 
 
+def _stated(
+    figure: Figure, axes: Any, expected: xr.DataArray, found: xr.DataArray, std: xr.DataArray
+) -> None:
+    """The error that a result states of itself, and how much of the truth lies within it."""
+    std, found = std.transpose(*expected.dims), found.transpose(*expected.dims)
+    scale = limits([std.values], None, None)
+    bare: dict[str, Any] = {"labels": False, "graticule": False, "scale_bar": False}
+    image = draw_map(axes, std, scale, "magma", **bare)
+    style: dict[str, Any] = {"fontsize": 8.5, "ticks": 7.5, "orientation": "horizontal"}
+    style |= {"pad": 0.02, "aspect": 18, "shrink": 0.92, "extend": scale[2]}
+    colour_bar(figure, image, axes, f"{name_of(found)} σ ({unit_label(found, '')})", **style)
+    off = np.abs(found.values.astype(np.float64) - expected.values)
+    known = np.isfinite(off) & np.isfinite(std.values)
+    if known.any():
+        share = float((off[known] <= std.values[known]).mean())
+        axes.set_title(f"truth within σ: {share:.0%}", fontsize=8)
+
+
 def _require_same_grid(truth: xr.Dataset, result: xr.Dataset) -> None:
     dims = spatial_dims(result)
     if dims is None or spatial_dims(truth) != dims:
@@ -280,10 +309,16 @@ def _require_same_grid(truth: xr.Dataset, result: xr.Dataset) -> None:
 
 
 def _map_panels(
-    ds: xr.Dataset, cmap: str, percentiles: tuple[float, float], columns: int, max_pixels: int
+    ds: xr.Dataset,
+    names: list[str],
+    cmap: str,
+    percentiles: tuple[float, float],
+    columns: int,
+    max_pixels: int,
 ) -> Figure:
-    flat = xr.Dataset({name: flat_map(ds[name]) for name in ds.data_vars})
-    ds = framed(flat, max_pixels)
+    flat = xr.Dataset({name: flat_map(ds[name]) for name in names})
+    errors = {f"{name}_std": ds[f"{name}_std"] for name in names if f"{name}_std" in ds}
+    ds = framed(flat.assign(errors), max_pixels)
     geobox = geobox_of(ds)
     rows = -(-len(flat) // columns)
     columns = -(-len(flat) // rows)
@@ -293,8 +328,11 @@ def _map_panels(
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, name in fill(grid, list(map(str, flat))):
         array = ds[name]
-        scale = limits([array.values], None, None, percentiles)
+        scale, note = limits([array.values], None, None, percentiles), ""
+        if f"{name}_std" in ds:
+            scale, note = no_finer(scale, ds[f"{name}_std"].values)
         first = axes is grid[0, 0]
         image = draw_map(axes, array, scale, cmap, scale_bar=first, circle=True, fontsize=7.5)
-        panel_bar(figure, axes, image, array, scale[2], pad=14 if pole_of(geobox) else 6)
+        pad = 14 if pole_of(geobox) else 6
+        panel_bar(figure, axes, image, array, scale[2], pad=pad, note=note)
     return figure

@@ -181,9 +181,11 @@ def polar_atlas(
     small = {pole: decimate(ds[names], max_pixels) for pole, ds in poles.items()}
     columns = min(columns, len(names))
     rows = -(-len(names) // columns)
-    space = 0.5 if output.get("title") else 0.2
-    figure = new_figure(columns * (2.75 * len(small) + 0.3), rows * 3.25 + space)
-    parts = np.atleast_2d(figure.subfigures(rows, columns, squeeze=False))
+    # The first row is higher by the names of the poles, which would be cut off.
+    heights = [3.25 + 0.25 * (row == 0) for row in range(rows)]
+    space = 0.5 if output.get("title") else 0.1
+    figure = new_figure(columns * (2.75 * len(small) + 0.3), sum(heights) + space)
+    parts = figure.subfigures(rows, columns, squeeze=False, height_ratios=heights)
     for position, (part, name) in enumerate(zip(parts.flat, names, strict=False)):
         arrays = {pole: ds[name] for pole, ds in small.items()}
         scale = limits([a.values for a in arrays.values()], None, None, percentiles)

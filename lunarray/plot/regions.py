@@ -309,23 +309,63 @@ def region_map(
     figure = new_figure(7.2, 6.4)
     axes = figure.subplots()
     image = draw_map(axes, part, scale, cmap, fontsize=8.5)
-    for shape, region in zip(shapes, found, strict=True):
+    latitudes = [text for text in axes.texts if text.get_transform() == axes.transData]
+    names = [
         _outline(axes, shape, (region.abbreviation or region.name) if labels else "")
+        for shape, region in zip(shapes, found, strict=True)
+    ]
     style: dict[str, Any] = {"ticks": 8.5, "shrink": 0.75, "aspect": 30, "pad": 0.04}
     colour_bar(figure, image, axes, label_of(array), extend=scale[2], **style)
+    _apart(figure, [name for name in names if name is not None], latitudes)
     return finish(figure, output)
 
 
-def _outline(axes: Any, shape: Any, label: str) -> None:
-    """Outline of a region (m) on a map in km, its name above."""
+def _apart(figure: Figure, names: list[Any], latitudes: list[Any]) -> None:
+    """Move names of regions until none hides another, and leave out the latitudes under them."""
+    figure.draw_without_rendering()
+    placed: list[Any] = []
+    for name in names:
+        west, south, east, north = name.bounds
+        places = (
+            ((west + east) / 2, north, 0, 3, "center", "bottom"),
+            ((west + east) / 2, south, 0, -3, "center", "top"),
+            (east, (south + north) / 2, 3, 0, "left", "center"),
+            (west, (south + north) / 2, -3, 0, "right", "center"),
+            (east, north, 3, 3, "left", "bottom"),
+            (west, south, -3, -3, "right", "top"),
+            (east, south, 3, -3, "left", "top"),
+            (west, north, -3, 3, "right", "bottom"),
+        )
+        crowds = []
+        for x, y, right, up, across, along in places:
+            name.xy = (x, y)
+            name.set_position((right, up))
+            name.set(ha=across, va=along)
+            box = name.get_window_extent()
+            crowds.append(sum(box.overlaps(other) for other in placed))
+            if not crowds[-1]:
+                break
+        else:  # there is no free place: the least crowded one
+            x, y, right, up, across, along = places[int(np.argmin(crowds))]
+            name.xy = (x, y)
+            name.set_position((right, up))
+            name.set(ha=across, va=along)
+        placed.append(name.get_window_extent())
+    for text in latitudes:
+        if any(text.get_window_extent().overlaps(box) for box in placed):
+            text.remove()
+
+
+def _outline(axes: Any, shape: Any, label: str) -> Any:
+    """Outline of a region (m) on a map in km; its name above, which knows the region's bounds, or None."""
     for piece in getattr(shape, "geoms", [shape]):
         x, y = np.array(piece.exterior.coords).T * 1e-3
         axes.plot(x, y, color="white", linewidth=2.6, zorder=5)
         axes.plot(x, y, color=RED, linewidth=1.3, zorder=6)
     if not label:
-        return
-    west, _, east, top = (v * 1e-3 for v in shape.bounds)
-    axes.annotate(
+        return None
+    west, _, east, top = bounds = [v * 1e-3 for v in shape.bounds]
+    name = axes.annotate(
         label,
         ((west + east) / 2, top),
         xytext=(0, 3),
@@ -338,3 +378,5 @@ def _outline(axes: Any, shape: Any, label: str) -> None:
         path_effects=halo(),
         zorder=7,
     )
+    name.bounds = bounds
+    return name

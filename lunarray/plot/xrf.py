@@ -167,26 +167,84 @@ def light_curve(
     )
     time = ds["time"].values
     suns = [s for s in (xsm, goes) if s is not None]
-    figure = new_figure(8.4, 2.1 * (2 + len(suns)) + 0.6)
-    panels = figure.subplots(2 + len(suns), 1, sharex=True)
+    rows, parts = 2 + len(suns), _passes(time)
+    figure = new_figure(8.4, 2.1 * rows + 0.6)
+    # Each pass as wide as it is long, but wide enough for its dates.
+    lengths = np.array([(end - start) / np.timedelta64(1, "s") for start, end in parts]) + 1.0
+    widths = np.maximum(lengths / lengths.sum(), 0.6 / len(parts))
+    grid = figure.subplots(
+        rows, len(parts), sharex="col", sharey="row", squeeze=False, width_ratios=list(widths)
+    )
     groups = _reasons(flags)
-    for axes, rate, label in ((panels[0], soft, "0.9–2.2 keV"), (panels[1], hard, "7–16 keV")):
-        for name, own, colour in groups:
-            axes.plot(
-                time[own], rate.values[own], ".", ms=3, color=colour, label=f"{name} ({own.sum()})"
-            )
-        axes.set_ylabel(f"{label}\n(counts/s)")
-        axes.set_yscale("symlog", linthresh=10.0)
-        axes.set_ylim(bottom=0)
-    panels[0].legend(frameon=False, fontsize=7, ncols=3)
-    for axes, sun in zip(panels[2:], suns, strict=True):
-        part = sun.sel(time=slice(time.min(), time.max())) if len(time) else sun
-        name = "rate" if "rate" in part else "xrsb_flux"
-        axes.plot(part["time"].values, part[name].values, color=LINE_COLOURS[5], lw=0.8)
-        axes.set_yscale("log")
-        axes.set_ylabel("XSM (counts/s)" if name == "rate" else "GOES 1–8 Å\n(W/m²)")
-    panels[-1].set_xlabel("UTC")
+    for column, (start, end) in enumerate(parts):
+        here = (time >= start) & (time <= end)
+        for axes, rate in ((grid[0, column], soft), (grid[1, column], hard)):
+            for name, own, colour in groups:
+                shown = own & here
+                axes.plot(
+                    time[shown], rate.values[shown], ".", ms=3, color=colour,
+                    label=f"{name} ({own.sum()})",
+                )  # fmt: skip
+        for axes, sun in zip(grid[2:, column], suns, strict=True):
+            part = sun.sel(time=slice(start, end))
+            name = "rate" if "rate" in part else "xrsb_flux"
+            axes.plot(part["time"].values, part[name].values, color=LINE_COLOURS[5], lw=0.8)
+            axes.set_yscale("log")
+            axes.set_ylabel("XSM (counts/s)" if name == "rate" else "GOES 1–8 Å\n(W/m²)")
+    for row, (rate, label) in enumerate(((soft, "0.9–2.2 keV"), (hard, "7–16 keV"))):
+        _rate_axis(grid[row, 0], rate.values, label)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", frameon=False, fontsize=7, ncols=4)
+    _break_axis(grid)
+    figure.supxlabel("UTC", fontsize=10)
     return finish(figure, output)
+
+
+def _passes(time: np.ndarray) -> list[tuple[Any, Any]]:
+    """First and last time of each run of frames: up to six, parted where the axis would be mostly empty."""
+    if not time.size:
+        now = np.datetime64("1970-01-01", "ns")
+        return [(now, now)]
+    time = np.sort(time)
+    steps = np.diff(time) / np.timedelta64(1, "s")
+    usual = float(np.median(steps)) if steps.size else 0.0
+    seen = float(steps[steps <= 10 * usual].sum())
+    gaps = np.flatnonzero((steps > 10 * usual) & (steps > 0.25 * seen))
+    gaps = np.sort(gaps[np.argsort(steps[gaps])[-5:]])
+    starts, ends = np.append(0, gaps + 1), np.append(gaps, time.size - 1)
+    return [(time[a], time[b]) for a, b in zip(starts, ends, strict=True)]
+
+
+def _rate_axis(axes: Any, rate: np.ndarray, label: str) -> None:
+    """From zero and logarithmic above 10 counts/s where rates differ tenfold, else as close as they lie."""
+    axes.set_ylabel(f"{label}\n(counts/s)")
+    known = rate[np.isfinite(rate)]
+    if known.size and known.max() > 10 * max(float(known.min()), 1.0):
+        axes.set_yscale("symlog", linthresh=10.0)
+        axes.set_ylim(0, 2 * float(known.max()))
+
+
+def _break_axis(grid: np.ndarray) -> None:
+    """Dates in few words, and slanted strokes where an axis is broken."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    stroke: dict[str, Any] = {"marker": [(-1, -1.6), (1, 1.6)], "markersize": 7, "linestyle": ""}
+    stroke |= {"color": "black", "clip_on": False}
+    for row in grid:
+        for column, axes in enumerate(row):
+            if column:
+                axes.spines["left"].set_visible(False)
+                axes.tick_params(left=False, which="both")
+                axes.set_ylabel("")
+                axes.plot([0, 0], [0, 1], transform=axes.transAxes, **stroke)
+            if column < len(row) - 1:
+                axes.spines["right"].set_visible(False)
+                axes.plot([1, 1], [0, 1], transform=axes.transAxes, **stroke)
+    for axes in grid[-1]:
+        dates = AutoDateLocator(minticks=2, maxticks=max(3, 8 // grid.shape[1]))
+        axes.xaxis.set_major_locator(dates)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(dates))
+        axes.tick_params(axis="x", labelsize=8)
 
 
 def _reasons(flags: xr.Variable) -> list[tuple[str, np.ndarray, str]]:
