@@ -31,7 +31,11 @@ extensions = [
 ]
 html_theme = "pydata_sphinx_theme"
 html_title = f"lunarray {release}"
-html_theme_options = {"show_toc_level": 2, "navigation_with_keys": True}
+html_theme_options = {
+    "show_toc_level": 2,
+    "navigation_with_keys": True,
+    "header_links_before_dropdown": 7,
+}
 html_static_path: list[str] = []
 exclude_patterns = ["_build", "judged_intro.md", "**.ipynb_checkpoints"]
 nitpicky = False
