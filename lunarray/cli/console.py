@@ -93,7 +93,7 @@ class Command(TyperCommand):
 
 
 def _print_json(context: Any, told: dict[str, Any]) -> None:
-    names = []
+    names: list[str] = []
     while context.parent is not None:  # the outermost is the program
         names.insert(0, context.info_name)
         context = context.parent
