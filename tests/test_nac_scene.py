@@ -526,7 +526,7 @@ def test_wear_makes_fractures_soft_and_leaves_them_where_they_are(scene):
     same_labels = (worn.dataset["mask"] == scene.dataset["mask"]).all()
     assert same_labels
     assert set(worn.lines["profile"]) <= {"W", "F"}
-    assert set(scene.lines["profile"]) == {"V", "U"}
+    assert set(scene.lines["profile"]) <= {"V", "U"}
     there = scene.dataset["mask"].values == 1
 
     def contrast(made):

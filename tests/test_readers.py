@@ -180,7 +180,7 @@ def test_the_table_prints():
     assert text[0].split() == ["reader", "reads", "files", "products"]
     assert len(text) == len(readers) + 1
     assert {line.split()[0] for line in text[1:]} == set(readers)
-    assert "<td>kaguya-sp</td>" in readers._repr_html_()
+    assert ">kaguya-sp</td>" in readers._repr_html_()
     assert {"kaguya-sp", "ch2-class", "lroc-nac", "lunarray", "cube", "zarr"} <= set(readers)
 
 

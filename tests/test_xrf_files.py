@@ -199,5 +199,5 @@ class TestBackgroundScale:
             for ds in (frames, scaled)
         ]
         middle = response.channel_energy()
-        band = int(((middle >= 0.9) & (middle < 4.2)).sum())
+        band = int(((middle >= 0.9) & (middle < 5.0)).sum())
         assert net[0] - net[1] == pytest.approx(2.0 * band * 40.0 * 24.0 / 80.0, rel=1e-4)

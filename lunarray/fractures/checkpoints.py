@@ -87,7 +87,7 @@ def _require_weights(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ModelError(
             f"cut off, or damaged ({error})", where=path, remedy="Fetch it again"
         ) from error
