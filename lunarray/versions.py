@@ -26,7 +26,7 @@ NUMERIC_VERSION = {
     "oxides": 2,
     "xrf": 6,
     "superres": 3,
-    "fractures": 1,
+    "fractures": 2,
     "maps": 1,
     "simulate": 4,
 }

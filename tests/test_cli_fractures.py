@@ -80,17 +80,21 @@ def test_map_a_mosaic(folder, tmp_path):
     assert "km/km²" in said
 
 
-def test_map_equals_the_function(folder, tmp_path):
+@pytest.mark.parametrize("scales", [None, (1, 1 / 3)])
+def test_map_equals_the_function(folder, tmp_path, scales):
     out = tmp_path / "o.zarr"
     weights = folder / "weights.safetensors"
     code, *_ = run(
-        "map-fractures", folder / "scene.zarr", "-o", out, "--model", weights, "--threshold", "0.6"
-    )
+        "map-fractures", folder / "scene.zarr", "-o", out, "--model", weights, "--threshold", "0.6",
+        *(("--scales", "1, 1/3") if scales else ()),
+    )  # fmt: skip
     assert code == 0
     expected = la.fractures.map_fractures(
-        la.open_zarr(folder / "scene.zarr")["image"], weights, 0.6
+        la.open_zarr(folder / "scene.zarr")["image"], weights, 0.6, scales=scales
     )
-    np.testing.assert_array_equal(la.open_zarr(out)["mask"], expected["mask"])
+    found = la.open_zarr(out)
+    np.testing.assert_array_equal(found["mask"], expected["mask"])
+    assert ("scales 1/1, 1/3" in str(found.attrs)) == (scales is not None)
 
 
 def test_map_at_another_resolution(folder, tmp_path):
@@ -113,6 +117,8 @@ def test_map_at_another_resolution(folder, tmp_path):
         (["{folder}/plain.png", "--vectors", "{folder}/new.gpkg"], "no place on the ground"),
         (["{folder}/empty.zarr"], "no variable 'image'"),
         (["{folder}/image0.tif", "--model", "{none}.pt"], "cannot be read"),
+        (["{folder}/image0.tif", "--scales", "1,third"], "are no numbers"),
+        (["{folder}/image0.tif", "--scales", "1,0.7"], "scales"),
     ],
 )
 def test_map_faults(folder, tmp_path, arguments, text):
@@ -135,11 +141,13 @@ def test_train_on_two_images(folder, tmp_path):
         "train-fractures", folder / "image0.tif", folder / "image1.tif", "--lines", folder / "lines0.gpkg",
         "--lines", folder / "lines1.gpkg", "-o", weights, "--size", "32", "--epochs", "1", "--batch-size", "8",
         "--split", "tile", "--class-weight", "balanced", "--curves", curves, "--device", "cpu",
+        "--line-loss", "cldice",
     )  # fmt: skip
     assert code == 0
     header = read_model_header(weights)
     assert header["training"]["epochs"] == 1
     assert header["training"]["class_weight"] >= 1
+    assert header["training"]["lines"] == "cldice"
     assert curves.stat().st_size > 5000
     assert "tiles to train on" in said
     assert "epoch 1 of 1" in said

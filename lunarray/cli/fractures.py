@@ -43,6 +43,13 @@ class Loss(StrEnum):
     bce_dice = "bce_dice"
 
 
+class LineLoss(StrEnum):
+    """What a break in a line adds to the loss."""
+
+    cldice = "cldice"
+    recall = "recall"
+
+
 class Schedule(StrEnum):
     """Course of the learning rate."""
 
@@ -147,6 +154,13 @@ def map_fractures(
         float | None,
         Option(help="Resample to this pixel size (m); several images: 1.5 by default."),
     ] = None,
+    scales: Annotated[
+        str | None,
+        Option(
+            metavar="SCALE,...",
+            help="Scales of the image to look at, the first 1: 1,1/3 say (default: what the model says of itself).",
+        ),
+    ] = None,
     value_range: ValueRange = None,
     unit: ImageUnit = None,
     trained_on: Trained = None,
@@ -176,6 +190,7 @@ def map_fractures(
 
     if vectors is not None:
         _check_vectors(vectors, overwrite)
+    looked_at = _scales(scales)
     image, source = open_image(inputs, resolution, reader, unit)
     if vectors is not None and "spatial_ref" not in image.coords:
         raise GridError(
@@ -186,7 +201,9 @@ def map_fractures(
     chosen = la.fractures.fracture_model(
         model, device=device.value, normalisation=_rule(trained_on)
     )
-    found = la.fractures.map_fractures(image, chosen, threshold, value_range=value_range)
+    found = la.fractures.map_fractures(
+        image, chosen, threshold, value_range=value_range, scales=looked_at
+    )
     if source is not None:
         found["source"] = source
     result = found.lunar.to_zarr(output, overwrite=overwrite, description="Finding fractures")
@@ -228,6 +245,12 @@ def train_fractures(
     learning_rate: LearningRate = 1e-4,
     schedule: Annotated[Schedule, Option(help="Course of the learning rate.")] = Schedule.constant,
     loss: Annotated[Loss, Option(help="What training lowers.")] = Loss.bce,
+    line_loss: Annotated[
+        LineLoss | None,
+        Option(
+            help="Loss that sees breaks in lines, added to the other: cldice, or recall, which costs less."
+        ),
+    ] = None,
     class_weight: Annotated[
         str | None, Option(help="Weight of fracture pixels: a number, or balanced.")
     ] = None,
@@ -288,6 +311,7 @@ def train_fractures(
             learning_rate=learning_rate,
             schedule=schedule.value,
             loss=loss.value,
+            lines=None if line_loss is None else line_loss.value,
             class_weight=_number(class_weight),
             seed=seed,
         ),
@@ -398,6 +422,24 @@ def _number(text: str | None) -> Any:
         return None if text is None else float(text)
     except ValueError:
         return text
+
+
+def _scales(text: str | None) -> tuple[float, ...] | None:
+    """Scales as people write them, thirds among them."""
+    from fractions import Fraction
+
+    from lunarray.errors import InputError
+
+    if text is None:
+        return None
+    try:
+        return tuple(float(Fraction(part.strip())) for part in text.split(","))
+    except (ValueError, ZeroDivisionError):
+        raise InputError(
+            f"{text!r} are no numbers",
+            where="--scales",
+            remedy="Give numbers or fractions with commas between: 1,1/2,1/4",
+        ) from None
 
 
 def _mask_summary(result: xr.Dataset) -> None:
