@@ -285,20 +285,8 @@ def train_fractures(
     Lines become weak labels, as wide as their class says. The epoch with the best F1 on the validation tiles is kept.
     """
     import lunarray as la
-    from lunarray.errors import InputError
 
-    if len(lines) not in (1, len(images)):
-        raise InputError(
-            f"{len(lines)} files of lines for {len(images)} images",
-            where="--lines",
-            remedy="Give one for all, or one for each in the order of the images",
-        )
-    pictures = [open_image([name], None, reader, unit)[0] for name in images]
-    by_image = lines if len(lines) > 1 else lines * len(images)
-    labels = [
-        la.fractures.weak_labels(file, picture, width=_number(width), polygons=polygons)
-        for file, picture in zip(by_image, pictures, strict=True)
-    ]
+    pictures, labels = _labelled(images, lines, reader, unit, width, polygons)
     chosen = split or (Split.image if len(pictures) > 1 else Split.area)
     cut = la.fractures.tiles(pictures, labels, size=size, overlap=overlap)
     training, validation = _parted(cut, chosen, share, seed)
@@ -329,6 +317,33 @@ def train_fractures(
     _training_summary(fit)
     picture(la.plot.training_curves, fit.history, path=curves)
     wrote("Weights", output)
+
+
+def _labelled(
+    images: list[str],
+    lines: list[Path],
+    reader: str | None,
+    unit: Any,
+    width: str,
+    polygons: Path | None,
+) -> tuple[list[Any], list[Any]]:
+    """Images, and the weak labels of each."""
+    import lunarray as la
+    from lunarray.errors import InputError
+
+    if len(lines) not in (1, len(images)):
+        raise InputError(
+            f"{len(lines)} files of lines for {len(images)} images",
+            where="--lines",
+            remedy="Give one for all, or one for each in the order of the images",
+        )
+    pictures = [open_image([name], None, reader, unit)[0] for name in images]
+    by_image = lines if len(lines) > 1 else lines * len(images)
+    labels = [
+        la.fractures.weak_labels(file, picture, width=_number(width), polygons=polygons)
+        for file, picture in zip(by_image, pictures, strict=True)
+    ]
+    return pictures, labels
 
 
 def _parted(cut: Any, split: Split, share: float, seed: int) -> tuple[Any, Any]:
