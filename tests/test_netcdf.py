@@ -66,3 +66,76 @@ def test_failure_leaves_nothing(maps, tmp_path):
     with pytest.raises(RuntimeError, match="at compute time"):
         bad.lunar.to_netcdf(tmp_path / "bad.nc")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"a": ("x", np.array([1j, 2.0]))}, "complex"),
+        ({"a": ("x", np.array(["a", 3], object))}, "objects"),
+        ({"a": ("x", np.ones(2, np.longdouble))}, "float128"),
+        ({"a/b": ("x", [1.0, 2.0])}, "'a/b'"),
+        ({3: ("x", [1.0, 2.0])}, "3"),
+        ({"": ("x", [1.0, 2.0])}, "''"),
+        ({"a": ("x/y", [1.0, 2.0])}, "'x/y'"),
+        ({"a": ("x", np.array([2**53 + 1, 0]))}, "2\\*\\*53"),
+        ({"a": ("x", np.array([2**64 - 1, 0], "u8"))}, "2\\*\\*53"),
+        ({"a": ("x", np.array([1, 2], "u1"), {"flag_masks": "all"})}, "flag_masks 'all'"),
+    ],
+)
+def test_what_netcdf_does_not_have_is_refused_by_name(tmp_path, variables, said):
+    path = tmp_path / "a.nc"
+    with pytest.raises(InputError, match=said):
+        la.export.to_netcdf(xr.Dataset(variables), path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_whole_numbers_that_float64_does_not_hold_are_found_in_lazy_ones_too(tmp_path):
+    ds = xr.Dataset({"a": ("x", np.array([1, 2, 2**60 + 1]))}).chunk(x=1)
+    with pytest.raises(InputError, match="2\\*\\*53"):
+        la.export.to_netcdf(ds, tmp_path / "a.nc")
+    la.export.to_netcdf(ds.isel(x=slice(0, 2)), tmp_path / "a.nc")
+    assert xr.open_dataset(tmp_path / "a.nc")["a"].values.tolist() == [1, 2]
+
+
+def test_an_index_of_levels_is_refused(tmp_path):
+    ds = xr.Dataset({"a": (("y", "x"), np.eye(2))}, {"x": [1, 2], "y": [1, 2]}).stack(p=("y", "x"))
+    with pytest.raises(InputError, match="levels"):
+        la.export.to_netcdf(ds, tmp_path / "a.nc")
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        (True, 1),
+        ([True, False], [1, 0]),
+        (np.str_("x"), "x"),
+        (np.array(["a", "ü"]), ["a", "ü"]),
+        ({"b": 1}, '{"b": 1}'),
+        ([1, "a"], '[1, "a"]'),
+        ([[1], [1, 2]], "[[1], [1, 2]]"),
+        (np.datetime64("2009-01-01"), "2009-01-01"),
+        (2**70, str(2**70)),
+        (b"xx", "xx"),
+        ("a\0b\ud800", "ab?"),
+    ],
+)
+def test_attributes_of_every_kind_are_kept(tmp_path, value, read):
+    ds = xr.Dataset({"a": ("x", [1.0, 2.0], {"own": value})}, attrs={"own": value, "none": None})
+    back = xr.open_dataset(la.export.to_netcdf(ds, tmp_path / "a.nc"))
+    for attrs in (back.attrs, back["a"].attrs):
+        assert np.array_equal(attrs["own"], read)
+    assert "none" not in back.attrs
+
+
+def test_an_array_that_is_called_as_its_coordinate_is_written(tmp_path):
+    array = xr.DataArray([1.0, 2.0], dims="y", coords={"y": [3, 4]}, name="y")
+    back = xr.open_dataset(la.export.to_netcdf(array, tmp_path / "a.nc"))
+    assert back["y_values"].values.tolist() == [1, 2]
+
+
+def test_what_times_are_counted_in_is_the_files_to_say(tmp_path):
+    when = np.array(["2009-01-01"], "M8[ns]")
+    ds = xr.Dataset({"a": ("x", when, {"units": "s", "calendar": "none"})})
+    back = xr.open_dataset(la.export.to_netcdf(ds, tmp_path / "a.nc"))
+    assert back["a"].values == when
