@@ -155,7 +155,9 @@ def _require_writable(ds: xr.Dataset, name: Any) -> None:
     """InputError for a name, or a kind of variable, that netCDF does not have."""
     if not isinstance(name, str) or not name.strip() or "/" in name or not name.isprintable():
         raise InputError(
-            f"netCDF has no name {name!r}", where="to_netcdf", remedy="Rename it: a text without '/'"
+            f"netCDF has no name {name!r}",
+            where="to_netcdf",
+            remedy="Rename it: a text without '/'",
         )
     if name not in ds.variables:
         return

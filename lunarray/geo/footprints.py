@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lunarray.errors import InputError
 from lunarray.geo.sphere import RADIUS, wrap_longitude
 
 #: Longest step along an edge where polygons are drawn in degrees (radians).
@@ -122,6 +123,11 @@ def footprint_polygons(lon: Any, lat: Any) -> np.ndarray:
         Polygons, MultiPolygons where ±180° cuts one, closed over the pole where one holds it; empty where a corner is
         missing.
 
+    Raises
+    ------
+    InputError
+        For fewer than three corners, or longitudes and latitudes that do not belong together.
+
     Examples
     --------
     >>> import lunarray as la
@@ -133,6 +139,12 @@ def footprint_polygons(lon: Any, lat: Any) -> np.ndarray:
 
     lon, lat = np.atleast_2d(np.asarray(lon, "f8")), np.atleast_2d(np.asarray(lat, "f8"))
     lon = wrap_longitude(lon)
+    if lon.shape != lat.shape or lon.ndim != 2 or lon.shape[1] < 3:
+        raise InputError(
+            f"longitudes {lon.shape} and latitudes {lat.shape} are no footprints",
+            where="corners",
+            remedy="Give three corners or more of each, (footprint, corner)",
+        )
     out = np.full(len(lon), shapely.Polygon(), object)
     whole = np.isfinite(lon).all(axis=1) & np.isfinite(lat).all(axis=1)
     plain = whole & (np.ptp(lon, axis=1) < 180.0) & (np.abs(lat).max(axis=1, initial=0.0) < 80.0)

@@ -181,9 +181,12 @@ def _cmap_of(name: str, flags: bool) -> str:
 def home(box: GeoBox) -> str:
     """The grid on which a map is best looked at."""
     name = crs_name(box.crs)
-    if name in ("north", "south"):
-        return name
     _, lat = _rim(box)
+    # A polar map need not reach the hemisphere of its pole.
+    if (name == "north" and lat.size and lat.max() >= 0) or (
+        name == "south" and lat.size and lat.min() <= 0
+    ):
+        return name
     if lat.size and lat.min() >= 55:
         return "north"
     return "south" if lat.size and lat.max() <= -55 else "global"
@@ -329,8 +332,10 @@ def _meanings(array: xr.DataArray) -> list[str]:
     value = int(array.values) if array.dtype.kind in "iub" else None
     if not words or value is None:
         return []
-    if "flag_masks" in attrs:
-        masks = [int(m) for m in np.atleast_1d(attrs["flag_masks"])]
-        return [w for w, m in zip(words, masks, strict=False) if value & m]
-    known = [int(m) for m in np.atleast_1d(attrs.get("flag_values", []))]
-    return [w for w, m in zip(words, known, strict=False) if value == m]
+    masks = "flag_masks" in attrs
+    try:
+        known = [int(m) for m in np.atleast_1d(attrs["flag_masks" if masks else "flag_values"])]
+    except (KeyError, TypeError, ValueError):
+        return []  # of a file of others: its words are then not told
+    told = zip(words, known, strict=False)
+    return [word for word, mark in told if (value & mark if masks else value == mark)]

@@ -22,6 +22,8 @@ from lunarray.view.kernels import add_up, pick
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
+# Pyramids are told apart by number: an id is given again when its object is gone, and blocks outlive their pyramid.
+_numbers = itertools.count()
 #: The first level that is made of the whole map.
 FIRST = 3
 #: Pixels of a map whose overviews are made while one waits.
@@ -65,7 +67,7 @@ class Pyramid:
         smaller: Sequence[tuple[Any, GeoBox]] = (),
     ) -> None:
         self.data, self.box, self.flags, self.token = data, box, flags, token
-        self._blocks, self._files = blocks, files
+        self._blocks, self._files, self._number = blocks, files, next(_numbers)
         rows, columns = (int(n) for n in box.shape)
         self.shape = rows, columns
         self.levels = max(0, math.ceil(math.log2(max(rows, columns) / _LAST)))
@@ -150,7 +152,7 @@ class Pyramid:
         rows = int(edges[0][i]), int(edges[0][i + 1])
         columns = int(edges[1][j]), int(edges[1][j + 1])
         if level == 0:
-            return self._blocks.get((id(self), 0, i, j), lambda: self._load(rows, columns))
+            return self._blocks.get((self._number, 0, i, j), lambda: self._load(rows, columns))
 
         def make() -> np.ndarray:
             factor = 2**level
@@ -160,7 +162,7 @@ class Pyramid:
             )  # fmt: skip
             return coarsened(self._part(0, *window), factor, self.flags)
 
-        return self._blocks.get((id(self), level, i, j), make)
+        return self._blocks.get((self._number, level, i, j), make)
 
     def _load(self, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
         part = self.data[rows[0] : rows[1], columns[0] : columns[1]]

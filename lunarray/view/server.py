@@ -101,7 +101,10 @@ class Content:
             low, high = layer.limits(asked.whole("band", 0))
             return {"low": low, "high": high, "whole": not pyramid.unfinished}
         grid = layers_.home(layer.box)
-        left, bottom, right, top = layer.described()["extents"][grid]
+        extent = layers_.extents(layer.box)[grid]
+        if extent is None:
+            raise InputError("the map lies on none of the grids", remedy="Look at another one")
+        left, bottom, right, top = extent
         side = max(right - left, top - bottom) / 256
         box = lunar_grid(GRIDS[grid].system, side, (left, bottom, right, top))
         values, whole = self._values(asked, box)
@@ -254,7 +257,16 @@ class _Json(_Handler):
         answer = getattr(self.content, what)
         found = await self.made(answer, *(() if what == "described" else (self.asked(),)))
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps(found, allow_nan=False))
+        self.finish(json.dumps(_finite(found), allow_nan=False))
+
+
+def _finite(found: Any) -> Any:
+    """The same with nothing where a number is none, or beyond all: JSON has no word for these."""
+    if isinstance(found, dict):
+        return {name: _finite(one) for name, one in found.items()}
+    if isinstance(found, list | tuple):
+        return [_finite(one) for one in found]
+    return None if isinstance(found, float) and not math.isfinite(found) else found
 
 
 class _Tile(_Handler):

@@ -215,7 +215,8 @@ def _from_dataset(
 
 
 def _is_map(array: xr.DataArray, dims: tuple[str, str]) -> bool:
-    return set(dims) <= set(array.dims) and array.ndim <= 3 and array.dtype.kind in "fiub"
+    plain = array.ndim <= 3 and array.dtype.kind in "fiub"
+    return set(dims) <= set(array.dims) and plain and array.size > 0
 
 
 def _shapes_of(ds: xr.Dataset) -> tuple[geopandas.GeoDataFrame, int] | None:
@@ -233,13 +234,13 @@ def _shapes_of(ds: xr.Dataset) -> tuple[geopandas.GeoDataFrame, int] | None:
     if len(own) != 1 or ds[pair[0]].dims != ds[pair[1]].dims:
         return None
     (dim,) = own
-    step = -(-ds.sizes[dim] // MOST)
+    step = max(1, -(-ds.sizes[dim] // MOST))
     some = ds.isel({dim: slice(None, None, step)})
     columns = _columns(some, dim, pair)
     (lon, lat), *values = dask.compute((some[pair[0]].values, some[pair[1]].values), columns)
     geometry = footprint_polygons(lon, lat) if corners else shapely.points(lon, lat)
-    good = np.isfinite(lon).reshape(len(lon), -1).all(axis=1)
-    good &= np.isfinite(lat).reshape(len(lat), -1).all(axis=1)
+    good = np.isfinite(lon).all(axis=tuple(range(1, lon.ndim)))
+    good &= np.isfinite(lat).all(axis=tuple(range(1, lat.ndim)))
     frame = geopandas.GeoDataFrame(
         {"place": np.arange(len(lon)) * step, **values[0]},
         geometry=np.asarray(geometry, object),

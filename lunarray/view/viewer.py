@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import InputError, require_number
+from lunarray.errors import InputError, LunarrayError, require_number
 from lunarray.view.cache import Blocks, Files
 from lunarray.view.layers import MapLayer, extents, home
 from lunarray.view.pyramid import SMALL
@@ -147,7 +147,10 @@ class Viewer:
     def _repr_html_(self) -> str:
         """A frame with the map; beneath it a picture that stays when nothing serves the map any more."""
         url = html.escape(self._url_in_notebook(), quote=True)
-        still = self.still()
+        try:
+            still = self.still()
+        except LunarrayError:
+            still = None  # the map itself says what is wrong, where it is looked at
         picture = ""
         if still is not None:
             data = base64.b64encode(still).decode()
