@@ -1,11 +1,12 @@
 """Whether the errors of abundances are true: on simulations, on bright frames, on ground seen more than once.
 
-    python -m benchmarks.xrf_errors simulations [--draws 60]
+    python -m benchmarks.xrf_errors simulations [--draws 150]
     python -m benchmarks.xrf_errors bright ../shared/data
     python -m benchmarks.xrf_errors repeated ../shared/data [--distance 300]
 
-"simulations" draws ground, norm, Sun, width and gain of the lines, filter, share of scattered light and atomic data
-from what is believed of them, and sets one of them far off; pulls should have a mean of 0 and a width of 1.
+"simulations" draws ground, norm, Sun (its temperature, plasma of other temperatures, lines), width and gain of the
+lines, filter, share of scattered light and atomic data from what is believed of them, and sets one of them far off;
+pulls should have a mean of 0 and a width of 1.
 
 "bright" fits frames of a flare over highlands, one by one and summed, beside Lunar Prospector.
 
@@ -31,7 +32,13 @@ from lunarray.xrf.fit import fit_spectrum
 from lunarray.xrf.ground import prior_spread
 from lunarray.xrf.model import SpectralModel
 from lunarray.xrf.nuisance import ATOMIC, Nuisances, ShapePrior, Unknowns
-from lunarray.xrf.settings import FitSettings, Geometry, Observation, prior_composition
+from lunarray.xrf.settings import (
+    FitResult,
+    FitSettings,
+    Geometry,
+    Observation,
+    prior_composition,
+)
 from lunarray.xrf.unknowns import DEFAULT_MODES, default_modes
 
 SHOWN = ("Mg", "Al", "Si", "Ca", "Ti", "Fe")
@@ -69,18 +76,21 @@ class Simulation:
     def _model(self, sun: xr.Dataset) -> SpectralModel:
         return SpectralModel(self.response, _solar(sun), Geometry(30.0), channels=self.channels)
 
-    def pull(self, case: str, total: float) -> np.ndarray:
-        """(found - true) / error of all elements, of one spectrum of so many counts."""
+    def draw(self, case: str, total: float) -> tuple[np.ndarray, FitResult]:
+        """The truth (element,), wt%, and what a fit finds of it, of one spectrum of so many counts."""
         hotter, wider, share = CASES[case]
         rng = self.rng
         hotter = (
             float(np.clip(0.2 * rng.standard_normal(), -0.5, 0.6)) if hotter is None else hotter
         )
-        model = self._model(simulate.mistaken_sun(self.sun, hotter))
-        made = Nuisances(
-            model, Unknowns(np.zeros((0, 1)), (), self.shape), np.zeros(model.channels)
-        )
+        true = simulate.mistaken_sun(self.sun, hotter)
+        model = self._model(true)
+        made = Nuisances(model, self.unknowns, np.zeros(model.channels))
         values = rng.standard_normal(made.size)
+        # The temperature is that of the Sun already; what is added to it is never less than nothing.
+        values[0] = 0.0
+        suns = slice(0, len(made.lowest))
+        values[suns] = np.where(made.adds, np.abs(values[suns]), values[suns])
         if wider is not None:
             values[made.names.index("width")] = wider / SHAPE_SPREAD[0]
         weights = self._ground(share)
@@ -101,7 +111,7 @@ class Simulation:
         found = fit_spectrum(
             Observation(counts, exposure), self.believed, settings, unknowns=self.unknowns
         )
-        return (found.weights - weights) / found.weight_errors
+        return weights, found
 
     def _ground(self, share: float) -> np.ndarray:
         """A composition of what the prior takes for possible, within its bounds."""
@@ -127,12 +137,18 @@ def _solar(sun: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def simulations(draws: int) -> None:
     of = [ELEMENTS.index(e) for e in SHOWN]
-    print(f"{draws} spectra each: mean of pulls / their width")
+    print(
+        f"{draws} spectra each: mean of pulls / their width; by the number of draws these are known to "
+        f"{draws**-0.5:.2f} and {(2 * draws) ** -0.5:.2f}"
+    )
     print(f"{'':22s} {'counts':>7s} " + " ".join(f"{e:>12s}" for e in SHOWN))
     for case in CASES:
         for total in (1e4, 1e6):
             simulation = Simulation(int(total))
-            pulls = np.array([simulation.pull(case, total)[of] for _ in range(draws)])
+            pulls = np.empty((draws, len(of)))
+            for row in pulls:
+                truth, found = simulation.draw(case, total)
+                row[:] = ((found.weights - truth) / found.weight_errors)[of]
             cells = [
                 f"{m:+5.2f} / {w:4.2f}" for m, w in zip(pulls.mean(0), pulls.std(0), strict=True)
             ]
@@ -242,7 +258,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("simulations").add_argument("--draws", type=int, default=60)
+    commands.add_parser("simulations").add_argument("--draws", type=int, default=150)
     commands.add_parser("bright").add_argument("folder", type=Path)
     pairs = commands.add_parser("repeated")
     pairs.add_argument("folder", type=Path)

@@ -141,6 +141,7 @@ EXTRAS = {
     "dask_jobqueue": "hpc",
     "kalasiris": "isis",
     "pyatomdb": "solar",
+    "emcee": "posterior",
     "obstore": "cloud",
     "icechunk": "cloud",
 }

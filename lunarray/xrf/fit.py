@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -105,6 +105,57 @@ def fit_spectrum(
     counts, missing geometry) says so in `status` and is NaN. InputError for spectrum, background, response or settings
     that do not fit together.
     """
+    task = prepare(data, model, settings, unknowns)
+    if task.status != "fitted":
+        return failed_fit(task.plan, model, task.status)
+    solver, theta, iterations, converged = solve(task, warm_start)
+    settings, plan, elements = task.settings, task.plan, model.tables.elements
+    free = np.flatnonzero(plan.free)
+    if settings.tie_norms:
+        theta[len(elements) + 1] = theta[len(elements)] * settings.scatter_norm
+    chi2 = settings.statistic == "chi2"
+    points = int(np.count_nonzero(solver.counts.variance > 0)) if chi2 else model.channels
+    # Unknowns with a prior are as many data as parameters.
+    dof = points - int(np.count_nonzero(free < len(elements) + 4))
+    more: dict[str, Any] = {}
+    if task.nuisances is None:
+        covariance = solver.covariance()
+    else:
+        covariance, more = solver.totals(theta)
+    return fit_result(
+        model,
+        plan,
+        theta,
+        covariance,
+        solver.rate,
+        statistic=float(solver.value),
+        dof=dof,
+        iterations=iterations,
+        status="fitted" if converged else "not_converged",
+        held=task.held,
+        **more,
+    )
+
+
+class Task(NamedTuple):
+    """One spectrum, and all that is to be found from it; `status` is what stands against it, "fitted" if nothing."""
+
+    data: Observation
+    model: SpectralModel
+    settings: FitSettings
+    plan: FitPlan
+    nuisances: Nuisances | None
+    held: np.ndarray  # (element,): those that keep their value but for its error
+    status: str
+
+
+def prepare(
+    data: Observation,
+    model: SpectralModel,
+    settings: FitSettings | None = None,
+    unknowns: Unknowns | None = None,
+) -> Task:
+    """What is fitted to a spectrum, within which limits and priors; arguments and errors as of `fit_spectrum`."""
     settings = settings if settings is not None else FitSettings()
     status = check_observation(data, model)
     elements = model.tables.elements
@@ -135,56 +186,34 @@ def fit_spectrum(
         used = np.count_nonzero(counts + back > 0)
         if used <= np.count_nonzero(plan.free):
             status = "too_few_channels"
-    if status != "fitted":
-        return failed_fit(plan, model, status)
+    return Task(data, model, settings, plan, nuisances, held, status)
 
+
+def solve(task: Task, warm_start: FitResult | None = None) -> tuple[Solver, np.ndarray, int, bool]:
+    """Find the best parameters; the solver that did, all parameters, its steps and whether these converged."""
+    settings, plan, n = task.settings, task.plan, len(task.model.tables.elements)
     theta = plan.start.copy()
     if warm_start is not None and warm_start.status in ("fitted", "not_converged"):
-        theta[: len(elements)] = warm_start.weights
-        theta[len(elements) : len(elements) + 4] = (
+        theta[:n] = warm_start.weights
+        theta[n : n + 4] = (
             warm_start.xrf_norm, warm_start.scatter_norm, warm_start.slope, warm_start.offset,
         )  # fmt: skip
-        if warm_start.unknowns.size == theta.size - len(elements) - 4:
-            theta[len(elements) + 4 :] = warm_start.unknowns
+        if warm_start.unknowns.size == theta.size - n - 4:
+            theta[n + 4 :] = warm_start.unknowns
         frozen = ~plan.free
         frozen[plan.balance] = False
         theta[frozen] = plan.start[frozen]
         theta = np.clip(theta, plan.lower, plan.upper)
-        others = np.arange(len(elements)) != plan.balance
-        theta[plan.balance] = 100 - theta[: len(elements)][others].sum()
-
-    solver = _Solver(data, model, settings, plan, nuisances)
-    if nuisances is not None:
+        others = np.arange(n) != plan.balance
+        theta[plan.balance] = 100 - theta[:n][others].sum()
+    solver = Solver(task.data, task.model, settings, plan, task.nuisances)
+    if task.nuisances is not None:
         iterations, converged = solver.with_unknowns(theta)
     elif settings.fit_gain:
         iterations, converged = solver.with_gain(theta)
     else:
         iterations, converged = solver.without_gain(theta)
-    free = np.flatnonzero(plan.free)
-    if settings.tie_norms:
-        theta[len(elements) + 1] = theta[len(elements)] * settings.scatter_norm
-    chi2 = settings.statistic == "chi2"
-    points = int(np.count_nonzero(solver.counts.variance > 0)) if chi2 else model.channels
-    # Unknowns with a prior are as many data as parameters.
-    dof = points - int(np.count_nonzero(free < len(elements) + 4))
-    more: dict[str, Any] = {}
-    if nuisances is None:
-        covariance = inverse_of(solver.hessian[np.ix_(free, free)] / 2)
-    else:
-        covariance, more = solver.totals(theta)
-    return fit_result(
-        model,
-        plan,
-        theta,
-        covariance,
-        solver.rate,
-        statistic=float(solver.value),
-        dof=dof,
-        iterations=iterations,
-        status="fitted" if converged else "not_converged",
-        held=held,
-        **more,
-    )
+    return solver, theta, iterations, converged
 
 
 #: Rounds of a fit whose model is made again between them, and the finest gain steps (slope, keV) that are still tried.
@@ -199,7 +228,7 @@ _COARSER = 100.0
 _NEAR = 0.3
 
 
-class _Solver:
+class Solver:
     """Repeats the fit kernel around what it takes as given: the scattered continuum, the gain, the variances."""
 
     def __init__(
@@ -303,6 +332,11 @@ class _Solver:
                 break
             before = value
         return iterations, converged
+
+    def covariance(self) -> np.ndarray:
+        """Of the free parameters, from the curvature of statistic and priors at the minimum."""
+        free = np.flatnonzero(self.plan.free)
+        return inverse_of(self.hessian[np.ix_(free, free)] / (2 * self.inflation))
 
     def totals(self, theta: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         """Covariance of the free parameters with all that is not known, and what else a result says of it."""

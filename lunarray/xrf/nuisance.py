@@ -140,6 +140,7 @@ class Nuisances:
         change = ((1.74 / energy) ** 3 - 1) / ((1.74 / 1.25) ** 3 - 1)
         self.thicker = -unknowns.area * np.clip(change, -2, 3)
         self.base: tuple[float, ...] | None = None
+        self.still = False  # whether templates stay where they are
         self._derived: tuple[np.ndarray, np.ndarray] | None = None
         self.now = model
 
@@ -202,6 +203,19 @@ class Nuisances:
         # The unknown ratio itself: the derivative is that at any of its values.
         stronger = max(1 + self.unknowns.ratio * values[-2], 0.05)
         return lines, scatter * stronger, by_weight * stronger, derivatives
+
+    def rate(
+        self, weights: np.ndarray, norm: float, other: float, values: np.ndarray
+    ) -> np.ndarray:
+        """Counts/s of the model for weights, norms of fluorescence and scattering, and unknowns, (channel,).
+
+        All of it beyond first order, but for the shape of the lines, which is followed to second order from where the
+        model was last made: so the same values have the same rate, whatever came before.
+        """
+        self.still = True
+        lines, scatter, _, _ = self.renew(weights, values, other / max(norm, 1e-300), False)
+        fluorescence: np.ndarray = norm * (self.now.line_intensities(weights) @ lines)
+        return fluorescence + other * scatter + self.fixed(values)
 
     def _lit(self, values: np.ndarray) -> tuple[SpectralModel, np.ndarray]:
         """The model under the Sun of `values`, and the changes of its photons by each of them, (mode, energy)."""
@@ -294,7 +308,7 @@ class Nuisances:
         else:
             base = self.base or tuple(self.unknowns.shape.mean)
             # Far from where the templates are, they are made anew: on a lattice, which spectra share.
-            if np.any(np.abs(shape - base) > 0.8 * np.array(_STEPS)):
+            if not self.still and np.any(np.abs(shape - base) > 0.8 * np.array(_STEPS)):
                 near = np.round((shape - self.unknowns.shape.mean) / _STEPS) * _STEPS
                 base = tuple((np.array(self.unknowns.shape.mean) + near).tolist())
             self.base = base
@@ -318,7 +332,7 @@ def _differences(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-@functools.lru_cache(maxsize=12)
+@functools.lru_cache(maxsize=32)
 def _shape_tables(
     response: Response, base: tuple[float, ...], channels: tuple[int, int], line_energy: bytes, how: str, sigma: float
 ) -> _Tables:  # fmt: skip
@@ -335,9 +349,12 @@ def _shape_tables(
     shapes = [LineShape(*(np.array(base) + move).tolist()) if base else None for move in moves]
     lines = np.frombuffer(line_energy)
     kind = ("split", "bin", "gaussian").index(how)
+    of_lines = _cut_to_lines(part, line_energy, 7.0 * sigma if how == "gaussian" else 0.0)
     responses = []
-    for shape in shapes:
-        own = part if shape is None else part.with_shape(shape)
+    for number, shape in enumerate(shapes):
+        # The neighbours are for derivatives of lines alone: rows that no line is in are not made anew.
+        own = of_lines if number else part
+        own = own if shape is None else own.with_shape(shape)
         responses.append(own.select(first - low, stop - low))
     templates = [
         template_kernel(
@@ -361,6 +378,18 @@ def _shape_tables(
 @functools.lru_cache(maxsize=4)
 def _cut(response: Response, low: int, high: int, top: float) -> Response:
     return response.select(low, high).below(top + 8.0)
+
+
+@functools.lru_cache(maxsize=4)
+def _cut_to_lines(response: Response, line_energy: bytes, reach: float) -> Response:
+    """The rows that templates of lines are made of: within `reach` (keV) of each, and one to either side."""
+    lines = np.frombuffer(line_energy)
+    begin = np.searchsorted(response.energy_hi, lines - reach) - 1
+    stop = np.searchsorted(response.energy_hi, lines + reach) + 2
+    wanted = np.zeros(response.energies, bool)
+    for a, b in zip(begin, stop, strict=True):
+        wanted[max(a, 0) : b] = True
+    return response.rows(np.flatnonzero(wanted))
 
 
 def error_parts(

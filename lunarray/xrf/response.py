@@ -189,14 +189,20 @@ class Response(Digested):
 
     def below(self, energy: float) -> Response:
         """Only the rows of photons below an energy (keV)."""
-        n = max(int(np.searchsorted(self.energy_lo, energy)), 1)
-        entries = slice(0, int(self.row[n]))
+        return self.rows(np.arange(max(int(np.searchsorted(self.energy_lo, energy)), 1)))
+
+    def rows(self, which: np.ndarray) -> Response:
+        """Only some rows, by their rising indices."""
+        sizes = np.diff(self.row)
+        keep = np.zeros(self.energies, bool)
+        keep[which] = True
+        entries = np.repeat(keep, sizes)
         return replace(
             self,
-            energy_lo=self.energy_lo[:n],
-            energy_hi=self.energy_hi[:n],
-            area=self.area[:n],
-            row=self.row[: n + 1],
+            energy_lo=self.energy_lo[which],
+            energy_hi=self.energy_hi[which],
+            area=self.area[which],
+            row=np.concatenate([[0], np.cumsum(sizes[which])]),
             channel=self.channel[entries],
             value=self.value[entries],
         )

@@ -127,12 +127,12 @@ def _fit_batch(counts: np.ndarray, table: np.ndarray, spec: FitSpec, out: np.nda
         if bad.size:
             _fit_without(bad, counts[i], row, spec, out[i])
             continue
-        out[i, 0], out[i, SCALARS.index("net_counts")] = _refusal(counts[i], column, spec)
+        out[i, 0], out[i, SCALARS.index("net_counts")] = refusal(counts[i], column, spec)
         if out[i, 0]:
             continue
         data = observation(counts[i], column, spec)
         try:
-            settings = _own_settings(spec, column)
+            settings = own_settings(spec, column)
             model = models(column)
             if spec.engine == "pyxspec":
                 result = xspec.fit_spectrum(data, model, settings)
@@ -161,6 +161,19 @@ def _fit_without(
     if stop - first - seen < 10:
         out[0] = FIT_FLAGS["too_few_channels"]
         return
+    counts, own = without_channels(bad, counts, spec)
+    _fit_batch(counts[None], row[None], own, out[None])
+    if not int(out[0]) & FATAL and spec.settings.statistic != "chi2":
+        # Empty channels are no part of a likelihood, but they were counted.
+        dof = SCALARS.index("dof")
+        out[dof] -= seen
+        out[SCALARS.index("goodness")] = chi2.sf(out[SCALARS.index("statistic")], out[dof])
+
+
+def without_channels(
+    bad: np.ndarray, counts: np.ndarray, spec: FitSpec
+) -> tuple[np.ndarray, FitSpec]:
+    """Counts of one window and what it is fitted with, without those channels."""
     response, background = spec.response, spec.background
     value = np.where(np.isin(response.channel, bad), 0.0, response.value)
     if background is not None:
@@ -168,12 +181,7 @@ def _fit_without(
     own = replace(spec, response=replace(response, value=value, shape=None), background=background)
     counts = counts.copy()
     counts[bad] = 0.0
-    _fit_batch(counts[None], row[None], own, out[None])
-    if not int(out[0]) & FATAL and spec.settings.statistic != "chi2":
-        # Empty channels are no part of a likelihood, but they were counted.
-        dof = SCALARS.index("dof")
-        out[dof] -= seen
-        out[SCALARS.index("goodness")] = chi2.sf(out[SCALARS.index("statistic")], out[dof])
+    return counts, own
 
 
 def _exposure(column: dict[str, float]) -> float:
@@ -194,7 +202,7 @@ def _background_scale(column: dict[str, float]) -> float:
     return scale if scale > 0 else 1.0
 
 
-def _refusal(counts: np.ndarray, column: dict[str, float], spec: FitSpec) -> tuple[int, float]:
+def refusal(counts: np.ndarray, column: dict[str, float], spec: FitSpec) -> tuple[int, float]:
     """Why a window is not fitted (0: it is), and its counts above the background."""
     first, stop = spec.channels
     own = counts[first:stop]
@@ -288,7 +296,7 @@ class ModelCache:
         return self.known[key]
 
 
-def _own_settings(spec: FitSpec, column: dict[str, float]) -> FitSettings:
+def own_settings(spec: FitSpec, column: dict[str, float]) -> FitSettings:
     """Settings with the prior of the ground of one window."""
     settings, (mean, spread) = spec.settings, spec.by_ground
     if not (mean or spread) or not np.isfinite(column["mare"]):
@@ -302,8 +310,13 @@ def _own_settings(spec: FitSpec, column: dict[str, float]) -> FitSettings:
     return settings
 
 
+def status_bit(status: str) -> int:
+    """The bit of `FIT_FLAGS` of what a fit says of itself; 0 of one that is as it should be."""
+    return 0 if status == "fitted" else FIT_FLAGS[_BITS.get(status, status)]
+
+
 def _pack(row: np.ndarray, result: Any) -> None:
-    quality = FIT_FLAGS[_BITS.get(result.status, result.status)] if result.status != "fitted" else 0
+    quality = status_bit(result.status)
     row[0] = quality
     if quality & FATAL:
         return
