@@ -201,8 +201,14 @@ class LunarDatasetAccessor:
     ) -> Dataset:
         """Write to a Zarr store, region by region; go on where an interrupted write stopped."""
 
-    def to_cog(self, path: str | os.PathLike[str], *, compress: str = "DEFLATE") -> list[Path]:
-        """Write gridded variables as cloud-optimised GeoTIFF, one file a variable."""
+    def to_cog(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        compress: str = "DEFLATE",
+        cmap: str | None = "viridis",
+    ) -> list[Path]:
+        """Write gridded variables as cloud-optimised GeoTIFF, one file a variable, each with a QGIS style."""
 
     def to_netcdf(
         self,
@@ -371,7 +377,7 @@ class LunarDatasetAccessor:
         errors."""
 
     def write_footprints(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write rows with their footprints to GeoParquet or GeoPackage."""
+        """Write rows with their footprints to GeoParquet or GeoPackage, with a QGIS style (.qml) beside it."""
 
     def oxides_to_elements(self, *, elements: tuple[str, ...] | None = None) -> Dataset:
         """Abundances of elements from those of oxides."""
@@ -603,8 +609,14 @@ class LunarDataArrayAccessor:
     ) -> Dataset:
         """Write to a Zarr store, region by region; go on where an interrupted write stopped."""
 
-    def to_cog(self, path: str | os.PathLike[str], *, compress: str = "DEFLATE") -> list[Path]:
-        """Write gridded variables as cloud-optimised GeoTIFF, one file a variable."""
+    def to_cog(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        compress: str = "DEFLATE",
+        cmap: str | None = "viridis",
+    ) -> list[Path]:
+        """Write gridded variables as cloud-optimised GeoTIFF, one file a variable, each with a QGIS style."""
 
     def to_netcdf(
         self,

@@ -15,6 +15,7 @@ import pytest
 import shapely
 import xarray as xr
 
+import lunarray as la
 from lunarray import geo
 from lunarray.errors import BodyMismatchError, InputError
 from lunarray.export import raster_style, to_vector
@@ -343,3 +344,38 @@ def test_failure_of_the_style_keeps_the_geopackage(tmp_path, points, monkeypatch
     with pytest.raises(sqlite3.OperationalError):
         to_vector(points.isel(observation=slice(2)), path)
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
+
+
+def test_geoparquet_with_its_style_comes_back(tmp_path):
+    pytest.importorskip("pyarrow")
+    samples = xr.Dataset(
+        {"FeO": ("sample", [5.0, 9.0])},
+        {"lon": ("sample", [10.0, 20.0]), "lat": ("sample", [70.0, 71.0])},
+    )
+    paths = la.export.to_vector(samples, tmp_path / "feo.parquet")
+    assert [path.name for path in paths] == ["feo.parquet", "feo.qml"]
+    found = geopandas.read_parquet(paths[0])
+    assert found["FeO"].tolist() == [5.0, 9.0]
+    assert geo.moon_crs(found.crs) == geo.moon_crs("north")
+    assert 'attr="FeO"' in paths[1].read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["feo.parquet", "feo.qml"]
+
+
+def test_a_geotiff_has_its_unit_and_a_style_of_its_own(tmp_path):
+    box = geo.lunar_grid("north", 5000.0, (-60_000, -40_000, 60_000, 40_000))
+    values = np.arange(box.shape[0] * box.shape[1], dtype="f4").reshape(box.shape)
+    heights = xr.DataArray(values, geo.grid_coords(box), ("y", "x"), "height", {"units": "m"})
+    heights = geo.assign_crs(heights, box)
+    (path,) = la.export.to_cog(heights, tmp_path / "height.tif")
+    assert la.maps.open_map(path).attrs["units"] == "m"
+    style = path.with_suffix(".qml").read_text()
+    low, high = np.percentile(values, [2, 98])
+    assert f'minimumValue="{low:.10g}" maximumValue="{high:.10g}"' in style
+    assert " m" in style
+    la.export.to_cog(heights * 0, path)
+    assert not path.with_suffix(".qml").exists()  # one colour is no scale
+    la.export.to_cog(heights, tmp_path / "bare.tif", cmap=None)
+    assert not (tmp_path / "bare.qml").exists()
+    with pytest.raises(InputError, match="colormap"):
+        la.export.to_cog(heights, tmp_path / "odd.tif", cmap="no such")
+    assert not (tmp_path / "odd.tif").exists()

@@ -69,32 +69,89 @@ def open_dataset(
     return opened, reader
 
 
-def open_maps(path: Path, reader: str | None = None) -> xr.Dataset:
-    """Maps by name: a GeoTIFF, a folder of such, or whatever a reader opens."""
+def open_maps(given: str | os.PathLike[str], reader: str | None = None) -> xr.Dataset:
+    """Maps by name: a GeoTIFF, a folder or pattern of such, a Zarr of anyone, or whatever a reader opens."""
     from lunarray.readers import available
     from lunarray.store import open_maps as open_rasters
 
-    path = _meant(path)
-    tiff = path.suffix.lower() in (".tif", ".tiff")
-    folder = path.is_dir() and not any(r.certain(str(path)) for r in available().values())
-    if reader is None and (tiff or folder or not path.exists()):
-        return open_rasters(path)
-    return open_dataset([path], reader, otherwise="lunar-map")[0]
+    name, files = _meant(given)
+    tiff = all(_ending(file) in _RASTERS for file in files)
+    folder = os.path.isdir(name) and not any(r.certain(name) for r in available().values())
+    if reader is None and not _is_elsewhere(name) and (tiff or folder or not os.path.exists(name)):
+        return open_rasters(name)
+    return open_dataset([name], reader, otherwise="lunar-map")[0]
 
 
-def _meant(path: Path) -> Path:
-    """What a pattern means where it means one thing; others are for readers that take several."""
-    if path.exists() or not glob.has_magic(str(path)):
-        return path
-    found = glob.glob(str(path), recursive=True)
-    return Path(found[0]) if len(found) == 1 else path
-
-
-def open_map(path: Path, reader: str | None = None) -> xr.DataArray:
-    """The one map of a file."""
+def open_map(given: str | os.PathLike[str], reader: str | None = None) -> xr.DataArray:
+    """One map: a raster or table, the tiles of one in a folder or by a pattern, or the one map of a store."""
+    import lunarray as la
     from lunarray.errors import InputError
+    from lunarray.readers import available
 
-    maps = [v for v in open_maps(path, reader).data_vars.values() if v.ndim == 2]
+    name, files = _meant(given)
+    if reader is None and _ending(name) in _TABLES:
+        return la.maps.open_map(name, chunks=None)
+    known = reader is not None or any(r.certain(name) for r in available().values())
+    if os.path.isdir(name) and not known:
+        folder = sorted(Path(name).iterdir())
+        files = [str(file) for file in folder if _ending(str(file)) in (*_RASTERS, *_LABELS)]
+        if not files:
+            raise InputError("there are no maps", where=name, remedy="Give GeoTIFFs, or a store")
+    if reader is None and not os.path.isdir(files[0]) and not _holds_maps(name):
+        if len(files) > 1:
+            return _joined([la.maps.open_map(file) for file in files], name)
+        return la.maps.open_map(files[0])
+    maps = [v for v in open_maps(name, reader).data_vars.values() if v.ndim == 2]
     if len(maps) != 1:
-        raise InputError(f"{len(maps)} maps", where=path, remedy="Give a file with one map")
+        raise InputError(f"{len(maps)} maps", where=name, remedy="Give a file with one map")
     return maps[0]
+
+
+_RASTERS, _LABELS = (".tif", ".tiff"), (".lbl",)
+_TABLES = (".csv", ".csv.gz")
+
+
+def _ending(name: str) -> str:
+    """The ending of a file, in small letters; of a packed table both."""
+    first, last = os.path.splitext(name.lower())
+    return os.path.splitext(first)[1] + last if last == ".gz" else last
+
+
+def _is_elsewhere(name: str) -> bool:
+    return "://" in name
+
+
+def _holds_maps(name: str) -> bool:
+    """Whether something holds maps by name, each of which would have to be told apart."""
+    return _ending(name.rstrip("/")) in (".zarr", ".nc", ".nc4", ".cdf")
+
+
+def _meant(given: str | os.PathLike[str]) -> tuple[str, list[str]]:
+    """What is named, and the files that are meant by it: one, or those that fit a pattern."""
+    name = os.path.expanduser(os.fspath(given))
+    if _is_elsewhere(name) or os.path.exists(name) or not glob.has_magic(name):
+        return name, [name]
+    found = sorted(glob.glob(name, recursive=True))
+    return (found[0] if len(found) == 1 else name), found or [name]
+
+
+def _joined(tiles: list[xr.DataArray], where: str) -> xr.DataArray:
+    """Tiles of one map laid side by side."""
+    from odc.geo.geobox import geobox_union_conservative
+
+    from lunarray.errors import InputError
+    from lunarray.fractures import mosaic
+    from lunarray.geo import geobox_of
+
+    try:
+        if any(tile.ndim != 2 for tile in tiles):
+            raise ValueError("several bands")
+        box = geobox_union_conservative([geobox_of(tile) for tile in tiles])
+    except ValueError:
+        raise InputError(
+            f"{len(tiles)} files that are no tiles of one map",
+            where=where,
+            remedy="Give one map, or tiles of one band and one grid",
+        ) from None
+    joined = mosaic(tiles, grid=box)["image"]
+    return joined.assign_attrs(tiles[0].attrs).rename(tiles[0].name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from lunarray.cli.console import console, picture, tell, wrote
-from lunarray.cli.inputs import ReaderName, open_dataset, open_maps
+from lunarray.cli.inputs import ReaderName, open_dataset, open_map, open_maps
 from lunarray.cli.options import (
     Device,
     Grid,
@@ -81,17 +81,19 @@ def invert_oxides(
         Option(help="Text file with a mosaic's wavelengths (nm), if it does not say them."),
     ] = None,
     albedo: Annotated[
-        Path | None,
+        str | None,
         Option(
+            metavar="MAP",
             help="Map of normal albedo at 1064 nm (LOLA): every spectrum is scaled to it, which takes slopes out of "
-            "the light."
+            "the light.",
         ),
     ] = None,
     dem: Annotated[
-        Path | None,
+        str | None,
         Option(
-            help="Elevation model, m (LOLA, SLDEM): angles and shadows are those of the ground, and what the product "
-            "did for flat ground is undone."
+            metavar="MAP",
+            help="Elevation model, m (LOLA, SLDEM), or its tiles in a folder or by a pattern: angles and shadows are "
+            "those of the ground, and what the product did for flat ground is undone.",
         ),
     ] = None,
     max_incidence: Annotated[
@@ -137,10 +139,9 @@ def invert_oxides(
 
 
 def _lit(
-    spectra: xr.Dataset, albedo: Path | None, dem: Path | None, max_incidence: float | None
+    spectra: xr.Dataset, albedo: str | None, dem: str | None, max_incidence: float | None
 ) -> xr.Dataset:
     """Spectra with slopes and shadows taken out of their light, as far as there is something to do it with."""
-    import lunarray as la
     from lunarray.errors import InputError
 
     if max_incidence is not None:
@@ -154,9 +155,9 @@ def _lit(
             )
     if dem is not None:
         undo = "photometric_geometry" in spectra["reflectance"].attrs
-        spectra = spectra.lunar.correct_topography(la.maps.open_map(dem), undo=undo)
+        spectra = spectra.lunar.correct_topography(open_map(dem), undo=undo)
     if albedo is not None:
-        spectra = spectra.lunar.scale_to_albedo(la.maps.open_map(albedo))
+        spectra = spectra.lunar.scale_to_albedo(open_map(albedo))
     return spectra
 
 
@@ -236,7 +237,7 @@ def atlas(
         _summary(stored)
         wrote("Store", store)
         if geotiff:
-            files = stored[names].lunar.to_cog(output / f"geotiff_{pole}")
+            files = stored[names].lunar.to_cog(output / f"geotiff_{pole}", cmap=None)
             for variable, file in zip(names, files, strict=True):
                 low, high, _ = limits([stored[variable].values], None, None)
                 unit = unit_label(stored[variable], "")
@@ -257,14 +258,14 @@ def atlas(
 
 def compare(
     result: Annotated[
-        Path,
+        str,
         Argument(
-            help="Maps: a Zarr store, a GeoTIFF, a folder of such, or what another reader opens.",
+            help="Maps: a Zarr store, a GeoTIFF, a folder or pattern of such, or what another reader opens.",
             show_default=False,
         ),
     ],
     reference: Annotated[
-        Path,
+        str,
         Argument(
             help="Maps of the same quantities, by the same names, on any lunar grid.",
             show_default=False,

@@ -13,7 +13,7 @@ from typer import Argument, Option
 
 from lunarray.cli.bank import bank_table
 from lunarray.cli.console import Command, console, picture, say, tell, wrote
-from lunarray.cli.inputs import ReaderName, open_dataset, open_map
+from lunarray.cli.inputs import ReaderName, open_dataset, open_map, open_maps
 from lunarray.cli.options import Device, Output, Overwrite, Quicklook, RunDevice, TrainDevice
 from lunarray.errors import InputError
 
@@ -41,9 +41,11 @@ GeoTiffs = Annotated[
 
 
 BaseMap = Annotated[
-    Path | None,
+    str | None,
     Option(
-        help="Image of the surface (GeoTIFF, Zarr, .csv): features are made of it where a region has none."
+        metavar="MAP",
+        help="Image of the surface (GeoTIFF, its tiles in a folder or by a pattern, Zarr, .csv): features are made of "
+        "it where a region has none.",
     ),
 ]
 Weights = Annotated[
@@ -107,8 +109,8 @@ def features(
         list[str] | None,
         Option(
             "--map",
-            help="Raster as name=file (GeoTIFF, Zarr, .csv); its means, slopes and spreads are features. May be "
-            "repeated.",
+            help="Raster as name=file (GeoTIFF, its tiles in a folder or by a pattern, Zarr, .csv); its means, slopes "
+            "and spreads are features. May be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -128,10 +130,10 @@ def features(
         name, separator, file = text.partition("=")
         if not separator or not name or not file:
             raise InputError(f"{text!r}", where="--map", remedy="Give name=file, as albedo=wac.tif")
-        named[name] = _open_map(Path(file))
+        named[name] = open_map(file)
     filled = superres.fill_features(
         store,
-        None if basemap is None else _open_map(basemap),
+        None if basemap is None else open_map(basemap),
         weights,
         maps=named or None,
         regions=None if region is None else [_region(r) for r in region],
@@ -157,10 +159,14 @@ def populate(
         Path | None, Option(help="Outlines of the maria (GeoPackage, shapefile).")
     ] = None,
     mare_raster: Annotated[
-        Path | None, Option(help="Map of classes (GeoTIFF, Zarr, .csv); 1 is mare.")
+        str | None, Option(metavar="MAP", help="Map of classes, as of --albedo; 1 is mare.")
     ] = None,
     albedo: Annotated[
-        Path | None, Option(help="Albedo (GeoTIFF, Zarr, .csv): dark ground is mare.")
+        str | None,
+        Option(
+            metavar="MAP",
+            help="Albedo (GeoTIFF, its tiles in a folder or by a pattern, Zarr, .csv): dark ground is mare.",
+        ),
     ] = None,
     threshold: Annotated[
         float | None, Option(help="Albedo below which ground is mare; by default Otsu's.")
@@ -246,13 +252,13 @@ def populate(
 
 
 def _mare_sources(
-    polygons: Path | None, raster: Path | None, albedo: Path | None, needed: bool
+    polygons: Path | None, raster: str | None, albedo: str | None, needed: bool
 ) -> dict[str, Any]:
     """Of what classes are made, opened; InputError where it is needed and missing."""
     sources: dict[str, Any] = {} if polygons is None else {"polygons": polygons}
     for name, file in (("raster", raster), ("albedo", albedo)):
         if file is not None:
-            sources[name] = _open_map(file)
+            sources[name] = open_map(file)
     if needed and not sources:
         raise InputError(
             "no source of classes",
@@ -322,7 +328,7 @@ def train(
     if basemap is not None:
         wanted = None if region is None else [_region(r) for r in region]
         filled = superres.fill_features(
-            store, _open_map(basemap), weights, regions=wanted, device=device.value
+            store, open_map(basemap), weights, regions=wanted, device=device.value
         )
         say(f"Features   of {len(filled)} regions")
     wanted = None if region is None else [_region(r) for r in region]
@@ -470,8 +476,9 @@ def compare(
         list[str],
         Option(
             "--with",
-            help="Another source as name=file: Lunar Prospector's table (.tab), element or oxide maps (.zarr, .nc); or "
-            "name:Fe=file for a map of one element (GeoTIFF, .csv). May be repeated.",
+            help="Another source as name=file: Lunar Prospector's table (.tab), element or oxide maps (Zarr, .nc, a "
+            "folder or pattern of GeoTIFFs); or name:Fe=file for a map of one element (GeoTIFF, .csv). May "
+            "be repeated.",
             show_default=False,
         ),
     ],
@@ -504,10 +511,10 @@ def compare(
                 remedy="Give name=file, or name:Fe=file for one element",
             )
         if element:
-            own = _open_map(Path(file)).rename(element)
+            own = open_map(file).rename(element)
             sources[name] = xr.Dataset({**sources.get(name, {}), element: own})
         else:
-            sources[name] = open_dataset([Path(file)], None)[0]
+            sources[name] = open_maps(file)
     found = compare_elements(
         open_dataset([maps], None)[0],
         sources,
@@ -559,15 +566,6 @@ def _numbers(text: str, count: int, separator: str, option: str) -> list[float]:
             f"{text!r}", where=option, remedy=f"Give {count} numbers with {separator!r} between"
         )
     return numbers
-
-
-def _open_map(path: Path) -> xr.DataArray:
-    """One map, from a table of numbers too."""
-    import lunarray as la
-
-    if path.name.endswith((".csv", ".csv.gz")):
-        return la.maps.open_map(path, chunks=None)
-    return open_map(path)
 
 
 def _known_elements(ds: xr.Dataset) -> list[str]:

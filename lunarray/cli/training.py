@@ -65,9 +65,10 @@ ReferenceErrors = Annotated[
     ),
 ]
 Screens = Annotated[
-    list[Path] | None,
+    list[str] | None,
     Option(
-        help="A second FeO map: points where both disagree are left out. May be repeated, one for each pole."
+        metavar="MAP",
+        help="A second FeO map: points where both disagree are left out. May be repeated, one for each pole.",
     ),
 ]
 
@@ -173,8 +174,11 @@ def train_oxides(
     output: WeightsOutput,
     reader: ReaderName = None,
     reference: Annotated[
-        Path | None,
-        Option(help="Maps of the six oxides: a Zarr store, or a folder of FeO.tif, TiO2.tif, …"),
+        str | None,
+        Option(
+            metavar="MAPS",
+            help="Maps of the six oxides: a Zarr store, or a folder or pattern of FeO.tif, TiO2.tif, …",
+        ),
     ] = None,
     screen: Screens = None,
     reference_window: Annotated[
@@ -256,8 +260,8 @@ def train_oxides(
 
 def _samples(
     inputs: list[str],
-    reference: Path | None,
-    screen: list[Path],
+    reference: str | None,
+    screen: list[str],
     window: int,
     reference_std: dict[str, float],
     reader: str | None,

@@ -6,10 +6,13 @@ import os
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 
 from lunarray.engine.files import local_path
 from lunarray.errors import GridError, InputError
+from lunarray.export.styles import colours, raster_style
+from lunarray.units import unit_label
 
 
 def to_cog(
@@ -17,8 +20,9 @@ def to_cog(
     path: str | os.PathLike[str],
     *,
     compress: str = "DEFLATE",
+    cmap: str | None = "viridis",
 ) -> list[Path]:
-    """Write gridded variables as cloud-optimised GeoTIFF, one file a variable.
+    """Write gridded variables as cloud-optimised GeoTIFF, one file a variable, each with a QGIS style.
 
     Lazy variables are computed block by block, so the map need not fit in memory.
 
@@ -30,16 +34,19 @@ def to_cog(
         The file for a DataArray; for a Dataset, the folder that gets a file ``<variable>.tif`` each.
     compress : str, default "DEFLATE"
         A compression of GDAL's COG driver.
+    cmap : str or None
+        Matplotlib's colormap of the styles (``.qml``), from the 2nd to the 98th percentile of the first band; None
+        writes none, and a map without two values gets none.
 
     Returns
     -------
     list of Path
-        The files written.
+        The rasters written.
 
     Raises
     ------
     InputError
-        If there is no gridded variable.
+        If there is no gridded variable, or no such colormap.
     GridError
         If the grid has no coordinate reference system.
 
@@ -52,10 +59,12 @@ def to_cog(
     >>> [path.name for path in paths]
     ['FeO.tif']
     """
+    if cmap is not None:
+        colours(cmap, 2)  # known before anything is written
     path = local_path(path)
     if isinstance(obj, xr.DataArray):
         path.parent.mkdir(parents=True, exist_ok=True)
-        return [_write(obj, path, compress)]
+        return [_write(obj, path, compress, cmap)]
     maps = {str(name): da for name, da in obj.data_vars.items() if _is_map(da)}
     if not maps:
         raise InputError(
@@ -63,14 +72,15 @@ def to_cog(
             remedy="Grid the observations first: ds.lunar.grid('north')",
         )
     path.mkdir(parents=True, exist_ok=True)
-    return [_write(da, path / f"{name}.tif", compress) for name, da in maps.items()]
+    return [_write(da, path / f"{name}.tif", compress, cmap) for name, da in maps.items()]
 
 
 def _is_map(da: xr.DataArray) -> bool:
     return da.dims[-2:] in (("y", "x"), ("lat", "lon")) and da.ndim <= 3 and da.dtype.kind in "fiub"
 
 
-def _write(da: xr.DataArray, path: Path, compress: str) -> Path:
+def _write(da: xr.DataArray, path: Path, compress: str, cmap: str | None) -> Path:
+    import rasterio
     import rasterio.shutil
     import rioxarray  # noqa: F401  registers `.rio`
 
@@ -96,6 +106,30 @@ def _write(da: xr.DataArray, path: Path, compress: str) -> Path:
         da.rio.to_raster(
             plain, tiled=True, lock=True if da.chunks else None, windowed=bool(da.chunks)
         )
+        unit = da.attrs.get("units")
+        if isinstance(unit, str) and unit:
+            with rasterio.open(plain, "r+") as raster:
+                raster.units = [unit] * raster.count
         rasterio.shutil.copy(plain, cog, driver="COG", compress=compress, predictor="YES")
         os.replace(cog, path)
+    if cmap is not None:
+        _write_style(path, cmap, unit_label(da, ""))
     return path
+
+
+def _write_style(path: Path, cmap: str, unit: str) -> None:
+    """The style of a raster, by its overviews, so that a large map is not read again."""
+    import rasterio
+
+    with rasterio.open(path) as raster:
+        step = max(1, max(raster.shape) / 1024)
+        shape = tuple(max(1, round(n / step)) for n in raster.shape)
+        values = raster.read(1, out_shape=shape, masked=True).astype("f8").filled(np.nan)
+    values = values[np.isfinite(values)]
+    low, high = np.percentile(values, [2, 98]) if values.size else (0.0, 0.0)
+    if not low < high and values.size:
+        low, high = values.min(), values.max()
+    if low < high:
+        raster_style(path, float(low), float(high), cmap=cmap, label="" if unit == "1" else unit)
+    else:
+        path.with_suffix(".qml").unlink(missing_ok=True)  # of another map that lay there

@@ -8,17 +8,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lunarray.errors import InputError
+from lunarray.errors import InputError, needs
 from lunarray.export.styles import vector_style, write_text
 from lunarray.store.provenance import now
 
 #: Driver of each ending.
-DRIVERS = {".gpkg": "GPKG", ".shp": "ESRI Shapefile", ".geojson": "GeoJSON"}
+DRIVERS = {
+    ".gpkg": "GPKG", ".shp": "ESRI Shapefile", ".geojson": "GeoJSON", ".parquet": "Parquet",
+}  # fmt: skip
 _SHORT = {"Mg_number": "Mg", "abbreviation": "abbrev", "coverage": "cover", "count": "n"}
 
 
 def driver_of(path: Path) -> str:
-    """Give the driver for the ending of a file; InputError if vectors are not written so."""
+    """Give the driver for the ending of a file.
+
+    InputError if vectors are not written so; MissingDependencyError where GeoParquet lacks pyarrow.
+    """
     driver = DRIVERS.get(path.suffix.lower())
     if driver is None:
         raise InputError(
@@ -26,6 +31,9 @@ def driver_of(path: Path) -> str:
             where=path,
             remedy=f"Use {', '.join(DRIVERS)}",
         )
+    if driver == "Parquet":
+        with needs("pyarrow", f"{path}: GeoParquet"):
+            import pyarrow.parquet  # noqa: F401
     return driver
 
 
@@ -108,8 +116,12 @@ def _write(frame: Any, path: Path, driver: str, layer: str, style: str | None = 
         work = Path(folder) / path.name
         if driver == "GPKG" and path.exists():
             shutil.copyfile(path, work)
-        options = {} if driver == "GeoJSON" else {"layer": layer if driver == "GPKG" else path.stem}
-        frame.to_file(work, driver=driver, engine="pyogrio", **options)
+        if driver == "Parquet":
+            frame.to_parquet(work)
+        else:
+            layers = {"GPKG": layer, "ESRI Shapefile": path.stem}
+            options = {"layer": layers[driver]} if driver in layers else {}
+            frame.to_file(work, driver=driver, engine="pyogrio", **options)
         if driver == "GPKG" and style is not None:
             _style_in_geopackage(work, layer, style)
         written = []

@@ -1,4 +1,4 @@
-"""Regions, points and classes of maps to GeoPackage or shapefile, with styles for QGIS."""
+"""Regions, points and classes of maps to GeoPackage, GeoParquet or shapefile, with styles for QGIS."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def to_vector(
         with coordinates ``lon`` and ``lat`` along one dimension, written as points with their one-dimensional
         variables; a map with `levels`, written as one polygon for each class of values; vectors with a lunar CRS.
     path : path
-        ``.gpkg``, ``.shp`` or ``.geojson``. A GeoPackage keeps its other layers.
+        ``.gpkg``, ``.parquet`` (GeoParquet), ``.shp`` or ``.geojson``. A GeoPackage keeps its other layers.
     regions : region, sequence of regions, GeoDataFrame or path, optional
         For statistics: the regions that they are of, in the same order.
     levels : sequence of float, optional
@@ -63,6 +63,8 @@ def to_vector(
     ------
     InputError
         An ending that is none of these, or an object that is none of those.
+    MissingDependencyError
+        If GeoParquet lacks pyarrow.
 
     Examples
     --------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 
@@ -26,8 +27,8 @@ def open_maps(path: str | os.PathLike[str], *, chunks: int = CHUNK) -> xr.Datase
     Parameters
     ----------
     path : path or URL
-        A Zarr store; a GeoTIFF of one band, whose name is that of its variable; or a folder of such (``FeO.tif``,
-        ``TiO2.tif``, …), as :func:`lunarray.export.to_cog` writes it.
+        A Zarr store; a GeoTIFF of one band, whose name is that of its variable; or a folder or pattern of such
+        (``FeO.tif``, ``TiO2.tif``, …; ``maps/*.tif``), as :func:`lunarray.export.to_cog` writes it.
     chunks : int
         Side of the chunks of rasters.
 
@@ -63,8 +64,8 @@ def open_maps(path: str | os.PathLike[str], *, chunks: int = CHUNK) -> xr.Datase
         files = sorted(f for f in path.iterdir() if f.suffix.lower() in (".tif", ".tiff"))
         remedy = "Give a Zarr store, or a folder of GeoTIFFs such as FeO.tif"
     else:
-        files = [path] if path.exists() else []
-        remedy = "Give a Zarr store, a GeoTIFF, or a folder of GeoTIFFs"
+        files = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+        remedy = "Give a Zarr store, a GeoTIFF, or a folder or pattern of GeoTIFFs"
     if not files:
         raise InputError("there are no maps", where=path, remedy=remedy)
     maps = {file.stem: _open(file, chunks) for file in files}

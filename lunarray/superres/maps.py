@@ -104,10 +104,10 @@ def write_element_maps(
             if own is None:
                 continue
             units = unit_label(layer, "wt%")
-            files = to_cog(layer.rename(name).astype("f4"), folder / f"{name}.tif")
+            files = to_cog(layer.rename(name).astype("f4"), folder / f"{name}.tif", cmap=None)
             written += [*files, raster_style(files[0], *own, cmap=cmap, label=str(units))]
     if std and "count" in ds.data_vars:
-        files = to_cog(ds["count"], folder / "count.tif")
+        files = to_cog(ds["count"], folder / "count.tif", cmap=None)
         high = max(1.0, float(ds["count"].max()))
         written += [
             *files,

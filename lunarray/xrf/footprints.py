@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 
 from lunarray.engine.files import local_path
-from lunarray.errors import InputError, needs
+from lunarray.errors import InputError
+from lunarray.export.layers import driver_of, write_layer
 from lunarray.geo import footprint_polygons, lonlat_of, unit_vectors
 from lunarray.typing import typed
 from lunarray.xrf.frames import require_variables
@@ -174,16 +175,14 @@ def check_footprints_path(path: str | os.PathLike[str], *, overwrite: bool = Fal
         )
     if path.exists() and not overwrite:
         raise InputError("the file is there", where=path, remedy="Give overwrite=True")
-    if kind == ".parquet":
-        with needs("pyarrow", f"{path}: GeoParquet"):
-            import pyarrow.parquet  # noqa: F401
+    driver_of(path)
     return path
 
 
 def write_footprints(
     ds: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Path:
-    """Write rows with their footprints to GeoParquet or GeoPackage.
+    """Write rows with their footprints to GeoParquet or GeoPackage, with a QGIS style (.qml) beside it.
 
     Parameters
     ----------
@@ -192,7 +191,7 @@ def write_footprints(
     path : path
         Ending in ``.parquet`` (needs pyarrow) or ``.gpkg``.
     overwrite : bool
-        Replace a file that is there.
+        Replace a file that is there; a GeoPackage keeps its other layers.
 
     Returns
     -------
@@ -216,15 +215,4 @@ def write_footprints(
     'elements.gpkg'
     """
     path = check_footprints_path(path, overwrite=overwrite)
-    frame = to_geodataframe(ds)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        if path.suffix.lower() == ".parquet":
-            frame.to_parquet(temporary)
-        else:
-            frame.to_file(temporary, driver="GPKG", layer=path.stem)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return write_layer(to_geodataframe(ds), path)[0]
