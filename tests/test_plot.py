@@ -426,6 +426,24 @@ def test_comparison_shows_the_stated_error_and_how_much_lies_within(scene):
     assert "truth within σ: 50%" in [axes.get_title() for axes in figure.axes]
 
 
+@pytest.mark.parametrize("draw", ["polar_map", "polar_atlas"])
+def test_a_polar_map_flatter_than_its_error_says_so(scene, draw):
+    maps = scene(names=("FeO",))
+    maps["FeO_std"] = maps["FeO"] * 0 + 20.0
+    given = {"north": maps} if draw == "polar_atlas" else maps
+    labels = _labels(getattr(plot, draw)(given))
+    assert "FeO (wt%)\nflatter than its error, ±20" in labels
+    sure = maps.assign(FeO_std=maps["FeO_std"] * 0 + 1e-3)
+    given = {"north": sure} if draw == "polar_atlas" else sure
+    assert not any("flatter" in label for label in _labels(getattr(plot, draw)(given)))
+    if draw == "polar_map":  # limits that are asked for are those
+        assert not any("flatter" in label for label in _labels(plot.polar_map(maps, vmin=0)))
+
+
+def _labels(figure) -> list[str]:
+    return [axes.get_xlabel() for axes in figure.axes]
+
+
 def test_a_map_flatter_than_its_error_says_so(scene):
     ds = scene(names=("FeO", "MgO"))
     ds["FeO_std"], ds["MgO_std"] = ds.FeO * 0 + 20.0, ds.MgO * 0 + 1.0

@@ -48,6 +48,16 @@ BaseMap = Annotated[
         "it where a region has none.",
     ),
 ]
+MareRaster = Annotated[
+    str | None, Option(metavar="MAP", help="Map of classes, as of --albedo; 1 is mare.")
+]
+MareAlbedo = Annotated[
+    str | None,
+    Option(
+        metavar="MAP",
+        help="Albedo (GeoTIFF, its tiles in a folder or by a pattern, Zarr, .csv): dark ground is mare.",
+    ),
+]
 Weights = Annotated[
     str | None,
     Option(
@@ -158,16 +168,8 @@ def populate(
     mare_polygons: Annotated[
         Path | None, Option(help="Outlines of the maria (GeoPackage, shapefile).")
     ] = None,
-    mare_raster: Annotated[
-        str | None, Option(metavar="MAP", help="Map of classes, as of --albedo; 1 is mare.")
-    ] = None,
-    albedo: Annotated[
-        str | None,
-        Option(
-            metavar="MAP",
-            help="Albedo (GeoTIFF, its tiles in a folder or by a pattern, Zarr, .csv): dark ground is mare.",
-        ),
-    ] = None,
+    mare_raster: MareRaster = None,
+    albedo: MareAlbedo = None,
     threshold: Annotated[
         float | None, Option(help="Albedo below which ground is mare; by default Otsu's.")
     ] = None,

@@ -35,6 +35,7 @@ from lunarray.plot.drawing import (
     map_dims,
     name_of,
     new_figure,
+    no_finer,
     require_pole,
 )
 from lunarray.plot.mapping import draw_map
@@ -60,6 +61,9 @@ def polar_map(
     **output: Unpack[Output],
 ) -> Figure:
     """Draw maps of the poles side by side on one colour scale.
+
+    Where a Dataset knows the error of its map (``FeO_std`` of ``FeO``), a map that is flatter than that says so, and is
+    drawn nearly in one colour: stretched, it would show noise.
 
     Parameters
     ----------
@@ -99,10 +103,13 @@ def polar_map(
     >>> figure = la.plot.polar_map(maps["FeO"], path="feo.png")
     """
     panels: dict[str, xr.DataArray] = {}
+    errors: list[np.ndarray] = []
     for given in (north, south):
         if given is None:
             continue
         array = decimate(_pick(given, variable), max_pixels)
+        if isinstance(given, xr.Dataset) and f"{array.name}_std" in given:
+            errors.append(decimate(flat_map(given[f"{array.name}_std"]), max_pixels).values)
         if spatial_dims(array) not in (("y", "x"), None):
             panels.update({pole: _cap(array, pole, latitude) for pole in POLES})
             continue
@@ -118,7 +125,9 @@ def polar_map(
         raise InputError(
             "there is nothing to draw", remedy="Give a map of the north or the south pole, or both"
         )
-    scale = limits([array.values for array in panels.values()], vmin, vmax)
+    scale, note = limits([array.values for array in panels.values()], vmin, vmax), ""
+    if vmin is None and vmax is None:
+        scale, note = no_finer(scale, _joined(errors))
     figure = new_figure(4.6 * len(panels) + 0.4, 5.5)
     all_axes = np.atleast_1d(figure.subplots(1, len(panels)))
     image: Any = None
@@ -127,6 +136,7 @@ def polar_map(
         image = draw_map(axes, panels[pole], scale, cmap, circle=True, **style)
         axes.set_title(f"{pole.capitalize()} pole", fontsize=11, pad=16)
     label = label_of(next(iter(panels.values()))) if label is None else label
+    label = f"{label}\n{note}" if note else label
     _bar_below(figure, image, all_axes, label, scale[2], ticks=8.5, shrink=0.6, aspect=35)
     return finish(figure, output, fontsize=13)
 
@@ -141,7 +151,7 @@ def polar_atlas(
     max_pixels: int = 500_000,
     **output: Unpack[Output],
 ) -> Figure:
-    """Draw both poles of every oxide, each pair on one colour scale.
+    """Draw both poles of every oxide, each pair on one colour scale; a pair that is flatter than its own error says so.
 
     After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figures 5, 8, 9 and 14.
 
@@ -178,7 +188,8 @@ def polar_atlas(
     """
     poles = _poles(atlas)
     names = chosen(variables, *poles.values())
-    small = {pole: decimate(ds[names], max_pixels) for pole, ds in poles.items()}
+    beside = [f"{name}_std" for name in names if all(f"{name}_std" in ds for ds in poles.values())]
+    small = {pole: decimate(ds[[*names, *beside]], max_pixels) for pole, ds in poles.items()}
     columns = min(columns, len(names))
     rows = -(-len(names) // columns)
     # The first row is higher by the names of the poles, which would be cut off.
@@ -189,6 +200,8 @@ def polar_atlas(
     for position, (part, name) in enumerate(zip(parts.flat, names, strict=False)):
         arrays = {pole: ds[name] for pole, ds in small.items()}
         scale = limits([a.values for a in arrays.values()], None, None, percentiles)
+        errors = [ds[f"{name}_std"].values for ds in small.values() if f"{name}_std" in beside]
+        scale, note = no_finer(scale, _joined(errors))
         panels = np.atleast_1d(part.subplots(1, len(arrays)))
         image: Any = None
         first = position == 0
@@ -197,6 +210,7 @@ def polar_atlas(
             if position < columns:
                 axes.set_title(f"{pole.capitalize()} pole", fontsize=9.5, pad=15)
         label = label_of(next(iter(arrays.values())))
+        label = f"{label}\n{note}" if note else label
         _bar_below(part, image, panels, label, scale[2], ticks=8.0, shrink=0.62, aspect=32)
     return finish(figure, output, fontsize=13)
 
@@ -263,6 +277,10 @@ def _bar_below(
     """Colour bar that all panels share."""
     place: dict[str, Any] = {"orientation": "horizontal", "extend": extend, "pad": 0.03}
     colour_bar(figure, image, list(panels), label, **place, **style)
+
+
+def _joined(values: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([part.ravel() for part in values] or [np.empty(0)])
 
 
 def _pick(given: xr.DataArray | xr.Dataset, variable: str | None) -> xr.DataArray:
