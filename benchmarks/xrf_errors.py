@@ -2,6 +2,7 @@
 
     python -m benchmarks.xrf_errors simulations [--draws 150]
     python -m benchmarks.xrf_errors bright ../shared/data
+    python -m benchmarks.xrf_errors windows ../shared/data
     python -m benchmarks.xrf_errors repeated ../shared/data [--distance 300]
 
 "simulations" draws ground, norm, Sun (its temperature, plasma of other temperatures, lines), width and gain of the
@@ -9,6 +10,9 @@ lines, filter, share of scattered light and atomic data from what is believed of
 pulls should have a mean of 0 and a width of 1.
 
 "bright" fits frames of a flare over highlands, one by one and summed, beside Lunar Prospector.
+
+"windows" fits all sliding windows beside Lunar Prospector, first with Suns of their own, then with the models of whole
+days, which are not those of a flare's minutes.
 
 "repeated" fits all windows of a folder and compares pairs of other orbits, or of one track without a common frame, over
 about the same ground. What Lunar Prospector sees between the two places is taken off. The rms of differences by
@@ -33,6 +37,8 @@ from lunarray.xrf.ground import prior_spread
 from lunarray.xrf.model import SpectralModel
 from lunarray.xrf.nuisance import ATOMIC, Nuisances, ShapePrior, Unknowns
 from lunarray.xrf.settings import (
+    FATAL,
+    FIT_FLAGS,
     FitResult,
     FitSettings,
     Geometry,
@@ -213,6 +219,30 @@ def bright(folder: Path) -> None:
             )
 
 
+def windows(folder: Path) -> None:
+    response, background = _instrument(folder)
+    frames = xrf.flag_frames(xrf.open_class(folder / "class" / "l1"))
+    ds = xrf.coadd(frames, "sliding", window=12, min_frames=1).compute()
+    ds = ds.isel(time=np.flatnonzero(ds["incidence"].values < 89))
+    truth = _prospector(folder, ds["lat"].values, ds["lon"].values)
+    days = xrf.open_solar_models(folder / "xsm" / "model", per="bin")
+    for name, suns in (("Suns of their own", xrf.window_suns(ds)), ("models of days", days)):
+        fit = xrf.fit_elements(ds, suns, response, background).sel(element=list(SHOWN))
+        quality = fit["quality"].values
+        doubtful = (quality & FIT_FLAGS["implausible"]) > 0
+        for kind, chosen in (("all", True), ("plausible", ~doubtful), ("implausible", doubtful)):
+            of = np.flatnonzero(((quality & FATAL) == 0) & chosen)
+            print(f"{name}: {of.size} fitted ({kind})")
+            value, error = fit["abundance"].values[of], fit["abundance_std"].values[of]
+            for k, element in enumerate(SHOWN if of.size else ()):
+                apart = value[:, k] - truth[of, k]
+                z = apart / error[:, k]
+                print(
+                    f"  {element}: rms {_rms(apart):.1f} wt%, z {z.mean():+.2f}, rms {_rms(z):.2f} ± "
+                    f"{_rms(z) / np.sqrt(2 * of.size):.2f}"
+                )
+
+
 def repeated(folder: Path, distance: float) -> None:
     response, background = _instrument(folder)
     frames = xrf.flag_frames(xrf.open_class(folder / "class" / "l1"))
@@ -260,13 +290,13 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("simulations").add_argument("--draws", type=int, default=150)
     commands.add_parser("bright").add_argument("folder", type=Path)
+    commands.add_parser("windows").add_argument("folder", type=Path)
     pairs = commands.add_parser("repeated")
     pairs.add_argument("folder", type=Path)
     pairs.add_argument("--distance", type=float, default=300.0)
     given = vars(parser.parse_args())
-    {"simulations": simulations, "bright": bright, "repeated": repeated}[given.pop("command")](
-        **given
-    )
+    run = {"simulations": simulations, "bright": bright, "windows": windows, "repeated": repeated}
+    run[given.pop("command")](**given)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ NUMERIC_VERSION = {
     "geo": 1,
     "sp": 3,
     "oxides": 2,
-    "xrf": 6,
+    "xrf": 7,
     "superres": 3,
     "fractures": 2,
     "maps": 1,

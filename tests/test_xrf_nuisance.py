@@ -9,9 +9,10 @@ from lunarray import simulate, xrf
 from lunarray.xrf.constants import ELEMENTS, HIGHLAND
 from lunarray.xrf.diagnosis import line_misfit, particle_excess
 from lunarray.xrf.fit import fit_spectrum
+from lunarray.xrf.ground import prior_spread
 from lunarray.xrf.model import SpectralModel
-from lunarray.xrf.nuisance import ATOMIC, ERROR_SOURCES, Nuisances, ShapePrior, Unknowns
-from lunarray.xrf.settings import FitSettings, Geometry, Observation
+from lunarray.xrf.nuisance import ATOMIC, Nuisances, ShapePrior, Unknowns
+from lunarray.xrf.settings import ERROR_SOURCES, FitSettings, Geometry, Observation
 from lunarray.xrf.unknowns import DEFAULT_MODES, default_modes
 
 SEEN = ("Mg", "Al", "Si", "Ca")
@@ -174,6 +175,32 @@ def test_the_sum_of_bright_frames_agrees_with_lunar_prospector(real_data):
             apart = (float(own["abundance"]) - there) / float(own["abundance_std"])
             print(f"{name} {float(own['abundance']):.1f}, {apart:+.2f} of its total error")
             assert abs(apart) < 2, name
+
+
+def test_what_cannot_be_true_is_not_known_better_than_before():
+    """Under a Sun that is not its own a spectrum tells nothing: errors reach back to the prior, and parts still sum."""
+    response = simulate.class_response(1024, fwhm=0.14)
+    sun = simulate.thermal_spectrum(1.2, 3e-5)
+    orbit = simulate.class_orbit(frames=2)
+    frames = simulate.class_counts(HIGHLAND, orbit, sun, response, samples=1)
+    bit = xrf.settings.FIT_FLAGS["implausible"]
+    for solar, wide in ((sun, False), (simulate.thermal_spectrum(0.35, 3e-5), True)):
+        fit = xrf.fit_elements(frames, solar, response, mare_fraction=np.zeros(2))
+        assert np.all(((fit["quality"].values & bit) > 0) == wide)
+        of = [e for e in ELEMENTS if e not in ("O", "Si")]
+        own = fit.sel(element=of)
+        std, value = own["abundance_std"].values, own["abundance"].values
+        about, along = prior_spread(0.0)
+        width = np.hypot([about[e] for e in of], [along[e] for e in of])
+        apart = value - [HIGHLAND[e] for e in of]
+        assert np.all(std >= np.hypot(width, apart)) == wide
+        assert np.any(std < width) != wide
+        parts = fit["abundance_parts"].values.astype("f8")
+        np.testing.assert_allclose(
+            np.sqrt((parts**2).sum(axis=-1)), fit["abundance_std"], rtol=1e-3
+        )
+        diagonal = np.diagonal(fit["covariance"].values, axis1=1, axis2=2)
+        np.testing.assert_allclose(np.sqrt(diagonal), fit["abundance_std"], rtol=2e-3)
 
 
 def test_what_cannot_be_true_raises_a_flag():

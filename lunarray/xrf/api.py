@@ -17,10 +17,10 @@ from lunarray.xrf.atomic import AtomicTables, atomic_tables
 from lunarray.xrf.class_files import CLASS_DETECTORS
 from lunarray.xrf.frames import described, flag_attrs, is_lazy, require_frames, require_variables
 from lunarray.xrf.ground import footprint_mare
-from lunarray.xrf.nuisance import ERROR_SOURCES
 from lunarray.xrf.response import Response
 from lunarray.xrf.settings import (
     ELEMENT_FLAGS,
+    ERROR_SOURCES,
     FIT_FLAGS,
     Conventions,
     FitSettings,
@@ -123,7 +123,8 @@ def fit_elements(
         - ``statistic``, ``dof``, ``goodness`` (chance of a worse fit), ``net_counts`` (above background, in the band);
         - ``line_flux`` (time, line), photons/s/cm² at the detector;
         - ``quality``: bits of `xrf.settings.FIT_FLAGS`. Spectra that cannot be fitted are NaN, and say why here;
-          "implausible" are a norm, an unknown, angles or a Sun that cannot be true.
+          "implausible" are a norm, an unknown, angles or a Sun that cannot be true: there errors also hold the
+          prior's width, and how far the fit is from it (in the part "misfit").
 
     Raises
     ------

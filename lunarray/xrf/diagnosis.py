@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.ndimage import median_filter
 
 from lunarray.xrf.model import SpectralModel
-from lunarray.xrf.settings import FitResult, FitSettings, Geometry, Observation
+from lunarray.xrf.settings import (
+    ELEMENT_FLAGS,
+    ERROR_SOURCES,
+    FitResult,
+    FitSettings,
+    Geometry,
+    Observation,
+)
 
 #: Energies (keV) beyond the Sun's and below the noisy end, where only particles are counted, in how many parts their
 #: spectrum is told there, and how sure their excess must be.
@@ -101,6 +110,39 @@ def is_implausible(
         return False
     low = abs(geometry.incidence - geometry.emission)
     return not low - _ANGLE <= geometry.phase <= geometry.incidence + geometry.emission + _ANGLE
+
+
+def distrusted(result: FitResult, settings: FitSettings) -> FitResult:
+    """What is left of a fit that is implausible: errors that also hold how wide the prior is, and how far it was left.
+
+    Where a Sun is not the one of the spectrum, curvature and priors tell nothing of how wrong abundances are: the
+    weights stay, but are not known better than before the spectrum was seen. The added part is that of "misfit".
+    """
+    added = np.zeros(len(result.elements))
+    free = [e for e in result.elements if e in result.parameters]
+    for name in free:
+        i = result.elements.index(name)
+        low, high = settings.bounds.get(name, (0.0, 100.0))
+        about = settings.prior_sigma.get(name, (high - low) / np.sqrt(12))
+        width = np.hypot(about, settings.prior_line.get(name, 0.0))
+        added[i] = width**2 + (result.weights[i] - settings.start[name]) ** 2
+    covariance = result.covariance.copy()
+    of = [result.parameters.index(name) for name in free]
+    covariance[of, of] += added[[result.elements.index(name) for name in free]]
+    closing = (np.asarray(result.element_flags) & ELEMENT_FLAGS["from_closure"]) > 0
+    added[closing] = added.sum()
+    parts = result.parts
+    if parts is not None:
+        parts = parts.copy()
+        misfit = ERROR_SOURCES.index("misfit")
+        parts[misfit] = np.sqrt(parts[misfit] ** 2 + added)
+    return replace(
+        result,
+        weight_errors=np.sqrt(result.weight_errors**2 + added),
+        errors=np.sqrt(np.diag(covariance)),
+        covariance=covariance,
+        parts=parts,
+    )
 
 
 def line_misfit(data: Observation, model: SpectralModel, rate: np.ndarray) -> float:

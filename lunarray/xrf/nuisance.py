@@ -21,19 +21,8 @@ from lunarray.xrf.fit_kernels import FitPlan, template_kernel
 from lunarray.xrf.line_shape import FWHM, LineShape
 from lunarray.xrf.model import SpectralModel
 from lunarray.xrf.response import Response, rebin_kernel
+from lunarray.xrf.settings import ERROR_SOURCES
 
-#: What errors come from; their squares sum to that of the total.
-ERROR_SOURCES = (
-    "statistics",
-    "prior",
-    "sun",
-    "response",
-    "norm",
-    "background",
-    "atomic",
-    "geometry",
-    "misfit",
-)
 #: Parameters of a `LineShape` that are fitted, and the steps by which templates are differentiated.
 SHAPE_PARAMETERS = ("width", "slope", "offset")
 _STEPS = (0.008, 0.004, 0.010)

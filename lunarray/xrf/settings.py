@@ -28,6 +28,18 @@ ELEMENT_FLAGS = MappingProxyType(
         "from_closure": 16,
     }
 )
+#: What errors come from; their squares sum to that of the total.
+ERROR_SOURCES = (
+    "statistics",
+    "prior",
+    "sun",
+    "response",
+    "norm",
+    "background",
+    "atomic",
+    "geometry",
+    "misfit",
+)
 #: Bits of the variable `quality` of fitted windows. Without one of the first nine there are abundances.
 FIT_FLAGS = {
     "night": 1,

@@ -11,14 +11,15 @@ from scipy.stats import chi2
 from lunarray.errors import LunarrayError
 from lunarray.xrf import xspec
 from lunarray.xrf.class_files import CLASS_DETECTORS
-from lunarray.xrf.diagnosis import is_implausible
+from lunarray.xrf.diagnosis import distrusted, is_implausible
 from lunarray.xrf.fit import fit_spectrum
 from lunarray.xrf.ground import prior_spread
 from lunarray.xrf.model import SpectralModel
-from lunarray.xrf.nuisance import ERROR_SOURCES, ShapePrior, Unknowns
+from lunarray.xrf.nuisance import ShapePrior, Unknowns
 from lunarray.xrf.selection import FRAME_FLAGS
 from lunarray.xrf.settings import (
     ELEMENT_FLAGS,
+    ERROR_SOURCES,
     FATAL,
     FIT_FLAGS,
     Conventions,
@@ -145,10 +146,13 @@ def _fit_batch(counts: np.ndarray, table: np.ndarray, spec: FitSpec, out: np.nda
             continue
         if result.status == "fitted":
             last = result
-        _pack(out[i], result)
-        if not spec.nuisances or int(out[i, 0]) & FATAL:
-            continue
-        if is_implausible(result, settings, model.geometry, models.temperature(column)):
+        doubtful = (
+            bool(spec.nuisances)
+            and result.status in ("fitted", "not_converged")
+            and is_implausible(result, settings, model.geometry, models.temperature(column))
+        )
+        _pack(out[i], distrusted(result, settings) if doubtful else result)
+        if doubtful:
             out[i, 0] = int(out[i, 0]) | FIT_FLAGS["implausible"]
 
 
