@@ -35,7 +35,7 @@ class LunarDatasetAccessor:
         max_incidence: float | None = None,
         max_emission: float | None = None,
     ) -> Dataset:
-        """Set to NaN what quality words, value range or geometry reject."""
+        """Mask what the quality words, the range of values or the geometry reject."""
 
     def join_detectors(
         self,
@@ -46,7 +46,7 @@ class LunarDatasetAccessor:
         nir2: bool = False,
         keep_step: bool = False,
     ) -> Dataset:
-        """Put VIS and NIR1 on one rising axis, with the step between them removed."""
+        """Join VIS and NIR1 on one rising axis of wavelengths, and remove the step between them."""
 
     def despike(
         self,
@@ -58,7 +58,7 @@ class LunarDatasetAccessor:
         max_gap: float = 40.0,
         floor: float = 0.002,
     ) -> Dataset:
-        """Remove channels that stand out of their spectrum, one by one and by list."""
+        """Remove channels that stick out of their spectrum, and those on a list of bad ones."""
 
     def smooth(self, window: float = 50.0, order: int = 2) -> Dataset:
         """Smooth spectra by local least-squares polynomials (Savitzky and Golay 1964) in a window of fixed
@@ -76,10 +76,11 @@ class LunarDatasetAccessor:
         *,
         observed: tuple[float, float, float] | None = None,
     ) -> Dataset:
-        """Bring reflectance from the geometry of observation to a standard one with the SP model."""
+        """Normalise reflectance from the geometry of observation to a standard one by the photometric model of
+        SP."""
 
     def light_uncertainty(self, *, slope_rms: float = ...) -> DataArray:
-        """How uncertain the light is in which spectra were taken."""
+        """Estimate how uncertain the light is under which spectra were taken."""
 
     def correct_topography(
         self,
@@ -92,7 +93,7 @@ class LunarDatasetAccessor:
         reach: float = 170000.0,
         slope_error: float | None = None,
     ) -> Dataset:
-        """Bring reflectance to 30°/0°/30° by the angles that the ground has, and leave out what lies in
+        """Normalise reflectance to 30°/0°/30° by the true angles of the ground, and leave out what lies in
         shadow."""
 
     def scale_to_albedo(
@@ -105,12 +106,10 @@ class LunarDatasetAccessor:
         footprint: float | None = None,
         map_uncertainty: float = ...,
     ) -> Dataset:
-        """Scale each spectrum so that its reflectance at a wavelength is that of a map of normal albedo, such
-        as LOLA's."""
+        """Scale each spectrum to the normal albedo that a map, such as LOLA's, has at one wavelength."""
 
     def condition(self, wavelengths: Sequence[float] | np.ndarray = ...) -> Dataset:
-        """The default conditioning: `mask_quality`, `join_detectors`, `despike`, `smooth`, `resample_bands`,
-        each with its defaults."""
+        """Condition spectra by the default steps."""
 
     def grid(
         self,
@@ -139,10 +138,10 @@ class LunarDatasetAccessor:
         """Invert reflectance spectra to the abundances of six oxides and Mg#."""
 
     def feo_lucey2000(self, *, scale: Literal["auto", "sp", "laboratory"] = "auto") -> DataArray:
-        """Estimate FeO from the ratio of two bands: a check that needs no training."""
+        """Estimate FeO from two bands alone, as a check that needs no training."""
 
     def elements_to_oxides(self) -> Dataset:
-        """Abundances of oxides from those of elements."""
+        """Convert abundances of elements to those of oxides."""
 
     def map_fractures(
         self,
@@ -229,7 +228,7 @@ class LunarDatasetAccessor:
         quantiles: tuple[float, float] = (0.16, 0.84),
         **output: Unpack[Output],
     ) -> Figure:
-        """Draw spectra: single ones if they are few, median and quantile band if they are many."""
+        """Draw spectra: each one if they are few, their median and a band of quantiles if they are many."""
 
     def plot_maps(
         self,
@@ -273,7 +272,7 @@ class LunarDatasetAccessor:
         max_pixels: int = 500000,
         **output: Unpack[Output],
     ) -> Figure:
-        """Draw abundances as colours over a base map, with how sure they are beside them."""
+        """Draw abundances as colours over a base map, with their uncertainty beside them."""
 
     def plot_surface(
         self,
@@ -300,7 +299,7 @@ class LunarDatasetAccessor:
         elements: Sequence[str] | None = None,
         name: str = "maps",
     ) -> Dataset:
-        """Bring element maps of several sources onto one grid, and hold the others against the first."""
+        """Bring element maps of several sources onto one grid, and compare each with the first."""
 
     def plot_element_comparison(
         self,
@@ -317,7 +316,7 @@ class LunarDatasetAccessor:
     def radiance_factor(
         self, solar_flux: xr.DataArray, *, distance: float | xr.DataArray = 1.0
     ) -> Dataset:
-        """Radiance factor (I/F) from radiance: pi times the radiance over the flux of the Sun."""
+        """Compute the radiance factor (I/F): pi times the radiance over the flux of the Sun."""
 
     def flag_frames(
         self,
@@ -330,10 +329,10 @@ class LunarDatasetAccessor:
         particles: bool = True,
         **particle_options: Any,
     ) -> Dataset:
-        """Say which frames are not to be used, and why."""
+        """Flag the frames that are not to be used, and say why."""
 
     def night_background(self, *, min_incidence: float = 105.0) -> Dataset:
-        """Background from frames of the night side."""
+        """Compute a background from frames of the night side."""
 
     def coadd(
         self,
@@ -347,7 +346,7 @@ class LunarDatasetAccessor:
         max_frames: int = 48,
         enough: float = 60.0,
     ) -> Dataset:
-        """Add consecutive CLASS frames up to spectra with enough counts."""
+        """Add up consecutive CLASS frames to spectra with enough counts."""
 
     def fit_elements(
         self,
@@ -373,14 +372,14 @@ class LunarDatasetAccessor:
         *,
         ratios: Sequence[str] = (),
     ) -> Dataset:
-        """Map abundances: on each pixel the mean of the footprints that cover its centre, weighted by their
+        """Map abundances: each pixel has the mean of the footprints that cover its centre, weighted by their
         errors."""
 
     def write_footprints(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write rows with their footprints to GeoParquet or GeoPackage, with a QGIS style (.qml) beside it."""
 
     def oxides_to_elements(self, *, elements: tuple[str, ...] | None = None) -> Dataset:
-        """Abundances of elements from those of oxides."""
+        """Convert abundances of oxides to those of elements."""
 
     def superresolve(
         self,
@@ -406,7 +405,7 @@ class LunarDatasetAccessor:
     def cells_at(
         self, lon: Any, lat: Any, *, variables: Sequence[str] | str | None = None
     ) -> Dataset:
-        """Values of a table of cells at places: of the cell that holds each."""
+        """Look places up in a table of cells: each takes the values of the cell that it lies in."""
 
     def rasterize_cells(
         self,
@@ -416,7 +415,7 @@ class LunarDatasetAccessor:
         variables: Sequence[str] | str | None = None,
         chunks: int | tuple[int, int] | None = None,
     ) -> Dataset:
-        """Make maps of a table of cells: each pixel has the values of the cell that holds its centre."""
+        """Turn a table of cells into maps: each pixel takes the values of the cell that its centre lies in."""
 
     def plot_graduated_map(
         self,
@@ -443,7 +442,7 @@ class LunarDataArrayAccessor:
         max_incidence: float | None = None,
         max_emission: float | None = None,
     ) -> DataArray:
-        """Set to NaN what quality words, value range or geometry reject."""
+        """Mask what the quality words, the range of values or the geometry reject."""
 
     def join_detectors(
         self,
@@ -454,7 +453,7 @@ class LunarDataArrayAccessor:
         nir2: bool = False,
         keep_step: bool = False,
     ) -> DataArray:
-        """Put VIS and NIR1 on one rising axis, with the step between them removed."""
+        """Join VIS and NIR1 on one rising axis of wavelengths, and remove the step between them."""
 
     def despike(
         self,
@@ -466,7 +465,7 @@ class LunarDataArrayAccessor:
         max_gap: float = 40.0,
         floor: float = 0.002,
     ) -> DataArray:
-        """Remove channels that stand out of their spectrum, one by one and by list."""
+        """Remove channels that stick out of their spectrum, and those on a list of bad ones."""
 
     def smooth(self, window: float = 50.0, order: int = 2) -> DataArray:
         """Smooth spectra by local least-squares polynomials (Savitzky and Golay 1964) in a window of fixed
@@ -484,10 +483,11 @@ class LunarDataArrayAccessor:
         *,
         observed: tuple[float, float, float] | None = None,
     ) -> DataArray:
-        """Bring reflectance from the geometry of observation to a standard one with the SP model."""
+        """Normalise reflectance from the geometry of observation to a standard one by the photometric model of
+        SP."""
 
     def light_uncertainty(self, *, slope_rms: float = ...) -> DataArray:
-        """How uncertain the light is in which spectra were taken."""
+        """Estimate how uncertain the light is under which spectra were taken."""
 
     def correct_topography(
         self,
@@ -500,7 +500,7 @@ class LunarDataArrayAccessor:
         reach: float = 170000.0,
         slope_error: float | None = None,
     ) -> DataArray:
-        """Bring reflectance to 30°/0°/30° by the angles that the ground has, and leave out what lies in
+        """Normalise reflectance to 30°/0°/30° by the true angles of the ground, and leave out what lies in
         shadow."""
 
     def scale_to_albedo(
@@ -513,12 +513,10 @@ class LunarDataArrayAccessor:
         footprint: float | None = None,
         map_uncertainty: float = ...,
     ) -> DataArray:
-        """Scale each spectrum so that its reflectance at a wavelength is that of a map of normal albedo, such
-        as LOLA's."""
+        """Scale each spectrum to the normal albedo that a map, such as LOLA's, has at one wavelength."""
 
     def condition(self, wavelengths: Sequence[float] | np.ndarray = ...) -> DataArray:
-        """The default conditioning: `mask_quality`, `join_detectors`, `despike`, `smooth`, `resample_bands`,
-        each with its defaults."""
+        """Condition spectra by the default steps."""
 
     def grid(
         self,
@@ -547,10 +545,10 @@ class LunarDataArrayAccessor:
         """Invert reflectance spectra to the abundances of six oxides and Mg#."""
 
     def feo_lucey2000(self, *, scale: Literal["auto", "sp", "laboratory"] = "auto") -> DataArray:
-        """Estimate FeO from the ratio of two bands: a check that needs no training."""
+        """Estimate FeO from two bands alone, as a check that needs no training."""
 
     def elements_to_oxides(self) -> Dataset:
-        """Abundances of oxides from those of elements."""
+        """Convert abundances of elements to those of oxides."""
 
     def map_fractures(
         self,
@@ -637,7 +635,7 @@ class LunarDataArrayAccessor:
         quantiles: tuple[float, float] = (0.16, 0.84),
         **output: Unpack[Output],
     ) -> Figure:
-        """Draw spectra: single ones if they are few, median and quantile band if they are many."""
+        """Draw spectra: each one if they are few, their median and a band of quantiles if they are many."""
 
     def plot_maps(
         self,
@@ -681,7 +679,7 @@ class LunarDataArrayAccessor:
         max_pixels: int = 500000,
         **output: Unpack[Output],
     ) -> Figure:
-        """Draw abundances as colours over a base map, with how sure they are beside them."""
+        """Draw abundances as colours over a base map, with their uncertainty beside them."""
 
     def plot_surface(
         self,

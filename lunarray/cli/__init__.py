@@ -104,23 +104,18 @@ def main(
             context.with_resource(la.cluster(cluster or "local", workers=workers))
 
 
-for command in (
-    general.demo,
-    general.info,
-    general.readers,
-    general.models,
-    general.verify,
-    oxides.invert_oxides,
-    training.train_oxides,
-    training.make_model,
-    oxides.atlas,
-    oxides.compare,
-    xrf.fit_elements,
-    xrf.map_elements,
-    fractures.map_fractures,
-    fractures.train_fractures,
-    view.serve,
-):
-    app.command(cls=Command)(command)
-app.add_typer(superres.gib, name="gib")
-app.add_typer(loop.fractures, name="fractures")
+#: Commands by what one wants to do, in the order in which one would do it.
+TASKS = {
+    "First steps": (general.demo, general.info, view.serve, general.readers, general.models),
+    "Oxides from reflectance spectra": (
+        oxides.invert_oxides, oxides.atlas, training.train_oxides, training.make_model,
+    ),
+    "Elements from X-ray spectra": (xrf.fit_elements, xrf.map_elements),
+    "Fractures in images": (fractures.map_fractures, fractures.train_fractures),
+    "Checks": (oxides.compare, general.verify),
+}  # fmt: skip
+for task, commands in TASKS.items():
+    for command in commands:
+        app.command(cls=Command, rich_help_panel=task)(command)
+app.add_typer(superres.gib, name="gib", rich_help_panel="Elements from X-ray spectra")
+app.add_typer(loop.fractures, name="fractures", rich_help_panel="Fractures in images")

@@ -86,7 +86,7 @@ def info(
     ],
     reader: ReaderName = None,
 ) -> None:
-    """Show what a store or a file holds and where it came from; of a store, whether its writing came to the end."""
+    """Show what a store or a file holds and where it came from, and whether a store is complete."""
     from lunarray.store import describe
 
     # An interrupted store cannot be opened, and is described.
@@ -133,7 +133,7 @@ def info(
 
 
 def readers() -> None:
-    """List the readers: what files they open, and by what name --reader takes them."""
+    """List the readers: which files they open, and their names for --reader."""
     from rich.table import Table
 
     from lunarray.readers import available
@@ -231,7 +231,7 @@ def verify(
         Option("--accept", help="Take the store as another program has changed it."),
     ] = False,
 ) -> None:
-    """Check every byte of a store against its checksums; exit code 1 where something is not as it was written."""
+    """Check every byte of a store against its checksums; exit code 1 if anything has changed since."""
     from typer import Exit
 
     from lunarray.store import verify as verify_store

@@ -320,7 +320,7 @@ def train(
         Option("--overwrite", help="Train regions anew whose data or settings have changed since."),
     ] = False,
 ) -> None:
-    """Train what predicts the maps, from the regions that hold features, mare class and abundances.
+    """Train the predictor of the maps on the regions that hold features, mare class and abundances.
 
     An interrupted training is completed by the same command. After more footprints were populated, --overwrite trains
     the regions that they touched, and no others.
@@ -434,7 +434,7 @@ def plan(
     workers: Annotated[int, Option(min=1, help="Workers, of a core each.")] = 1,
     device: TrainDevice = Device.auto,
 ) -> None:
-    """Say how long maps of the regions will take, or networks, by what a part of one takes on this machine now."""
+    """Estimate how long it will take to map the regions, or to train networks, by trying a part on this machine."""
     from lunarray import superres
     from lunarray.superres.gib import gib_grid
     from lunarray.superres.planning import measure_areal, measure_costs, plan_region

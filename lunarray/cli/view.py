@@ -39,8 +39,8 @@ def serve(
 ) -> None:
     """Look at maps in the browser: both poles and the whole Moon, values, spectra, differences, vectors.
 
-    The page is of this machine only and needs no network. Of what is there, it shows what is named here and nothing
-    else. End it with Ctrl-C.
+    Only this machine can open the page, which needs no network. It shows what is named here and nothing else. End it
+    with Ctrl-C.
     """
     from lunarray.view import serve as serve_maps
 

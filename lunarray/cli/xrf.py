@@ -266,9 +266,9 @@ def map_elements(
 ) -> None:
     """Map the elements of months of Chandrayaan-2 CLASS frames, from an archive's folder to maps with errors.
 
-    Day by day frames are chosen and co-added, each window gets its Sun and is fitted. Written are elements.zarr, what
-    was fitted, elements-days.zarr, what became of each day, maps.zarr, abundances and their ratios with errors, and
-    pictures of both.
+    Day by day, frames are chosen and co-added, and each window is fitted with a Sun of its own. The folder then holds
+    elements.zarr (what was fitted), elements-days.zarr (what became of each day), maps.zarr (abundances and their
+    ratios, with errors), and pictures of both.
     """
     import lunarray as la
     from lunarray.errors import InputError

@@ -158,7 +158,7 @@ Inputs = Spectra | Tiles | Maps
 
 @runtime_checkable
 class Model(Protocol):
-    """What a class of one's own must have to be a model.
+    """What a class of your own must have to be a model.
 
     An object of it is pickled when it is chosen, so its weights must be in it. Where they are in a file of their own,
     :meth:`ModelSpec.from_file` is the way.

@@ -108,7 +108,7 @@ def _finer(data: da.Array, axis: int) -> da.Array:
 
 
 def take(data: Any, index: int | slice, axis: int = 0) -> Any:
-    """Take one entry, or some, along an axis that blocks do not cut.
+    """Take one entry or several along an axis that blocks do not cut.
 
     The same as indexing, but block by block, so that Dask need not keep a task for every block of every entry.
 

@@ -255,7 +255,7 @@ def report_files(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def last_report() -> RunReport | None:
-    """Give the report of the last call that wrote a store in this process, well or not.
+    """Give the report of the last call in this process that wrote a store, whether it succeeded or not.
 
     Returns
     -------

@@ -463,7 +463,7 @@ def _layers(mask: Any, probability: Any, source: Any) -> tuple[Any, Any, Any]:
 
 
 def mapped_area(mask: xr.DataArray | xr.Dataset) -> float:
-    """Area on the ground that has been mapped.
+    """Measure the area on the ground that has been mapped.
 
     Parameters
     ----------
@@ -510,7 +510,7 @@ def density(
     radius: float | None = None,
     quantity: Literal["length", "count"] = "length",
 ) -> xr.DataArray:
-    """Map of the density of fractures.
+    """Map the density of fractures.
 
     Parameters
     ----------

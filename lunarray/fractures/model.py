@@ -186,7 +186,7 @@ def _double(x: torch.Tensor) -> torch.Tensor:
 
 
 def light(width: int = 24, channels: int = 1) -> Light:
-    """Build the small network that the shipped default is an instance of.
+    """Build the small network of which the shipped default is an instance.
 
     Parameters
     ----------

@@ -60,7 +60,7 @@ def mosaic(
     min_valid: float = 0.5,
     chunks: int | tuple[int, int] = CHUNK,
 ) -> xr.Dataset:
-    """Lay images on one common grid, lazily.
+    """Lay images together on one grid, lazily.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ CELL = 4
 
 @dataclass(frozen=True)
 class Normalisation:
-    """A position-independent rule from brightness to what the network sees.
+    """A rule that turns brightness into what the network sees, the same at every place.
 
     Parameters
     ----------

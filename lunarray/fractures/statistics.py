@@ -126,7 +126,7 @@ def area_of(good: np.ndarray, row: int, column: int, metric: Metric) -> float:
 
 
 def network(fractures: geopandas.GeoDataFrame, area: float | None = None) -> dict[str, float]:
-    """Numbers of a fracture network.
+    """Describe a fracture network in numbers.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def network(fractures: geopandas.GeoDataFrame, area: float | None = None) -> dic
 
 @typed
 def orientation_rose(fractures: geopandas.GeoDataFrame, bins: int = 18) -> xr.Dataset:
-    """Length of fractures by direction.
+    """Sum up the length of fractures by direction.
 
     Parameters
     ----------

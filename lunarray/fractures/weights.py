@@ -79,7 +79,7 @@ def save_model(
     training: dict[str, Any] | None = None,
     temperature: float = 1.0,
 ) -> Path:
-    """Write a network with all that is needed to use it, as safetensors.
+    """Write a network and all it takes to use it to a safetensors file.
 
     Parameters
     ----------

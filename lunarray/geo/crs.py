@@ -27,7 +27,7 @@ _SYSTEMS = {"geographic": 0, "equirectangular": 10, "north": 30, "south": 35}
 
 @dataclass(frozen=True)
 class Body:
-    """A body whose maps lunarray takes.
+    """A body whose maps lunarray can read.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ _RADII = {
 
 
 def moon_crs(name_or_code: Any = "geographic") -> pyproj.CRS:
-    """Lunar CRS from a short name, a code, WKT, or any CRS object.
+    """Make a lunar CRS from a short name, a code, WKT, or any CRS object.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def moon_crs(name_or_code: Any = "geographic") -> pyproj.CRS:
 
 
 def require_body(crs: Any, body: Bodies = MOON, where: str | None = None) -> pyproj.CRS:
-    """Insist that a CRS is of a body, or of one of some.
+    """Refuse a CRS of any other body than the ones given.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def require_body(crs: Any, body: Bodies = MOON, where: str | None = None) -> pyp
 
 
 def body_of(crs: Any) -> Body | None:
-    """Body that a CRS is of.
+    """Tell which body a CRS belongs to.
 
     Parameters
     ----------

@@ -110,7 +110,7 @@ def ring_in_degrees(points: np.ndarray) -> Any:
 
 
 def footprint_polygons(lon: Any, lat: Any) -> np.ndarray:
-    """Footprints as shapely geometries in degrees.
+    """Turn the corners of footprints into shapely geometries, in degrees.
 
     Parameters
     ----------

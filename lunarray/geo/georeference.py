@@ -70,7 +70,7 @@ def spatial_dims(obj: xr.Dataset | xr.DataArray) -> tuple[str, str] | None:
 
 
 def crs_of(obj: xr.Dataset | xr.DataArray) -> pyproj.CRS | None:
-    """CRS that an xarray object carries.
+    """Tell the CRS that an xarray object carries.
 
     Parameters
     ----------
@@ -282,7 +282,7 @@ def grid_dims(geobox: GeoBox) -> tuple[str, str]:
 
 
 def geobox_of(obj: xr.Dataset | xr.DataArray, body: Bodies = MOON) -> GeoBox:
-    """Grid that an xarray object lies on.
+    """Tell the grid that an xarray object lies on.
 
     Parameters
     ----------

@@ -94,7 +94,7 @@ def lunar_grid(
     *,
     latitude: float = 65.0,
 ) -> GeoBox:
-    """Lunar grid by name, or the grid that something lies on.
+    """Make a lunar grid by name, or take the grid of an xarray object.
 
     Parameters
     ----------
@@ -289,7 +289,7 @@ def closure_of(geobox: GeoBox) -> Closure:
 
 
 def pixel_of(geobox: GeoBox, lon: Any, lat: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel of a grid that holds each position.
+    """Find the pixel of a grid that each position lies in.
 
     Parameters
     ----------

@@ -262,7 +262,7 @@ def open_raster(
     masked: bool = True,
     dtype: Any = None,
 ) -> xr.DataArray:
-    """Open a raster file as a lazy array, on its place on the ground.
+    """Open a raster file as a lazy array with its coordinates on the ground.
 
     Parameters
     ----------

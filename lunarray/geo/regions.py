@@ -178,7 +178,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Polygon:
-    """All places inside of a ring of points, or of several.
+    """All places inside a ring of points, or inside several.
 
     Attributes
     ----------
@@ -302,7 +302,7 @@ Region = Circle | Box | Polygon
 
 
 def as_regions(obj: Any) -> list[Region]:
-    """Regions from whatever names them.
+    """Make regions of names, outlines, files, or regions.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def read_vectors(
     vectors: Any, crs: Any = None, *, where: str = "vectors", body: Bodies = BODIES
 ) -> geopandas.GeoDataFrame:
-    """Vectors from a GeoDataFrame or any file that OGR reads, with a CRS.
+    """Read vectors from a GeoDataFrame or any file that OGR reads, and check their CRS.
 
     Parameters
     ----------

@@ -26,7 +26,7 @@ def region_statistics(
     percentiles: Sequence[float] = (5.0, 50.0, 95.0),
     variables: Sequence[str] | None = None,
 ) -> xr.Dataset:
-    """Statistics of maps in each of some regions.
+    """Compute statistics of maps in regions.
 
     Every pixel weighs as much as the area on the ground that it shares with the region: on the sphere, not on the map,
     and with the part of it that a border leaves inside.

@@ -30,7 +30,7 @@ def rasterize_cells(
     variables: Sequence[str] | str | None = None,
     chunks: int | tuple[int, int] | None = None,
 ) -> xr.Dataset:
-    """Make maps of a table of cells: each pixel has the values of the cell that holds its centre.
+    """Turn a table of cells into maps: each pixel takes the values of the cell that its centre lies in.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def rasterize_cells(
 def cells_at(
     ds: xr.Dataset, lon: Any, lat: Any, *, variables: Sequence[str] | str | None = None
 ) -> xr.Dataset:
-    """Values of a table of cells at places: of the cell that holds each.
+    """Look places up in a table of cells: each takes the values of the cell that it lies in.
 
     Parameters
     ----------

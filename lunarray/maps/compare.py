@@ -28,7 +28,7 @@ def compare_elements(
     elements: Sequence[str] | None = None,
     name: str = "maps",
 ) -> xr.Dataset:
-    """Bring element maps of several sources onto one grid, and hold the others against the first.
+    """Bring element maps of several sources onto one grid, and compare each with the first.
 
     Parameters
     ----------

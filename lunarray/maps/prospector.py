@@ -31,7 +31,7 @@ _REMEDY = "Give lpgrs_high1_elem_abundance_5deg.tab, _2deg.tab or _20deg.tab as 
 
 @typed
 def open_lunar_prospector(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Open a table of the elements that Lunar Prospector found: ``lpgrs_high1_elem_abundance_5deg.tab`` and its likes.
+    """Open a table of Lunar Prospector's element abundances, such as ``lpgrs_high1_elem_abundance_5deg.tab``.
 
     Parameters
     ----------

@@ -66,7 +66,7 @@ def open_map(
     chunks: str | int | tuple[int, int] | None = "auto",
     name: str | None = None,
 ) -> xr.DataArray:
-    """Open a map of the Moon, or of a part of it: LOLA, WAC, Clementine, Kaguya, Lunar Prospector and their like.
+    """Open a map of the Moon or a part of it, as LOLA, WAC, Clementine, Kaguya and Lunar Prospector have made them.
 
     Parameters
     ----------

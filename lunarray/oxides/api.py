@@ -252,7 +252,7 @@ def _intervals(
 
 @typed
 def mg_number(ds: xr.Dataset) -> xr.DataArray:
-    """Compute Mg#, the magnesium in the magnesium and iron.
+    """Compute Mg#, the share of magnesium in magnesium plus iron, by moles.
 
     After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, section 3.4.
 
@@ -264,7 +264,7 @@ def mg_number(ds: xr.Dataset) -> xr.DataArray:
     Returns
     -------
     DataArray
-        100 · MgO / (MgO + FeO) in moles, %, float32; NaN where there is not more than none of both together.
+        100 · MgO / (MgO + FeO) in moles, %, float32; NaN where the two add up to nothing or less.
 
     Raises
     ------
@@ -297,7 +297,7 @@ def mg_number(ds: xr.Dataset) -> xr.DataArray:
 def feo_lucey2000(
     obj: xr.Dataset | xr.DataArray, *, scale: Literal["auto", "sp", "laboratory"] = "auto"
 ) -> xr.DataArray:
-    """Estimate FeO from the ratio of two bands: a check that needs no training.
+    """Estimate FeO from two bands alone, as a check that needs no training.
 
     After Lucey, Blewett and Jolliff (2000), Lunar iron and titanium abundance algorithms based on final processing of
     Clementine ultraviolet-visible images, JGR 105 (E8), 20297, eqs. 1 and 2.
@@ -421,7 +421,7 @@ def polar_cap(
     *,
     pole: Literal["north", "south"] | None = None,
 ) -> T:
-    """Cut what is poleward of a latitude out of a polar map.
+    """Cut a polar map down to what lies poleward of a latitude.
 
     Parameters
     ----------
@@ -500,7 +500,7 @@ def difference(
     method: Method = "auto",
     variables: list[str] | None = None,
 ) -> T:
-    """Subtract maps of others, on whatever grid, from a result.
+    """Subtract reference maps, on any grid, from a result.
 
     After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figure 7.
 

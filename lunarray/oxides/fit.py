@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OxideFit:
-    """A trained oxide model, and how it did on samples that it had not seen.
+    """A trained oxide model, and how well it did on samples that it had not seen.
 
     Attributes
     ----------

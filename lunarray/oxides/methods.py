@@ -38,7 +38,7 @@ def compare_methods(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
-    """Try methods on pairs of spectra and oxides, each on what it was not fitted to.
+    """Compare regression methods on pairs of spectra and oxides, each by what it was not fitted to.
 
     Parameters
     ----------

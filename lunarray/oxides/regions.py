@@ -37,7 +37,7 @@ REGIONS = {
 
 
 def artemis3_regions(radius: float = ARTEMIS3_RADIUS) -> list[Circle]:
-    """Make the nine candidate landing regions of Artemis III as circles.
+    """Give the nine candidate landing regions of Artemis III, as circles.
 
     After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, table 4.
 
@@ -67,7 +67,7 @@ def region_table(
     columns: Sequence[str] = ("mean", "std"),
     pixels: bool = False,
 ) -> Any:
-    """Lay out statistics of regions as table 5 does: a row for each region, mean and deviation for each oxide.
+    """Tabulate statistics of regions: a row for each region, with the mean and standard deviation of each oxide.
 
     After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, table 5.
 

@@ -58,7 +58,7 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> OxideFit:
-    """Train an oxide model on samples, leaving out each of some folds in turn if asked to.
+    """Train an oxide model on samples; with folds, leave each of them out in turn.
 
     With folds, a network is trained for each from the same initial weights and tried on the samples that it has not
     seen: this gives scores, an ensemble and calibrated intervals. The final model begins with the mean of all these
@@ -340,7 +340,7 @@ def search(
     checkpoint: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> xr.Dataset:
-    """Try networks of several widths at several learning rates.
+    """Search for the best width and learning rate of the network.
 
     Parameters
     ----------

@@ -51,7 +51,7 @@ def save_oxide_cnn(
     members: Sequence[OxideCNN | Sequence[OxideCNN]] = (),
     calibration: Calibration | LightCalibration | None = None,
 ) -> None:
-    """Write a model with all that is needed to use it.
+    """Write an oxide model to a file that holds all it takes to use it.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
 
 
 def load_oxide_cnn(path: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> OxideCNN | LightCNN:
-    """Read a model of one network.
+    """Read an oxide model from its weights file.
 
     Parameters
     ----------

@@ -83,7 +83,7 @@ def heat_map(
     max_pixels: int = 500_000,
     **output: Unpack[Output],
 ) -> Figure:
-    """Draw abundances as colours over a base map, with how sure they are beside them.
+    """Draw abundances as colours over a base map, with their uncertainty beside them.
 
     After Lunar elemental analysis and mapping of CLASS data, section V (heat maps on the lunar albedo map).
 

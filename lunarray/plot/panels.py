@@ -188,7 +188,7 @@ def comparison(
     max_pixels: int = 250_000,
     **output: Unpack[Output],
 ) -> Figure:
-    """Draw truth, result, error and stated error of maps below each other, with the errors in numbers.
+    """Draw truth, result, error and stated error of maps one below the other, with the errors in numbers.
 
     Parameters
     ----------

@@ -155,7 +155,7 @@ def prediction_scatter(
     max_points: int = 2_000_000,
     **output: Unpack[Output],
 ) -> Figure:
-    """Draw what was predicted against what it should be, one panel for each oxide, coloured by the density of points.
+    """Draw predicted against true abundances, a panel for each oxide, coloured by the density of points.
 
     After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, figure 4.
 

@@ -39,7 +39,7 @@ def spectra(
     quantiles: tuple[float, float] = (0.16, 0.84),
     **output: Unpack[Output],
 ) -> Figure:
-    """Draw spectra: single ones if they are few, median and quantile band if they are many.
+    """Draw spectra: each one if they are few, their median and a band of quantiles if they are many.
 
     Parameters
     ----------

@@ -124,7 +124,7 @@ def light_curve(
     goes: xr.Dataset | None = None,
     **output: Unpack[Output],
 ) -> Figure:
-    """Draw count rates in time, coloured by why frames are used or not.
+    """Draw count rates over time, coloured by whether frames are used, and why not.
 
     Parameters
     ----------

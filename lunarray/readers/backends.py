@@ -23,7 +23,7 @@ _OF_OTHERS = (
 
 
 def backend(reader: Reader) -> type[BackendEntrypoint]:
-    """Make an engine of xarray of a reader.
+    """Make an xarray engine of a reader.
 
     A package announces it as an entry point of the group ``xarray.backends``, beside that of its reader.
 

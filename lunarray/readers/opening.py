@@ -164,7 +164,7 @@ def _open_sound(name: str, function: Any, files: list[str], options: dict[str, A
 
 # ---- which reader
 def reader_of(paths: Paths) -> Reader:
-    """Find the reader that knows files.
+    """Tell which reader knows some files.
 
     Parameters
     ----------

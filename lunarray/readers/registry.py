@@ -66,7 +66,7 @@ class Readers(Mapping[str, Reader]):
 
 
 def available() -> Readers:
-    """Readers that are there: those of lunarray, of other packages that are installed, and of this program.
+    """List the readers: those of lunarray, of other installed packages, and of this program.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def available() -> Readers:
 
 
 def register(reader: Reader) -> Reader:
-    """Add a reader to those of this program, without a package that announces it.
+    """Register a reader for this program only, without a package that announces it.
 
     Parameters
     ----------

@@ -82,7 +82,7 @@ def moon(
     chunks: int | None = 128,
     wavelengths: np.ndarray | None = None,
 ) -> Moon:
-    """Simulate a Moon as the study of Bian et al. (2025) would find it.
+    """Simulate the data of the whole Moon that the study of Bian et al. (2025) works on.
 
     After Bian et al. (2025), doi:10.20944/preprints202511.1488.v1, sections 2.1 and 2.2: the data.
 
@@ -180,7 +180,7 @@ def moon(
 
 @typed
 def truth_maps(scene: xr.Dataset) -> xr.Dataset:
-    """Take the truth out of a simulated scene, under the oxides' own names, with Mg#.
+    """Give the true oxides of a simulated scene under their own names, with Mg#.
 
     Parameters
     ----------

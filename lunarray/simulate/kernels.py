@@ -73,7 +73,7 @@ def oxide_abundances(
     wollastonite: float | np.ndarray = 30.0,
     plagioclase_feo: float | np.ndarray = 0.2,
 ) -> np.ndarray:
-    """Oxides by stoichiometry of a mineral mixture.
+    """Compute the oxides of a mineral mixture by stoichiometry.
 
     Pyroxenes are (Ca, Mg, Fe)SiO3, olivine (Mg, Fe)2SiO4, plagioclase CaAl2Si2O8-NaAlSi3O8 with some FeO, ilmenite
     FeTiO3. The six oxides sum to 100 less the Na2O of the plagioclase. Cr2O3, MnO, K2O, P2O5, the Al2O3 of pyroxene

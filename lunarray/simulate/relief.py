@@ -113,7 +113,7 @@ def gain_of(incidence: Any, towards: Any, across: Any) -> np.ndarray:
 def light_gains(
     incidence: Any, slope_rms: float = 6.0, *, rng: np.random.Generator | int = 0
 ) -> np.ndarray:
-    """Draw gains of the light on rough ground: what stands between reflectance normalised for flat ground and albedo.
+    """Draw random gains of the light on rough ground: how reflectance normalised for flat ground differs from albedo.
 
     Parameters
     ----------

@@ -212,7 +212,7 @@ def polar_scene(
     chunks: int | None = 128,
     wavelengths: np.ndarray | None = None,
 ) -> xr.Dataset:
-    """A synthetic polar reflectance cube with known oxides.
+    """Simulate a polar reflectance cube with known oxides.
 
     Highlands that vary smoothly between feldspathic and mafic, craters with fresher ejecta of other composition,
     one mare; seen with SP's radiometric scale, one calibration's errors, noise that grows towards the pole, and the

@@ -39,7 +39,7 @@ SMOOTHING = (50.0, 2)
 def soils(
     n: int, seed: int, wavelengths: np.ndarray | None = None, fwhm: np.ndarray | None = None
 ) -> xr.Dataset:
-    """Random lunar soils: reflectance without errors, oxides, minerals.
+    """Simulate random lunar soils: their error-free reflectance, oxides and minerals.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def add_sp_errors(
     common_pattern: bool = False,
     **errors: float,
 ) -> xr.DataArray:
-    """Laboratory spectra as SP reports them.
+    """Turn laboratory spectra into what SP would report.
 
     Radiometric scale, calibration errors, noise, and the smoothing of conditioned data.
 

@@ -171,7 +171,7 @@ def track_scene(
     track_error: Mapping[str, float] | None = None,
     margin: float = 1.0,
 ) -> TrackScene:
-    """Simulate what a study of element maps has: a base map and footprints; and the truth to hold it against.
+    """Simulate the data of a study of element maps, a base map and footprints, and the truth to compare with.
 
     Parameters
     ----------

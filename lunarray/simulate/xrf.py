@@ -64,7 +64,7 @@ def thermal_spectrum(temperature: float = 1.2, goes_flux: float = 1e-5) -> xr.Da
 
 @typed
 def mistaken_sun(solar: xr.Dataset, temperature: float = 0.2) -> xr.Dataset:
-    """Make the Sun that one believes in where its temperature is wrong.
+    """Give the solar spectrum that one would assume if its temperature were wrong.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def mistaken_sun(solar: xr.Dataset, temperature: float = 0.2) -> xr.Dataset:
 
 
 def flare_profile(time: Any, peak: Any, *, rise: float = 120.0, decay: float = 900.0) -> np.ndarray:
-    """Light curve of a flare: a rise and an exponential decay.
+    """Simulate the light curve of a flare: a rise and an exponential decay.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def flare_profile(time: Any, peak: Any, *, rise: float = 120.0, decay: float = 9
 def class_response(
     channels: int = 1024, *, energies: int = 1500, max_area: float = 30.0, fwhm: float = 0.12
 ) -> Response:
-    """A response like that of CLASS, for where the real one is not at hand.
+    """Simulate a response like that of CLASS, for when the real one is not at hand.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ def class_orbit(
     subsolar_longitude: float = 0.0,
     subsolar_latitude: float = 0.0,
 ) -> xr.Dataset:
-    """Coordinates of CLASS frames along a circular orbit, looking straight down.
+    """Simulate the coordinates of CLASS frames along a circular orbit, looking straight down.
 
     Parameters
     ----------
@@ -361,7 +361,7 @@ def class_counts(
     samples: int = 5,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Make CLASS frames of a surface that is known.
+    """Simulate CLASS frames of a surface of known composition.
 
     Parameters
     ----------

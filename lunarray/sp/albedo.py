@@ -76,7 +76,7 @@ def scale_to_albedo(
     footprint: float | None = None,
     map_uncertainty: float = MAP_NOISE,
 ) -> T:
-    """Scale each spectrum so that its reflectance at a wavelength is that of a map of normal albedo, such as LOLA's.
+    """Scale each spectrum to the normal albedo that a map, such as LOLA's, has at one wavelength.
 
     The light, and with it slopes and shadows, is taken out but for its colour. What the map does not show, albedo that
     changes within its pixels, is lost with it.

@@ -88,7 +88,7 @@ def mask_quality(
     max_incidence: float | None = None,
     max_emission: float | None = None,
 ) -> T:
-    """Set to NaN what quality words, value range or geometry reject.
+    """Mask what the quality words, the range of values or the geometry reject.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def join_detectors(
     nir2: bool = False,
     keep_step: bool = False,
 ) -> T:
-    """Put VIS and NIR1 on one rising axis, with the step between them removed.
+    """Join VIS and NIR1 on one rising axis of wavelengths, and remove the step between them.
 
     The result has the 160 channels on which the SP photometric parameters are published: VIS up to 944.6 nm, NIR1
     from 955.4 to 1644.2 nm. The step is the median, over the NIR1 channels in `window`, of the ratio (or
@@ -293,7 +293,7 @@ def despike(
     max_gap: float = 40.0,
     floor: float = 0.002,
 ) -> T:
-    """Remove channels that stand out of their spectrum, one by one and by list.
+    """Remove channels that stick out of their spectrum, and those on a list of bad ones.
 
     Parameters
     ----------
@@ -473,8 +473,9 @@ def resample_bands(
 
 
 def condition(ds: T, wavelengths: Sequence[float] | np.ndarray = WAVELENGTHS_150) -> T:
-    """The default conditioning: `mask_quality`, `join_detectors`, `despike`, `smooth`, `resample_bands`, each with its
-    defaults.
+    """Condition spectra by the default steps.
+
+    They are `mask_quality`, `join_detectors`, `despike`, `smooth` and `resample_bands`, each with its defaults.
 
     Parameters
     ----------

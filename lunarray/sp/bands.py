@@ -49,7 +49,7 @@ _SCALE = np.array(
 
 
 def sp_scale(wavelengths: np.ndarray) -> np.ndarray:
-    """Give the ratio of SP's reflectance to that of the laboratory.
+    """Give the ratio of SP's reflectance to laboratory reflectance.
 
     Parameters
     ----------

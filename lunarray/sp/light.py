@@ -73,7 +73,7 @@ _ATTRS: dict[str, Any] = {
 def light_uncertainty(
     ds: xr.Dataset | xr.DataArray, *, slope_rms: float = SLOPE_RMS
 ) -> xr.DataArray:
-    """How uncertain the light is in which spectra were taken.
+    """Estimate how uncertain the light is under which spectra were taken.
 
     Reflectance that was normalised for flat ground holds the gain X(i', e') / X(i, e) of the disk function X where the
     ground is tilted: at 80° incidence slopes of 5° make it uncertain by a factor of 1.6. The result is its standard

@@ -117,7 +117,7 @@ def normalize_photometry(
     *,
     observed: tuple[float, float, float] | None = None,
 ) -> T:
-    """Bring reflectance from the geometry of observation to a standard one with the SP model.
+    """Normalise reflectance from the geometry of observation to a standard one by the photometric model of SP.
 
     The spectra are multiplied by X(geometry) f(geometry) / (X(observed) f(observed)), with the disk function X of
     McEwen (1996), 2 L(a) cos i / (cos i + cos e) + (1 - L(a)) cos i, and the phase function f = (1 + b0 / (1 +
@@ -199,7 +199,7 @@ def normalize_photometry(
 def radiance_factor(
     ds: xr.Dataset, solar_flux: xr.DataArray, *, distance: float | xr.DataArray = 1.0
 ) -> xr.Dataset:
-    """Radiance factor (I/F) from radiance: pi times the radiance over the flux of the Sun.
+    """Compute the radiance factor (I/F): pi times the radiance over the flux of the Sun.
 
     Parameters
     ----------

@@ -65,7 +65,7 @@ def correct_topography(
     reach: float = 170_000.0,
     slope_error: float | None = None,
 ) -> T:
-    """Bring reflectance to 30°/0°/30° by the angles that the ground has, and leave out what lies in shadow.
+    """Normalise reflectance to 30°/0°/30° by the true angles of the ground, and leave out what lies in shadow.
 
     Local incidence and emission follow from the plane that fits the ground in a footprint, shadows of its own and those
     that other ground casts from the horizon towards the Sun, over the sphere, with the Sun's disk as wide as it is.

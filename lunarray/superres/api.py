@@ -172,7 +172,7 @@ def train_gib(
     progress: bool | None = None,
     report: Report | None = None,
 ) -> list[Any]:
-    """Train what predicts the element maps of a Global Information Bank: an areal Gaussian process, or networks.
+    """Train the predictor of element maps of a Global Information Bank: an areal Gaussian process, or networks.
 
     Parameters
     ----------
@@ -331,7 +331,7 @@ def update_gib(
     progress: bool | None = None,
     **options: Any,
 ) -> Updated:
-    """Add footprints to a Global Information Bank, and train the regions that they touch anew.
+    """Add footprints to a Global Information Bank, and retrain the regions that they touch.
 
     Parameters
     ----------

@@ -175,7 +175,7 @@ def boosted_trees(
 def baseline_maps(
     data: RegionData, names: Sequence[str] = BASELINES, *, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Maps of one region by each baseline.
+    """Map one region by each of the simpler methods.
 
     Parameters
     ----------

@@ -120,7 +120,7 @@ def cross_validate(
     device: Device = "auto",
     progress: bool | None = None,
 ) -> xr.Dataset:
-    """Predict footprints of tracks that were held out, by the areal Gaussian process, networks and baselines.
+    """Cross-validate the areal Gaussian process, networks and baselines on footprints of tracks that were held out.
 
     Parameters
     ----------

@@ -58,7 +58,7 @@ def surface_features(
     context: int = CONTEXT,
     device: Device = "auto",
 ) -> xr.DataArray:
-    """Compute the features of the surroundings of every pixel of a region.
+    """Compute features of the surroundings of every pixel of a region.
 
     Parameters
     ----------

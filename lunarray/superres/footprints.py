@@ -28,7 +28,7 @@ CELLS = 8
 
 @typed
 def as_footprints(ds: xr.Dataset, *, errors: Literal["raise", "skip"] = "raise") -> xr.Dataset:
-    """Bring footprints with abundances into one shape, and check them.
+    """Bring footprints with abundances into one form, and check them.
 
     Parameters
     ----------

@@ -52,7 +52,7 @@ def mare_class(
     albedo: xr.DataArray | None = None,
     threshold: float | Literal["otsu"] = "otsu",
 ) -> xr.DataArray:
-    """Class of each pixel of a grid, from one source.
+    """Tell mare from highland at each pixel of a grid, from one source.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def classify_mare(
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> xr.Dataset:
-    """Write the class of every pixel of a Global Information Bank; regions that have one are left alone.
+    """Classify every pixel of a Global Information Bank as mare or highland; regions already classified are left alone.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ FEWEST = 10
 
 @typed
 def repeatability(tracks: xr.Dataset, *, overlap: float = 0.5) -> xr.Dataset:
-    """Tell how well abundances repeat where footprints of different tracks lie on each other.
+    """Measure how well abundances repeat where footprints of different tracks overlap.
 
     Parameters
     ----------

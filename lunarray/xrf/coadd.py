@@ -344,7 +344,7 @@ def coadd(
     max_frames: int = 48,
     enough: float = 60.0,
 ) -> xr.Dataset:
-    """Add consecutive CLASS frames up to spectra with enough counts.
+    """Add up consecutive CLASS frames to spectra with enough counts.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ def spectrum_components(
     tables: AtomicTables | None = None,
     calibration: xr.Dataset | Literal["auto", "none"] = "auto",
 ) -> xr.Dataset:
-    """Compute the model of one fitted spectrum, part by part, for pictures and checks.
+    """Compute the model of one fitted spectrum part by part, for pictures and checks.
 
     Parameters
     ----------

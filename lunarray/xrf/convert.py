@@ -51,7 +51,7 @@ def element_fraction(oxide: str) -> float:
 
 @typed
 def oxides_to_elements(ds: xr.Dataset, *, elements: tuple[str, ...] | None = None) -> xr.Dataset:
-    """Abundances of elements from those of oxides.
+    """Convert abundances of oxides to those of elements.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def _stack(columns: list[xr.DataArray], elements: Any, name: str) -> xr.DataArra
 
 @typed
 def elements_to_oxides(ds: xr.Dataset | xr.DataArray) -> xr.Dataset:
-    """Abundances of oxides from those of elements.
+    """Convert abundances of elements to those of oxides.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ def grid_footprints(
     *,
     ratios: Sequence[str] = (),
 ) -> xr.Dataset:
-    """Map abundances: on each pixel the mean of the footprints that cover its centre, weighted by their errors.
+    """Map abundances: each pixel has the mean of the footprints that cover its centre, weighted by their errors.
 
     Parameters
     ----------

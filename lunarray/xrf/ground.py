@@ -75,7 +75,7 @@ def _values() -> np.ndarray:
 
 @typed
 def ground_prior(lat: Any, lon: Any) -> xr.Dataset:
-    """What the ground at some places is made of before it is measured: means of highlands and maria, mixed.
+    """Give the composition expected of the ground before it is measured, mixed from means of highlands and maria.
 
     Parameters
     ----------

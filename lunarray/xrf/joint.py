@@ -26,7 +26,7 @@ __all__ = ["joint_sun", "sun_misfit"]
 
 @typed
 def joint_sun(solar: xr.Dataset, fit: xr.Dataset) -> xr.Dataset:
-    """Give the Sun that CLASS and what was known of the Sun before agree on.
+    """Estimate the solar spectrum from CLASS itself, together with what was known of the Sun before.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def sun_misfit(
     band: tuple[float, float] = FIT_BAND,
     systematic: float = 0.03,
 ) -> xr.DataArray:
-    """Tell how far Suns are from a spectrum of XSM.
+    """Measure how far solar spectra are from one of XSM.
 
     Parameters
     ----------

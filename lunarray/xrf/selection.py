@@ -238,7 +238,7 @@ def flag_frames(
     particles: bool = True,
     **particle_options: Any,
 ) -> xr.Dataset:
-    """Say which frames are not to be used, and why.
+    """Flag the frames that are not to be used, and say why.
 
     Parameters
     ----------
@@ -349,7 +349,7 @@ def _flag(condition: Any, name: str) -> Any:
 
 @typed
 def night_background(ds: xr.Dataset, *, min_incidence: float = 105.0) -> xr.Dataset:
-    """Background from frames of the night side.
+    """Compute a background from frames of the night side.
 
     Parameters
     ----------

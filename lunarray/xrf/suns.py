@@ -40,7 +40,7 @@ _TEMPERATURES = (0.1, 5.0)
 def sun_modes(
     solar: xr.Dataset, *, temperature_error: float = 0.1, emission_error: float = 0.1
 ) -> xr.Dataset:
-    """Say how wrong a solar spectrum may be, where nothing better is known than a share of its temperature.
+    """Describe how wrong a solar spectrum may be when only the relative error of its temperature is known.
 
     Parameters
     ----------

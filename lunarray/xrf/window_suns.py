@@ -67,7 +67,7 @@ def window_suns(
     systematic: float = 0.03,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
-    """Give each window of CLASS the best Sun that there is for it, and how wrong that may be.
+    """Give each window of CLASS the best solar spectrum available for it, and how wrong that may be.
 
     Of what covers a window the first of these counts: its own seconds in `spectra`; the plasma of the spectrum that
     holds it, a day's say, made hotter and brighter as `light_curve` tells; that plasma as it is, if the spectrum is one
