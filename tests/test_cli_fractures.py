@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -153,6 +154,23 @@ def test_train_on_two_images(folder, tmp_path):
     assert "epoch 1 of 1" in said
     found = la.fractures.map_fractures(la.open_nac(folder / "image0.tif"), weights)
     assert found["mask"].shape == SIZE
+
+
+def test_training_and_maps_as_json(folder, tmp_path):
+    weights, store = tmp_path / "w.safetensors", tmp_path / "f.zarr"
+
+    def told(*words):
+        code, said, error = run(*words, "--device", "cpu", "--json")
+        assert code == 0, error
+        return json.loads(said)
+
+    found = told(
+        "train-fractures", folder / "image0.tif", "--lines", folder / "lines0.gpkg", "-o", weights,
+        "--size", "32", "--epochs", "1", "--batch-size", "8", "--split", "tile",
+    )  # fmt: skip
+    assert {"what": "weights", "path": str(weights)} in found["written"]
+    found = told("map-fractures", folder / "image0.tif", "-o", store, "--model", weights)
+    assert {"what": "store", "path": str(store)} in found["written"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -98,3 +100,22 @@ def test_measured_costs_are_of_this_machine():
     costs = measure_costs(4, 3, TINY, device="cpu")
     assert min(costs.graph, costs.step, costs.prediction) > 0
     assert costs.nbytes > 0
+
+
+def test_results_as_json(tmp_path, rng):
+    """What trains, predicts and plans prints JSON and nothing else, with what it found in it."""
+    store, models, maps = (tmp_path / name for name in ("gib.zarr", "models", "maps.zarr"))
+    footprints, _ = bank(store, rng, sr.GIBGrid((1, 1), (16, 16), (0.0, 0.0, 1.0, 1.0)))
+    sr.populate(store, footprints, progress=False)
+
+    def told(*words):
+        done = CliRunner().invoke(app, [str(word) for word in (*words, "--json")])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    assert told("gib", "populate", store)["footprints"] == footprints.sizes["footprint"]
+    trained = told("gib", "train", store, "--models", models)
+    assert [one["path"] for one in trained["written"]] == [str(models / "areal.safetensors")]
+    found = told("gib", "predict", store, "-m", models, "-o", maps)
+    assert {"what": "store", "path": str(maps)} in found["written"]
+    assert told("gib", "plan", store)["command"] == "gib plan"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -119,6 +120,19 @@ def result(folder, tmp_path_factory):
     done = CliRunner(env={"COLUMNS": "160"}).invoke(app, ["fit-elements", *map(str, given)])
     assert done.exit_code == 0, done.output
     return done.output, la.open_zarr(out / "e.zarr"), out
+
+
+def test_fits_as_json(folder, tmp_path) -> None:
+    given = arguments(folder, tmp_path / "e.zarr")
+    done = CliRunner().invoke(app, ["fit-elements", *map(str, given), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert {"what": "store", "path": str(tmp_path / "e.zarr")} in found["written"]
+    ds = la.open_zarr(tmp_path / "e.zarr").load()
+    told = json.dumps(found)
+    assert found["command"] == "fit-elements"
+    assert all(f'"{element}"' in told for element in ("Mg", "Al", "Si"))
+    assert fitted(ds).any()
 
 
 class TestOutput:

@@ -15,6 +15,7 @@ from lunarray.errors import InputError
 from lunarray.store import to_zarr
 from lunarray.view.cache import Blocks, Files
 from lunarray.view.pyramid import Pyramid
+from lunarray.view.sources import open_sources
 from tests.test_view import on
 
 
@@ -103,3 +104,14 @@ def test_a_notebook_shows_the_frame_of_a_damaged_store(tmp_path):
         status, found = _asked(viewer, "api/limits?layer=0")
         assert status == 400
         assert "damaged" in found["error"]
+
+
+def test_stores_of_one_name_are_told_apart(tmp_path):
+    box = geo.lunar_grid("north", 20_000.0, latitude=85)
+    for folder in ("mine", "demo"):
+        maps = on(box, np.ones(box.shape, "f4")).to_dataset()
+        maps.to_zarr(tmp_path / folder / "oxides.zarr", consolidated=False)
+    paths = [tmp_path / folder / "oxides.zarr" for folder in ("mine", "demo")]
+    names = [source.name for source in open_sources(paths)]
+    assert names == ["mine/oxides.zarr", "demo/oxides.zarr"]
+    assert [source.name for source in open_sources(paths[:1])] == ["oxides.zarr"]

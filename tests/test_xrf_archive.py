@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -313,3 +314,6 @@ def test_command(tree, tmp_path, response) -> None:
     assert abs(float(ratio.mean()) - true) < 2 * float(error.mean())
     for name in ("ratios.png", "elements.png"):
         assert (tmp_path / "out" / name).stat().st_size > 10_000
+    again = json.loads(runner.invoke(app, ["map-elements", *map(str, given), "--json"]).stdout)
+    assert again["command"] == "map-elements"
+    assert str(tmp_path / "out/maps.zarr") in {one["path"] for one in again["written"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,14 +73,28 @@ def open_sources(given: Iterable[Any], crs: Any = None) -> list[Source]:
     `crs`: of vectors that do not say theirs.
     """
     found: list[Source] = []
+    paths: list[str] = []
     for one in given:
-        if isinstance(one, (str, os.PathLike)):
-            found += _from_path(os.path.expanduser(os.fspath(one)), crs)
-        else:
-            found += from_object(one, crs=crs)
+        path = os.path.expanduser(os.fspath(one)) if isinstance(one, (str, os.PathLike)) else ""
+        opened = _from_path(path, crs) if path else from_object(one, crs=crs)
+        found += opened
+        paths += [path] * len(opened)
     if not found:
         raise InputError("nothing to look at", remedy="Give stores, GeoTIFFs, or vectors")
-    return found
+    return _told_apart(found, paths)
+
+
+def _told_apart(found: list[Source], paths: list[str]) -> list[Source]:
+    """The same, where several have one name with the folders before it: demo/oxides.zarr, mine/oxides.zarr."""
+    of: dict[str, set[str]] = {}
+    for source, path in zip(found, paths, strict=True):
+        of.setdefault(source.name, set()).add(path)
+    return [
+        replace(source, name=f"{Path(path).absolute().parent.name}/{source.name}")
+        if path and len(of[source.name]) > 1
+        else source
+        for source, path in zip(found, paths, strict=True)
+    ]
 
 
 def from_object(obj: Any, name: str | None = None, crs: Any = None) -> list[Source]:
