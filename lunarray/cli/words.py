@@ -24,6 +24,7 @@ _PHRASES = (
     (r"outside=(['\"])skip\1", "--skip-outside", "skip_outside"),
     (r"\w*\.lunar\.grid\((['\"])(\w+)\1\)", r"--grid \2", "grid"),
     (r" or bounds= that reach ", " that reaches ", "latitude"),
+    (r"maps=\{'\w+': \.\.\.\}", "--map", "maps"),
     (r"la\.cluster\((['\"])(\w+)\1\)", r"--cluster \2", None),
     (r"la\.cluster", "--cluster", None),
     (r", or give an address, a client or a cluster", ", or give an address", None),
