@@ -3,6 +3,7 @@
     python -m benchmarks.xrf_errors simulations [--draws 150]
     python -m benchmarks.xrf_errors bright ../shared/data
     python -m benchmarks.xrf_errors windows ../shared/data
+    python -m benchmarks.xrf_errors response ../shared/data
     python -m benchmarks.xrf_errors repeated ../shared/data [--distance 300]
 
 "simulations" draws ground, norm, Sun (its temperature, plasma of other temperatures, lines), width and gain of the
@@ -13,6 +14,8 @@ pulls should have a mean of 0 and a width of 1.
 
 "windows" fits all sliding windows beside Lunar Prospector, first with Suns of their own, then with the models of whole
 days, which are not those of a flare's minutes.
+
+"response" fits the same frames with the makers' response and with the one that comes with lunarray.
 
 "repeated" fits all windows of a folder and compares pairs of other orbits, or of one track without a common frame, over
 about the same ground. What Lunar Prospector sees between the two places is taken off. The rms of differences by
@@ -31,6 +34,7 @@ import xarray as xr
 from lunarray import simulate, xrf
 from lunarray.maps import cells_at, open_lunar_prospector
 from lunarray.xrf.api import FIT_BAND
+from lunarray.xrf.class_response import class_response
 from lunarray.xrf.constants import ELEMENTS
 from lunarray.xrf.fit import fit_spectrum
 from lunarray.xrf.ground import prior_spread
@@ -243,6 +247,28 @@ def windows(folder: Path) -> None:
                 )
 
 
+def responses(folder: Path) -> None:
+    """The bright frames with the makers' response and with the one that is built in."""
+    real, background = _instrument(folder)
+    frames = xrf.open_class(folder / "class" / "bright").compute()
+    for name, ds in (("each frame", frames), ("sum", summed(frames))):
+        suns = xrf.window_suns(ds)
+        fits = [
+            xrf.fit_elements(ds, suns, response, background).sel(element=list(SHOWN))
+            for response in (real, class_response(real.channels))
+        ]
+        reduced = [float((fit["statistic"] / fit["dof"]).mean()) for fit in fits]
+        print(f"{name}: chi2/dof {reduced[0]:.2f} with the RMF, {reduced[1]:.2f} built in")
+        first, second = (fit["abundance"].values for fit in fits)
+        error = fits[0]["abundance_std"].values
+        for k, element in enumerate(SHOWN):
+            apart = second[:, k] - first[:, k]
+            print(
+                f"  {element}: {first[:, k].mean():5.2f} and {second[:, k].mean():5.2f} wt%, apart at most "
+                f"{np.abs(apart).max():.2f} wt%, {np.abs(apart / error[:, k]).max():.2f} total errors"
+            )
+
+
 def repeated(folder: Path, distance: float) -> None:
     response, background = _instrument(folder)
     frames = xrf.flag_frames(xrf.open_class(folder / "class" / "l1"))
@@ -271,16 +297,28 @@ def repeated(folder: Path, distance: float) -> None:
     expected = _prospector(folder, fit["lat"].values, fit["lon"].values)
     value, error = fit["abundance"].values - expected, fit["abundance_std"].values
     orbit = np.timedelta64(90, "m")
+    nearest = apart[gap > orbit].min()
+    print(
+        f"the nearest two of other orbits are {nearest:.0f} km apart, a footprint is 12.5 km wide"
+    )
+    # Spectra of one stretch share frames, or ground and Sun: pairs of the same two stretches count once.
+    stretch = np.cumsum(np.diff(np.sort(start), prepend=start.min()) > orbit)[
+        np.argsort(np.argsort(start))
+    ]
     for name, apt in (
         ("other orbits", gap > orbit),
         ("one track, no frame in common", (gap >= np.timedelta64(0, "s")) & (gap < orbit)),
     ):
         i, j = np.nonzero(np.triu(apt & (apart < distance), 1))
-        print(f"{name}: {i.size} pairs within {distance:g} km")
+        number = np.unique(np.sort([stretch[i], stretch[j]], axis=0), axis=1).shape[1]
+        print(f"{name}: {i.size} pairs within {distance:g} km, of {number} pairs of stretches")
         for k, element in enumerate(SHOWN if i.size else ()):
             difference = value[i, k] - value[j, k]
-            z = difference / np.hypot(error[i, k], error[j, k])
-            print(f"  {element}: rms difference {_rms(difference):5.2f} wt%, rms z {_rms(z):.2f}")
+            z = _rms(difference / np.hypot(error[i, k], error[j, k]))
+            print(
+                f"  {element}: rms difference {_rms(difference):5.2f} wt%, rms z {z:.2f} ± "
+                f"{z / np.sqrt(2 * number):.2f}"
+            )
 
 
 def main() -> None:
@@ -291,11 +329,14 @@ def main() -> None:
     commands.add_parser("simulations").add_argument("--draws", type=int, default=150)
     commands.add_parser("bright").add_argument("folder", type=Path)
     commands.add_parser("windows").add_argument("folder", type=Path)
+    commands.add_parser("response").add_argument("folder", type=Path)
     pairs = commands.add_parser("repeated")
     pairs.add_argument("folder", type=Path)
     pairs.add_argument("--distance", type=float, default=300.0)
     given = vars(parser.parse_args())
-    run = {"simulations": simulations, "bright": bright, "windows": windows, "repeated": repeated}
+    run = {
+        "simulations": simulations, "bright": bright, "windows": windows, "response": responses, "repeated": repeated,
+    }  # fmt: skip
     run[given.pop("command")](**given)
 
 

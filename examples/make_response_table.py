@@ -4,6 +4,8 @@
 
 Each day whose bright frames hold at least 2000 counts in 0.95-4.3 keV gets a row: the result of
 `lunarray.xrf.calibrate_response`. The table that is shipped comes from 149 public frames of level 1, 2019 to 2024.
+All lit frames among them are of all sixteen detectors; those of other sets (7 to 12 detectors) are of the night,
+without lines. Whether such sets have other widths is therefore not known.
 """
 
 from __future__ import annotations

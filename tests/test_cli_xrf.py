@@ -158,6 +158,11 @@ class TestOutput:
         np.testing.assert_array_equal(result[1]["abundance"], expected["abundance"])
         np.testing.assert_array_equal(result[1]["quality"], expected["quality"])
 
+    def test_without_a_matrix(self, run, folder, tmp_path) -> None:
+        text = run(*arguments(folder, tmp_path / "e.zarr", rmf=None, arf=None))
+        assert "Response   built in, approximate" in text
+        assert fitted(la.open_zarr(tmp_path / "e.zarr").load()).any()
+
     def test_text_says_what_was_found(self, result) -> None:
         text, ds, _ = result
         windows, good = ds.sizes["time"], int(fitted(ds).sum())
@@ -331,6 +336,10 @@ class TestFaults:
         write_response(class_response(2048), other / "other.rmf")
         given = arguments(folder, tmp_path / "e.zarr", rmf=other / "other.rmf", arf=None)
         self.check(run, given, "2048 channels", tmp_path)
+
+    def test_area_without_its_matrix(self, run, folder, tmp_path) -> None:
+        given = arguments(folder, tmp_path / "e.zarr", rmf=None)
+        self.check(run, given, "--arf: an effective area without its matrix", tmp_path)
 
     def test_solar_model_that_ends_too_soon(self, run, folder, tmp_path, tmp_path_factory) -> None:
         short = tmp_path_factory.mktemp("sun") / "solar_20210827.txt"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +23,13 @@ from lunarray.simulate import (
     write_class_frames,
 )
 from lunarray.xrf import archive
+from lunarray.xrf.io import frame_channels
 from lunarray.xrf.response_files import write_response
 
 FRAMES = 13
+TAKEN = archive._taken
+#: Sets of three frames.
+LINES = {"enough": 50.0, "min_significance": 50.0, "max_frames": 6}
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +76,9 @@ def days(tree, response) -> dict[str, archive._Fitted]:
 def whole(tree, tmp_path_factory, response, days) -> tuple[xr.Dataset, Path]:
     store, real = tmp_path_factory.mktemp("whole") / "e.zarr", archive._fit_day
 
-    def kept(day, files, way):
-        days[day] = real(day, files, way)
-        return days[day]
+    def kept(day, way):
+        days[day.name] = real(day, way)
+        return days[day.name]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(archive, "_fit_day", kept)
@@ -84,9 +90,9 @@ def known(whole, days, monkeypatch) -> list[str]:
     """Days that are asked for, and get what was fitted before."""
     asked: list[str] = []
 
-    def again(day, files, way):
-        asked.append(day)
-        return days[day]
+    def again(day, way):
+        asked.append(day.name)
+        return days[day.name]
 
     monkeypatch.setattr(archive, "_fit_day", again)
     return asked
@@ -140,8 +146,8 @@ class TestDays:
     ) -> None:
         real = archive._fit_day
 
-        def stopping(day, files, way):
-            found = real(day, files, way)
+        def stopping(day, way):
+            found = real(day, way)
             if len(known) == 2:
                 raise KeyboardInterrupt
             return found
@@ -209,6 +215,109 @@ class TestDays:
             result = xrf.elements_to_zarr(paths, tmp_path / "f.zarr", response, errors="skip")
         assert result["files_skipped"].values.tolist() == [1]
         assert int(result["windows_fitted"].sum()) > 0
+
+
+def test_channels_are_those_of_the_first_that_can_be_read(tree, tmp_path) -> None:
+    assert frame_channels(tree) == 1024
+    files = sorted((tree / "cla/data/calibrated/2021/08/28").iterdir())[:2]
+    bad = tmp_path / "a.fits"
+    bad.write_bytes(b"SIMPLE")
+    assert frame_channels([bad, *files]) == 1024
+    with pytest.raises(InputError, match=r"a\.fits"):
+        frame_channels(bad)
+
+
+class TestMidnight:
+    """A flare over midnight: 20 frames of the one day, 15 of the next, and a day later 4 and 5."""
+
+    @pytest.fixture(scope="module")
+    @staticmethod
+    def root(tmp_path_factory, response) -> Path:
+        root = tmp_path_factory.mktemp("midnight")
+        solar = xrf.window_suns(class_orbit(frames=1)).isel(time=0)
+        for k, (start, number) in enumerate(
+            (("2021-08-27T23:57:20", 35), ("2021-08-28T23:59:28", 9), ("2021-08-27T20:00:00", 6))
+        ):
+            sun = 180.0 if number == 6 else 0.0
+            orbit = class_orbit(start, number, subsolar_longitude=sun)
+            write_class_frames(
+                class_counts(xrf.HIGHLAND, orbit, solar, response, seed=k, samples=2), root
+            )
+        return root
+
+    def split(self, root: Path, response, options) -> tuple[list[xr.Dataset], xr.Dataset]:
+        """Windows by day, and those of everything at once."""
+        way = archive._Way(
+            response, None, None, archive.SunFiles({}), "none", options, "raise", None
+        )
+        days, parts = archive._by_day(archive.class_files(root), "raise"), []
+        for name in days:
+            day = archive._Day.among(days, name, way, None)
+            if parts and way.strategy == "running" and parts[-1].sizes["time"]:
+                # What _taken reads from the store.
+                day = replace(day, taken=parts[-1]["end"].values.max())
+            frames = archive.flag_frames(xrf.open_class(day.files)).compute()
+            parts.append(archive._windows(day, frames, way))
+        whole = archive.flag_frames(xrf.open_class(root)).compute()
+        return parts, xrf.coadd(whole, **options)
+
+    @pytest.fixture(autouse=True)
+    def alone(self, monkeypatch) -> None:
+        """No store to look into; bursts of particles are told by all frames of a day, and are not in question here."""
+        monkeypatch.setattr(archive, "_taken", lambda rows, day: archive._NEVER)
+        monkeypatch.setattr(archive, "flag_frames", partial(xrf.flag_frames, particles=False))
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"min_frames": 1},
+            {"min_frames": 1, "window": 1},
+            {"strategy": "combined", **LINES},
+            {"strategy": "running", **LINES},
+        ],
+        ids=["sliding", "single", "combined", "running"],
+    )
+    def test_days_give_what_the_whole_gives(self, root, response, options) -> None:
+        parts, whole = self.split(root, response, options)
+        whole = whole.isel(time=whole["n_frames"].values > 0)
+        joined = xr.concat(
+            [p.isel(time=p["n_frames"].values > 0) for p in parts if p.sizes["time"]], "time"
+        )
+        assert whole.sizes["time"] > 3
+        for name in ("start", "end", "n_frames"):
+            np.testing.assert_array_equal(joined[name], whole[name])
+        np.testing.assert_allclose(joined["counts"], whole["counts"])
+        if options.get("window") != 1:
+            midnight = joined["start"].values.astype("M8[D]") + np.timedelta64(1, "D")
+            assert np.unique(midnight[joined["end"].values > midnight]).size == 2
+
+    def test_in_a_store_that_was_stopped(self, root, response, tmp_path, monkeypatch) -> None:
+        monkeypatch.setattr(archive, "_taken", TAKEN)
+        # What is in question is which windows there are, not what is fitted to them.
+        monkeypatch.setattr(
+            archive, "_fit_windows",
+            lambda windows, known, background, way: windows.assign(
+                quality=("time", np.zeros(windows.sizes["time"], "u2"))
+            ),
+        )  # fmt: skip
+        given = {"windows": {"strategy": "running", **LINES}, "errors": "skip",
+                 "background": xr.Dataset({"exposure": 1.0})}  # fmt: skip
+        whole = xrf.elements_to_zarr(root, tmp_path / "a.zarr", response, **given)
+        real, times = archive._fit_day, []
+
+        def stopping(day, way):
+            times.append(day)
+            if len(times) == 3:
+                raise KeyboardInterrupt
+            return real(day, way)
+
+        monkeypatch.setattr(archive, "_fit_day", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            xrf.elements_to_zarr(root, tmp_path / "b.zarr", response, **given)
+        again = xrf.elements_to_zarr(root, tmp_path / "b.zarr", response, **given)
+        xr.testing.assert_equal(again.load(), whole.load())
+        assert times[2].taken == times[3].taken > np.datetime64("2021-08-29")
+        assert (whole["start"].values[1:] >= whole["end"].values[:-1]).all()
 
 
 class TestMaps:

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lunarray.errors import InputError, ProductFormatError
+from lunarray.xrf.class_response import class_response
+from lunarray.xrf.line_shape import FWHM, LineShape
 from lunarray.xrf.response import Response, fold_kernel, rebin, rebin_kernel
 from lunarray.xrf.response_files import read_arf, read_response
 
@@ -259,3 +261,58 @@ def test_class_files(real_data, folder, channels):
         counts = response.fold(spectrum)
         peak = response.channel_energy()[counts.argmax()]
         assert abs(peak - energy) < 0.03
+
+
+class TestBuiltIn:
+    """The description of CLASS that serves where there is no RMF."""
+
+    @pytest.mark.parametrize("channels", [1024, 2048])
+    def test_rows_are_whole_and_lines_as_wide_as_asked_for(self, channels) -> None:
+        response = class_response(channels, fwhm=0.15)
+        total = np.add.reduceat(response.value, response.row[:-1])
+        np.testing.assert_allclose(total, 1.0, rtol=1e-9)
+        assert (response.value > 0).all()
+        for energy in (1.25, 1.74, 3.7):
+            assert abs(response.line_width(energy) - FWHM * LineShape(0.15).sigma(energy)) < 0.004
+        assert 40 < response.area.max() < 64
+        # What stops photons below its edges lets them pass: aluminium, and silicon that does not count.
+        for edge in (1.56, 1.84):
+            below, above = np.interp(
+                [edge - 0.02, edge + 0.02], response.area_energy, response.area_curve
+            )
+            assert above < 0.9 * below
+
+    def test_joined_channels(self) -> None:
+        fine, coarse = class_response(2048).group(2), class_response(1024)
+        np.testing.assert_allclose(fine.matrix(), coarse.matrix(), atol=1e-6)
+
+    def test_what_class_has_not_is_refused(self) -> None:
+        with pytest.raises(InputError, match="512 channels"):
+            class_response(512)
+        with pytest.raises(InputError, match="fwhm"):
+            class_response(fwhm=0.01)
+
+    @pytest.mark.realdata
+    def test_beside_the_makers_files(self, real_data) -> None:
+        here = real_data / "class" / "response"
+        real = read_response(here / "class_rmf_v1.rmf", here / "class_arf_v1.arf")
+        own = class_response(2048, fwhm=0.1838)
+        energy, area = real.area_energy, real.area_curve
+        # Between them lie the steps of the makers' edges, which are 27 eV broad.
+        inside = (energy > 0.8) & (energy < 11)
+        for low, high in ((1.53, 1.60), (1.81, 1.90)):
+            inside &= (energy < low) | (energy > high)
+        ratio = np.interp(energy, own.area_energy, own.area_curve)[inside] / area[inside]
+        assert np.sqrt(np.mean((ratio - 1) ** 2)) < 0.006
+        assert np.abs(ratio - 1).max() < 0.025
+        for line, most in ((1.25, 0.035), (1.49, 0.035), (1.74, 0.035), (3.7, 0.03), (6.4, 0.08)):
+            rows = []
+            for one in (real, own):
+                i = int(np.argmin(np.abs((one.energy_lo + one.energy_hi) / 2 - line)))
+                rows.append(np.zeros(2048))
+                rows[-1][one.channel[one.row[i] : one.row[i + 1]]] = one.value[
+                    one.row[i] : one.row[i + 1]
+                ]
+                shift = line - (one.energy_lo[i] + one.energy_hi[i]) / 2
+                rows[-1] = np.interp(one.channel_energy() - shift, one.channel_energy(), rows[-1])
+            assert np.abs(rows[0] - rows[1]).sum() / 2 < most, line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from astropy.io import fits
 
 import lunarray.xrf as xrf
 from lunarray import simulate
-from lunarray.errors import InputError, ProductFormatError
+from lunarray.errors import InputError, LunarrayWarning, ProductFormatError
 from lunarray.xrf.plasma import plasma_table
 from lunarray.xrf.response import rebin
 from lunarray.xrf.solar import fold_matrix
+from lunarray.xrf.sun_files import SunFiles, xsm_by_day
 from lunarray.xrf.window_suns import SUN_SOURCES
 from lunarray.xrf.xsm import read_xsm_spectrum
 from lunarray.xrf.xsm_response import XSM_CHANNELS, xsm_response
@@ -42,6 +44,69 @@ def write_type_ii(
     )  # fmt: skip
     fits.HDUList([fits.PrimaryHDU(), table]).writeto(path)
     return path
+
+
+class TestZips:
+    """XSM as PRADAN hands it out: a zip a day, with a tree in it, of raw and of calibrated files."""
+
+    def zipped(self, folder: Path, day: str, copies: bool = False) -> Path:
+        name = f"ch2_xsm_{day}_v1_level2"
+        pha = write_type_ii(
+            folder / f"{name}.pha",
+            TestTypeII.counts,
+            begin=TestTypeII.begin,
+            exposure=[8.0, 16.0, 4.0],
+        )
+        rate = fits.BinTableHDU.from_columns(
+            [
+                fits.Column("TIME", "D", array=[0.0, 1.0]),
+                fits.Column("RATE", "E", array=[5.0, 6.0]),
+            ],
+            name="RATE",
+        )
+        rate.header["MJDREF"] = 57754.0
+        rate.writeto(folder / f"{name}.lc")
+        archive = folder / f"ch2_xsm_{day}_v1.zip"
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
+            tree = f"xsm/data/{day[:4]}/{day[4:6]}/{day[6:]}"
+            out.writestr(f"{tree}/raw/ch2_xsm_{day}_v1_level1.fits", b"SIMPLE")
+            for path in (pha, folder / f"{name}.lc"):
+                out.write(path, f"{tree}/calibrated/{path.name}")
+                if not copies:
+                    path.unlink()
+        return archive
+
+    @pytest.mark.parametrize("copies", [False, True])
+    def test_days_of_zips(self, tmp_path: Path, copies: bool) -> None:
+        for day in ("20210827", "20210828"):
+            self.zipped(tmp_path, day, copies)
+        days = xsm_by_day(tmp_path)
+        assert list(days) == ["2021-08-27", "2021-08-28"]
+        assert all(
+            {k: len(v) for k, v in own.items()} == {".pha": 1, ".lc": 1} for own in days.values()
+        )
+        known = SunFiles(days).of_days(["2021-08-27"])
+        np.testing.assert_array_equal(known["spectra"]["counts"], TestTypeII.counts)
+        np.testing.assert_array_equal(known["light_curve"]["rate"], [5.0, 6.0])
+
+    def test_a_member_is_read_by_its_path(self, tmp_path: Path) -> None:
+        archive = self.zipped(tmp_path, "20210827")
+        (path,) = xsm_by_day(archive)["2021-08-27"][".pha"]
+        assert read_xsm_spectrum(path)["counts"].shape == (3, 8)
+
+    def test_damage_is_told(self, tmp_path: Path) -> None:
+        whole = self.zipped(tmp_path, "20210827").read_bytes()
+        bad = tmp_path / "ch2_xsm_20210828_v1.zip"
+        bad.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ProductFormatError, match="zip"):
+            xsm_by_day(bad)
+        with zipfile.ZipFile(tmp_path / "ch2_xsm_20210829_v1.zip", "w") as out:
+            out.writestr("ch2_xsm_20210829_v1_level2.pha", b"SIMPLE  = T")
+        days = xsm_by_day(tmp_path / "ch2_xsm_20210829_v1.zip")
+        with pytest.raises(ProductFormatError, match=r"20210829_v1_level2\.pha"):
+            SunFiles(days).of_days(days)
+        with pytest.warns(LunarrayWarning, match="left out"):
+            assert SunFiles(days, errors="skip").of_days(days) == {}
 
 
 class TestTypeII:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,8 @@ from lunarray.errors import LunarrayWarning
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from lunarray.xrf.response import Response
 
 
 class PhotonsPer(StrEnum):
@@ -44,8 +46,14 @@ Frames = Annotated[
         show_default=False,
     ),
 ]
-Rmf = Annotated[Path, Option(help="Redistribution matrix (OGIP RMF).", show_default=False)]
-Arf = Annotated[Path | None, Option(help="Effective area (OGIP ARF).")]
+Rmf = Annotated[
+    Path | None,
+    Option(
+        help="Redistribution matrix (OGIP RMF); without it a description of CLASS that comes with lunarray, area and "
+        "all, which is approximate."
+    ),
+]
+Arf = Annotated[Path | None, Option(help="Effective area (OGIP ARF), of --rmf.")]
 Solar = Annotated[
     list[str] | None,
     Option(
@@ -59,8 +67,8 @@ SolarPer = Annotated[
 Xsm = Annotated[
     list[str] | None,
     Option(
-        help="Files of XSM, or their folder or tree: spectra (.pha, type I or II), areas (.arf), light curves (.lc), "
-        "by the day in their names. May be repeated."
+        help="Files of XSM, or their folder, tree or daily zips: spectra (.pha, type I or II), areas (.arf), light "
+        "curves (.lc), by the day in their names. May be repeated."
     ),
 ]
 Goes = Annotated[
@@ -94,7 +102,7 @@ Footprints = Annotated[
 def fit_elements(
     inputs: Frames,
     output: Output,
-    rmf: Rmf,
+    rmf: Rmf = None,
     solar: Solar = None,
     arf: Arf = None,
     background: Background = None,
@@ -126,7 +134,7 @@ def fit_elements(
     frames, _ = open_dataset(inputs, reader, otherwise="ch2-class", skip=skip_bad_files)
     if footprints is not None:
         check_footprints_path(footprints, overwrite=overwrite)
-    response = la.xrf.read_response(rmf, arf)
+    response = _response(rmf, arf, lambda: frames.sizes["channel"])
     shape = _calibration(calibration)
     models = _solar_models(solar, solar_per, frames)
     own = None if background is None else la.xrf.read_background(background)
@@ -156,6 +164,26 @@ def fit_elements(
         wrote("Footprints", footprints)
     picture(la.plot.footprints, result, "Al", path=quicklook)
     wrote("Store", output)
+
+
+def _response(rmf: Path | None, arf: Path | None, channels: Callable[[], int]) -> Response:
+    """The response of files, or the one that comes with lunarray."""
+    from lunarray.errors import InputError
+    from lunarray.xrf.class_response import class_response
+    from lunarray.xrf.response_files import read_response
+
+    tell(response="built-in" if rmf is None else str(rmf))
+    if rmf is not None:
+        return read_response(rmf, arf)
+    if arf is not None:
+        raise InputError(
+            "an effective area without its matrix",
+            where="--arf",
+            remedy="Give --rmf too, or neither: a description of CLASS comes with lunarray",
+        )
+    response = class_response(channels())
+    say("Response   built in, approximate (no --rmf)")
+    return response
 
 
 def _calibration(name: str) -> Any:
@@ -236,7 +264,7 @@ def map_elements(
             help="Folder for stores and pictures. An interrupted one goes on where it stopped; more frames are added.",
         ),
     ],
-    rmf: Rmf,
+    rmf: Rmf = None,
     arf: Arf = None,
     background: Annotated[
         Path | None, Option(help="Background spectrum; by default that of each day's night.")
@@ -274,10 +302,11 @@ def map_elements(
     from lunarray.errors import InputError
     from lunarray.xrf.footprint_maps import RATIOS
     from lunarray.xrf.footprints import check_footprints_path
+    from lunarray.xrf.io import frame_channels
 
     if footprints is not None:
         check_footprints_path(footprints, overwrite=overwrite)
-    response = la.xrf.read_response(rmf, arf)
+    response = _response(rmf, arf, lambda: frame_channels(inputs))
     store = output / "elements.zarr"
     if overwrite:
         _remove_stores(output)

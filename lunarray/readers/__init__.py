@@ -9,7 +9,7 @@ read instruments build on.
 
 from __future__ import annotations
 
-from lunarray.readers.archives import beginning, is_zip, members, read_whole
+from lunarray.readers.archives import beginning, is_member, is_zip, members, read_whole
 from lunarray.readers.backends import backend
 from lunarray.readers.files import (
     Errors,

@@ -60,7 +60,8 @@ def elements_to_zarr(
     Each day's frames are opened, those of night, bursts and geotail left out (:func:`flag_frames`), the rest co-added
     (:func:`coadd`), given a Sun each (:func:`window_suns`) and fitted (:func:`fit_elements`); what was fitted is put
     behind what the store holds. A call that was stopped goes on behind the last whole day, and the same call with more
-    files takes in the new days. One day is held in memory at a time. Windows end at midnight.
+    files takes in the new days. One day is held in memory at a time. A window belongs to the day in which it begins and
+    may reach into the next, where the frames of that one are given, too; no day takes again what another has taken.
 
     Parameters
     ----------
@@ -79,7 +80,7 @@ def elements_to_zarr(
         best Sun that there is (:func:`window_suns`).
     xsm : path, folder, glob pattern, or iterable of these, optional
         Files of XSM, of level 2 and below: spectra (``.pha``), their areas (``.arf``), light curves (``.lc``), in a
-        tree or not; by the day in their names.
+        tree, in PRADAN's daily zips, or not; by the day in their names.
     goes : Dataset, optional
         Of :func:`lunarray.xrf.goes.open_goes_xrs`, of the whole time.
     calibration : Dataset or {"auto", "none"}
@@ -160,7 +161,7 @@ def _grow(
         _warn_of_changes(done, days, told)
         with progress_bar("Fitting elements", len(new), show=progress) as step:
             for day in new:
-                found = _fit_day(day, days[day], way)
+                found = _fit_day(_Day.among(days, day, way, rows), way)
                 # A call that was stopped between the two has put the day's windows by already.
                 if found.rows is not None and day not in fitted:
                     rows.append(found.rows.assign_attrs(way_of_fit=token), progress=False)
@@ -191,6 +192,17 @@ class _Way:
     errors: Any
     workers: int | None
 
+    @property
+    def reach(self) -> int:
+        """Frames of the next day that a window may reach into."""
+        name, usual = ("window", 12) if self.strategy == "sliding" else ("max_frames", 48)
+        return int(self.windows.get(name, usual)) - 1
+
+    @property
+    def strategy(self) -> str:
+        """How frames are co-added."""
+        return str(self.windows.get("strategy", "sliding"))
+
     def token(self) -> str:
         """Another one for whatever gives other numbers."""
         from dask.base import tokenize
@@ -203,7 +215,8 @@ class _Way:
         if isinstance(calibration, xr.Dataset):
             calibration = calibration.compute()
         parts = (
-            self.response.digest, *(_numbers(ds) for ds in (*given, calibration)), bool(self.suns.files),
+            "windows that pass midnight", self.response.digest,
+            *(_numbers(ds) for ds in (*given, calibration)), bool(self.suns.files),
             sorted(self.windows.items()), numeric_versions(("xrf",)),
         )  # fmt: skip
         return hashlib.sha256(str(tokenize(*parts)).encode()).hexdigest()[:16]
@@ -273,6 +286,72 @@ def _warn_of_changes(done: Any, days: Mapping[str, list[Path]], told: set[str]) 
 
 
 # ---------- days
+@dataclass(frozen=True)
+class _Day:
+    """A day, its files, and those of the days beside it that follow on without a gap."""
+
+    name: str
+    files: list[Path]
+    before: list[Path]
+    after: list[Path]
+    taken: np.datetime64  # until when windows of the day before have taken its frames
+
+    @classmethod
+    def among(cls, days: Mapping[str, list[Path]], name: str, way: _Way, rows: Any) -> _Day:
+        """One of many days; `rows`: the end of what was fitted."""
+        files = sorted(days[name], key=frame_name)
+        names = list(days)
+        place = names.index(name)
+        earlier, later = (
+            sorted(days[names[k]], key=frame_name) if 0 <= k < len(names) else []
+            for k in (place - 1, place + 1)
+        )
+        gap, reach, taken = float(way.windows.get("max_gap", 4.0)), way.reach, _NEVER
+        if way.strategy == "running" and place:
+            taken = _taken(rows, names[place - 1])
+        # Short stretches are windows only where there is no whole one: for that the frames before have to be known.
+        back = earlier[::-1][:reach] if way.strategy == "sliding" else []
+        before = _following(files[0], back, gap, -1)[::-1]
+        return cls(name, files, before, _following(files[-1], later[:reach], gap, 1), taken)
+
+
+_NEVER: np.datetime64 = np.datetime64("1900-01-01", "ns")
+
+
+def _taken(rows: Any, day: str) -> np.datetime64:
+    """When the last window that begins on a day ends."""
+    from lunarray.store import open_zarr
+
+    place = rows.place if rows.place.exists() else rows.path
+    if not place.exists():
+        return _NEVER
+    ds = open_zarr(place, incomplete=True)
+    return max(ds["end"].values[ds["date"].values == day], default=_NEVER)
+
+
+def _following(path: Path, others: list[Path], gap: float, sign: int) -> list[Path]:
+    """Those of `others`, from the first on, that follow (1) or come before (-1) each other and `path`."""
+    found: list[Path] = []
+    if not others:
+        return found
+    try:
+        last = read_spectrum(path)
+        for other in others:
+            one = read_spectrum(other)
+            apart = one.start - last.end if sign > 0 else last.start - one.end
+            if (
+                not -0.5 <= apart / np.timedelta64(1, "s") <= gap
+                or one.table.rows != last.table.rows
+            ):
+                break
+            found.append(other)
+            last = one
+    except (InputError, OSError):
+        # What is wrong with a file is said when its own day is fitted.
+        pass
+    return found
+
+
 @dataclass
 class _Fitted:
     """What became of a day."""
@@ -320,14 +399,14 @@ _ACCOUNT: dict[str, tuple[tuple[str, ...], Any, str, str]] = {
 }  # fmt: skip
 
 
-def _fit_day(day: str, files: list[Path], way: _Way) -> _Fitted:
+def _fit_day(day: _Day, way: _Way) -> _Fitted:
     """Fit one day; what is wrong with a day as a whole ends in its account where files may be left out."""
-    found = _Fitted(numbers={"files": np.int32(len(files))})
+    found = _Fitted(numbers={"files": np.int32(len(day.files))})
     try:
         with warnings.catch_warnings():
             # What the account tells is not said again for each day.
             warnings.filterwarnings("ignore", message="coadd: no window", category=LunarrayWarning)
-            _fit_frames(day, files, way, found)
+            _fit_frames(day, way, found)
     except LunarrayError as error:
         if way.errors == "raise":
             raise
@@ -335,8 +414,8 @@ def _fit_day(day: str, files: list[Path], way: _Way) -> _Fitted:
     return found
 
 
-def _fit_frames(day: str, files: list[Path], way: _Way, found: _Fitted) -> None:
-    own = open_class(files, errors=way.errors, max_workers=way.workers)
+def _fit_frames(day: _Day, way: _Way, found: _Fitted) -> None:
+    own = open_class(day.files, errors=way.errors, max_workers=way.workers)
     found.numbers["files_skipped"] = np.int32(len(own.attrs.get("skipped_files", ())))
     frames = flag_frames(own).compute()
     found.numbers["frames"] = np.int32(frames.sizes["time"])
@@ -349,12 +428,13 @@ def _fit_frames(day: str, files: list[Path], way: _Way, found: _Fitted) -> None:
     if not exposure > 0:
         found.problem = "no frame of the night for its background, and none was given"
         return
-    windows = coadd(frames, **way.windows)
+    windows = _windows(day, frames, way)
     del frames
     lit = (windows["n_frames"].values > 0) & (windows["incidence"].values < 90.0)
     windows = windows.isel(time=lit)
     found.numbers["windows_lit"] = np.int32(windows.sizes["time"])
-    known = way.suns.of_days([day]) if way.solar is None else {}
+    days = {str(end)[:10] for end in windows["end"].values} | {day.name}
+    known = way.suns.of_days(days) if way.solar is None else {}
     parts = [
         _fit_windows(windows.isel(time=slice(at, at + _WINDOWS)), known, background, way)
         for at in range(0, windows.sizes["time"], _WINDOWS)
@@ -369,10 +449,51 @@ def _fit_frames(day: str, files: list[Path], way: _Way, found: _Fitted) -> None:
     if "sun_source" in result:
         found.numbers["suns"] = _counted(result["sun_source"].values[good], SUN_SOURCES)
     if good.any():
-        dates = np.full(int(good.sum()), day, object)
+        dates = np.full(int(good.sum()), day.name, object)
         found.rows = result.isel(time=good).assign_coords(
             date=("time", dates, {"long_name": "day (UTC)"})
         )
+
+
+def _windows(day: _Day, frames: xr.Dataset, way: _Way) -> xr.Dataset:
+    """Windows that begin on a day; some may reach into the next one."""
+    begin = frames["start"].values[0]
+    if day.taken > begin:
+        frames = frames.isel(time=frames["start"].values >= day.taken)
+    beside = [*day.before, *day.after]
+    if not beside or not frames.sizes["time"]:
+        return coadd(frames, **way.windows)
+    frames = _joined(frames, open_class(beside, errors=way.errors).compute())
+    windows = coadd(frames, **way.windows)
+    start = windows["start"].values
+    keep = start >= begin
+    if day.after:
+        keep &= start < frames["start"].values[-len(day.after)]
+    return windows.isel(time=keep)
+
+
+def _joined(frames: xr.Dataset, others: xr.Dataset) -> xr.Dataset:
+    """Frames of a day, with the flags that they have, and those beside them, in order of time."""
+    known = frames["flags"].values
+    for name, like, usual in (
+        ("background_scale", "exposure", 1.0),
+        ("bad_channel", "counts", False),
+    ):
+        if name in frames.variables or name in others.variables:
+            frames, others = (
+                ds if name in ds.variables
+                else ds.assign_coords({name: xr.full_like(ds[like], usual, dtype=type(usual)).variable})
+                for ds in (frames, others)
+            )  # fmt: skip
+    parts = [frames.drop_vars(["flags", "particle_rate"], errors="ignore"), others]
+    joined = xr.concat(
+        parts, "time", data_vars="minimal", coords="minimal", compat="override", combine_attrs="override"
+    )  # fmt: skip
+    order = np.argsort(joined["start"].values, kind="stable")
+    joined = flag_frames(joined.isel(time=order))
+    flags = joined["flags"].values.copy()
+    flags[order < known.size] = known
+    return joined.assign_coords(flags=("time", flags, joined["flags"].attrs))
 
 
 def _counted(flags: np.ndarray, bits: Mapping[str, int]) -> np.ndarray:

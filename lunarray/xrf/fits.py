@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import os
 import re
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lunarray.errors import InputError, ProductFormatError
+from lunarray.readers import is_member, read_whole
 
 #: Axes of an array and columns of a table, by the standard.
 MOST_AXES = 999
@@ -41,29 +43,36 @@ def check_structure(path: str | os.PathLike[str]) -> None:
 
     Sizes alone are looked at: what is wrong otherwise, or no FITS file, is for astropy to say.
     """
+    if is_member(os.fspath(path)):
+        _check_stream(io.BytesIO(read_whole(path)[0]), path)
+        return
     with open(path, "rb") as plain:
         packed = plain.read(2) == b"\x1f\x8b"
     with gzip.open(path) if packed else open(path, "rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        at = 0
-        while at < size:
-            stream.seek(at)
-            sizes, length = _sizes(stream)
-            if not length:
-                return
-            number, fields = sizes.get("NAXIS", 0), sizes.get("TFIELDS", 0)
-            least = min(value for name, value in sizes.items() if name != "BITPIX")
-            if least < 0 or max(number, fields) > MOST_AXES:
-                raise damaged(f"a header states impossible sizes ({sizes})", path)
-            axes = [sizes.get(f"NAXIS{i + 1}", 0) for i in range(number)]
-            values = sizes.get("PCOUNT", 0) + math.prod(axes) if axes else 0
-            data = abs(sizes.get("BITPIX", 8)) // 8 * sizes.get("GCOUNT", 1) * values
-            # Rows are counted by NAXIS2 even where NAXIS itself is gone.
-            longest = max(n for name, n in sizes.items() if name.startswith("NAXIS"))
-            needed = at + length + max(data, longest)
-            if needed > size + _BLOCK:
-                raise damaged(f"truncated: {size} bytes, its headers need {needed}", path)
-            at += length - (-data // _BLOCK) * _BLOCK
+        _check_stream(stream, path)
+
+
+def _check_stream(stream: Any, path: str | os.PathLike[str]) -> None:
+    size = stream.seek(0, os.SEEK_END)
+    at = 0
+    while at < size:
+        stream.seek(at)
+        sizes, length = _sizes(stream)
+        if not length:
+            return
+        number, fields = sizes.get("NAXIS", 0), sizes.get("TFIELDS", 0)
+        least = min(value for name, value in sizes.items() if name != "BITPIX")
+        if least < 0 or max(number, fields) > MOST_AXES:
+            raise damaged(f"a header states impossible sizes ({sizes})", path)
+        axes = [sizes.get(f"NAXIS{i + 1}", 0) for i in range(number)]
+        values = sizes.get("PCOUNT", 0) + math.prod(axes) if axes else 0
+        data = abs(sizes.get("BITPIX", 8)) // 8 * sizes.get("GCOUNT", 1) * values
+        # Rows are counted by NAXIS2 even where NAXIS itself is gone.
+        longest = max(n for name, n in sizes.items() if name.startswith("NAXIS"))
+        needed = at + length + max(data, longest)
+        if needed > size + _BLOCK:
+            raise damaged(f"truncated: {size} bytes, its headers need {needed}", path)
+        at += length - (-data // _BLOCK) * _BLOCK
 
 
 def _sizes(stream: Any) -> tuple[dict[str, int], int]:
@@ -82,12 +91,13 @@ def _sizes(stream: Any) -> tuple[dict[str, int], int]:
 
 @contextmanager
 def open_fits(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """Open a FITS file leniently; what astropy raises comes out as ProductFormatError."""
+    """Open a FITS file, or a member of a zip, leniently; what astropy raises comes out as ProductFormatError."""
     from astropy.io import fits
 
     try:
         check_structure(path)
-        with quiet_astropy(), fits.open(path, memmap=False, ignore_missing_end=True) as hdus:
+        file = io.BytesIO(read_whole(path)[0]) if is_member(os.fspath(path)) else path
+        with quiet_astropy(), fits.open(file, memmap=False, ignore_missing_end=True) as hdus:
             len(hdus)  # reads all headers now, with their faults
             yield hdus
     except FileNotFoundError as error:

@@ -185,6 +185,17 @@ def class_files(paths: Any) -> list[Path]:
     return list(found.values())
 
 
+def frame_channels(paths: Any) -> int:
+    """Number of channels that the first of the frames that can be read has."""
+    files = class_files(paths)
+    for path in files:
+        try:
+            return read_spectrum(path).table.rows
+        except (InputError, OSError):
+            continue
+    return read_spectrum(files[0]).table.rows  # raises what is wrong with it
+
+
 def frame_name(path: str | os.PathLike[str]) -> str:
     """Name by which a frame is known, packed or not."""
     name = os.path.basename(path)

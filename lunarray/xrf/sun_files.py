@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from lunarray.errors import InputError, LunarrayError, LunarrayWarning
-from lunarray.readers import find_files
+from lunarray.readers import find_files, is_zip, members
 from lunarray.xrf.xsm import read_light_curve, read_xsm_spectrum
 from lunarray.xrf.xsm_response import xsm_response
 
@@ -81,9 +81,14 @@ def _one_after_another(spectra: list[xr.Dataset]) -> xr.Dataset:
 
 
 def xsm_by_day(paths: Any) -> dict[str, dict[str, list[Path]]]:
-    """Files of XSM by day and ending; InputError where no name tells a day."""
+    """Files of XSM, those in zips among them, by day and ending; InputError where no name tells a day."""
     out: dict[str, dict[str, list[Path]]] = {}
-    for path in find_files(paths, _XSM, "files of XSM (.pha, .arf, .lc)"):
+    found: dict[str, Path] = {}
+    for path in find_files(paths, (*_XSM, ".zip"), "files of XSM (.pha, .arf, .lc, .zip)"):
+        # One that lies beside its zip is taken once.
+        for file in members(path, _XSM) if is_zip(path) else [path]:
+            found.setdefault(file.name, file)
+    for path in found.values():
         day = day_of(path.name)
         if day is not None:
             out.setdefault(day, {}).setdefault(path.suffix.lower(), []).append(path)

@@ -22,7 +22,7 @@ from lunarray.xrf.suns import (
 )
 
 #: Width, slope and offset of the lines in bright frames of 2020 to 2024; ``examples/make_response_table.py`` measures
-#: them.
+#: them. All are of sixteen detectors, as all lit frames at hand are: of other sets nothing was measured.
 SHAPE_TABLE = Path(__file__).parent / "data" / "response_shapes.csv"
 #: How far a spectrum's own may be from the mean of its time (standard deviations): the detectors' temperature changes.
 _SPREAD = (0.012, 0.006, 0.010)

@@ -58,7 +58,8 @@ def read_xsm_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
     Parameters
     ----------
     path : path
-        A PHA file as xsmgenspec writes it: type I, one spectrum, or type II, one for each interval of time. Its ARF and
+        A PHA file as xsmgenspec writes it, or such a member of a zip (``day.zip/xsm/data/…/name.pha``): type I, one
+        spectrum, or type II, one for each interval of time. Its ARF and
         RMF are read by :func:`lunarray.xrf.read_response`; :func:`lunarray.xrf.xsm_response.xsm_response` needs no RMF.
 
     Returns
