@@ -172,3 +172,11 @@ def test_arguments_are_checked(scene):
         sample_posterior(frames, sun, response, steps=3)
     with pytest.raises(TypeError, match="engine"):
         sample_posterior(frames, sun, response, engine="pyxspec")
+
+
+def test_the_example_runs():
+    import doctest
+
+    from lunarray.xrf import posterior
+
+    assert doctest.testmod(posterior).failed == 0
