@@ -47,7 +47,7 @@ suppress_warnings = ["myst.xref_missing"]  # cards link to files of the reposito
 # A cell that fails fails the build. Pages are executed again only if they or lunarray changed.
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 180
+nb_execution_timeout = 600  # of a cell, s; two cores that others use too take long
 nb_execution_in_temp = True
 nb_merge_streams = True
 nb_execution_show_tb = True

@@ -336,7 +336,11 @@ def test_input_is_laid_down_once_and_gone_when_the_map_is_there(rng, monkeypatch
     assert not spilling._files
 
 
-def test_rows_of_a_spilled_block(rng):
+@pytest.mark.parametrize("windows", [False, True])
+def test_rows_of_a_spilled_block(rng, monkeypatch, windows):
+    if windows:  # which knows no reading and writing at a place
+        monkeypatch.delattr("os.pwrite")
+        monkeypatch.delattr("os.preadv")
     wide, narrow = rng.normal(size=(700, 3, 400)), rng.integers(0, 9, 700).astype(np.int16)
     laid = spilling.spill([wide, narrow], "a run")
     some = np.sort(rng.choice(700, 90, replace=False))

@@ -35,7 +35,7 @@ class _File:
 
     def __init__(self) -> None:
         folder = dask.config.get("temporary-directory", None)
-        self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open for as long as this)
+        self.file: Any = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (open for as long as this)
         self.end = 0
 
     def put(self, data: np.ndarray) -> int:
@@ -45,14 +45,28 @@ class _File:
             begin, self.end = self.end, self.end + len(view)
         done = 0
         while done < len(view):
-            done += os.pwrite(self.file.fileno(), view[done:], begin + done)
+            done += self._put_at(view[done:], begin + done)
         return begin
+
+    def _put_at(self, view: memoryview, place: int) -> int:
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self.file.fileno(), view, place)
+        with _lock:  # Windows knows no writing at a place: one thread at a time
+            self.file.seek(place)
+            return self.file.write(view)
+
+    def _get_at(self, view: memoryview, place: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self.file.fileno(), [view], place)
+        with _lock:
+            self.file.seek(place)
+            return self.file.readinto(view)
 
     def get(self, begin: int, into: np.ndarray) -> None:
         """Fill an array with what was written."""
         view, done = into.view(np.uint8).reshape(-1).data, 0
         while done < len(view):
-            read = os.preadv(self.file.fileno(), [view[done:]], begin + done)
+            read = self._get_at(view[done:], begin + done)
             if not read:
                 raise EOFError(f"{self.file.name}: the file ends early")
             done += read
@@ -106,7 +120,7 @@ class Spilled:
 def spill(arrays: Sequence[np.ndarray], run: str) -> Spilled:
     """Lay arrays of the same rows down in the file of a run, which all of its blocks share.
 
-    StoreWriteError if there is no room for them.
+    StoreWriteError if there is no folder or no room for them.
     """
     try:
         with _lock:
@@ -117,7 +131,7 @@ def spill(arrays: Sequence[np.ndarray], run: str) -> Spilled:
         return Spilled(file, [(file.put(a), a.shape, a.dtype) for a in arrays])
     except OSError as error:
         raise StoreWriteError(
-            f"there is no room for what is needed meanwhile ({error.strerror or error})",
+            f"what is needed meanwhile cannot be laid down ({error.strerror or error})",
             where=dask.config.get("temporary-directory", None) or tempfile.gettempdir(),
             remedy="Make room there, or name a folder with room as Dask's 'temporary-directory'",
         ) from error
