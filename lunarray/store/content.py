@@ -11,6 +11,7 @@ import xarray as xr
 from lunarray.engine.graph import rooms_of
 from lunarray.errors import InputError, StoreConflictError
 from lunarray.store import regions
+from lunarray.store.conventions import conventions, without_conventions
 from lunarray.store.folder import target
 from lunarray.store.layout import every_chunk
 from lunarray.store.places import Place
@@ -126,6 +127,7 @@ def create(
                 encoding[name]["shards"] = layout.shards
             chunked[name] = variable.chunk(dict(zip(variable.dims, layout.region, strict=True)))
     template = _with_variables(ds, chunked)
+    template.attrs = {**without_conventions(ds.attrs), **conventions(ds)}
     # An object that is missing is known to be so only where those that hold fill values alone are there.
     with appearing(path) as begun, every_chunk():
         template.to_zarr(

@@ -23,6 +23,7 @@ from lunarray.errors import (
     StoreIncompleteError,
 )
 from lunarray.store import objects, regions
+from lunarray.store.conventions import without_conventions
 from lunarray.store.guard import REMEDY, Stored, checked_store
 from lunarray.store.places import Place, Remote, remote
 from lunarray.store.promotion import KEY, current
@@ -156,6 +157,7 @@ def _open(path: Place, incomplete: bool) -> xr.Dataset | None:
         ) from error
     if state_of(path) != state:
         return None
+    ds.attrs = without_conventions(ds.attrs)
     ds.attrs.pop(KEY, None)
     if state.get("failed"):
         ds.attrs["missing_regions"] = len(state["failed"])
