@@ -61,7 +61,7 @@ def test_those_who_keep_the_conventions_read_them(tmp_path, name):
 def test_what_is_no_map_says_nothing(tmp_path):
     la.sample("sp_orbit").lunar.to_zarr(tmp_path / "sp.zarr")
     irregular = map_on(GRIDS["north"])
-    irregular = irregular.assign_coords(x=irregular.x.values ** 3)
+    irregular = irregular.assign_coords(x=irregular.x.values**3)
     irregular.lunar.to_zarr(tmp_path / "odd.zarr")
     for store in ("sp.zarr", "odd.zarr"):
         assert not [key for key in said(tmp_path / store) if ":" in key]

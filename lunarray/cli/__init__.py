@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from lunarray.cli import fractures, general, loop, oxides, superres, training, view, xrf
+from lunarray.cli import catalog, fractures, general, loop, oxides, superres, training, view, xrf
 from lunarray.cli.console import Command, friendly
 from lunarray.cli.interruption import interruptible
 from lunarray.versions import extras
@@ -112,7 +112,7 @@ TASKS = {
     ),
     "Elements from X-ray spectra": (xrf.fit_elements, xrf.map_elements),
     "Fractures in images": (fractures.map_fractures, fractures.train_fractures),
-    "Checks": (oxides.compare, general.verify),
+    "Checks and catalogues": (oxides.compare, general.verify, catalog.stac),
 }  # fmt: skip
 for task, commands in TASKS.items():
     for command in commands:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lunarray.errors import BodyMismatchError, GridError, InputError
+from lunarray.errors import BodyMismatchError, GridError, InputError, needs
 from lunarray.geo.crs import (
     BODIES,
     Bodies,
@@ -68,6 +68,10 @@ def read_vectors(
         where = path
         if not os.path.exists(path):
             raise InputError("no such file", where=path, remedy="Give the path of one to read")
+        if path.lower().endswith("parquet"):
+            with needs("pyarrow", "reading GeoParquet"):
+                frame = geopandas.read_parquet(path)
+            return read_vectors(frame, crs, where=path, body=body)
         try:
             # GeoPackages keep styles in a layer without geometry.
             layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]

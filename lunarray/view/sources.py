@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import GridError, InputError, LunarrayError, needs
+from lunarray.errors import GridError, InputError, LunarrayError
 from lunarray.geo import (
     MOON,
     footprint_polygons,
@@ -179,15 +179,12 @@ def _raster(path: str, name: str) -> Source:
 
 
 def _vectors(path: str, name: str, crs: Any) -> list[Source]:
-    import geopandas
-
+    first = read_vectors(path, crs, body=MOON)  # says what is wrong
     if path.lower().endswith("parquet"):
-        with needs("pyarrow", "reading GeoParquet"):
-            frame = geopandas.read_parquet(path)
-        return [Source(name, shapes=read_vectors(frame, crs, where=path, body=MOON))]
+        return [Source(name, shapes=first)]
+    import geopandas
     import pyogrio
 
-    first = read_vectors(path, crs, body=MOON)  # says what is wrong
     layers = [str(layer) for layer, kind in pyogrio.list_layers(path) if kind is not None]
     found = [Source(name if len(layers) < 2 else f"{name} {layers[0]}", shapes=first)]
     for layer in layers[1:]:
