@@ -109,6 +109,7 @@ class _Accessor:
     to_zarr = _Verb("lunarray.store:to_zarr")
     to_cog = _Verb("lunarray.export:to_cog")
     to_netcdf = _Verb("lunarray.export:to_netcdf")
+    to_pds4 = _Verb("lunarray.export:to_pds4")
 
     # plot
     plot_spectra = _Verb("lunarray.plot:spectra")

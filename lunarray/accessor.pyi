@@ -219,6 +219,21 @@ class LunarDatasetAccessor:
     ) -> Path:
         """Write a netCDF-4 file that follows the CF conventions, 1.8."""
 
+    def to_pds4(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        identifier: str = "urn:nasa:pds:lunarray:data",
+        title: str | None = None,
+        investigation: tuple[str, str] = (
+            "lunarray",
+            "urn:nasa:pds:context:investigation:other_investigation.lunarray",
+        ),
+        observing_system: str | None = None,
+        time: Any = None,
+    ) -> list[Path]:
+        """Write maps as products of PDS4: for each variable a raw array (.img) and its label (.xml)."""
+
     def plot_spectra(
         self,
         *,
@@ -625,6 +640,21 @@ class LunarDataArrayAccessor:
         compress: int = 4,
     ) -> Path:
         """Write a netCDF-4 file that follows the CF conventions, 1.8."""
+
+    def to_pds4(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        identifier: str = "urn:nasa:pds:lunarray:data",
+        title: str | None = None,
+        investigation: tuple[str, str] = (
+            "lunarray",
+            "urn:nasa:pds:context:investigation:other_investigation.lunarray",
+        ),
+        observing_system: str | None = None,
+        time: Any = None,
+    ) -> list[Path]:
+        """Write maps as products of PDS4: for each variable a raw array (.img) and its label (.xml)."""
 
     def plot_spectra(
         self,

@@ -905,6 +905,13 @@ VERBS = [
         lazy=False,
     ),
     Verb(
+        "export.to_pds4",
+        maps,
+        lambda ds: read_all(lambda place: export.to_pds4(ds[["FeO", "MgO"]], place / "p")),
+        **MAP,
+        lazy=False,
+    ),
+    Verb(
         "export.to_vector",
         maps,
         lambda ds: read_all(

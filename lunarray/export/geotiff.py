@@ -65,7 +65,7 @@ def to_cog(
     if isinstance(obj, xr.DataArray):
         path.parent.mkdir(parents=True, exist_ok=True)
         return [_write(obj, path, compress, cmap)]
-    maps = {str(name): da for name, da in obj.data_vars.items() if _is_map(da)}
+    maps = {str(name): da for name, da in obj.data_vars.items() if is_map(da)}
     if not maps:
         raise InputError(
             "no gridded variable to write",
@@ -75,7 +75,7 @@ def to_cog(
     return [_write(da, path / f"{name}.tif", compress, cmap) for name, da in maps.items()]
 
 
-def _is_map(da: xr.DataArray) -> bool:
+def is_map(da: xr.DataArray) -> bool:
     return da.dims[-2:] in (("y", "x"), ("lat", "lon")) and da.ndim <= 3 and da.dtype.kind in "fiub"
 
 
@@ -84,7 +84,7 @@ def _write(da: xr.DataArray, path: Path, compress: str, cmap: str | None) -> Pat
     import rasterio.shutil
     import rioxarray  # noqa: F401  registers `.rio`
 
-    if not _is_map(da):
+    if not is_map(da):
         raise InputError(
             f"dims {da.dims} are no map", where=str(da.name), remedy="Give dims (y, x)"
         )
