@@ -91,78 +91,79 @@ def stac_item(
     ('oxides', True, ['Moon'])
     """
     name = os.fspath(path)
-    extensions = ["ssys", "processing"]
-    whole = False
-    properties: dict[str, Any] = {}
-    if isinstance(obj, xr.Dataset | xr.DataArray):
-        attrs = dict(obj.attrs)
-        ds = obj.to_dataset(name=obj.name or "values") if isinstance(obj, xr.DataArray) else obj
-        lon, lat, placed = place_of(ds)
-        asset = {"bands": _bands(ds)}
-        if placed:
-            extensions.insert(0, "proj")
-            properties |= placed
-            # Of the corners of a grid -180 and 180 degrees are two places; of observations they are one.
-            whole = float(np.ptp(lon)) >= 360 - 1e-9
-    elif hasattr(obj, "geometry") and hasattr(obj, "crs"):
-        import shapely
-
-        attrs, asset = dict(obj.attrs), {}
-        if obj.crs is None or not len(obj):
-            raise GridError(
-                "vectors without a reference system, or none at all, have no place on the Moon",
-                where=name,
-                remedy="Give them a CRS, or leave them out",
-            )
-        x, y = shapely.get_coordinates(obj.geometry.values).T
-        lon, lat = to_lonlat(obj.crs.to_wkt(), x, y)
-    else:
-        raise WrongKindError(
-            f"a {type(obj).__name__} is no result that a catalogue could list",
-            where=name,
-            remedy="Give a Dataset, a DataArray or a GeoDataFrame",
-        )
-    geometry, bbox = _rectangle(
-        *span(np.asarray(lon, np.float64), np.asarray(lat, np.float64), whole)
-    )
+    attrs = dict(getattr(obj, "attrs", {}))
     stem = re.sub(r"(\.zarr|\.tiff?|\.nc|\.gpkg|\.parquet|\.geojson)$", "", Path(name).name)
-    properties |= times_of(obj, attrs, time, name)
-    properties |= {"title": str(attrs.get("title") or id or stem)}
-    for key in ("instrument", "mission"):
-        if attrs.get(key):
-            properties |= (
-                {"instruments": [str(attrs[key])]}
-                if key == "instrument"
-                else {"mission": str(attrs[key])}
-            )
-    properties |= {
-        "ssys:targets": ["Moon"],
-        "ssys:target_class": "satellite",
-        "processing:software": {"lunarray": str(attrs.get("lunarray_version", __version__))},
+    lon, lat, placed, bands = _found(obj, name)
+    # Of the corners of a grid -180 and 180 degrees are two places; of observations they are one.
+    whole = bool(placed) and float(np.ptp(lon)) >= 360 - 1e-9
+    geometry, bbox = _rectangle(*span(lon, lat, whole))
+    asset = {
+        "href": name if "://" in name else f"./{Path(name).name}",
+        "type": _TYPES.get(Path(name).suffix.lower(), "application/octet-stream"),
+        "roles": ["data"],
     }
-    if attrs.get("history"):
-        properties["processing:lineage"] = str(attrs["history"])
     item: dict[str, Any] = {
         "type": "Feature",
         "stac_version": _VERSION,
-        "stac_extensions": [_EXTENSIONS[one] for one in extensions],
+        "stac_extensions": [url for one, url in _EXTENSIONS.items() if one != "proj" or placed],
         "id": id or stem,
         "geometry": geometry,
         "bbox": bbox,
-        "properties": properties,
-        "links": [],
-        "assets": {
-            "data": {
-                "href": name if "://" in name else f"./{Path(name).name}",
-                "type": _TYPES.get(Path(name).suffix.lower(), "application/octet-stream"),
-                "roles": ["data"],
-                **asset,
-            }
+        "properties": {
+            **placed,
+            **times_of(obj, attrs, time, name),
+            "title": str(attrs.get("title") or id or stem),
+            **_made(attrs),
         },
+        "links": [],
+        "assets": {"data": {**asset, **({"bands": bands} if bands else {})}},
     }
     if collection is not None:
         item["collection"] = collection
     return item
+
+
+def _found(
+    obj: Any, where: str
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any], list[dict[str, Any]]]:
+    """Places (degrees) that a result reaches, what `projection` says of its grid, and its variables."""
+    if isinstance(obj, xr.Dataset | xr.DataArray):
+        ds = obj.to_dataset(name=obj.name or "values") if isinstance(obj, xr.DataArray) else obj
+        lon, lat, placed = place_of(ds)
+        return np.asarray(lon, np.float64), np.asarray(lat, np.float64), placed, _bands(ds)
+    if not (hasattr(obj, "geometry") and hasattr(obj, "crs")):
+        raise WrongKindError(
+            f"a {type(obj).__name__} is no result that a catalogue could list",
+            where=where,
+            remedy="Give a Dataset, a DataArray or a GeoDataFrame",
+        )
+    if obj.crs is None or not len(obj):
+        raise GridError(
+            "vectors without a reference system, or none at all, have no place on the Moon",
+            where=where,
+            remedy="Give them a CRS, or leave them out",
+        )
+    import shapely
+
+    x, y = shapely.get_coordinates(obj.geometry.values).T
+    lon, lat = to_lonlat(obj.crs.to_wkt(), x, y)
+    return lon, lat, {}, []
+
+
+def _made(attrs: dict[str, Any]) -> dict[str, Any]:
+    """What a result says of where it comes from."""
+    found: dict[str, Any] = {
+        "ssys:targets": ["Moon"],
+        "ssys:target_class": "satellite",
+        "processing:software": {"lunarray": str(attrs.get("lunarray_version", __version__))},
+    }
+    if attrs.get("instrument"):
+        found["instruments"] = [str(attrs["instrument"])]
+    if attrs.get("mission"):
+        found["mission"] = str(attrs["mission"])
+    if attrs.get("history"):
+        found["processing:lineage"] = str(attrs["history"])
+    return found
 
 
 def _rectangle(
