@@ -11,7 +11,15 @@ import xarray as xr
 
 from lunarray.errors import GridError, InputError
 from lunarray.geo import spatial_dims
-from lunarray.plot.drawing import INK, LINE_COLOURS, Output, finish, new_figure
+from lunarray.plot.drawing import (
+    INK,
+    LINE_COLOURS,
+    Output,
+    finish,
+    halo,
+    new_figure,
+    nice_length,
+)
 from lunarray.plot.views import View, draw_frame, draw_lines, fill_polygons
 
 if TYPE_CHECKING:
@@ -230,8 +238,11 @@ def rose(
             ends = [math.radians(mean) + turn] * 2
             axis.plot(ends, [0, top], color=LINE_COLOURS[1], linewidth=1.4)
     axis.set_ylim(0, top)
-    ticks = np.unique(np.linspace(0, top, 4)[1:])
-    axis.set_yticks(ticks, [f"{t * t:.0f} %" for t in ticks], fontsize=7)
+    # Circles at round shares, whose names lie over the bars.
+    step = nice_length(top**2 / 2)
+    shares = np.arange(1, int(top**2 / step) + 1) * step
+    names = [f"{share:g} %" for share in shares]
+    axis.set_yticks(np.sqrt(shares), names, fontsize=7, path_effects=halo(), zorder=5)
     axis.set_xticks(np.deg2rad(np.arange(0, 360, 45)), ["N", "NE", "E", "SE", "S", "SW", "W", "NW"])
     total = float(fractures["length"].sum())
     title = f"{total / 1e3:.4g} km of fractures"
