@@ -44,7 +44,8 @@ def make(folder: Path, days: int) -> None:
     """Frames of so many days, and the response that they are made with."""
     response = simulate.class_response(1024, fwhm=0.142)
     write_response(response, folder / "class.rmf", folder / "class.arf", overwrite=True)
-    sun = simulate.thermal_spectrum(1.2, 1e-5)
+    # A flare with lines, as the Sun has them: without, what is believed to be scattered light is taken from silicon.
+    sun = xrf.window_suns(simulate.class_orbit(frames=1)).isel(time=0)
     back = xr.Dataset(
         {"counts": ("channel", 8.0 * np.exp(-np.arange(1024) / 400)), "exposure": 80.0, "n_detectors": 16.0}
     )  # fmt: skip
