@@ -408,7 +408,12 @@ def test_overlap_by_default_is_the_models(image, model, whole, tmp_path):
         ({"overlap": -32}, "overlap of -32"),
         ({"overlap": 50}, "overlap of 50"),
         ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 1.5}, "batch_size"),
+        ({"tile": "128"}, "tile"),
+        ({"tile": 64.5}, "tile"),
         ({"threads": 0}, "threads"),
+        ({"value_range": (1,)}, "value_range"),
+        ({"value_range": "dark"}, "value_range"),
         ({"value_range": (0, 1)}, "local contrast"),
     ],
 )
@@ -418,6 +423,13 @@ def test_arguments_that_make_no_sense(image, model, changes, message):
 
 
 def test_what_is_no_image(image, model):
+    for other in (image.values, None):
+        with pytest.raises(InputError, match="Give a DataArray"):
+            fractures.map_fractures(other, model)
+    with pytest.raises(InputError, match="no data are said to be 'none'"):
+        fractures.map_fractures(image.assign_attrs(_FillValue="none"), model)
+    written = fractures.map_fractures(image.assign_attrs(_FillValue="-9999"), model)
+    assert "mask" in written
     with pytest.raises(InputError, match="no variable 'image' among albedo"):
         fractures.map_fractures(image.to_dataset(name="albedo"), model)
     with pytest.raises(InputError, match="band: 3"):

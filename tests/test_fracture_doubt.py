@@ -9,7 +9,7 @@ import shapely
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from lunarray.errors import InputError
+from lunarray.errors import BodyMismatchError, GridError, InputError
 from lunarray.fractures.doubt import doubtful, drawn_labels, write_doubtful
 from lunarray.geo import assign_grid, moon_crs
 
@@ -38,6 +38,16 @@ def test_ranking_by_entropy(image, chunks):
     assert len(doubtful(given, tile=20, count=3)) == 3
     with pytest.raises(InputError, match="no pixel has data"):
         doubtful(image.where(image > 2))
+    for other in (
+        image * 100,
+        (image * 100).astype(np.uint8),
+        image.values,
+        image.to_dataset(name="p"),
+    ):
+        with pytest.raises(InputError, match="probability"):
+            doubtful(other, tile=20)
+    with pytest.raises(InputError, match="on t, y, x"):
+        doubtful(image.expand_dims(t=2), tile=20)
 
 
 def test_what_is_drawn_is_read_in_touched_tiles_only(image, tmp_path):
@@ -62,3 +72,30 @@ def test_what_is_drawn_is_read_in_touched_tiles_only(image, tmp_path):
     assert int((more != 255).sum()) == 800
     with pytest.raises(InputError, match=r"not written as \.shp"):
         write_doubtful(tiles, tmp_path / "a.shp")
+
+
+def test_files_and_images_that_do_not_belong_together(image, tmp_path):
+    """Other grids would put labels elsewhere, without a word."""
+    path = write_doubtful(doubtful(image, tile=20, count=5), tmp_path / "d.gpkg")
+    tiles = gpd.read_file(path, layer="tiles")
+    line = shapely.LineString([(130, 60), (150, 60)])
+    lines = gpd.GeoDataFrame({"width": ["small"]}, geometry=[line], crs=tiles.crs)
+    lines.to_file(path, layer="lines", driver="GPKG")
+    wanted = drawn_labels(path, image)
+    for other in (image[:30, :30], image[:, 4:], image.coarsen(y=2, x=2).mean()):
+        with pytest.raises(GridError, match="elsewhere"):
+            drawn_labels(path, other)
+    with pytest.raises(InputError, match="a ndarray"):
+        drawn_labels(path, image.values)
+    # Without a CRS the lines are in that of the tiles; without widths they are tiny.
+    for changed in (lines.set_crs(None, allow_override=True), lines.drop(columns="width")):
+        changed.to_file(path, layer="lines", driver="GPKG")
+        assert (drawn_labels(path, image) != 255).equals(wanted != 255)
+    lines.set_crs("EPSG:4326", allow_override=True).to_file(path, layer="lines", driver="GPKG")
+    with pytest.raises(BodyMismatchError):
+        drawn_labels(path, image)
+    with pytest.raises(InputError, match="cannot be read"):
+        drawn_labels(tmp_path / "none.gpkg", image)
+    lines.to_file(tmp_path / "o.gpkg", layer="others", driver="GPKG")
+    with pytest.raises(InputError, match="layers others, not tiles and lines"):
+        drawn_labels(tmp_path / "o.gpkg", image)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import lunarray as la
 from lunarray import fractures
 from lunarray.errors import InputError
 from lunarray.fractures.calibration import calibration_error, temperature_of
@@ -115,6 +116,21 @@ def test_two_processes_train_as_one(tmp_path):
         assert torch.allclose(found["state"][name].float(), value.float(), atol=2e-3), name
     saved = fractures.load_model(tmp_path / "best.safetensors").network.state_dict()
     assert saved.keys() == alone.network.state_dict().keys()
+
+
+def test_a_cluster_trains_as_one_process(tmp_path):
+    """The workers of `la.cluster` do what torchrun's processes do; what fails there is told here, and nothing waits."""
+    alone = trained()
+    with la.cluster("local", workers=2):
+        fit = trained(checkpoint=tmp_path / "best.safetensors")
+        with pytest.raises(InputError, match="a multiple of 8"):
+            fractures.train(scenes(4, 0, 30), scenes(4, 1, 30), device="cpu", progress=False)
+    assert (tmp_path / "best.safetensors.resume").exists()
+    assert np.allclose(fit.history.loss, alone.history.loss, rtol=1e-3)
+    for name, value in alone.network.state_dict().items():
+        assert torch.allclose(fit.network.state_dict()[name].float(), value.float(), atol=2e-3), (
+            name
+        )
 
 
 def test_shares_of_a_batch():

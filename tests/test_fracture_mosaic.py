@@ -6,6 +6,7 @@ import numpy as np
 import pyproj
 import pytest
 import xarray as xr
+from odc.geo.geobox import GeoBox
 
 from lunarray import geo
 from lunarray.errors import BodyMismatchError, GridError, InputError, LunarrayWarning
@@ -241,3 +242,12 @@ def test_what_is_refused():
     ):
         with pytest.raises(error, match=words):
             mosaic(images, **options)
+
+
+def test_images_and_pixels_that_make_no_mosaic():
+    box = GeoBox.from_bbox((0, 0, 40, 40), geo.moon_crs("equirectangular"), resolution=2)
+    image = assign_grid(xr.DataArray(np.ones((20, 20), np.float32), dims=("y", "x")), box)
+    with pytest.raises(InputError, match="image 1 is a ndarray"):
+        mosaic([image, image.values])
+    with pytest.raises(GridError, match="a grid of 0 × 0 pixels"):
+        mosaic([image], resolution=1e9)

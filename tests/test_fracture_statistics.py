@@ -292,3 +292,9 @@ def test_files_that_are_refused(tmp_path, fractures):
         with pytest.raises(error, match=words):
             write_fractures(frame, tmp_path / name, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_compared():
+    for given in (np.zeros((4, 4), np.uint8), None, 3):
+        with pytest.raises(InputError, match="a: a "):
+            compare(given, given)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 from lunarray import fractures
 from lunarray.errors import (
     InputError,
+    LunarrayWarning,
     ModelError,
     StoreConflictError,
     StoreFormatError,
@@ -19,6 +22,7 @@ from lunarray.fractures.batches import ArrayTiles, balanced_weight
 from lunarray.fractures.epochs import learning_rate_at
 from lunarray.fractures.losses import loss_of
 from lunarray.fractures.metrics import confusion, tile_metrics
+from lunarray.fractures.model import default_normalisation
 from lunarray.fractures.normalise import imagenet
 from lunarray.fractures.predictor import predictor_of
 from lunarray.fractures.settings import TrainSettings
@@ -360,6 +364,49 @@ def test_tiles_that_cannot_be_trained_on():
         run(tiles=((images,), good), model=initial(), epochs=1)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tiles": "abc"}, "not .image, mask, valid."),
+        ({"tiles": "pairs"}, "not .image, mask, valid."),
+        ({"tiles": "complex"}, "an image of type complex64"),
+        ({"tiles": "brightness"}, "holds more than labels"),
+        ({"tiles": "nothing"}, "no pixel has both data and a label"),
+        ({"augment": lambda image, mask, valid, rng: image}, "augment: a tile that is a ndarray"),
+        ({"workers": -1}, "workers"),
+        ({"checkpoint": "."}, "a folder"),
+    ],
+)
+def test_arguments_of_a_training_that_make_no_sense(changes, message):
+    images, masks = scenes(4, 0, 32)
+    kinds = {
+        "abc": "abc",
+        "pairs": list(zip(images, masks, strict=True)),
+        "complex": (images.astype(np.complex64), masks),
+        "brightness": (images, images),
+        "nothing": (images * np.nan, masks),
+    }
+    some = kinds.get(changes.get("tiles"), (images, masks))
+    with pytest.raises(InputError, match=message):
+        run(model=initial(), epochs=1, **(changes | {"tiles": (some, some)}))
+
+
+def test_labels_of_any_type_are_the_same_labels(tmp_path):
+    """Boolean, and real with NaN for no data; and 0 and 255, with which nothing is learned, are told of."""
+    images, masks = scenes(4, 0, 32)
+    masks[:, :8] = 255
+    real = np.where(masks == 255, np.nan, masks).astype(np.float32)
+    fits = [run(tiles=((images, m),) * 2, model=initial(), epochs=1) for m in (masks, real)]
+    assert_same(*map(state_of, fits))
+    other = (masks == 1).astype(np.uint8) * 255
+    with pytest.warns(LunarrayWarning, match="no pixel of the training tiles is labelled"):
+        run(tiles=((images, other),) * 2, model=initial(), epochs=1)
+    run(
+        tiles=((images, masks == 1),) * 2, model=initial(), epochs=1, checkpoint=tmp_path / "a/b.st"
+    )
+    assert (tmp_path / "a/b.st").exists()
+
+
 def test_progress_shows_loss_and_score(capsys):
     small(model=initial(), epochs=1, progress=True)
     shown = capsys.readouterr().err
@@ -382,3 +429,33 @@ def test_deeplab_trains_from_torchvisions_weights(tmp_path):
     assert np.isfinite(fit.history["loss"]).all()
     name = "backbone.layer4.2.conv2.weight"
     assert not torch.equal(fit.network.state_dict()[name], coco.state_dict()[name])
+
+
+@pytest.mark.parametrize("width", [4, 5, 6, 7, 8])
+def test_narrow_networks_do_not_damage_memory(width):
+    """In a process of its own, which torch's backward pass of narrow convolutions, channels last, would end."""
+    code = (
+        "import numpy as np; from lunarray import fractures as f\n"
+        "m = np.zeros((4, 64, 64), np.uint8); m[:, 20:23] = 1\n"
+        f"f.train(((1.0 - m).astype('f4'), m), ((1.0 - m).astype('f4'), m), model=f.light({width}), device='cpu',"
+        " settings=f.TrainSettings(epochs=3, batch_size=2), augment=None, progress=False)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"threshold": 1}, "threshold"),
+        ({"tolerance": np.nan}, "tolerance"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"temperature": 0}, "temperature"),
+        ({"normalisation": None}, "normalisation: a NoneType"),
+        ({"network": "light"}, "network: a str"),
+    ],
+)
+def test_scores_that_make_no_sense(changes, message):
+    given = {"network": initial(), "normalisation": default_normalisation("light")} | changes
+    with pytest.raises(InputError, match=message):
+        fractures.validate(given.pop("network"), scenes(2, 0, 32), device="cpu", **given)

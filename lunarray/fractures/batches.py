@@ -94,7 +94,42 @@ def as_tiles(tiles: Any, name: str) -> Tiles:
         )
     if len(tiles) == 0:
         raise InputError("no tile", where=name, remedy="Give one at least")
+    image, mask, _ = _three(tiles[0], name)
+    if np.asarray(image).dtype.kind not in "iuf":
+        raise InputError(
+            f"an image of type {image.dtype}", where=name, remedy="Give numbers: brightness"
+        )
+    labels_of(mask, name)
     return tiles
+
+
+def _three(tile: Any, where: str) -> tuple[Any, Any, Any]:
+    """Insist on what a tile is: (image, mask, valid)."""
+    good = isinstance(tile, (tuple, list, np.ndarray)) and len(tile) == 3
+    if not good or any(np.ndim(part) != 2 for part in tile):
+        raise InputError(
+            f"a tile that is a {type(tile).__name__}, not (image, mask, valid), each (h, w)",
+            where=where,
+            remedy="Give what lunarray.fractures.tiles makes, or a tuple of arrays (images, masks)",
+        )
+    image, mask, valid = tile
+    return image, mask, valid
+
+
+def labels_of(mask: Any, where: str = "tiles") -> np.ndarray:
+    """Labels as uint8: 1 for fracture, 0 for none, 255 without data, as NaN is. InputError where others are."""
+    given = np.asarray(mask)
+    if given.dtype.kind == "b":
+        return given.astype(np.uint8)
+    if given.dtype.kind == "f":
+        given = np.where(np.isnan(given), NO_DATA, given)
+    if given.dtype.kind not in "iuf" or ((given != 0) & (given != 1) & (given != NO_DATA)).any():
+        raise InputError(
+            f"a mask of {given.dtype} that holds more than labels",
+            where=where,
+            remedy=f"Give 1 for fracture, 0 for none and {NO_DATA} where there are no data",
+        )
+    return given.astype(np.uint8, copy=False)
 
 
 def rescaled(
@@ -170,10 +205,11 @@ def prepared(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A tile as it is trained on, changed by chance that depends on the seed and its number alone."""
     image, mask, valid = tiles[index]
+    mask = labels_of(mask)
     valid = np.asarray(valid, bool) & (mask != NO_DATA)
     if augment is not None:
         rng = np.random.default_rng([*seed, index])
-        image, mask, valid = augment(image, mask, valid, rng)
+        image, mask, valid = _three(augment(image, mask, valid, rng), "augment")
     return np.asarray(image, np.float32), np.asarray(mask, np.uint8), valid
 
 

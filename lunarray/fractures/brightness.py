@@ -226,7 +226,12 @@ def _factor(unit: str | None, wanted: str | None, name: Any) -> float:
 
 def _checked(value_range: tuple[float, float], rule: Any) -> tuple[float, float]:
     """Black and white of the model, once those of the image make sense."""
-    low, high = map(float, value_range)
+    try:
+        low, high = map(float, value_range)
+    except (TypeError, ValueError):
+        raise InputError(
+            repr(value_range), where="value_range", remedy="Give two numbers: (black, white)"
+        ) from None
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise InputError(
             f"from {low} to {high}", where="value_range", remedy="Give (black, white), black first"
@@ -249,4 +254,15 @@ def _checked(value_range: tuple[float, float], rule: Any) -> tuple[float, float]
 def _fill_value(image: xr.DataArray) -> float | None:
     """The value that stands for no data in an image that was read as it is."""
     value = image.attrs.get("_FillValue", image.attrs.get("nodata"))
-    return None if value is None or not np.isfinite(value) else float(value)
+    if value is None:
+        return None
+    try:
+        # Some writers have it as a text, or as an array of one.
+        number = float(np.asarray(value).item())
+    except (TypeError, ValueError):
+        raise InputError(
+            f"no data are said to be {value!r}",
+            where=str(image.name or "image"),
+            remedy="Give a number as the attribute _FillValue, or leave it out",
+        ) from None
+    return number if np.isfinite(number) else None

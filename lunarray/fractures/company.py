@@ -1,4 +1,4 @@
-"""Several processes that train one network, each on its share of every batch, as torchrun starts them.
+"""Several processes that train one network, each on its share of every batch, as torchrun or a cluster starts them.
 
 The numbers are those of one process: the loss is taken over the whole batch, whose logits all have, batch
 normalisation sees the whole batch, and gradients are added up by torch's DistributedDataParallel.
@@ -6,10 +6,16 @@ normalisation sees the whole batch, and gradients are added up by torch's Distri
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
-from typing import Any
+import socket
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
+from lunarray.engine.accounts import log
+from lunarray.engine.execution import current_client, in_one_process
 from lunarray.errors import InputError, needs
 
 with needs("torch", "training on fractures"):
@@ -21,7 +27,7 @@ with needs("torch", "training on fractures"):
 
 
 class Company:
-    """The processes of a training, and this one among them; alone where torchrun has not started it."""
+    """The processes of a training, and this one among them; alone where nothing has started others."""
 
     def __init__(self) -> None:
         self.own = False
@@ -125,3 +131,104 @@ class _SharedNorm(nn.BatchNorm2d):
             self.num_batches_tracked += 1
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return off * scale[:, None, None] + self.bias[:, None, None]
+
+
+# --- On a cluster ---------------------------------------------------------------------------------
+
+#: Until all have met, and until those that wait for one that was lost give up.
+_PATIENCE = timedelta(minutes=30)
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def with_a_cluster(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a training on the workers of the Dask cluster in force, all at one network; without one, here."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        workers = [] if _within() else _members(current_client())
+        if len(workers) < 2:
+            return function(*args, **kwargs)
+        # By its public name, which is that of this wrapper: a worker finds it there.
+        return _together(workers, run, args, kwargs)
+
+    return run
+
+
+def _within() -> bool:
+    """Whether this is a task of a cluster, or one of several processes already."""
+    from_torchrun = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if from_torchrun or (dist.is_available() and dist.is_initialized()):
+        return True
+    try:
+        from distributed import get_worker
+
+        get_worker()
+    except (ImportError, ValueError):
+        return False
+    return True
+
+
+def _members(client: Any) -> list[str]:
+    """Workers that a training is shared among: those with a GPU, if there are some; each a process of its own."""
+    if client is None or in_one_process(client) or not dist.is_available():
+        return []
+    there = client.scheduler_info(n_workers=-1)["workers"]
+    with_gpu = [name for name, about in there.items() if about["resources"].get("GPU")]
+    return sorted(with_gpu or there)
+
+
+def _together(workers: list[str], function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """What the first worker's training gives."""
+    from distributed import wait
+
+    client = current_client()
+    batch_size = getattr(kwargs.get("settings"), "batch_size", 2 * len(workers))
+    # Two tiles for each: of a small batch, some workers have no part.
+    workers = workers[: max(1, batch_size // 2)]
+    port = client.submit(_free_port, workers=workers[:1], pure=False).result()
+    meeting = f"tcp://{urlsplit(workers[0]).hostname}:{port}"
+    log("fractures", "company", f"training on {len(workers)} workers", workers=workers)
+    [given] = client.scatter([(args, kwargs)], broadcast=True, hash=False)
+    work = [
+        client.submit(
+            _member, rank, len(workers), meeting, function, given,
+            workers=[name], allow_other_workers=False, pure=False, retries=0,
+        )
+        for rank, name in enumerate(workers)
+    ]  # fmt: skip
+    try:
+        # The first that fails says why; the others only miss it.
+        wait(work, return_when="FIRST_COMPLETED")
+        failed = [future for future in work if future.status == "error"]
+        return (failed or work)[0].result()
+    finally:
+        client.cancel(work)
+
+
+def _free_port() -> int:
+    with socket.socket() as some:
+        some.bind(("", 0))
+        return int(some.getsockname()[1])
+
+
+def _member(
+    rank: int, size: int, meeting: str, function: Callable[..., Any], given: tuple[Any, Any]
+) -> Any:
+    """One worker's part; the first gives the result."""
+    import dask
+
+    on_gpu = torch.cuda.is_available()
+    if size > 1:
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo", init_method=meeting, rank=rank, world_size=size, timeout=_PATIENCE
+        )  # fmt: skip
+    try:
+        # Tiles that are lazy are read here: the cluster's threads are all at this.
+        with dask.config.set(scheduler="synchronous"):
+            args, kwargs = given
+            found = function(*args, **kwargs)
+    finally:
+        if size > 1:
+            dist.destroy_process_group()
+    return found if rank == 0 else None

@@ -214,6 +214,13 @@ def _of_vectors(a: Any, b: Any, tolerance: float) -> Comparison:
     import geopandas
     import shapely
 
+    for name, given in (("a", a), ("b", b)):
+        if not hasattr(given, "geometry") and not isinstance(given, (str, os.PathLike)):
+            raise InputError(
+                f"a {type(given).__name__}",
+                where=name,
+                remedy="Give a GeoDataFrame or a path, or two masks as DataArrays with a place on the ground",
+            )
     first = a if hasattr(a, "geometry") else read_vectors(a, where=os.fspath(a))
     second = b if hasattr(b, "geometry") else read_vectors(b, where=os.fspath(b))
     first, second = read_vectors(first, where="a"), read_vectors(second, where="b")

@@ -239,6 +239,11 @@ def options_for(
 ) -> Options:
     """Options as they are asked for, and as the model needs them."""
     own = spec.inputs.tile if isinstance(spec.inputs, Tiles) else None
+    for name, value, least in (
+        ("tile", tile, -np.inf), ("overlap", overlap, -np.inf), ("batch_size", batch_size, 1), ("threads", threads, 1),
+    ):  # fmt: skip
+        if value is not None:
+            require_number(name, value, least, whole=True)
     if tile is None:
         tile = own or TILE
     elif own not in (None, tile):
@@ -248,9 +253,6 @@ def options_for(
     if overlap is None:
         overlap = _overlap(spec, tile)
     check_lattice(tile, overlap)
-    for name, value in (("batch_size", batch_size), ("threads", threads)):
-        if value is not None:
-            require_number(name, value, 1)
     return Options(tile, overlap, _group(spec), batch_size, threads)
 
 
@@ -459,6 +461,12 @@ def image_of(obj: xr.DataArray | xr.Dataset) -> xr.DataArray:
                 remedy="Give a mosaic of lunarray.fractures.mosaic, or the DataArray of an image",
             )
         obj = obj["image"]
+    if not isinstance(obj, xr.DataArray):
+        raise InputError(
+            f"a {type(obj).__name__}",
+            where="map_fractures",
+            remedy="Give a DataArray: xr.DataArray(values, dims=('y', 'x')) of an array, open_nac of a file",
+        )
     if "band" in obj.dims and obj.sizes["band"] == 1:
         obj = obj.squeeze("band", drop=True)
     if obj.ndim != 2 or obj.size == 0:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from lunarray.errors import InputError, require_number
+from lunarray.errors import GridError, InputError, require_number
 from lunarray.fractures.ground import box_of
 from lunarray.fractures.labels import weak_labels
 from lunarray.fractures.layers import each_block
-from lunarray.geo import BODIES, require_body, spatial_dims
+from lunarray.geo import BODIES, read_vectors, require_body, spatial_dims
 
 if TYPE_CHECKING:
     import geopandas
@@ -38,6 +38,18 @@ def doubtful(
 
     require_number("tile", tile, 1, whole=True)
     require_number("count", count, 1, whole=True)
+    if not isinstance(probability, xr.DataArray):
+        raise InputError(
+            f"a {type(probability).__name__}",
+            where="probability",
+            remedy="Give the variable probability of what map_fractures gives",
+        )
+    if probability.ndim != 2 or probability.dtype.kind != "f":
+        raise InputError(
+            f"{probability.dtype} on {', '.join(map(str, probability.dims))}",
+            where="probability",
+            remedy="Give real numbers from 0 to 1 on (y, x), of one map",
+        )
     box = box_of(probability, "tiles to label")
     data = probability.transpose(*(spatial_dims(probability) or ())).data
     shape = tuple(-(-n // tile) for n in data.shape)
@@ -76,9 +88,15 @@ def doubtful(
 
 def _doubt_of_block(row: int, column: int, block: np.ndarray, *, tile: int) -> Any:
     """Entropy, detections and pixels of a block by tile, and which tiles these are."""
-    p = np.clip(np.asarray(block, np.float64), 1e-9, 1 - 1e-9)
+    p = np.asarray(block, np.float64)
     good = np.isfinite(p)
-    p = np.where(good, p, 0.5)
+    if ((p < 0) | (p > 1))[good].any():
+        raise InputError(
+            "numbers below 0 or above 1",
+            where="probability",
+            remedy="Give probabilities: the variable probability of what map_fractures gives",
+        )
+    p = np.where(good, np.clip(p, 1e-9, 1 - 1e-9), 0.5)
     entropy = np.where(good, -(p * np.log2(p) + (1 - p) * np.log2(1 - p)), 0.0)
     spans, starts = [], []
     for first, length in zip((row, column), block.shape, strict=True):
@@ -110,19 +128,76 @@ def write_doubtful(tiles: geopandas.GeoDataFrame, path: str | os.PathLike[str]) 
     return path
 
 
+def _layers(path: str | os.PathLike[str]) -> tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame]:
+    """Tiles and lines of a file; tiles that people added are not known by row and column, and left out."""
+    import geopandas as gpd
+    import pyogrio
+
+    try:
+        there = {name for name, _ in pyogrio.list_layers(path)}
+        if not {TILES, LINES} <= there:
+            raise InputError(
+                f"layers {', '.join(sorted(there)) or 'none'}, not {TILES} and {LINES}",
+                where=os.fspath(path),
+                remedy="Give what write_doubtful or `lunarray fractures doubtful` wrote",
+            )
+        tiles, lines = (gpd.read_file(path, layer=layer) for layer in (TILES, LINES))
+    except pyogrio.errors.DataSourceError as error:
+        raise InputError(
+            f"the file cannot be read ({error})", where=os.fspath(path), remedy="Check the path"
+        ) from error
+    wanted = ["row", "column", "size", "done"]
+    if missing := [name for name in wanted if name not in tiles]:
+        raise InputError(
+            f"no column {', '.join(missing)} in the layer {TILES}",
+            where=os.fspath(path),
+            remedy="Give what write_doubtful wrote, with its columns",
+        )
+    if lines.crs is None and len(lines):
+        lines = lines.set_crs(tiles.crs)
+    return tiles[tiles[wanted[:3]].notna().all(axis=1)], lines
+
+
+def _check_grid(tiles: geopandas.GeoDataFrame, image: xr.DataArray, path: str) -> None:
+    """GridError unless tiles lie on an image where their rows and columns say."""
+    box = box_of(image, "placing labels")
+    at = box.transform
+    x, y = at.a * tiles["column"] + at.c, at.e * tiles["row"] + at.f
+    bounds = tiles.to_crs(require_body(box.crs, BODIES).to_wkt()).bounds
+    off = [
+        np.minimum(abs(bounds[f"min{name}"] - value), abs(bounds[f"max{name}"] - value)) / abs(step)
+        for name, value, step in (("x", x, at.a), ("y", y, at.e))
+    ]
+    rows, columns = (image.sizes[d] for d in spatial_dims(image) or image.dims)
+    beyond = (tiles["row"] >= rows) | (tiles["column"] >= columns)
+    if beyond.any() or (np.maximum(*off) > 0.5).any():
+        raise GridError(
+            "the tiles lie elsewhere on this image than on the map that they are of",
+            where=path,
+            remedy="Give the image that map_fractures had, on the same grid",
+        )
+
+
 def drawn_labels(path: str | os.PathLike[str], image: xr.DataArray) -> xr.DataArray:
     """Read back what was drawn: labels on the grid of an image, in touched tiles only.
 
     `path`: what :func:`write_doubtful` wrote, and a person drew in; `image` (y, x). A tile counts where a line lies in
     it or its ``done`` is 1. Returns labels as of :func:`weak_labels`, 255 elsewhere; attribute ``tiles``, how many
-    count. InputError if none does.
+    count. InputError if none does, or the file is another; GridError if the image is on another grid than the map was;
+    BodyMismatchError if lines lie on another body.
     """
-    import geopandas as gpd
+    import pandas as pd
 
-    tiles, lines = (gpd.read_file(path, layer=layer) for layer in (TILES, LINES))
+    if not isinstance(image, xr.DataArray):
+        raise InputError(f"a {type(image).__name__}", where="image", remedy="Give a DataArray")
+    tiles, lines = _layers(path)
+    _check_grid(tiles, image, os.fspath(path))
     drawn = lines[lines.geometry.notna() & ~lines.geometry.is_empty]
-    here = tiles["done"].fillna(0).to_numpy().astype(int) == 1
+    here = pd.to_numeric(tiles["done"], errors="coerce").fillna(0).to_numpy() == 1
     if len(drawn):
+        drawn = read_vectors(drawn, where=os.fspath(path))
+        if "width" not in drawn:
+            drawn = drawn.assign(width="")
         drawn = drawn.assign(width=drawn["width"].fillna("tiny").replace("", "tiny"))
         here |= tiles.geometry.intersects(drawn.to_crs(tiles.crs).geometry.union_all()).to_numpy()
     if not here.any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import xarray as xr
 
 from lunarray.engine.progress import Advance
 from lunarray.engine.training import Checkpoint, mixed_seed, seeded
-from lunarray.errors import ModelError, StoreConflictError, needs
+from lunarray.errors import InputError, LunarrayWarning, ModelError, StoreConflictError, needs
 from lunarray.fractures.batches import Augment, Batch, Tiles
 from lunarray.fractures.company import Company
 from lunarray.fractures.loading import batches_of
 from lunarray.fractures.losses import loss_of
-from lunarray.fractures.metrics import confusion, pixel_metrics, tile_metrics
+from lunarray.fractures.metrics import NO_DATA, confusion, pixel_metrics, tile_metrics
 from lunarray.fractures.model import architecture_of, build
 from lunarray.fractures.normalise import Normalisation, normalise
 from lunarray.fractures.settings import TrainSettings
@@ -62,13 +63,24 @@ def learning_rate_at(settings: TrainSettings, epoch: float) -> float:
     return settings.learning_rate * 0.5 * (1 + float(np.cos(np.pi * share)))
 
 
+def layout_of(network: nn.Module, device: torch.device) -> torch.memory_format:
+    """How numbers lie in memory: channels last, which is faster.
+
+    But not for convolutions of 4 to 7 channels on a CPU: their backward pass writes beyond its memory there (torch
+    2.14, oneDNN, a processor with AVX2 alone: the process ends, or goes on with damaged numbers).
+    """
+    narrow = any(isinstance(m, nn.Conv2d) and 3 < m.in_channels < 8 for m in network.modules())
+    plain = narrow and device.type == "cpu"
+    return torch.contiguous_format if plain else torch.channels_last
+
+
 def logits_of(
     network: nn.Module, images: torch.Tensor, valid: torch.Tensor, rule: Normalisation
 ) -> torch.Tensor:
     """Logits (batch, h, w) of images as they were stacked."""
     with torch.autocast(images.device.type, enabled=False):
         seen = normalise(images, rule, valid)
-    return network(seen.contiguous(memory_format=torch.channels_last))[:, 0]
+    return network(seen.contiguous(memory_format=layout_of(network, seen.device)))[:, 0]
 
 
 class Score:
@@ -96,6 +108,23 @@ class Score:
         return {"loss": mean, **{name: float(scores[name]) for name in SCORES}}
 
 
+def _check_labels(counts: np.ndarray) -> None:
+    """Say what labels are for, where there is nothing to learn from; known once all tiles were read."""
+    if not counts.sum():
+        raise InputError(
+            "no pixel has both data and a label",
+            where="tiles",
+            remedy=f"Give labels: 1 for fracture, 0 for none; {NO_DATA} and NaN are no data",
+        )
+    if not counts[:, [0, 2]].sum():
+        warnings.warn(
+            f"no pixel of the training tiles is labelled as a fracture (1; {NO_DATA} is no data): the model learns to "
+            "find none",
+            LunarrayWarning,
+            stacklevel=2,
+        )
+
+
 class Run:
     """A training under way: everything that a resumed one must have again."""
 
@@ -116,7 +145,8 @@ class Run:
             self.company.check(settings.batch_size)
         self.workers = workers
         self.coming: Iterator[Batch] | None = None
-        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        layout = layout_of(network, device)
+        self.network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.network.requires_grad_(True)
         self.model = self.company.joined(self.network)
         self.rule, self.settings, self.device, self.half = rule, settings, device, half
@@ -210,6 +240,8 @@ class Run:
                 self.scaler.update()
                 score.add(logits, batch, float(cost.detach()))
                 tell(1, f"epoch {self.epoch + 1}: loss {float(cost.detach()):.4f}")
+        if self.epoch == 0:
+            _check_labels(np.concatenate(score.counts))
         return score.values()
 
     def _pass_over_validation(self) -> dict[str, float]:

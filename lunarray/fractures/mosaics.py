@@ -127,12 +127,25 @@ def mosaic(
     if isinstance(images, (xr.DataArray, str, os.PathLike)):
         images = [images]
     _check_rules(images, overlap, method, min_valid)
+    for number, image in enumerate(images):
+        if not isinstance(image, (xr.DataArray, str, os.PathLike)):
+            raise InputError(
+                f"image {number} is a {type(image).__name__}",
+                where="images",
+                remedy="Give DataArrays with a place on the ground, or paths",
+            )
     pictures = [
         image if isinstance(image, xr.DataArray) else open_nac(image, chunks=CHUNK)
         for image in images
     ]
     boxes = [box_of(image, "a mosaic") for image in pictures]
     target = _grid(boxes, grid, resolution, crs)
+    if 0 in target.shape:
+        raise GridError(
+            f"a grid of {target.shape[0]} × {target.shape[1]} pixels",
+            where="resolution" if grid is None else "grid",
+            remedy="Give pixels smaller than the images, in the unit of the CRS",
+        )
     names = [str(p.attrs.get("source", f"image {k}")) for k, p in enumerate(pictures)]
     sizes = [pixel_size(box) for box in boxes]
     _tell_coarse(names, sizes, pixel_size(target))

@@ -15,7 +15,7 @@ from lunarray.engine import resolve_device
 from lunarray.engine.models import Device
 from lunarray.engine.progress import step_bar
 from lunarray.engine.training import seeded
-from lunarray.errors import InputError, ModelError, needs
+from lunarray.errors import InputError, ModelError, needs, require_number
 from lunarray.fractures.batches import (
     Augment,
     Tiles,
@@ -25,6 +25,7 @@ from lunarray.fractures.batches import (
     stacked,
 )
 from lunarray.fractures.calibration import calibration_error, temperature_of
+from lunarray.fractures.company import with_a_cluster
 from lunarray.fractures.epochs import (
     THRESHOLD,
     Run,
@@ -113,6 +114,7 @@ class FractureFit:
         )
 
 
+@with_a_cluster
 def train(
     tiles: Tiles | tuple[np.ndarray, ...],
     validation: Tiles | tuple[np.ndarray, ...],
@@ -128,7 +130,7 @@ def train(
     workers: int | None = None,
     progress: bool | None = None,
 ) -> FractureFit:
-    """Train a fracture model.
+    """Train a fracture model; of processes that torchrun started, or in :func:`lunarray.cluster`, all train one.
 
     Parameters
     ----------
@@ -144,7 +146,7 @@ def train(
     model : {"light", "deeplabv3_resnet50", "deeplabv3_resnet101"}, path or Module
         What to train: an architecture with random weights; a file of weights to begin with
         (:func:`lunarray.fractures.load_model`: torchvision's own get a new last layer); or a network, which is
-        changed.
+        changed, but on a cluster, where its copies are.
     normalisation : Normalisation, optional
         What brightness is brought to; by default that of the file, or local contrast.
     value_range : (float, float), optional
@@ -198,6 +200,13 @@ def train(
     """
     some, other = as_tiles(tiles, "tiles"), as_tiles(validation, "validation")
     settings = TrainSettings() if settings is None else settings
+    if not isinstance(settings, TrainSettings):
+        raise InputError(
+            f"a {type(settings).__name__}", where="settings", remedy="Give TrainSettings(...)"
+        )
+    if workers is not None:
+        require_number("workers", workers, 0, whole=True)
+    path = _checkpoint(checkpoint)
     if settings.class_weight == "balanced":
         settings = replace(settings, class_weight=balanced_weight(some))
     where = torch.device(resolve_device(device))
@@ -218,13 +227,23 @@ def train(
         "augment": _name_of(augment),
         **_counted(some, other),
     }
-    path = None if checkpoint is None else Path(checkpoint)
     if path is not None:
         run.resume(path, stamp)
     _finish(run, path, stamp, progress)
     best = run.best_network()
     tempered = _temperature(best, other, rule, settings.batch_size)
     return FractureFit(best, rule, settings, run.history(), path, tempered)
+
+
+def _checkpoint(checkpoint: str | os.PathLike[str] | None) -> Path | None:
+    """Where it can be written: seen before the training, not after its first epoch."""
+    if checkpoint is None:
+        return None
+    path = Path(checkpoint)
+    if path.is_dir():
+        raise InputError("a folder", where=path, remedy="Give the name of a file in it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _finish(run: Run, path: Path | None, stamp: dict[str, Any], progress: bool | None) -> None:
@@ -295,6 +314,19 @@ def validate(
     >>> "F1" in scores
     True
     """
+    require_number("threshold", threshold, 0, 1, strictly=True)
+    require_number("tolerance", tolerance, 0)
+    require_number("batch_size", batch_size, 1, whole=True)
+    require_number("temperature", temperature, 0, strictly=True)
+    for name, value, kind in (
+        ("network", network, nn.Module), ("normalisation", normalisation, Normalisation),
+    ):  # fmt: skip
+        if not isinstance(value, kind):
+            raise InputError(
+                f"a {type(value).__name__}",
+                where=name,
+                remedy="Give what train or load_model gives",
+            )
     some = rescaled(as_tiles(tiles, "tiles"), None, normalisation, True, "tiles")
     where = torch.device(resolve_device(device))
     network = network.to(where).eval()
