@@ -127,25 +127,10 @@ def mosaic(
     if isinstance(images, (xr.DataArray, str, os.PathLike)):
         images = [images]
     _check_rules(images, overlap, method, min_valid)
-    for number, image in enumerate(images):
-        if not isinstance(image, (xr.DataArray, str, os.PathLike)):
-            raise InputError(
-                f"image {number} is a {type(image).__name__}",
-                where="images",
-                remedy="Give DataArrays with a place on the ground, or paths",
-            )
-    pictures = [
-        image if isinstance(image, xr.DataArray) else open_nac(image, chunks=CHUNK)
-        for image in images
-    ]
+    pictures = [_opened(image, number) for number, image in enumerate(images)]
     boxes = [box_of(image, "a mosaic") for image in pictures]
     target = _grid(boxes, grid, resolution, crs)
-    if 0 in target.shape:
-        raise GridError(
-            f"a grid of {target.shape[0]} × {target.shape[1]} pixels",
-            where="resolution" if grid is None else "grid",
-            remedy="Give pixels smaller than the images, in the unit of the CRS",
-        )
+    _check_size(target, "resolution" if grid is None else "grid")
     names = [str(p.attrs.get("source", f"image {k}")) for k, p in enumerate(pictures)]
     sizes = [pixel_size(box) for box in boxes]
     _tell_coarse(names, sizes, pixel_size(target))
@@ -185,6 +170,28 @@ def _about(pictures: Sequence[xr.DataArray], first: dict[Any, Any]) -> dict[str,
     stored = {str(picture.attrs.get("stored", "")).split(",")[0] for picture in pictures}
     own |= {} if unit is None else {UNIT: unit}
     return own | ({"stored": "uint8"} if stored == {"uint8"} else {})
+
+
+def _opened(image: Any, number: int) -> xr.DataArray:
+    """An image, read where it is a path."""
+    if isinstance(image, xr.DataArray):
+        return image
+    if not isinstance(image, (str, os.PathLike)):
+        raise InputError(
+            f"image {number} is a {type(image).__name__}",
+            where="images",
+            remedy="Give DataArrays with a place on the ground, or paths",
+        )
+    return open_nac(image, chunks=CHUNK)
+
+
+def _check_size(target: GeoBox, where: str) -> None:
+    if 0 in target.shape:
+        raise GridError(
+            f"a grid of {target.shape[0]} × {target.shape[1]} pixels",
+            where=where,
+            remedy="Give pixels smaller than the images, in the unit of the CRS",
+        )
 
 
 def _check_rules(images: Sequence[Any], overlap: str, method: str, min_valid: float) -> None:

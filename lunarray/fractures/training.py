@@ -199,14 +199,7 @@ def train(
     1
     """
     some, other = as_tiles(tiles, "tiles"), as_tiles(validation, "validation")
-    settings = TrainSettings() if settings is None else settings
-    if not isinstance(settings, TrainSettings):
-        raise InputError(
-            f"a {type(settings).__name__}", where="settings", remedy="Give TrainSettings(...)"
-        )
-    if workers is not None:
-        require_number("workers", workers, 0, whole=True)
-    path = _checkpoint(checkpoint)
+    settings, path = _checked(settings, workers, checkpoint)
     if settings.class_weight == "balanced":
         settings = replace(settings, class_weight=balanced_weight(some))
     where = torch.device(resolve_device(device))
@@ -235,15 +228,24 @@ def train(
     return FractureFit(best, rule, settings, run.history(), path, tempered)
 
 
-def _checkpoint(checkpoint: str | os.PathLike[str] | None) -> Path | None:
-    """Where it can be written: seen before the training, not after its first epoch."""
-    if checkpoint is None:
-        return None
-    path = Path(checkpoint)
-    if path.is_dir():
-        raise InputError("a folder", where=path, remedy="Give the name of a file in it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+def _checked(
+    settings: TrainSettings | None,
+    workers: int | None,
+    checkpoint: str | os.PathLike[str] | None,
+) -> tuple[TrainSettings, Path | None]:
+    """Settings, and a file that can be written: seen before the training, not after its first epoch."""
+    if not isinstance(settings, TrainSettings | None):
+        raise InputError(
+            f"a {type(settings).__name__}", where="settings", remedy="Give TrainSettings(...)"
+        )
+    if workers is not None:
+        require_number("workers", workers, 0, whole=True)
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None:
+        if path.is_dir():
+            raise InputError("a folder", where=path, remedy="Give the name of a file in it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return settings or TrainSettings(), path
 
 
 def _finish(run: Run, path: Path | None, stamp: dict[str, Any], progress: bool | None) -> None:
