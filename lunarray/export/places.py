@@ -26,7 +26,8 @@ def place_of(ds: xr.Dataset) -> tuple[Any, Any, dict[str, Any]]:
         across, down = np.linspace(0, columns, _SIDE), np.linspace(0, rows, _SIDE)
         # The outline, and the inside coarsely: a pole within is no corner of anything.
         c, r = (a.ravel() for a in np.meshgrid(across, down))
-        x, y = box.transform * (c, r)
+        t = box.transform
+        x, y = t.a * c + t.b * r + t.c, t.d * c + t.e * r + t.f
         lon, lat = (np.asarray(a) for a in to_lonlat(crs, x, y))
         if not crs.is_geographic:
             for pole in (90.0, -90.0):

@@ -138,7 +138,8 @@ class _SharedNorm(nn.BatchNorm2d):
 #: Until all have met, and until those that wait for one that was lost give up.
 _PATIENCE = timedelta(minutes=30)
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def with_a_cluster(function: Callable[P, R]) -> Callable[P, R]:

@@ -63,7 +63,13 @@ class PhotonModel:
         self.fluorescence, self.solar_lo, self.solar_hi, origin = setup
         self.flux, self.origin = flux, origin
         self.photons = flux[origin] * (self.solar_hi - self.solar_lo)
-        excited = self.fluorescence.excitation * self.photons
+        self.excitation = self.fluorescence.excitation
+        grains = self.conventions.regolith
+        if grains is not None and geometry.status() == "fitted":
+            self.excitation = self.excitation * grains.share(
+                self.fluorescence, self.tables.elements, geometry.incidence, geometry.emission
+            )
+        excited = self.excitation * self.photons
         self.surface = Surface(excited, self.fluorescence, *geometry.sines)
         self.scale = self._scale(exposure)
         self.given_scatter: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
@@ -88,9 +94,7 @@ class PhotonModel:
         """The same under another Sun: `photons` in the bins of this one (split at edges), photons/s/cm²."""
         other = copy.copy(self)
         other.photons = photons
-        other.surface = Surface(
-            self.fluorescence.excitation * photons, self.fluorescence, *self.geometry.sines
-        )
+        other.surface = Surface(self.excitation * photons, self.fluorescence, *self.geometry.sines)
         return other
 
     def tilted(self, degrees: float) -> Self:

@@ -17,6 +17,7 @@ from lunarray.xrf.constants import (
     PYXSPEC_BOUNDS,
     PYXSPEC_START,
 )
+from lunarray.xrf.regolith import Regolith
 
 #: Bits of `FitResult.element_flags`.
 ELEMENT_FLAGS = MappingProxyType(
@@ -128,6 +129,9 @@ class Conventions:
         See `Response.with_gain` and `Response.with_channel_gain`.
     normalise : bool
         Divide weights by their sum (which only differs from 100 where it is not fitted).
+    regolith : lunarray.xrf.regolith.Regolith, optional
+        Grains of the ground, by which lines are corrected for phase and grain size. By default the surface is smooth,
+        and what grains take is in the norm and its error.
 
     Examples
     --------
@@ -151,8 +155,15 @@ class Conventions:
     theta_range: tuple[float, float] | None = None
     gain: Literal["area", "matrix", "channel"] = "area"
     normalise: bool = True
+    regolith: Regolith | None = None
 
     def __post_init__(self) -> None:
+        if self.regolith is not None and not isinstance(self.regolith, Regolith):
+            raise InputError(
+                f"regolith={self.regolith!r} describes no grains",
+                where="conventions",
+                remedy="Give lunarray.xrf.regolith.Regolith(grain_radius=35, packing=0.2)",
+            )
         for name, allowed in (
             ("line_shape", ("split", "bin", "gaussian")),
             ("secondary_jump", ("own", "exciting")), ("solar_energy", ("middle", "low")),
