@@ -219,6 +219,8 @@ def specification(
             remedy="Give a wider band in keV",
         )
     tables = atomic_tables() if tables is None else tables
+    if conventions is not None and conventions.regolith is not None:
+        conventions.regolith.require_overhead(ds["emission"].values)
     low, high, flux = _solar_arrays(solar, ds)
     _check_solar_range(low, high, tables, band)
     modes, mode_names = _solar_modes(solar)

@@ -14,6 +14,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +75,16 @@ class Regolith:
     def __hash__(self) -> int:
         return hash((self.grain_radius, self.packing, self.density, tuple(self.composition.items())))  # fmt: skip
 
+    def require_overhead(self, emission: Any) -> None:
+        """Refuse detectors that are farther from the zenith (degrees) than what the table is for."""
+        most = float(np.nanmax(emission, initial=0.0))
+        if most > _MOST_EMISSION:
+            raise InputError(
+                f"the correction for grains is for a detector overhead, and one is {most:.0f}° off the zenith",
+                where="conventions.regolith",
+                remedy=f"Fit without it, or spectra seen within {_MOST_EMISSION:g}° of the zenith",
+            )
+
     def share(
         self,
         tables: FluorescenceTables,
@@ -101,12 +112,7 @@ class Regolith:
         InputError
             For a detector too far from the zenith, or a composition without these elements.
         """
-        if emission > _MOST_EMISSION:
-            raise InputError(
-                f"the correction for grains is for a detector overhead, and this one is {emission:.0f}° off the zenith",
-                where="conventions.regolith",
-                remedy=f"Fit without it, or spectra seen within {_MOST_EMISSION:g}° of the zenith",
-            )
+        self.require_overhead(emission)
         weights = np.array([self.composition.get(element, 0.0) for element in elements])
         if not weights.sum() > 0:
             raise InputError(
