@@ -1,7 +1,7 @@
 """Whether the errors of abundances are true: on simulations, on bright frames, on ground seen more than once.
 
     python -m benchmarks.xrf_errors simulations [--draws 150]
-    python -m benchmarks.xrf_errors bright ../shared/data
+    python -m benchmarks.xrf_errors bright ../shared/data [--grains 35]
     python -m benchmarks.xrf_errors windows ../shared/data
     python -m benchmarks.xrf_errors response ../shared/data
     python -m benchmarks.xrf_errors repeated ../shared/data [--distance 300]
@@ -10,7 +10,8 @@
 lines, filter, share of scattered light and atomic data from what is believed of them, and sets one of them far off;
 pulls should have a mean of 0 and a width of 1.
 
-"bright" fits frames of a flare over highlands, one by one and summed, beside Lunar Prospector.
+"bright" fits frames of a flare over highlands, one by one and summed, beside Lunar Prospector; with lines corrected for
+grains of a radius (µm) where one is given.
 
 "windows" fits all sliding windows beside Lunar Prospector, first with Suns of their own, then with the models of whole
 days, which are not those of a flare's minutes.
@@ -40,9 +41,11 @@ from lunarray.xrf.fit import fit_spectrum
 from lunarray.xrf.ground import prior_spread
 from lunarray.xrf.model import SpectralModel
 from lunarray.xrf.nuisance import ATOMIC, Nuisances, ShapePrior, Unknowns
+from lunarray.xrf.regolith import Regolith
 from lunarray.xrf.settings import (
     FATAL,
     FIT_FLAGS,
+    Conventions,
     FitResult,
     FitSettings,
     Geometry,
@@ -201,13 +204,15 @@ def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def bright(folder: Path) -> None:
+def bright(folder: Path, grains: float | None = None) -> None:
+    conventions = None if grains is None else Conventions(regolith=Regolith(grain_radius=grains))
     response, background = _instrument(folder)
     frames = xrf.open_class(folder / "class" / "bright").compute()
     total = summed(frames)
     truth = _prospector(folder, total["lat"].values, total["lon"].values)[0]
     for name, ds in (("each frame", frames), ("sum", total)):
-        fit = xrf.fit_elements(ds, xrf.window_suns(ds), response, background)
+        suns = xrf.window_suns(ds)
+        fit = xrf.fit_elements(ds, suns, response, background, conventions=conventions)
         own = fit.sel(element=list(SHOWN))
         reduced = (fit["statistic"] / fit["dof"]).values
         bounds = int((fit["element_flags"].values & 3 > 0).sum())
@@ -327,7 +332,9 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("simulations").add_argument("--draws", type=int, default=150)
-    commands.add_parser("bright").add_argument("folder", type=Path)
+    frames = commands.add_parser("bright")
+    frames.add_argument("folder", type=Path)
+    frames.add_argument("--grains", type=float)
     commands.add_parser("windows").add_argument("folder", type=Path)
     commands.add_parser("response").add_argument("folder", type=Path)
     pairs = commands.add_parser("repeated")

@@ -10,7 +10,7 @@ __all__ = ["WEIGHT", "unit_label"]
 #: Percent by weight, in the words of UDUNITS and of pint, which know no "wt%".
 WEIGHT = "percent"
 #: Names of what is given in percent by weight: elements, oxides and what belongs to them.
-_ABUNDANCE = re.compile(r"(?:[A-Z][a-z]?\d*)+(?:_[a-z]+)?|.*abundance.*")
+_ABUNDANCE = re.compile(r"(?:[A-Z][a-z]?\d*)+(?:_[a-z]+|, error)?|.*abundance.*")
 
 
 def unit_label(array: Any, default: str = "1") -> str:

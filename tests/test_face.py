@@ -347,6 +347,8 @@ def test_a_store_whose_units_are_of_before_is_understood():
     assert unit_label(before) == unit_label(before.assign_attrs(units="percent")) == "wt%"
     cloud = xr.DataArray(10.0, name="cover", attrs={"units": "percent"})
     assert unit_label(cloud) == "percent"
+    error = before.rename("Fe, error").assign_attrs(units="percent", long_name="Fe, error")
+    assert unit_label(error) == "wt%"
 
 
 # ------------------------------------------------------------------ annotations of what is public
