@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import dask.array as da
 import numpy as np
@@ -13,7 +14,7 @@ from superres_cases import ELEMENTS, TINY, bank, fields, region
 import lunarray.superres as sr
 from lunarray.engine import ModelSpec, from_sklearn
 from lunarray.engine.models import Maps, Spectra
-from lunarray.errors import InputError, LunarrayWarning, ModelError
+from lunarray.errors import InputError, LunarrayWarning, ModelError, WrongKindError
 from lunarray.geo import great_circle_distance
 from lunarray.superres.architecture import Scaling
 from lunarray.superres.model import HybridModel
@@ -181,6 +182,9 @@ def test_models_that_do_not_fit(study, ds, tmp_path, rng):
         other.lunar.superresolve(folder / "models")
     with pytest.raises(ModelError, match="surface features"):
         ds.isel(feature=slice(0, 4)).lunar.superresolve(folder / "models")
+    for closed in ("bank.zarr", Path("bank.zarr"), None):
+        with pytest.raises(WrongKindError, match="open_gib"):
+            sr.superresolve(closed, "models")
     with pytest.raises(InputError, match="no variable feature"):
         ds.drop_vars("feature").lunar.superresolve(folder / "models")
     with pytest.raises(InputError, match="on a grid of"):

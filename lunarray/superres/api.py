@@ -17,7 +17,7 @@ from lunarray.engine.files import local_path
 from lunarray.engine.models import Device, Model, ModelSpec
 from lunarray.engine.progress import progress_bar
 from lunarray.engine.training import Checkpoint
-from lunarray.errors import InputError, LunarrayWarning, StoreConflictError
+from lunarray.errors import InputError, LunarrayWarning, StoreConflictError, WrongKindError
 from lunarray.store.provenance import stamp as stamped
 from lunarray.superres.areal import ArealSettings
 from lunarray.superres.areal_bank import FILE, read_areal_header, train_bank
@@ -450,6 +450,8 @@ def superresolve(
         If there are no models, they are of other elements, features or another grid, or take no maps.
     InputError
         If `ds` lacks surface features.
+    WrongKindError
+        If `ds` is no Dataset, such as the path of a bank.
 
     Notes
     -----
@@ -477,13 +479,7 @@ def superresolve(
     >>> maps["abundance"].dims
     ('element', 'lat', 'lon')
     """
-    for name in ("feature", "mare", "abundance"):
-        if name not in ds:
-            raise InputError(
-                f"no variable {name}",
-                where="superresolve",
-                remedy="Give what lunarray.superres.open_gib gives",
-            )
+    _require_bank(ds)
     grid = gib_grid(ds)
     if (ds.sizes["lat"], ds.sizes["lon"]) != grid.size:
         raise InputError(
@@ -517,3 +513,21 @@ def superresolve(
     )
     digest = ",".join(dict.fromkeys(s.sha256[:12] for s in specs.values()))
     return stamped(result, f"superresolve(regions={len(specs)})", model_sha256=digest)
+
+
+def _require_bank(ds: Any) -> None:
+    """Refuse what is no open bank."""
+    if not isinstance(ds, xr.Dataset):
+        path = f"({os.fspath(ds)!r})" if isinstance(ds, str | os.PathLike) else ""
+        raise WrongKindError(
+            f"a {type(ds).__name__} is no open bank",
+            where="superresolve",
+            remedy=f"Open it first: lunarray.superres.open_gib{path}",
+        )
+    for name in ("feature", "mare", "abundance"):
+        if name not in ds:
+            raise InputError(
+                f"no variable {name}",
+                where="superresolve",
+                remedy="Give what lunarray.superres.open_gib gives",
+            )
