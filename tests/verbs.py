@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -901,6 +902,13 @@ VERBS = [
         "export.to_netcdf",
         maps,
         through(export.to_netcdf, functools.partial(xr.open_dataset, engine="h5netcdf"), "m.nc"),
+        **MAP,
+        lazy=False,
+    ),
+    Verb(
+        "export.stac_item",
+        maps,
+        lambda ds: [json.dumps(export.stac_item(ds, "m.zarr", time="2009-06-10"), sort_keys=True)],
         **MAP,
         lazy=False,
     ),

@@ -323,7 +323,8 @@ def training_curves(
     --------
     >>> import torch
     >>> import lunarray as la
-    >>> scene = la.simulate.nac_scene((128, 128))
+    >>> ground = la.simulate.NacSettings(fractures=200.0, melt=1.0)
+    >>> scene = la.simulate.nac_scene((128, 128), settings=ground)
     >>> tiles = la.fractures.tiles(scene.dataset["image"], scene.dataset["mask"], size=64, overlap=0.0)
     >>> settings = la.fractures.TrainSettings(epochs=1, batch_size=2)
     >>> network = la.fractures.light(width=4)
