@@ -25,7 +25,7 @@ NUMERIC_VERSION = {
     "sp": 3,
     "oxides": 2,
     "xrf": 7,
-    "superres": 3,
+    "superres": 4,
     "fractures": 2,
     "maps": 1,
     "simulate": 4,

@@ -73,7 +73,7 @@ def test_gradient_of_the_evidence(rng):
     track = np.repeat(np.arange(4), 3)
     evidence = Evidence(
         rng.standard_normal((12, 3)) * [3, 1, 0.5], rng.uniform(0.5, 2, 12), grams,
-        track, np.full(3, 100.0),
+        track, np.full(3, 100.0), (30.0,),
     )  # fmt: skip
     x = 0.3 * rng.standard_normal(2 + 3 + 6 + 2 + 6)
     away = check_grad(lambda v: evidence.loss(v)[0], lambda v: evidence.loss(v)[1], x)

@@ -314,15 +314,21 @@ class ArealModel:
         found = []
         for member, own in zip(self.members, systems, strict=True):
             first = np.zeros((len(place.design), len(member.flat)))
-            second = np.zeros_like(first)
+            second, width = np.zeros_like(first), np.zeros_like(first)
             for system in own:
                 m, v = system.predict(place)
                 k = system.component
                 m = m - member.mixing.centre[k]
                 first[:, k] += system.weight * m
-                second[:, k] += system.weight * (np.maximum(v, 1e-9) + m**2)
-            found.append(member.mixing.restore(first, np.maximum(second - first**2, 1e-9)))
-        mean, variance = self.closure.held(*joined(found, self.share))
+                second[:, k] += system.weight * m**2
+                # Strengths that are not likely have large variances: their mean would be wider than two thirds of
+                # the distribution, which a mean of logarithms is about.
+                width[:, k] += system.weight * np.log(np.maximum(v, 1e-9))
+            variance = np.exp(width) + np.maximum(second - first**2, 0)
+            said = member.mixing.restore(first, variance)
+            found.append(member.mixing.closed(*said, self.closure.sums, self.closure.totals))
+        mean, variance = joined(found, self.share)
+        mean = self.closure.held(mean)
         return (self.closure.positive(mean) if positive else mean), variance
 
     def _grams(self, here: np.ndarray, there: np.ndarray, fields_: np.ndarray) -> np.ndarray:
@@ -405,10 +411,15 @@ class ArealModel:
 def joined(
     found: list[tuple[np.ndarray, np.ndarray]], share: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance (place, element) of what members say, in shares (member, element); they may disagree."""
-    mean = sum(w * m for w, (m, _) in zip(share, found, strict=True))
-    variance = sum(w * (v + (m - mean) ** 2) for w, (m, v) in zip(share, found, strict=True))
-    return np.asarray(mean), np.asarray(variance)
+    """Mean and variance (place, element) of what members say, in shares (member, element).
+
+    They speak of the same data, so the variance is that of a logarithmic opinion pool (Genest & Zidek 1986, Stat. Sci.
+    1, 114), which weighs inverse variances, and by how much they disagree.
+    """
+    mean = np.asarray(sum(w * m for w, (m, _) in zip(share, found, strict=True)))
+    told = np.asarray(sum(w / np.maximum(v, 1e-12) for w, (_, v) in zip(share, found, strict=True)))
+    apart = np.asarray(sum(w * (m - mean) ** 2 for w, (m, _) in zip(share, found, strict=True)))
+    return mean, 1 / told + apart
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ from lunarray.superres.areal_kernels import root_of
 _TRACK = (math.log(0.25), 1.0)
 _REST = {True: (math.log(0.85), 0.25), False: (math.log(0.5), 2.0)}
 _SHARES, _OWN_SHARES, _OWN_TRACK, _OWN_REST = 1.2, 0.5, 0.4, 0.2
+#: Share of the fields in a component's variance, before any footprint is seen: of the elements of simulated Moons the
+#: covariates explain most.
+_FIELDS = 0.3
 #: Shares of a component's variance that kernels may make up: its posterior is summed over these.
 _GRID = np.geomspace(0.003, 3.0, 12)
 _ITERATIONS = 60
@@ -31,9 +34,10 @@ class Evidence:
     """Components of footprints, and the covariances that may explain them.
 
     `values` (footprint, component) have errors of `scale` (footprint,) times the same unit. `grams` (kernel, footprint,
-    footprint) are covariances of unit strength; `track` (footprint,) tells the tracks; `flat` (component,) is the
-    variance of the constant, so large that it is free. `stated`: whether the errors were stated, not guessed.
-    `own_rest` is how far the factor of errors may differ between components (logarithm).
+    footprint) are covariances of unit strength, the last ones of fields of `lengths`, km; `track` (footprint,) tells
+    the tracks; `flat` (component,) is the variance of the constant, so large that it is free. `stated`: whether the
+    errors were stated, not guessed. `own_rest` is how far the factor of errors may differ between components
+    (logarithm).
     """
 
     values: np.ndarray
@@ -41,8 +45,19 @@ class Evidence:
     grams: np.ndarray
     track: np.ndarray
     flat: np.ndarray
+    lengths: tuple[float, ...]
     stated: bool = True
     own_rest: float = _OWN_REST
+
+    @functools.cached_property
+    def expected(self) -> np.ndarray:
+        """Logarithms of the proportions of kernels that are expected: linear, smooth, and fields by :attr:`lengths`.
+
+        Short fields are weaker than long ones, as the root of their length.
+        """
+        root = np.sqrt(self.lengths)
+        known = np.full(len(self.grams) - len(root), (1 - _FIELDS) / (len(self.grams) - len(root)))
+        return np.log(np.concatenate([known, _FIELDS * root / root.sum()]))
 
     @functools.cached_property
     def same(self) -> np.ndarray:
@@ -101,8 +116,8 @@ class Evidence:
             slopes[3] += slope[q:]
             slopes[4][k], slopes[5][k] = slope[q:]
         rest = _REST[self.stated]
-        priors = [
-            (0, -math.log(q), _SHARES),
+        priors: list[tuple[int, Any, float]] = [
+            (0, self.expected, _SHARES),
             (2, 0.0, _OWN_SHARES),
             (4, 0.0, _OWN_TRACK),
         ]
@@ -130,9 +145,7 @@ class Evidence:
         q, c = len(self.grams), self.values.shape[1]
         spread = np.log(np.maximum(0.5 * self.values.var(axis=0), 0.3))
         errors = [_TRACK[0], _REST[self.stated][0]]
-        start = np.concatenate(
-            [np.full(q, -math.log(q)), spread, np.zeros(c * q), errors, np.zeros(2 * c)]
-        )
+        start = np.concatenate([self.expected, spread, np.zeros(c * q), errors, np.zeros(2 * c)])
         bounds = (
             [(-8, 6)] * q
             + [(-7, 12)] * c

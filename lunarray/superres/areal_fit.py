@@ -65,7 +65,8 @@ def fit_areal(
     filled = _filled(table, unit)
 
     def evidence(values: np.ndarray, scale: np.ndarray, **more: Any) -> Evidence:
-        return Evidence(values[some], scale[some], grams, part.track, _flat(values), **more)
+        own = values[some], scale[some]
+        return Evidence(*own, grams, part.track, _flat(values), settings.lengths, **more)
 
     # First each element by itself: how large its errors are, and whether some footprints are wild.
     mixing = _alone(filled, scale, unit)
@@ -92,17 +93,18 @@ def fit_areal(
         posterior = about.posterior(about.fit() if start is None else start)
         mixing = _seen(mixing, posterior, settings.shrink and start is None)
         members.append(Member(mixing, values, posterior.sets, posterior.weights, about.flat))
-        left_out.append(_left_out(mixing, posterior))
+        *said, errors = _left_out(mixing, posterior)
+        left_out.append((*mixing.closed(*said, sums, totals), errors))
     share = _shares(left_out, part.measured)
     mean, variance = joined([m[:2] for m in left_out], share)
     closure = Closure(sums, totals, variance.mean(axis=0))
+    mean = closure.held(mean)
     card |= {"footprints": len(footprints), "tracks": len(np.unique(footprints.track))}
     card |= {"tail": tail, "sums": len(sums), "unit": unit.tolist(), "share": share.tolist()}
     model = ArealModel(
         elements, settings, basis, footprints, scale, tuple(members), share, closure,
         np.ones(len(elements)), card,
     )  # fmt: skip
-    mean, variance = closure.held(mean, variance)
     return _calibrated(model, part, mean, variance, calibrate)
 
 

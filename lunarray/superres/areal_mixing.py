@@ -103,9 +103,28 @@ class Mixing:
         """Elements of components (place, component), less their centre: mean and variance (place, element), wt%."""
         shares = self.seen * self.loading
         out = self.base + self.unit * (self.loading @ self.centre) + (mean @ shares.T) * self.unit
-        own = self.loading**2 @ self.level + np.maximum(variance - self.level, 0) @ (shares**2).T
+        # What is too weak to count in the mean is there all the same.
+        own = (
+            self.loading**2 @ self.level
+            + np.maximum(variance - self.level, 0) @ (self.loading**2).T
+        )
         own += mean**2 @ self.unsure.T
         return out, own * self.unit**2
+
+    def closed(
+        self, mean: np.ndarray, variance: np.ndarray, sums: np.ndarray, totals: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance (place, element) given the sums that are known, where elements are independent.
+
+        Components that are shared hold the sums by themselves.
+        """
+        if not len(sums) or not np.array_equal(self.loading, np.eye(len(self.unit))):
+            return mean, variance
+        left = variance[:, :, None] * sums.T
+        gain = np.swapaxes(np.linalg.solve(sums @ left, np.swapaxes(left, 1, 2)), 1, 2)
+        off = totals - mean @ sums.T
+        kept = variance - (gain * left).sum(axis=2)
+        return mean + (gain @ off[..., None])[..., 0], np.maximum(kept, 1e-6 * variance)
 
     def errors(self, own: np.ndarray) -> np.ndarray:
         """Variance of the errors of elements (place, element), wt%², of those of components (place, component)."""
@@ -127,14 +146,13 @@ class Closure:
     totals: np.ndarray
     carry: np.ndarray
 
-    def held(self, values: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Values (place, element) with the sums that are known, and what is left of their variance."""
+    def held(self, values: np.ndarray) -> np.ndarray:
+        """Values (place, element) with the sums that are known."""
         if not len(self.sums):
-            return values, variance
+            return values
         left = self.carry[:, None] * self.sums.T
         gain = np.linalg.solve(self.sums @ left, left.T)
-        kept = np.eye(len(self.carry)) - gain.T @ self.sums
-        return values + (self.totals - values @ self.sums.T) @ gain, variance @ (kept**2).T
+        return np.asarray(values + (self.totals - values @ self.sums.T) @ gain)
 
     def positive(self, values: np.ndarray) -> np.ndarray:
         """Values without negative ones, of the same sum where that is known: the others give what these lack."""
