@@ -82,6 +82,31 @@ def test_gradient_of_the_evidence(rng):
     assert logs.shape == (3, 4)
 
 
+def test_independent_elements_with_known_sums_are_conditioned(rng):
+    """As a Gaussian distribution under linear constraints, by its textbook formula; shared components are left alone."""
+    sums, totals = np.array([[1.0, 1.0, 1.0], [0.5, -1.0, 0.0]]), np.array([10.0, 0.0])
+    mixing = Mixing.of(np.zeros(3), np.ones(3), np.eye(3))
+    mean, variance = rng.uniform(1, 5, (7, 3)), rng.uniform(0.1, 2, (7, 3))
+    found, kept = mixing.closed(mean, variance, sums, totals)
+    for m, v, f, k in zip(mean, variance, found, kept, strict=True):
+        gain = np.diag(v) @ sums.T @ np.linalg.inv(sums @ np.diag(v) @ sums.T)
+        np.testing.assert_allclose(f, m + gain @ (totals - sums @ m))
+        np.testing.assert_allclose(k, np.diag(np.diag(v) - gain @ sums @ np.diag(v)), atol=1e-6)
+    np.testing.assert_allclose(found @ sums.T, np.tile(totals, (7, 1)), atol=1e-9)
+    shared = Mixing.of(np.zeros(3), np.ones(3), np.eye(3)[:, :2])
+    assert shared.closed(mean, variance, sums, totals)[0] is mean
+
+
+def test_members_are_pooled_by_inverse_variance():
+    from lunarray.superres.areal import joined
+
+    ones = np.ones((4, 2))
+    mean, variance = joined([(ones, 4 * ones), (3 * ones, 1 * ones)], np.full((2, 2), 0.5))
+    np.testing.assert_allclose(mean, 2)
+    # Half of 1/4 and half of 1, and one apart from the mean on either side.
+    np.testing.assert_allclose(variance, 1 / 0.625 + 1)
+
+
 def test_known_sums_make_measurements_better(rng):
     from lunarray.xrf import ELEMENTS, HIGHLAND
 
