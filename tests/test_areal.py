@@ -83,7 +83,7 @@ def test_gradient_of_the_evidence(rng):
 
 
 def test_independent_elements_with_known_sums_are_conditioned(rng):
-    """As a Gaussian distribution under linear constraints, by its textbook formula; shared components are left alone."""
+    """As a Gaussian distribution under linear constraints, by its textbook formula; shared components are left."""
     sums, totals = np.array([[1.0, 1.0, 1.0], [0.5, -1.0, 0.0]]), np.array([10.0, 0.0])
     mixing = Mixing.of(np.zeros(3), np.ones(3), np.eye(3))
     mean, variance = rng.uniform(1, 5, (7, 3)), rng.uniform(0.1, 2, (7, 3))
