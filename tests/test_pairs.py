@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -321,6 +322,7 @@ def test_the_command_takes_a_table(tmp_path):
         [
             "train-oxides", str(path), "-o", str(tmp_path / "m.safetensors"), "--method", "gp",
             "--folds", "4", "--by", "mission", "--table", "--epochs", "2", "-n", "2", "--prior", "50",
+            "--json",
         ],
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -328,6 +330,13 @@ def test_the_command_takes_a_table(tmp_path):
     for name in ("mean", "lucey", "pls", "gp", "cnn"):
         assert f"{name} " in result.output
     assert "one of 4 parts by mission" in result.output
+    told = json.loads(result.stdout)
+    assert (told["samples"], told["lattice_points"]) == (40, 40)
+    tried = [row["model"] for row in told["methods"]]
+    assert {"mean", "lucey", "pls", "gp", "cnn"} <= set(tried)
+    assert {row["oxide"] for row in told["scores"]} == set(OXIDES)
+    assert all(row["count"] == 40 for row in told["scores"])
+    assert told["written"] == [{"what": "weights", "path": str(tmp_path / "m.safetensors")}]
     maps = soils(5, 13).reflectance.lunar.invert_oxides(
         tmp_path / "m.safetensors", uncertainty=True
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -87,9 +88,18 @@ def made(tmp_path_factory) -> Path:
 
     path = tmp_path_factory.mktemp("made") / "clementine.safetensors"
     arguments = ["--bands", "clementine", "-o", str(path), "--soils", "400", "--epochs", "2"]
-    result = CliRunner().invoke(app, ["make-model", *arguments, "--oxides", "FeO,TiO2"])
+    words = ["make-model", *arguments, "--oxides", "FeO,TiO2", "--json"]
+    result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
-    assert "5 bands, 415-1000 nm" in result.output
+    assert "5 bands, 415-1000 nm" in result.stderr
+    told = json.loads(result.stdout)
+    assert told["oxides"] == ["FeO", "TiO2"]
+    assert told["bands_nm"] == [415, 750, 900, 950, 1000]
+    assert "RMSE" in told["report"]
+    assert told["written"] == [
+        {"what": "weights", "path": str(path)},
+        {"what": "card", "path": str(path.with_suffix(".md"))},
+    ]
     return path
 
 
