@@ -111,7 +111,10 @@ def nac_crop(folder: Path) -> None:
     image = (1 + 254 * (grey - low) / (high - low)).clip(1, 255).fillna(0).astype("u1")
     image = image.rio.write_crs(grey.rio.crs)
     image.rio.write_nodata(0).rio.to_raster(
-        folder / "nac_crop.tif", compress="deflate", predictor=2
+        folder / "nac_crop.tif",
+        compress="deflate",
+        predictor=2,
+        tags={"sun_azimuth": "100"},
     )
     lines = scene.lines[["geometry"]]
     lines.to_file(folder / "nac_crop_lines.geojson", driver="GeoJSON", COORDINATE_PRECISION=1)

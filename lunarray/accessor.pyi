@@ -154,6 +154,7 @@ class LunarDatasetAccessor:
         value_range: tuple[float, float] | None = None,
         scales: Sequence[float] | None = None,
         within: xr.DataArray | None = None,
+        sun_azimuth: float | None = None,
         device: Device = "auto",
         threads: int | None = None,
     ) -> Dataset:
@@ -576,6 +577,7 @@ class LunarDataArrayAccessor:
         value_range: tuple[float, float] | None = None,
         scales: Sequence[float] | None = None,
         within: xr.DataArray | None = None,
+        sun_azimuth: float | None = None,
         device: Device = "auto",
         threads: int | None = None,
     ) -> Dataset:

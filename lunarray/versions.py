@@ -26,7 +26,7 @@ NUMERIC_VERSION = {
     "oxides": 2,
     "xrf": 7,
     "superres": 4,
-    "fractures": 2,
+    "fractures": 3,
     "maps": 1,
     "simulate": 4,
 }

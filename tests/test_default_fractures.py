@@ -130,6 +130,40 @@ def test_changes_of_the_training_move_the_mask_along(script, scene):
     assert sizes == {(64, 96), (96, 64)}
 
 
+def test_a_small_tuning_from_end_to_end(script, tmp_path, monkeypatch):
+    """Two passes of a step over a scene each: weights that want light from the left, and detect."""
+    monkeypatch.setitem(__import__("sys").modules, "train_default_fractures", script)
+    path = SCRIPT.with_name("tune_default_fractures.py")
+    spec = importlib.util.spec_from_file_location("tune_default_fractures", path)
+    tune = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tune)
+    monkeypatch.setattr(script, "SCENE", 256)
+    monkeypatch.setattr(script, "TILE", 64)
+    output = tmp_path / "w.safetensors"
+    tune.main(
+        [
+            "--begin", str(DEFAULT_MODEL), "--output", str(output), "--steps", "1", "1", "--scenes", "1", "2",
+            "--overlap", "96", "--threads", "1", "--offset", "0.4",
+        ]
+    )  # fmt: skip
+    loaded = la.fractures.load_model(output)
+    assert loaded.normalisation.sun == "left"
+    assert loaded.header["training"]["tuned"]["steps"] == [1, 1]
+    image = nac_scene((128, 128), seed=5).dataset["image"]
+    assert np.isfinite(map_fractures(image, output, tile=96)["probability"]).any()
+
+
+def test_ridges_are_told_from_fractures_by_the_light(scene):
+    """With the sun on the other side what was found is not: it is a ridge."""
+    found = map_fractures(scene["image"])["mask"].values == 1
+    other = map_fractures(scene["image"], sun_azimuth=20.0)["mask"].values == 1
+    truth = scene["mask"].values == 1
+    assert found[truth].mean() > 0.6
+    assert other[truth].mean() < 0.25 * found[truth].mean()
+    ridge = (scene["ridge"].values == 1) & (scene["mask"].values == 0)
+    assert found[ridge].mean() < 0.2
+
+
 def test_a_small_training_from_end_to_end(script, tmp_path):
     """One scene, one epoch: the script writes weights that detect, and takes over those of a stopped training."""
     output, work = tmp_path / "w.safetensors", tmp_path / "work.safetensors"

@@ -161,6 +161,13 @@ def map_fractures(
             help="Scales of the image to look at, the first 1: 1,1/3 say (default: what the model says of itself).",
         ),
     ] = None,
+    sun_azimuth: Annotated[
+        float | None,
+        Option(
+            help="Where the sun is, degrees clockwise from the image's top (default: what the image says, or its "
+            "craters show)."
+        ),
+    ] = None,
     value_range: ValueRange = None,
     unit: ImageUnit = None,
     trained_on: Trained = None,
@@ -202,7 +209,7 @@ def map_fractures(
         model, device=device.value, normalisation=_rule(trained_on)
     )
     found = la.fractures.map_fractures(
-        image, chosen, threshold, value_range=value_range, scales=looked_at
+        image, chosen, threshold, value_range=value_range, scales=looked_at, sun_azimuth=sun_azimuth
     )
     if source is not None:
         found["source"] = source

@@ -91,6 +91,8 @@ class Tiles:
         (0, 255) or (0, 65535).
     stretch : {"none", "image"}
         "image" where each image is stretched from its own minimum to its maximum to 8 bits first.
+    sun : {"any", "left"}
+        "left" where it was trained on images lit from the left, or from up to 45° above that: others are turned so.
 
     Examples
     --------
@@ -108,6 +110,7 @@ class Tiles:
     gives: Literal["probability", "logit"] = "probability"
     unit: Literal["0-1", "8-bit", "16-bit", "I/F"] | None = None
     stretch: Literal["none", "image"] = "none"
+    sun: Literal["any", "left"] = "any"
 
     def __post_init__(self) -> None:
         low, high = self.value_range or (0.0, 1.0)

@@ -28,8 +28,9 @@ from lunarray.fractures.detection import (
 from lunarray.fractures.ground import box_of, metric_of
 from lunarray.fractures.layers import each_block, same_grid
 from lunarray.fractures.metrics import NO_DATA, confusion, pixel_metrics, tile_metrics
-from lunarray.fractures.scales import at_scales, check_scales
+from lunarray.fractures.scales import at_scales, check_scales, largest
 from lunarray.fractures.statistics import area_of_data, per_area
+from lunarray.fractures.sunlight import turns_of
 from lunarray.fractures.vectors import features_of, near_seams, runs_of, units_of
 from lunarray.geo import BODIES, assign_grid, covering_box, require_body, spatial_dims
 from lunarray.store.provenance import stamp
@@ -60,6 +61,7 @@ def map_fractures(
     value_range: tuple[float, float] | None = None,
     scales: Sequence[float] | None = None,
     within: xr.DataArray | None = None,
+    sun_azimuth: float | None = None,
     device: Device = "auto",
     threads: int | None = None,
 ) -> xr.Dataset:
@@ -90,6 +92,11 @@ def map_fractures(
         By default what the model's file says, or 1 alone.
     within : DataArray of bool, optional
         On the same grid: where to report; elsewhere the result has no data.
+    sun_azimuth : float, optional
+        Where the sun is, degrees clockwise from the image's top, for a model that has to know it, as the one that comes
+        with lunarray does: without it a ridge is a fracture with the sun on the other side. By default what the
+        image's attribute ``sun_azimuth`` says, or what its craters tell, of which 25 windows are read at once; where
+        they do not agree, both sides are tried, with a warning.
     device : {"auto", "cpu", "cuda"}
         Where to run; "auto" takes a GPU in each process that sees one.
     threads : int, optional
@@ -143,7 +150,10 @@ def map_fractures(
     values = scaled(image, value_range, spec.inputs)
     own, margin = own_scales(spec)
     factors = check_scales(own if scales is None else scales)
-    probability = at_scales(values, factors, lambda v: probability_of(v, spec, options), margin)
+    probability = largest(
+        turn.undo(at_scales(turn.apply(values), factors, lambda v: probability_of(v, spec, options), margin))
+        for turn in turns_of(image, values, spec, sun_azimuth)
+    )  # fmt: skip
     probability = restricted(probability, image, within)
     mask = _classified(probability, float(threshold))
     return stamp(

@@ -15,6 +15,7 @@ from lunarray.fractures.brightness import UNIT, Scaling, rule_of, scaled, step_t
 from lunarray.fractures.metrics import NO_DATA
 from lunarray.fractures.model import STRIDE
 from lunarray.fractures.normalise import Normalisation
+from lunarray.fractures.sunlight import AZIMUTH, Turn, azimuth_of
 from lunarray.fractures.tiling import TileSet
 
 with needs("torch", "training on fractures"):
@@ -154,7 +155,8 @@ def rescaled(
                 images.append(image)
                 continue
             data = scaled(image, value_range, wanted, now=True)
-            images.append(image.copy(data=data).drop_attrs())
+            kept = {k: v for k, v in image.attrs.items() if k == AZIMUTH}
+            images.append(image.copy(data=data).drop_attrs().assign_attrs(kept))
         return dataclasses.replace(tiles, images=tuple(images))
     unit = getattr(tiles, UNIT, None)
     if isinstance(tiles, ArrayTiles) and tiles.images.dtype == np.uint8:
@@ -245,3 +247,38 @@ def balanced_weight(tiles: Tiles) -> float:
             remedy="Give tiles with fractures, or class_weight=None",
         )
     return float(np.clip((everything - there) / there, 1, _MOST_WEIGHT))
+
+
+def lit_from_left(tiles: Tiles, rule: Normalisation) -> Tiles:
+    """Tiles turned so that their light is where a network wants it; the same where it takes any.
+
+    Windows of an image are turned as the image is, by what it says of its sun or shows of it; tiles of others all
+    alike, by the light that most of them show.
+    """
+    if rule.sun == "any":
+        return tiles
+    if isinstance(tiles, TileSet):
+        turns = [Turn.of(azimuth_of(image)[0]) for image in tiles.images]
+        upright = dataclasses.replace(tiles, rotation=np.zeros_like(tiles.rotation))
+        return _Turned(upright, tuple(turns), tiles.windows[:, 0])
+    some = [np.asarray(tiles[int(i)][0]) for i in np.linspace(0, len(tiles) - 1, 25).astype(int)]
+    some = [image for image in some if image.shape == some[0].shape]
+    azimuth, _ = azimuth_of(xr.DataArray(np.hstack(some), dims=("y", "x")))
+    return _Turned(tiles, (Turn.of(azimuth),), np.zeros(len(tiles), np.intp))
+
+
+@dataclass(frozen=True)
+class _Turned:
+    """Tiles, each turned as the image that it is of."""
+
+    tiles: Tiles
+    turns: tuple[Turn, ...]
+    image: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        turn = self.turns[int(self.image[index])]
+        image, mask, valid = (np.ascontiguousarray(turn.apply(a)) for a in self.tiles[index])
+        return image, mask, valid

@@ -55,9 +55,12 @@ def has_8_bits(image: xr.DataArray) -> bool:
 def rule_of(rule: Normalisation) -> Tiles:
     """What a model with this normalisation takes."""
     if rule.kind == "local":
-        return Tiles()
+        return Tiles(sun=rule.sun)
     return Tiles(
-        value_range=(rule.offset, rule.offset + rule.scale), unit=rule.unit, stretch=rule.stretch
+        value_range=(rule.offset, rule.offset + rule.scale),
+        unit=rule.unit,
+        stretch=rule.stretch,
+        sun=rule.sun,
     )
 
 

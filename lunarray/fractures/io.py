@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lunarray.errors import InputError, ProductFormatError
 from lunarray.fractures.brightness import UNIT
+from lunarray.fractures.sunlight import AZIMUTH
 from lunarray.geo import RasterInfo, open_raster, raster_info
 from lunarray.readers import reads
 from lunarray.store.provenance import stamp
@@ -109,9 +111,18 @@ def open_nac(
         "units": "1",
         "stored": f"{info.dtypes[band - 1]}, {note}",
         **({} if unit is None else {UNIT: unit}),
+        **_sun(info.tags),
         **{k: image.attrs[k] for k in ("georeference", "grid_mapping") if k in image.attrs},
     }
     return stamp(image, f"open_nac, band {band}", source=os.path.basename(info.path))
+
+
+def _sun(tags: Mapping[str, str]) -> dict[str, float]:
+    """Where the sun is, as a tag of the file says it, clockwise from the image's top: one of lunarray's own."""
+    try:
+        return {AZIMUTH: float(tags[AZIMUTH])}
+    except (KeyError, ValueError):
+        return {}
 
 
 def _unit(dtype: str, scale: Any, reflectance: bool) -> str | None:

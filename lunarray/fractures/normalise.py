@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Unit = Literal["0-1", "8-bit", "16-bit", "I/F"]
 Stretch = Literal["none", "image"]
+Sun = Literal["any", "left"]
 #: Means and standard deviations of ImageNet's red, green and blue, which torchvision's weights were trained with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -57,6 +58,9 @@ class Normalisation:
     stretch : {"none", "image"}
         "fixed": "image" where each image is stretched from its own minimum to its maximum to 8 bits first, as
         ``gdal_translate -ot Byte -scale`` does it; images that have 8 bits already are left as they are.
+    sun : {"any", "left"}
+        "left" where images are turned and mirrored so that the sun stands at the left, or up to 45° above that:
+        a ridge is then no fracture with the sun on the other side.
 
     Raises
     ------
@@ -81,6 +85,7 @@ class Normalisation:
     std: tuple[float, ...] = (1.0,)
     unit: Unit | None = None
     stretch: Stretch = "none"
+    sun: Sun = "any"
 
     def __post_init__(self) -> None:
         faults = []
@@ -90,6 +95,8 @@ class Normalisation:
             faults.append(f"unit {self.unit!r}: {', '.join(UNITS)}")
         if self.stretch not in get_args(Stretch):
             faults.append(f"stretch {self.stretch!r}: {', '.join(get_args(Stretch))}")
+        if self.sun not in get_args(Sun):
+            faults.append(f"sun {self.sun!r}: {', '.join(get_args(Sun))}")
         if self.kind not in ("local", "fixed"):
             faults.append(f"kind {self.kind!r} is neither 'local' nor 'fixed'")
         if self.channels not in (1, 3):
@@ -111,7 +118,9 @@ class Normalisation:
 
     def to_json(self) -> dict[str, Any]:
         """Give the rule as JSON types."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        # Files of models that take any light stay what they were.
+        return values if self.sun != "any" else {k: v for k, v in values.items() if k != "sun"}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Normalisation:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import dask.array as da
@@ -43,13 +44,18 @@ def at_scales(
     more of what is found is none. Pixels of a coarse scale are means of the valid pixels in them; its probabilities
     are interpolated between their middles. Returns (y, x) float32, lazy where `values` is, NaN without data.
     """
-    result = None
-    for factor in factors:
-        found = detect(values if factor == 1 else _coarser(values, factor))
-        if factor != 1:
-            found = _finer(_lowered(found, margin), values, factor)
-        result = found if result is None else _larger(result, found)
-    return result
+
+    def at(factor: int) -> Any:
+        if factor == 1:
+            return detect(values)
+        return _finer(_lowered(detect(_coarser(values, factor)), margin), values, factor)
+
+    return largest(at(factor) for factor in factors)
+
+
+def largest(found: Iterable[Any]) -> Any:
+    """Largest of some probabilities (y, x), pixel by pixel; NaN only where all are."""
+    return functools.reduce(_larger, found)
 
 
 def _lowered(found: Any, margin: float) -> Any:

@@ -21,6 +21,7 @@ from lunarray.fractures.batches import (
     Tiles,
     as_tiles,
     balanced_weight,
+    lit_from_left,
     rescaled,
     stacked,
 )
@@ -207,7 +208,7 @@ def train(
     half = where.type == "cuda" if mixed_precision is None else mixed_precision
     network, rule, origin = _begin(model, normalisation, settings.seed)
     some, other = (
-        rescaled(part, value_range, rule, normalisation is not None, name)
+        lit_from_left(rescaled(part, value_range, rule, normalisation is not None, name), rule)
         for part, name in ((some, "tiles"), (other, "validation"))
     )
     processes = default_workers(where) if workers is None else workers
@@ -332,6 +333,7 @@ def validate(
                 remedy="Give what train or load_model gives",
             )
     some = rescaled(as_tiles(tiles, "tiles"), None, normalisation, True, "tiles")
+    some = lit_from_left(some, normalisation)
     where = torch.device(resolve_device(device))
     network = network.to(where).eval()
     score, lines, said = Score(threshold), [], []

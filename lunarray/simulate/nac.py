@@ -110,6 +110,8 @@ class NacSettings:
         Share of the ground that is melt ponds, where fractures are.
     pits, craters, boulders, ridges : float
         Pits on fractures, craters of 3 and more pixels radius, boulders, ridges.
+    smallest_crater : float
+        Radius of the smallest craters, pixels: below 3, those that most of a real image shows, the more the smaller.
     wear : float
         Share of the complexes that are worn: shallow, their walls soft, or filled to a flat floor.
     others : mapping of str to float
@@ -149,6 +151,7 @@ class NacSettings:
     craters: float = 400.0
     boulders: float = 400.0
     ridges: float = 6.0
+    smallest_crater: float = 3.0
     wear: float = 0.0
     others: Mapping[str, float] = field(default_factory=dict)
     light: Literal["lunar-lambert", "hapke"] = "lunar-lambert"
@@ -164,6 +167,7 @@ class NacSettings:
             ("ridges", 1e3), ("wear", 1.0), ("roughness", 100.0), ("noise", 1e3), ("psf", 10.0),
         ):  # fmt: skip
             require_number(name, getattr(self, name), 0.0, high)
+        require_number("smallest_crater", self.smallest_crater, 0.5, 3.0)
         if self.strip_width is not None:
             require_number("strip_width", self.strip_width, 16.0)
         _shares(self.widths, CLASS_NAMES, "widths")
@@ -248,6 +252,8 @@ def nac_scene(
     geobox = _grid(rows, columns, float(resolution), crs, origin)
     drawn, lines = _drawn(settings, rows, columns, int(seed), float(incidence), float(azimuth))
     dataset = _dataset(layers_of(drawn, rows, columns, chunks), geobox)
+    # A detector that has to know the light is often given the image alone.
+    dataset["image"].attrs["sun_azimuth"] = float(azimuth)
     dataset.attrs |= {
         "instrument": "LROC NAC, simulated",
         "incidence_angle": float(incidence),
@@ -283,7 +289,9 @@ def _drawn(
         roughness=float(settings.roughness),
         noise=float(settings.noise),
         psf=float(settings.psf),
-        craters=draw_craters(seed, rows, columns, settings.craters),
+        craters=draw_craters(
+            seed, rows, columns, settings.craters, float(settings.smallest_crater)
+        ),
         boulders=np.concatenate([draw_boulders(seed, rows, columns, settings.boulders), rolled]),
         ridges=np.concatenate([draw_ridges(seed, rows, columns, settings.ridges), raised]),
         scarps=scarps,

@@ -69,12 +69,17 @@ def _count(rng: np.random.Generator, per_megapixel: float, rows: int, columns: i
     return int(rng.poisson(per_megapixel * rows * columns / 1e6))
 
 
-def draw_craters(seed: int, rows: int, columns: int, density: float) -> np.ndarray:
-    """Table of craters: column, row, radius, depth over diameter; some lie outside and reach in."""
+def draw_craters(
+    seed: int, rows: int, columns: int, density: float, smallest: float = 3.0
+) -> np.ndarray:
+    """Table of craters: column, row, radius, depth over diameter; some lie outside and reach in.
+
+    `density` counts those of 3 and more pixels radius; down to `smallest` there are the more.
+    """
     rng = np.random.default_rng((seed, 1))
-    count = _count(rng, density, rows, columns)
+    count = _count(rng, density * (3.0 / smallest) ** 2, rows, columns)
     # As many as have a radius above r fall as its square: the Moon's where small craters are in equilibrium.
-    radius = 3.0 * (1 - rng.random(count)) ** -0.5
+    radius = smallest * (1 - rng.random(count)) ** -0.5
     # Most are worn down; the fresh ones are few.
     ratio = 0.03 + 0.17 * rng.random(count) ** 1.7
     place = rng.random((count, 2)) * (columns + 200, rows + 200) - 100
