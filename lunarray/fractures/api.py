@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -87,21 +88,17 @@ def map_fractures(
         Brightness that stands for the black and white that the model was trained with. For models with a fixed scale,
         such as IMFMapper's 8-bit one, where the image has another: I/F from 0.01 to 0.12, say.
     scales : sequence of float, optional
-        Scales at which to look: 1 is the image's own, 0.5 half of it, 1/3 and so on down to 1/16. A pixel gets the
-        largest probability: (1, 0.5, 0.25) sees wide and soft fractures, takes a third longer, and errs at each scale.
-        By default what the model's file says, or 1 alone.
+        Scales at which to look: 1 is the image's own, 0.5 half of it, and so on down to 1/16; by default what the
+        model's file says, or 1. The largest probability counts: (1, 0.5) sees wider fractures, and errs at each.
     within : DataArray of bool, optional
         On the same grid: where to report; elsewhere the result has no data.
     sun_azimuth : float, optional
-        Where the sun is, degrees clockwise from the image's top, for a model that has to know it, as the one that comes
-        with lunarray does: without it a ridge is a fracture with the sun on the other side. By default what the
-        image's attribute ``sun_azimuth`` says, or what its craters tell, of which 25 windows are read at once; where
-        they do not agree, both sides are tried, with a warning.
+        Of a model that has to know it, as the default does, where the sun is, degrees clockwise from the image's top.
+        By default what the image's attribute ``sun_azimuth`` says, or its craters (25 windows are read at once).
     device : {"auto", "cpu", "cuda"}
         Where to run; "auto" takes a GPU in each process that sees one.
     threads : int, optional
-        Threads for a tile on the CPU; by default one in a Dask task, and for an array in memory as many as there are
-        cores, or torch is set to.
+        Threads for a tile on the CPU; by default one in a Dask task, else as many as there are cores.
 
     Returns
     -------
@@ -150,11 +147,10 @@ def map_fractures(
     values = scaled(image, value_range, spec.inputs)
     own, margin = own_scales(spec)
     factors = check_scales(own if scales is None else scales)
-    probability = largest(
-        turn.undo(at_scales(turn.apply(values), factors, lambda v: probability_of(v, spec, options), margin))
-        for turn in turns_of(image, values, spec, sun_azimuth)
-    )  # fmt: skip
-    probability = restricted(probability, image, within)
+    turns = turns_of(image, values, spec, sun_azimuth)
+    detect = functools.partial(probability_of, spec=spec, options=options)
+    found = (t.undo(at_scales(t.apply(values), factors, detect, margin)) for t in turns)
+    probability = restricted(largest(found), image, within)
     mask = _classified(probability, float(threshold))
     return stamp(
         _detections(obj, image, probability, mask, float(threshold)),
