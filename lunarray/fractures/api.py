@@ -71,8 +71,7 @@ def map_fractures(
     Parameters
     ----------
     obj : DataArray or Dataset
-        Brightness on (y, x), of a Dataset the variable ``image``; NaN, infinity or the value that an attribute
-        ``_FillValue`` names where there are no data. With or without georeference.
+        Brightness on (y, x), of a Dataset its ``image``; NaN, infinity or ``attrs["_FillValue"]`` without data.
     model : path, str, ModelSpec or Model, optional
         See :func:`fracture_model`; by default the light model that comes with lunarray.
     threshold : float
@@ -80,8 +79,8 @@ def map_fractures(
     tile : int, optional
         Side of the tiles in pixels, a multiple of 32; by default what the model says, or 512.
     overlap : int, optional
-        Pixels that neighbouring tiles share, a multiple of 32, half a tile at most; by default what the model
-        says, or else 192 for the light network, as measured, and 128 for DeepLab. See the notes.
+        Pixels that neighbouring tiles share, a multiple of 32, half a tile at most, see the notes; by default what the
+        model says, or 192 for the light network, as measured, and 128 for DeepLab.
     batch_size : int, optional
         Tiles that the network gets at once; by default 1 on a CPU and 16 on a GPU.
     value_range : (float, float), optional
@@ -91,7 +90,7 @@ def map_fractures(
         Scales at which to look: 1 is the image's own, 0.5 half of it, and so on down to 1/16; by default what the
         model's file says, or 1. The largest probability counts: (1, 0.5) sees wider fractures, and errs at each.
     within : DataArray of bool, optional
-        On the same grid: where to report; elsewhere the result has no data.
+        On the same grid: where to report; elsewhere there are no data.
     sun_azimuth : float, optional
         Of a model that has to know it, as the default does, where the sun is, degrees clockwise from the image's top.
         By default what the image's attribute ``sun_azimuth`` says, or its craters (25 windows are read at once).
@@ -106,8 +105,7 @@ def map_fractures(
         On the image's grid and in its chunks, lazy where it is:
 
         - ``probability`` (float32): of a fracture, NaN where there are no data;
-        - ``mask`` (uint8): 1 where the probability is `threshold` or more, 0 where it is less, 255 where there are no
-          data;
+        - ``mask`` (uint8): 1 where the probability is `threshold` or more, 0 where less, 255 without data;
         - ``source``, of a mosaic that has it: which image a pixel came from.
 
     Raises
@@ -147,8 +145,8 @@ def map_fractures(
     values = scaled(image, value_range, spec.inputs)
     own, margin = own_scales(spec)
     factors = check_scales(own if scales is None else scales)
-    turns = turns_of(image, values, spec, sun_azimuth)
     detect = functools.partial(probability_of, spec=spec, options=options)
+    turns = turns_of(image, values, spec, sun_azimuth)
     found = (t.undo(at_scales(t.apply(values), factors, detect, margin)) for t in turns)
     probability = restricted(largest(found), image, within)
     mask = _classified(probability, float(threshold))
