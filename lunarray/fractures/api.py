@@ -119,7 +119,7 @@ def map_fractures(
 
     Notes
     -----
-    Tiles lie on a lattice that begins at the image's first pixel and does not depend on its chunks, so neither does the
+    Tiles lie on a lattice that begins at a corner of the image and does not depend on its chunks, so neither does the
     result; every tile is run once. In the overlap a tile gives way to the next over the middle 32 pixels, and the
     pixels beyond that, up to its border, are not used: the overlap must be 32 pixels more than twice the distance at
     which the network still notices a border. DeepLabV3 has a branch that pools over the whole tile, so what it finds
