@@ -26,7 +26,7 @@ import numpy as np
 import train_default_fractures as first
 
 from lunarray import fractures, simulate
-from lunarray.fractures.sunlight import Turn
+from lunarray.fractures.sunlight import Turn, light_direction
 
 #: Numbers of the scenes of both passes, besides those of the first training; none is of its test or validation.
 SCENES, BARE = (10_000, 10_220), (10_300, 10_380)
@@ -93,7 +93,7 @@ def pool(numbers: tuple[int, int], bare: bool, say: Any) -> list[tuple[Any, ...]
         turn = Turn.of(sun["azimuth"])
         image, mask, ridge = (turn.apply(made[n].values) for n in ("image", "mask", "ridge"))
         labels = np.where((ridge == 1) & (mask == 0), RIDGE, mask).astype(np.uint8)
-        azimuth = turned_azimuth(turn, sun["azimuth"])
+        azimuth = turn.azimuth(sun["azimuth"])
         plain, most = (0.6, 3) if bare else (0.7 if number % 2 == 0 else 0.4, 5)
         for top in range(0, side, first.TILE):
             for left in range(0, side, first.TILE):
@@ -110,15 +110,6 @@ def pool(numbers: tuple[int, int], bare: bool, say: Any) -> list[tuple[Any, ...]
     return tiles
 
 
-def turned_azimuth(turn: Turn, azimuth: float) -> float:
-    """Where the sun stands after a turn: 270 to 315."""
-    along, down = -math.sin(math.radians(azimuth)), math.cos(math.radians(azimuth))
-    along, down = (-along if turn.columns else along), (-down if turn.rows else down)
-    if turn.axes:
-        along, down = down, along
-    return math.degrees(math.atan2(-along, down)) % 360
-
-
 def pressed(
     image: np.ndarray, labels: np.ndarray, azimuth: float, incidence: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
@@ -127,7 +118,7 @@ def pressed(
 
     image, labels = image.copy(), labels.copy()
     steep = math.tan(math.radians(min(incidence, 75.0)))
-    along, down = -math.sin(math.radians(azimuth)), math.cos(math.radians(azimuth))
+    along, down = light_direction(azimuth)
     for _ in range(int(rng.choice((0, 0, 1, 1, 2)))):
         raised, half = rng.random() < 0.4, 3.0 * 4.5 ** rng.random()
         on = course(image.shape, rng)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,18 @@ from lunarray.simulate import NacSettings, nac_scene
 SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "train_default_fractures.py"
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("train_default_fractures", SCRIPT)
+def module_of(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def script():
+    return module_of(SCRIPT)
 
 
 @pytest.fixture(scope="module")
@@ -132,11 +137,8 @@ def test_changes_of_the_training_move_the_mask_along(script, scene):
 
 def test_a_small_tuning_from_end_to_end(script, tmp_path, monkeypatch):
     """Two passes of a step over a scene each: weights that want light from the left, and detect."""
-    monkeypatch.setitem(__import__("sys").modules, "train_default_fractures", script)
-    path = SCRIPT.with_name("tune_default_fractures.py")
-    spec = importlib.util.spec_from_file_location("tune_default_fractures", path)
-    tune = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tune)
+    monkeypatch.setitem(sys.modules, "train_default_fractures", script)
+    tune = module_of(SCRIPT.with_name("tune_default_fractures.py"))
     monkeypatch.setattr(script, "SCENE", 256)
     monkeypatch.setattr(script, "TILE", 64)
     output = tmp_path / "w.safetensors"

@@ -84,6 +84,7 @@ def test_turned_images_are_lit_from_the_left(azimuth):
     down, right = (g.mean() for g in np.gradient(turn.apply(along)))
     assert right >= down - 1e-9
     assert down > -1e-9
+    assert 270 - 1e-6 <= turn.azimuth(azimuth) <= 315 + 1e-6
     np.testing.assert_array_equal(turn.undo(turn.apply(along)), along)
     lazy = da.from_array(along, chunks=(13, 20))
     np.testing.assert_array_equal(turn.undo(turn.apply(lazy)), along)

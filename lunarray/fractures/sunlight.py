@@ -32,6 +32,16 @@ _SMOOTH, _AROUND, _CLIP = 1.0, 16.0, 3.0
 _AGREED, _NO_ACCIDENT = 0.5, 4.0
 
 
+def light_direction(azimuth: float) -> tuple[float, float]:
+    """Which way the light of a sun at an azimuth (degrees) goes: along the columns, and down the rows."""
+    return -math.sin(math.radians(azimuth)), math.cos(math.radians(azimuth))
+
+
+def _azimuth(along: float, down: float) -> float:
+    """Azimuth (degrees) of the sun whose light goes so."""
+    return math.degrees(math.atan2(-along, down)) % 360
+
+
 @dataclass(frozen=True)
 class Turn:
     """Flips and an exchange of the axes, in this order, that bring the light from the left."""
@@ -43,10 +53,15 @@ class Turn:
     @classmethod
     def of(cls, azimuth: float) -> Turn:
         """The turn for a sun at an azimuth: afterwards it stands at the left, or up to 45° above that."""
-        along, down = -math.sin(math.radians(azimuth)), math.cos(math.radians(azimuth))
         # A sun along an axis is neither of its sides': rounding must not decide.
-        along, down = (0.0 if abs(v) < 1e-9 else v for v in (along, down))
+        along, down = (0.0 if abs(v) < 1e-9 else v for v in light_direction(azimuth))
         return cls(down < 0, along < 0, abs(down) > abs(along))
+
+    def azimuth(self, azimuth: float) -> float:
+        """Where a sun at an azimuth stands after the turn."""
+        along, down = light_direction(azimuth)
+        along, down = (-along if self.columns else along), (-down if self.rows else down)
+        return _azimuth(down, along) if self.axes else _azimuth(along, down)
 
     def apply(self, values: Any) -> Any:
         """Turn (y, x), an array or a lazy one."""
@@ -107,10 +122,9 @@ def light_azimuth(values: Any) -> tuple[float, float]:
             weight += 1.0
     if weight == 0:
         return 0.0, 0.0
-    along, down = total
     length = float(np.hypot(*total)) / weight
     certainty = length * min(1.0, weight * length**2 / _NO_ACCIDENT)
-    return float(np.degrees(np.arctan2(-along, down)) % 360), certainty
+    return _azimuth(*total), certainty
 
 
 def _starts(length: int, side: int) -> list[int]:

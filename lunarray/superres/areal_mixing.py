@@ -120,11 +120,7 @@ class Mixing:
         """
         if not len(sums) or not np.array_equal(self.loading, np.eye(len(self.unit))):
             return mean, variance
-        left = variance[:, :, None] * sums.T
-        gain = np.swapaxes(np.linalg.solve(sums @ left, np.swapaxes(left, 1, 2)), 1, 2)
-        off = totals - mean @ sums.T
-        kept = variance - (gain * left).sum(axis=2)
-        return mean + (gain @ off[..., None])[..., 0], np.maximum(kept, 1e-6 * variance)
+        return _conditioned(mean, variance, sums, totals)
 
     def errors(self, own: np.ndarray) -> np.ndarray:
         """Variance of the errors of elements (place, element), wt%², of those of components (place, component)."""
@@ -132,6 +128,17 @@ class Mixing:
         # What is known of sums makes the map better, not the measurement.
         rest = np.maximum(1 - share.sum(axis=1), 0)
         return (own @ share.T + own.mean(axis=1)[:, None] * rest) * self.unit**2
+
+
+def _conditioned(
+    mean: np.ndarray, variance: np.ndarray, sums: np.ndarray, totals: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of independent elements given sums over them; `variance` (place or 1, element)."""
+    left = variance[:, :, None] * sums.T
+    gain = np.swapaxes(np.linalg.solve(sums @ left, np.swapaxes(left, 1, 2)), 1, 2)
+    off = totals - mean @ sums.T
+    kept = variance - (gain * left).sum(axis=2)
+    return mean + (gain @ off[..., None])[..., 0], np.maximum(kept, 1e-6 * variance)
 
 
 @dataclass
@@ -150,9 +157,7 @@ class Closure:
         """Values (place, element) with the sums that are known."""
         if not len(self.sums):
             return values
-        left = self.carry[:, None] * self.sums.T
-        gain = np.linalg.solve(self.sums @ left, left.T)
-        return np.asarray(values + (self.totals - values @ self.sums.T) @ gain)
+        return _conditioned(values, self.carry[None], self.sums, self.totals)[0]
 
     def positive(self, values: np.ndarray) -> np.ndarray:
         """Values without negative ones, of the same sum where that is known: the others give what these lack."""
